@@ -1,0 +1,1 @@
+"""Joins private clouds over several uplinks with Multipath TCP, steered by OpenFlow."""

@@ -1,0 +1,1 @@
+"""The fedsdn command: one file per group of commands, no work of its own."""

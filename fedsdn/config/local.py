@@ -1,0 +1,73 @@
+"""A host's own settings: which site it is, and where the federation file lies.
+
+They are oslo.config options, as OpenStack operators know them, so that ``osken-manager`` and
+``fedsdn`` read the same file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oslo_config import cfg
+
+from fedsdn.errors import FedsdnError
+
+DEFAULT_CONFIG_FILE = Path("/etc/fedsdn/fedsdn.conf")
+GROUP = "fedsdn"
+OPTIONS = [
+    cfg.StrOpt("site", help="Name of this site in the federation file."),
+    cfg.StrOpt(
+        "federation",
+        default="/etc/fedsdn/federation.yaml",
+        help="Path of the federation file, the same at every site.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """This host's site name and the path of the federation file."""
+
+    site: str
+    federation: Path
+
+
+def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:
+    """Read the settings from a parsed configuration that has ``OPTIONS`` registered.
+
+    Raises:
+        FedsdnError: no site is named.
+
+    """
+    group = conf[GROUP]
+    if not group.site:
+        raise FedsdnError(
+            "this host's site is not named: write 'site = NAME' under [fedsdn] in "
+            f"{DEFAULT_CONFIG_FILE}, or give --site NAME"
+        )
+    return LocalSettings(site=group.site, federation=Path(group.federation))
+
+
+def local_settings(
+    config_file: Path | None, site: str | None = None, federation: Path | None = None
+) -> LocalSettings:
+    """Read ``config_file`` (or the default one, where it exists) and lay overrides over it.
+
+    Raises:
+        FedsdnError: the file is missing or not readable as configuration, or no site is named.
+
+    """
+    if config_file is None and DEFAULT_CONFIG_FILE.exists():
+        config_file = DEFAULT_CONFIG_FILE
+    conf = cfg.ConfigOpts()
+    conf.register_opts(OPTIONS, GROUP)
+    try:
+        conf([], project="fedsdn", default_config_files=[str(config_file)] if config_file else [])
+    except cfg.Error as error:
+        raise FedsdnError(f"{config_file}: {' '.join(str(error).split())}") from error
+    if site is not None:
+        conf.set_override("site", site, GROUP)
+    if federation is not None:
+        conf.set_override("federation", str(federation), GROUP)
+    return settings_from(conf)

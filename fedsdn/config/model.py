@@ -1,0 +1,126 @@
+"""The federation as values: sites, prefixes, uplinks.
+
+A value here is already checked; ``loader`` makes them from the federation file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import Literal
+
+from fedsdn.errors import FedsdnError
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+Family = Literal[4, 6]
+
+TableMiss = Literal["normal", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A tenant network of a site that takes part in the federation.
+
+    ``proxy_address`` is an address of this network reserved for the proxy: it resolves the VMs'
+    link-layer addresses with it.
+    """
+
+    network: Network
+    proxy_address: Address
+
+    @property
+    def family(self) -> Family:
+        """4 or 6."""
+        return self.network.version
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """One of a site's ways out to the others.
+
+    ``port`` is the uplink's port on the provider bridge. ``address`` is the proxy's address on
+    it, with the length of the on-link network. Without ``gateway`` only the on-link network is
+    reached. Behind a NAT, ``public`` is the address that peers see and connect to.
+    """
+
+    name: str
+    port: str
+    address: Interface
+    gateway: Address | None = None
+    public: Address | None = None
+
+    @property
+    def family(self) -> Family:
+        """4 or 6."""
+        return self.address.version
+
+    @property
+    def peer_address(self) -> Address:
+        """The address under which the other sites know this uplink."""
+        return self.public or self.address.ip
+
+    def reaches(self, other: Uplink) -> bool:
+        """Whether packets can go from this uplink to ``other``: on-link, or through gateways."""
+        if self.family != other.family:
+            return False
+        if other.address.ip in self.address.network:
+            return True
+        return self.gateway is not None and other.gateway is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderNetwork:
+    """The bridge that carries the tenants' provider network.
+
+    ``segmentation_id`` is the VLAN of the provider network, None when it is flat. ``table_miss``
+    says who owns the bridge's table-miss row: ``normal``, fedsdn installs it; ``none``, somebody
+    else does (Neutron's agent).
+    """
+
+    bridge: str
+    segmentation_id: int | None = None
+    table_miss: TableMiss = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One private cloud of the federation."""
+
+    name: str
+    provider_network: ProviderNetwork
+    prefixes: tuple[Prefix, ...]
+    uplinks: tuple[Uplink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """All sites, the same value at every site. ``proxy_port`` is the SOCKS servers' TCP port."""
+
+    sites: tuple[Site, ...]
+    proxy_port: int
+
+    def site(self, name: str) -> Site:
+        """Return the site called ``name``.
+
+        Raises:
+            FedsdnError: no site has this name.
+
+        """
+        for site in self.sites:
+            if site.name == name:
+                return site
+        known = ", ".join(site.name for site in self.sites)
+        raise FedsdnError(f"unknown site {name!r}: the federation file has {known}")
+
+    def peers(self, name: str) -> tuple[Site, ...]:
+        """Return every site but ``name``."""
+        return tuple(site for site in self.sites if site.name != name)

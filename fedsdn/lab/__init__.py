@@ -1,0 +1,1 @@
+"""Sites as namespaces on one machine, joined by emulated WAN wires."""

@@ -1,0 +1,1 @@
+"""The OpenFlow pipeline of br-provider: named tables, one file per feature, rows as values."""

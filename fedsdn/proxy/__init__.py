@@ -1,0 +1,1 @@
+"""Socksifier and SOCKS server: TCP towards tenants, Multipath TCP between sites."""

@@ -1,0 +1,1 @@
+"""MPTCP endpoints of the proxy's namespace."""
