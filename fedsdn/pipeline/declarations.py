@@ -6,7 +6,6 @@ Tables start at 100: Neutron cleans rows with unknown cookies in its own tables 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from zlib import crc32
 
