@@ -11,6 +11,71 @@ from zlib import crc32
 
 from fedsdn.config.model import Site, Uplink
 
+CT_ZONE = 0xFED5
+"""Conntrack zone of federated connections. Neutron hands zones out from 1 upwards."""
+
+
+class Table(IntEnum):
+    """The tables, in the order in which a packet can meet them."""
+
+    HOOK = 0
+    """Shared with the bridge's other owners: sends on to us what may be ours."""
+    UPLINK = 100
+    """Frames from an uplink: what is addressed to the proxy goes to it, peers only."""
+    WAN = 105
+    """Frames from the proxy to an uplink: only with the uplink's own address."""
+    TENANT = 110
+    """TCP and ICMP towards another site's prefix: tracked if it comes from one of ours."""
+    TENANT_STATE = 115
+    """Tracked packets from a tenant: the direction of their connection picks the proxy port."""
+    SOCKSIFIER = 120
+    """Frames from the socksifier: answers to connections that our VMs opened."""
+    SOCKSIFIER_STATE = 125
+    """Tracked answers from the socksifier, on their way to a VM."""
+    SERVER = 130
+    """Frames from the SOCKS server: connections that peers' VMs opened to ours."""
+    SERVER_STATE = 135
+    """Tracked packets from the SOCKS server, on their way to a VM."""
+    TO_SOCKSIFIER = 140
+    """Delivery to the socksifier's port: untagged, to its link-layer address."""
+    TO_SERVER = 145
+    """Delivery to the SOCKS server's port: untagged, to its link-layer address."""
+
+
+class CtMark(IntEnum):
+    """Direction in which a connection was opened, kept as ``ct_mark`` in ``CT_ZONE``."""
+
+    OUTBOUND = 0x1
+    """By a VM of this site: its packets belong to the socksifier."""
+    INBOUND = 0x2
+    """By a VM of a peer: its packets belong to the SOCKS server."""
+
+
+class HookPriority(IntEnum):
+    """Priorities of our rows in table 0; Neutron's own rows there stay below 10."""
+
+    PORT = 30000
+    """Frames from the uplinks' and the proxy's ports."""
+    PREFIX = 20000
+    """Frames to another site's prefix."""
+    MISS = 0
+    """The table-miss row, where fedsdn is to install it."""
+
+
+class Feature(IntEnum):
+    """The files of this package that make rows, as written into a row's cookie."""
+
+    UPLINKS = 1
+    TENANTS = 2
+    PROXY_PORTS = 3
+    TABLE_MISS = 4
+
+
+COOKIE_OWNER = 0xFED5 << 48
+"""Upper 16 bits of the cookie of every row of ours."""
+
+COOKIE_OWNER_MASK = 0xFFFF << 48
+
 SOCKSIFIER_PORT = "socksifier"
 """Port of the bridge, and interface of the proxy's namespace, that takes outbound connections."""
 

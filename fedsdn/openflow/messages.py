@@ -1,0 +1,164 @@
+"""Rows of the pipeline as OpenFlow 1.3 messages of os-ken.
+
+Conntrack, resubmit and TCP flags are Nicira extensions (ovs-actions(7), ovs-fields(7)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3 as ofproto
+from os_ken.ofproto import ofproto_v1_3_parser as parser
+
+from fedsdn.config.model import Address, Network
+from fedsdn.pipeline.declarations import CT_ZONE
+from fedsdn.pipeline.rows import (
+    Action,
+    Commit,
+    ConnState,
+    Match,
+    Normal,
+    Output,
+    PopVlan,
+    Protocol,
+    Resubmit,
+    Row,
+    SetDestinationMac,
+    Tag,
+    Track,
+)
+
+Ports = Mapping[str, int]
+"""OpenFlow port numbers of a bridge by port name."""
+
+_PROTOCOL_FIELDS: dict[Protocol, dict[str, int]] = {
+    Protocol.ARP: {"eth_type": 0x0806},
+    Protocol.IPV4: {"eth_type": 0x0800},
+    Protocol.IPV6: {"eth_type": 0x86DD},
+    Protocol.ICMP: {"eth_type": 0x0800, "ip_proto": 1},
+    Protocol.ICMP6: {"eth_type": 0x86DD, "ip_proto": 58},
+    Protocol.TCP: {"eth_type": 0x0800, "ip_proto": 6},
+    Protocol.TCP6: {"eth_type": 0x86DD, "ip_proto": 6},
+}
+_TAG_FIELDS: dict[Tag, Any] = {
+    Tag.ABSENT: ofproto.OFPVID_NONE,
+    Tag.PRESENT: (ofproto.OFPVID_PRESENT, ofproto.OFPVID_PRESENT),
+}
+_CT_NEW, _CT_RELATED, _CT_TRACKED = 0x01, 0x04, 0x20
+_STATE_FIELDS: dict[ConnState, tuple[int, int]] = {
+    ConnState.NEW: (_CT_NEW | _CT_TRACKED, _CT_NEW | _CT_TRACKED),
+    ConnState.RELATED: (_CT_RELATED | _CT_TRACKED, _CT_RELATED | _CT_TRACKED),
+}
+_TCP_SYN, _TCP_ACK = 0x02, 0x10
+_CT_COMMIT, _CT_FORCE = 0x1, 0x2
+_NO_RECIRCULATION = 0xFF
+_SAME_IN_PORT = 0xFFF8
+
+
+def flow_mod(datapath: Any, row: Row, ports: Ports, command: int) -> Any:
+    """Message that adds or deletes (``command``) exactly ``row``.
+
+    Raises:
+        KeyError: ``ports`` lacks a port that the row names.
+
+    """
+    actions = [_action(action, ports) for action in row.actions]
+    instructions = (
+        [parser.OFPInstructionActions(ofproto.OFPIT_APPLY_ACTIONS, actions)] if actions else []
+    )
+    return parser.OFPFlowMod(
+        datapath,
+        cookie=row.cookie,
+        table_id=row.table,
+        priority=row.priority,
+        command=command,
+        flags=ofproto.OFPFF_SEND_FLOW_REM,
+        out_port=ofproto.OFPP_ANY,
+        out_group=ofproto.OFPG_ANY,
+        match=parser.OFPMatch(**match_fields(row.match, ports)),
+        instructions=instructions,
+    )
+
+
+def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
+    """Fields of a match under os-ken's names.
+
+    Raises:
+        KeyError: ``ports`` lacks the match's port.
+
+    """
+    found: dict[str, Any] = {}
+    family = "ipv4"
+    if match.protocol is not None:
+        found |= _PROTOCOL_FIELDS[match.protocol]
+        family = "ipv6" if found["eth_type"] == 0x86DD else "ipv4"
+    if match.in_port is not None:
+        found["in_port"] = ports[match.in_port]
+    if match.tag is not None:
+        found["vlan_vid"] = _TAG_FIELDS[match.tag]
+    if match.conn_state is not None:
+        found["ct_state"] = _STATE_FIELDS[match.conn_state]
+    if match.opening:
+        found["tcp_flags_nxm"] = (_TCP_SYN, _TCP_SYN | _TCP_ACK)
+    simple: dict[str, Any] = {
+        f"{family}_src": _masked(match.source),
+        f"{family}_dst": _masked(match.destination),
+        "arp_spa": _text(match.arp_source),
+        "arp_sha": match.arp_source_mac,
+        "arp_tpa": _text(match.arp_target),
+        "icmpv6_type": match.icmp6_type,
+        "ipv6_nd_target": _text(match.nd_target),
+        "ct_mark": None if match.ct_mark is None else int(match.ct_mark),
+    }
+    return found | {name: value for name, value in simple.items() if value is not None}
+
+
+def _text(address: Address | None) -> str | None:
+    return None if address is None else str(address)
+
+
+def _masked(value: Address | Network | None) -> Any:
+    if value is None or not hasattr(value, "netmask"):
+        return _text(value)  # type: ignore[arg-type]
+    if value.prefixlen == value.max_prefixlen:
+        return str(value.network_address)
+    return str(value.network_address), str(value.netmask)
+
+
+def _action(action: Action, ports: Ports) -> Any:
+    make: Callable[..., Any] = _ACTIONS[type(action)]
+    return make(action, ports)
+
+
+def _commit(action: Commit, _ports: Ports) -> Any:
+    return parser.NXActionCT(
+        flags=_CT_COMMIT | (_CT_FORCE if action.force else 0),
+        zone_src="",
+        zone_ofs_nbits=CT_ZONE,
+        recirc_table=_NO_RECIRCULATION,
+        alg=0,
+        actions=[parser.OFPActionSetField(ct_mark=int(action.mark))],
+    )
+
+
+def _track(action: Track, _ports: Ports) -> Any:
+    return parser.NXActionCT(
+        flags=0,
+        zone_src="",
+        zone_ofs_nbits=CT_ZONE,
+        recirc_table=action.table,
+        alg=0,
+        actions=[],
+    )
+
+
+_ACTIONS: dict[type[Any], Callable[..., Any]] = {
+    Output: lambda action, ports: parser.OFPActionOutput(ports[action.port], 0),
+    Normal: lambda _action, _ports: parser.OFPActionOutput(ofproto.OFPP_NORMAL, 0),
+    Resubmit: lambda action, _ports: parser.NXActionResubmitTable(_SAME_IN_PORT, action.table),
+    SetDestinationMac: lambda action, _ports: parser.OFPActionSetField(eth_dst=action.mac),
+    PopVlan: lambda _action, _ports: parser.OFPActionPopVlan(),
+    Commit: _commit,
+    Track: _track,
+}

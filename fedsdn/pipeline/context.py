@@ -1,0 +1,59 @@
+"""What a feature needs to make its rows, and how it makes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsdn.config.model import Federation, Prefix, Site, Uplink
+from fedsdn.pipeline.cookie import cookie_here
+from fedsdn.pipeline.declarations import Feature, Table
+from fedsdn.pipeline.rows import Action, Match, Row
+
+ABOVE_DEFAULT = 10
+"""Priority of a table's ordinary rows."""
+
+DEFAULT = 0
+"""Priority of the row that takes what no other row of the table matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The federation as seen from one site, with the feature that is making rows."""
+
+    federation: Federation
+    site: Site
+    feature: Feature
+
+    @property
+    def remote_prefixes(self) -> tuple[Prefix, ...]:
+        """Prefixes of all peers."""
+        peers = self.federation.peers(self.site.name)
+        return tuple(prefix for peer in peers for prefix in peer.prefixes)
+
+    @property
+    def peer_uplinks(self) -> tuple[Uplink, ...]:
+        """Uplinks of all peers."""
+        peers = self.federation.peers(self.site.name)
+        return tuple(uplink for peer in peers for uplink in peer.uplinks)
+
+    def row(
+        self, table: Table, match: Match, *actions: Action, priority: int = ABOVE_DEFAULT
+    ) -> Row:
+        """Make a row; its cookie names the line of the caller."""
+        return Row(
+            table=table,
+            priority=priority,
+            match=match,
+            actions=actions,
+            cookie=cookie_here(self.site, self.feature, depth=2),
+        )
+
+    def default(self, table: Table, *actions: Action) -> Row:
+        """Make the row for what no other row of the table matches; without actions, a drop."""
+        return Row(
+            table=table,
+            priority=DEFAULT,
+            match=Match(),
+            actions=actions,
+            cookie=cookie_here(self.site, self.feature, depth=2),
+        )

@@ -1,0 +1,201 @@
+"""Rows of flow tables as values: matches, actions, and their text as ovs-ofctl reads it.
+
+Field and action names are those of ovs-fields(7) and ovs-actions(7). Ports are named, never
+numbered: numbers belong to one run of one bridge, names to the federation file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+
+from fedsdn.config.model import Address, Network
+from fedsdn.pipeline.declarations import CT_ZONE, CtMark, Table
+
+
+class Protocol(Enum):
+    """What a frame carries, under the name that ovs-ofctl gives it."""
+
+    ARP = "arp"
+    IPV4 = "ip"
+    IPV6 = "ipv6"
+    ICMP = "icmp"
+    ICMP6 = "icmp6"
+    TCP = "tcp"
+    TCP6 = "tcp6"
+
+
+def tcp(of: Address | Network) -> Protocol:
+    """TCP in the family of an address or network."""
+    return Protocol.TCP if of.version == 4 else Protocol.TCP6
+
+
+def icmp(of: Address | Network) -> Protocol:
+    """ICMP or ICMPv6, by the family of an address or network."""
+    return Protocol.ICMP if of.version == 4 else Protocol.ICMP6
+
+
+def ip(of: Address | Network) -> Protocol:
+    """IPv4 or IPv6, by the family of an address or network."""
+    return Protocol.IPV4 if of.version == 4 else Protocol.IPV6
+
+
+class ConnState(Enum):
+    """Conditions on ``ct_state`` (ovs-fields(7), Connection Tracking Fields)."""
+
+    NEW = "+new+trk"
+    RELATED = "+rel+trk"
+
+
+class Tag(Enum):
+    """Whether a frame carries a VLAN tag, as a match on ``vlan_tci``."""
+
+    ABSENT = "0x0000/0x1fff"
+    PRESENT = "0x1000/0x1000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """What a row matches; a field that is None matches anything.
+
+    ``source`` and ``destination`` are of the IP header. ``opening`` is TCP with SYN and without
+    ACK: the first segment of a connection (RFC 9293, section 3.5).
+    """
+
+    protocol: Protocol | None = None
+    in_port: str | None = None
+    tag: Tag | None = None
+    source: Address | Network | None = None
+    destination: Address | Network | None = None
+    arp_source: Address | None = None
+    arp_source_mac: str | None = None
+    arp_target: Address | None = None
+    icmp6_type: int | None = None
+    nd_target: Address | None = None
+    opening: bool | None = None
+    conn_state: ConnState | None = None
+    ct_mark: CtMark | None = None
+
+    def __str__(self) -> str:
+        """Text as ``ovs-ofctl add-flow`` reads it; empty when everything matches."""
+        return ",".join(self._terms())
+
+    def _terms(self) -> Iterator[str]:
+        v6 = self.protocol in {Protocol.IPV6, Protocol.TCP6, Protocol.ICMP6}
+        names = {
+            "source": "ipv6_src" if v6 else "nw_src",
+            "destination": "ipv6_dst" if v6 else "nw_dst",
+            "arp_source": "arp_spa",
+            "arp_source_mac": "arp_sha",
+            "arp_target": "arp_tpa",
+            "icmp6_type": "icmp_type",
+            "conn_state": "ct_state",
+            "tag": "vlan_tci",
+        }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if field.name == "protocol":
+                yield value.value
+            elif field.name == "opening":
+                yield "tcp_flags=+syn-ack"
+            elif field.name == "ct_mark":
+                yield f"ct_mark={int(value):#x}"
+            else:
+                text = value.value if isinstance(value, Enum) else value
+                yield f"{names.get(field.name, field.name)}={text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Send the frame out of a port."""
+
+    port: str
+
+    def __str__(self) -> str:
+        return f"output:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """Forward as an ordinary learning switch does, VLANs included."""
+
+    def __str__(self) -> str:
+        return "NORMAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Go on in a table, and come back for the next action."""
+
+    table: Table
+
+    def __str__(self) -> str:
+        return f"resubmit(,{self.table.value})"
+
+
+@dataclass(frozen=True, slots=True)
+class SetDestinationMac:
+    """Rewrite the frame's destination."""
+
+    mac: str
+
+    def __str__(self) -> str:
+        return f"set_field:{self.mac}->eth_dst"
+
+
+@dataclass(frozen=True, slots=True)
+class PopVlan:
+    """Take the VLAN tag off."""
+
+    def __str__(self) -> str:
+        return "pop_vlan"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Look the packet up in the federation's conntrack zone, and go on in ``table``."""
+
+    table: Table
+
+    def __str__(self) -> str:
+        return f"ct(table={self.table.value},zone={CT_ZONE})"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Remember the connection and its direction.
+
+    With ``force`` an entry of a former connection between the same two sockets, opened from the
+    other end, is replaced (ovs-actions(7), ``ct``).
+    """
+
+    mark: CtMark
+    force: bool = False
+
+    def __str__(self) -> str:
+        force = "force," if self.force else ""
+        return f"ct(commit,{force}zone={CT_ZONE},exec(set_field:{int(self.mark):#x}->ct_mark))"
+
+
+Action = Output | Normal | Resubmit | SetDestinationMac | PopVlan | Track | Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a flow table. Without actions, what matches is dropped (and counted)."""
+
+    table: Table
+    priority: int
+    match: Match
+    actions: tuple[Action, ...]
+    cookie: int
+
+    def __str__(self) -> str:
+        """Text as ``ovs-ofctl add-flow`` reads it."""
+        head = f"cookie={self.cookie:#x},table={self.table.value},priority={self.priority}"
+        match = str(self.match)
+        actions = ",".join(str(action) for action in self.actions) or "drop"
+        return f"{head}{',' if match else ''}{match} actions={actions}"

@@ -1,0 +1,94 @@
+"""Tenants: what a VM sends to another site's prefix goes to the proxy port of its connection.
+
+A connection that a VM opens belongs to the socksifier, one that a peer's VM opened to the SOCKS
+server. Conntrack remembers which. A packet whose connection it has lost (the userspace datapath
+forgets all when ovs-vswitchd restarts) goes to both ports: the proxy's namespace drops the copy
+that has no socket, and the owner's answer commits the connection again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedsdn.pipeline.context import Context
+from fedsdn.pipeline.declarations import (
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    CtMark,
+    HookPriority,
+    Table,
+    port_mac,
+)
+from fedsdn.pipeline.rows import (
+    Commit,
+    ConnState,
+    Match,
+    Normal,
+    Output,
+    PopVlan,
+    Protocol,
+    Resubmit,
+    Row,
+    SetDestinationMac,
+    Tag,
+    Track,
+    icmp,
+    tcp,
+)
+
+_BY_DIRECTION = 20
+_OPENING = 30
+
+_DELIVERY = {CtMark.OUTBOUND: Table.TO_SOCKSIFIER, CtMark.INBOUND: Table.TO_SERVER}
+
+
+def rows(context: Context) -> Iterator[Row]:
+    """Rows that steer tenants' packets."""
+    for remote in context.remote_prefixes:
+        for protocol in (tcp(remote.network), icmp(remote.network)):
+            yield context.row(
+                Table.HOOK,
+                Match(protocol=protocol, destination=remote.network),
+                Resubmit(Table.TENANT),
+                priority=HookPriority.PREFIX,
+            )
+    for prefix in context.site.prefixes:
+        for protocol in (tcp(prefix.network), icmp(prefix.network)):
+            own = Match(protocol=protocol, source=prefix.network)
+            yield context.row(Table.TENANT, own, Track(Table.TENANT_STATE))
+    yield context.default(Table.TENANT, Normal())
+    yield from _by_state(context)
+    yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
+    yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
+
+
+def _by_state(context: Context) -> Iterator[Row]:
+    both = tuple(Resubmit(table) for table in _DELIVERY.values())
+    for protocol in (Protocol.TCP, Protocol.TCP6):
+        yield context.row(
+            Table.TENANT_STATE,
+            Match(protocol=protocol, opening=True),
+            Commit(CtMark.OUTBOUND, force=True),
+            Resubmit(_DELIVERY[CtMark.OUTBOUND]),
+            priority=_OPENING,
+        )
+        for mark, delivery in _DELIVERY.items():
+            yield context.row(
+                Table.TENANT_STATE,
+                Match(protocol=protocol, ct_mark=mark),
+                Resubmit(delivery),
+                priority=_BY_DIRECTION,
+            )
+        yield context.row(Table.TENANT_STATE, Match(protocol=protocol), *both)
+    for mark, delivery in _DELIVERY.items():
+        error = Match(conn_state=ConnState.RELATED, ct_mark=mark)
+        yield context.row(
+            Table.TENANT_STATE, error, Resubmit(delivery), priority=_BY_DIRECTION
+        )
+    yield context.default(Table.TENANT_STATE, Normal())
+
+
+def _delivery(context: Context, table: Table, port: str) -> Iterator[Row]:
+    to_proxy = (SetDestinationMac(port_mac(context.site, port)), Output(port))
+    yield context.row(table, Match(tag=Tag.PRESENT), PopVlan(), *to_proxy)
+    yield context.row(table, Match(tag=Tag.ABSENT), *to_proxy)

@@ -1,0 +1,72 @@
+"""Uplinks: shared between the bridge's other users and the proxy, peers only, no leaks.
+
+An uplink may carry more than the federation. From it the proxy gets what is addressed to the
+proxy's own address; the rest stays NORMAL. What the proxy sends goes to that uplink alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedsdn.config.model import Uplink
+from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
+from fedsdn.pipeline.declarations import HookPriority, Table, port_mac, wan_port
+from fedsdn.pipeline.link_local import link_local
+from fedsdn.pipeline.rows import Match, Normal, Output, Protocol, Resubmit, Row, icmp, ip, tcp
+
+_ND_SOLICITATION = 135
+_BELOW_PEERS = ABOVE_DEFAULT - 5
+
+
+def rows(context: Context) -> Iterator[Row]:
+    """Rows of every uplink of the site."""
+    for uplink in context.site.uplinks:
+        for port, table in ((uplink.port, Table.UPLINK), (wan_port(uplink), Table.WAN)):
+            yield context.row(
+                Table.HOOK, Match(in_port=port), Resubmit(table), priority=HookPriority.PORT
+            )
+        yield from _to_proxy(context, uplink)
+        yield from _from_proxy(context, uplink)
+    yield context.default(Table.UPLINK, Normal())
+    yield context.default(Table.WAN)
+
+
+def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
+    port, address = uplink.port, uplink.address.ip
+    proxy = Output(wan_port(uplink))
+    for peer in context.peer_uplinks:
+        if uplink.reaches(peer):
+            from_peer = Match(
+                protocol=tcp(address), in_port=port, source=peer.peer_address, destination=address
+            )
+            yield context.row(Table.UPLINK, from_peer, proxy)
+    ping = Match(protocol=icmp(address), in_port=port, destination=address)
+    yield context.row(Table.UPLINK, ping, proxy)
+    stranger = Match(protocol=ip(address), in_port=port, destination=address)
+    yield context.row(Table.UPLINK, stranger, priority=_BELOW_PEERS)
+    if uplink.family == 4:
+        arp = Match(protocol=Protocol.ARP, in_port=port, arp_target=address)
+        yield context.row(Table.UPLINK, arp, proxy)
+        return
+    own = link_local(port_mac(context.site, wan_port(uplink)))
+    for target in (address, own):
+        solicitation = Match(
+            protocol=Protocol.ICMP6, in_port=port, icmp6_type=_ND_SOLICITATION, nd_target=target
+        )
+        yield context.row(Table.UPLINK, solicitation, proxy)
+    neighbour = Match(protocol=Protocol.ICMP6, in_port=port, destination=own)
+    yield context.row(Table.UPLINK, neighbour, proxy)
+
+
+def _from_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
+    port, address = wan_port(uplink), uplink.address.ip
+    out = Output(uplink.port)
+    sent = Match(protocol=ip(address), in_port=port, source=address)
+    yield context.row(Table.WAN, sent, out)
+    if uplink.family == 4:
+        arp = Match(protocol=Protocol.ARP, in_port=port, arp_source=address)
+        yield context.row(Table.WAN, arp, out)
+        return
+    own = link_local(port_mac(context.site, port))
+    neighbour = Match(protocol=Protocol.ICMP6, in_port=port, source=own)
+    yield context.row(Table.WAN, neighbour, out)
