@@ -6,6 +6,7 @@ Conntrack, resubmit and TCP flags are Nicira extensions (ovs-actions(7), ovs-fie
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
@@ -100,7 +101,7 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
     if match.conn_state is not None:
         found["ct_state"] = _STATE_FIELDS[match.conn_state]
     if match.opening:
-        found["tcp_flags_nxm"] = (_TCP_SYN, _TCP_SYN | _TCP_ACK)
+        found["tcp_flags"] = (_TCP_SYN, _TCP_SYN | _TCP_ACK)
     simple: dict[str, Any] = {
         f"{family}_src": _masked(match.source),
         f"{family}_dst": _masked(match.destination),
@@ -118,9 +119,9 @@ def _text(address: Address | None) -> str | None:
     return None if address is None else str(address)
 
 
-def _masked(value: Address | Network | None) -> Any:
-    if value is None or not hasattr(value, "netmask"):
-        return _text(value)  # type: ignore[arg-type]
+def _masked(value: Address | Network | None) -> str | tuple[str, str] | None:
+    if not isinstance(value, IPv4Network | IPv6Network):
+        return _text(value)
     if value.prefixlen == value.max_prefixlen:
         return str(value.network_address)
     return str(value.network_address), str(value.netmask)

@@ -193,6 +193,12 @@ class Row:
     actions: tuple[Action, ...]
     cookie: int
 
+    @property
+    def ports(self) -> frozenset[str]:
+        """Names of the ports without which the row cannot exist."""
+        named = {action.port for action in self.actions if isinstance(action, Output)}
+        return frozenset(named | ({self.match.in_port} if self.match.in_port else set()))
+
     def __str__(self) -> str:
         """Text as ``ovs-ofctl add-flow`` reads it."""
         head = f"cookie={self.cookie:#x},table={self.table.value},priority={self.priority}"

@@ -82,9 +82,7 @@ def _by_state(context: Context) -> Iterator[Row]:
         yield context.row(Table.TENANT_STATE, Match(protocol=protocol), *both)
     for mark, delivery in _DELIVERY.items():
         error = Match(conn_state=ConnState.RELATED, ct_mark=mark)
-        yield context.row(
-            Table.TENANT_STATE, error, Resubmit(delivery), priority=_BY_DIRECTION
-        )
+        yield context.row(Table.TENANT_STATE, error, Resubmit(delivery), priority=_BY_DIRECTION)
     yield context.default(Table.TENANT_STATE, Normal())
 
 

@@ -1,0 +1,86 @@
+"""The OpenFlow application: ``osken-manager fedsdn.app``.
+
+It turns os-ken's events into calls and has no policy of its own: what rows a bridge gets is the
+pipeline's business, how they get there the reconciler's.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from os_ken.base import app_manager  # before any controller module: they import each other
+from os_ken.controller import ofp_event
+from os_ken.controller.handler import MAIN_DISPATCHER, set_ev_cls
+from os_ken.ofproto import ofproto_v1_3
+
+from fedsdn.config.local import settings_from
+from fedsdn.config.watch import WatchedFederation
+from fedsdn.openflow.reconciler import Reconciler
+from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.rows import Row
+
+_ANSWERS = [
+    ofp_event.EventOFPPortDescStatsReply,
+    ofp_event.EventOFPFlowStatsReply,
+    ofp_event.EventOFPBarrierReply,
+    ofp_event.EventONFBundleCtrlMsg,
+    ofp_event.EventOFPErrorMsg,
+]
+_CHANGES = [ofp_event.EventOFPPortStatus, ofp_event.EventOFPFlowRemoved]
+
+
+class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
+    """Keeps the rows of this site's bridge as the federation file wants them."""
+
+    OFP_VERSIONS = [ofproto_v1_3.OFP_VERSION]  # noqa: RUF012 - os-ken reads it as it is
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Read the federation file.
+
+        Raises:
+            FedsdnError: the host's settings or the federation file are bad.
+
+        """
+        super().__init__(*args, **kwargs)
+        settings = settings_from(self.CONF)
+        self._site = settings.site
+        self._federation = WatchedFederation(settings.federation, settings.site)
+        self._reload = threading.Event()
+        self._reload.set()
+        bridge = self._federation.current.site(self._site).provider_network.bridge
+        self._reconciler = Reconciler(bridge, self._wanted)
+        signal.signal(signal.SIGHUP, self._hangup)
+
+    def start(self) -> None:
+        """Start the threads (called by os-ken)."""
+        super().start()
+        self._reconciler.start()
+
+    def _hangup(self, _signal: int, _frame: object) -> None:
+        self._reload.set()
+        self._reconciler.wake()
+
+    def _wanted(self) -> tuple[Row, ...] | None:
+        asked = self._reload.is_set()
+        self._reload.clear()
+        changed = self._federation.refresh(force=asked)
+        if not changed and not asked:
+            return None
+        return pipeline_rows(self._federation.current, self._site)
+
+    @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER])  # type: ignore[untyped-decorator]
+    def connected(self, event: Any) -> None:
+        """Take up a bridge that has connected."""
+        self._reconciler.connect(event.datapath)
+
+    @set_ev_cls(_CHANGES, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
+    def changed(self, _event: Any) -> None:
+        """Compare again: a port changed, or a row of ours was removed."""
+        self._reconciler.wake()
+
+    @set_ev_cls(_ANSWERS, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
+    def answered(self, event: Any) -> None:
+        """Pass an answer on to the session that asked."""
+        self._reconciler.deliver(event.msg)

@@ -1,0 +1,98 @@
+"""The ``osken-manager`` command: runs os-ken applications. os-ken 4 no longer brings its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from importlib.metadata import version
+from types import FrameType
+
+from os_ken import cfg, log
+from os_ken.base.app_manager import AppManager  # before any controller module
+from os_ken.controller import controller as _listen_options  # noqa: F401 - registers options
+from os_ken.lib import hub
+
+from fedsdn.config.local import DEFAULT_OPENFLOW_PORT, GROUP, OPTIONS
+from fedsdn.errors import FedsdnError
+
+_LOG = logging.getLogger(__name__)
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LISTEN_HOST = "127.0.0.1"
+
+
+def main() -> None:
+    """Run the applications named on the command line until SIGTERM or SIGINT."""
+    try:
+        _run(sys.argv[1:])
+    except (FedsdnError, cfg.oslo_config.cfg.Error) as error:
+        print(f"osken-manager: {' '.join(str(error).split())}", file=sys.stderr)
+        _leave(1)
+
+
+def _run(arguments: list[str]) -> None:
+    applications = _configure(arguments)
+    if not applications:
+        raise FedsdnError("no application named: give one, as in 'osken-manager fedsdn.app'")
+    log.init_log()
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    _check_port(cfg.CONF.ofp_listen_host, cfg.CONF.ofp_tcp_listen_port)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    manager = AppManager.get_instance()
+    try:
+        manager.load_apps([*applications, "os_ken.controller.ofp_handler"])
+    except ModuleNotFoundError as error:
+        raise FedsdnError(f"no such application: {error}") from error
+    contexts = manager.create_contexts()
+    services = manager.instantiate_apps(**contexts)
+    hub.joinall(services)
+
+
+def _configure(arguments: list[str]) -> list[str]:
+    """Parse options and config files; return the names of the applications."""
+    conf = cfg.CONF
+    conf.register_cli_opt(
+        cfg.oslo_config.cfg.ListOpt("app", positional=True, help="Modules to run.", default=[])
+    )
+    conf.register_opts(OPTIONS, GROUP)
+    conf.register_cli_opts(OPTIONS, GROUP)
+    conf.set_default("ofp_tcp_listen_port", DEFAULT_OPENFLOW_PORT)
+    conf.set_default("ofp_listen_host", _LISTEN_HOST)
+    conf(arguments, project="fedsdn", prog="osken-manager", version=version("os-ken"))
+    return list(conf.app)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Say in one line that the port is taken; os-ken would only log a traceback in a thread."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise FedsdnError(
+                f"cannot listen on {host} port {port}: {error.strerror}; another controller may "
+                "run there: stop it, or set ofp_tcp_listen_port under [DEFAULT] and run "
+                "'fedsdn site up' again"
+            ) from error
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _LOG.info("stopping on %s; the rows stay on the bridge", signal.Signals(number).name)
+    _leave(0)
+
+
+def _leave(status: int) -> None:
+    """End the process at once: os-ken's threads are not daemons and would keep it alive."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

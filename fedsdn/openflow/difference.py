@@ -1,0 +1,83 @@
+"""What to send so that a bridge has exactly the wanted rows of ours.
+
+Rows are compared as the messages that would make them, so that what the bridge reports and what
+the pipeline wants meet in one form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3 as ofproto
+
+from fedsdn.openflow.messages import Ports, flow_mod
+from fedsdn.pipeline.rows import Row
+
+_Key = tuple[int, int, tuple[tuple[str, str], ...]]
+"""Table, priority and match: what makes a row one row (OpenFlow 1.3.5, section 6.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Flow mods to send, deletions first; ``missing`` are rows whose ports the bridge lacks."""
+
+    deletions: tuple[Any, ...]
+    additions: tuple[Any, ...]
+    missing: tuple[Row, ...]
+
+    @property
+    def messages(self) -> tuple[Any, ...]:
+        """All flow mods in the order in which a bundle is to hold them."""
+        return self.deletions + self.additions
+
+
+def difference(
+    datapath: Any, wanted: Iterable[Row], present: Iterable[Any], ports: Ports
+) -> Difference:
+    """Compare ``wanted`` with ``present``, the flow statistics of the rows that are ours."""
+    additions: dict[_Key, Any] = {}
+    missing: list[Row] = []
+    for row in wanted:
+        try:
+            add = flow_mod(datapath, row, ports, ofproto.OFPFC_ADD)
+        except KeyError:
+            missing.append(row)
+            continue
+        additions[_key(add)] = add
+    deletions = []
+    for stats in present:
+        key = _key(stats)
+        if key not in additions:
+            deletions.append(_deletion(datapath, stats))
+        elif _content(additions[key]) == _content(stats):
+            del additions[key]
+    return Difference(tuple(deletions), tuple(additions.values()), tuple(missing))
+
+
+def _key(row: Any) -> _Key:
+    match = tuple(sorted((name, repr(value)) for name, value in row.match.items()))
+    return row.table_id, row.priority, match
+
+
+def _content(row: Any) -> tuple[int, bytes]:
+    """Cookie and actions, as they go over the wire."""
+    wire = bytearray()
+    for instruction in row.instructions:
+        instruction.serialize(wire, len(wire))
+    return row.cookie, bytes(wire)
+
+
+def _deletion(datapath: Any, stats: Any) -> Any:
+    return datapath.ofproto_parser.OFPFlowMod(
+        datapath,
+        cookie=stats.cookie,
+        cookie_mask=0xFFFF_FFFF_FFFF_FFFF,
+        table_id=stats.table_id,
+        priority=stats.priority,
+        command=ofproto.OFPFC_DELETE_STRICT,
+        out_port=ofproto.OFPP_ANY,
+        out_group=ofproto.OFPG_ANY,
+        match=stats.match,
+    )

@@ -1,0 +1,134 @@
+"""Keeps a bridge's rows equal to the wanted ones.
+
+A first start, a restart, a changed federation file, a port that comes or goes and a row that
+somebody deleted are one piece of work: compare, and send the difference.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3 as ofproto
+
+from fedsdn.openflow.difference import Difference, difference
+from fedsdn.openflow.session import Session, SessionError
+from fedsdn.pipeline.rows import Row
+
+_LOG = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+"""How often ``wanted`` is asked whether the federation changed, when nothing else happens."""
+
+RECHECK_PASSES = 10
+"""After so many polls the rows are read anyway: a row whose actions somebody changed in place
+causes no message."""
+
+Wanted = Callable[[], tuple[Row, ...] | None]
+"""All wanted rows, or None if they are the same as at the last call."""
+
+
+class Reconciler(threading.Thread):
+    """One thread that talks to the bridge named ``bridge``, over whichever connection it has."""
+
+    def __init__(self, bridge: str, wanted: Wanted) -> None:
+        """Prepare; ``start()`` starts."""
+        super().__init__(name="reconciler", daemon=True)
+        self._bridge = bridge
+        self._wanted = wanted
+        self._rows: tuple[Row, ...] = ()
+        self._sessions: list[Session] = []
+        self._due = threading.Event()
+        self._complaint = ""
+
+    def connect(self, datapath: Any) -> None:
+        """Use a new connection, as soon as the bridge behind it turns out to be ours."""
+        self._sessions = [*self._sessions, Session(datapath)]
+        self.wake()
+
+    def deliver(self, message: Any) -> None:
+        """Hand an answer to the session that asked."""
+        for session in self._sessions:
+            if session.datapath is message.datapath and session.deliver(message):
+                return
+
+    def wake(self) -> None:
+        """Compare soon: something changed."""
+        self._due.set()
+
+    def run(self) -> None:
+        """Compare whenever woken, when the wanted rows change, and once in a while."""
+        polls = 0
+        while True:
+            woken = self._due.wait(timeout=POLL_SECONDS)
+            self._due.clear()
+            rows = self._wanted()
+            polls += 1
+            if rows is None and not woken and polls < RECHECK_PASSES:
+                continue
+            polls = 0
+            self._rows = self._rows if rows is None else rows
+            self._pass()
+
+    def _pass(self) -> None:
+        """Bring our bridge's rows in line; the newest connection of a bridge is the live one."""
+        ours: Session | None = None
+        for session in reversed(self._sessions):
+            try:
+                keep = ours is None and self._reconcile(session)
+            except SessionError as error:
+                self._complain(f"{self._bridge}: {error}; trying again")
+                keep = session.datapath.is_active
+                self._retry_soon()
+            if not keep:
+                self._drop(session)
+                continue
+            ours = session
+
+    def _reconcile(self, session: Session) -> bool:
+        """Send the difference; False if the session is another bridge's."""
+        ports = session.ports()
+        local = next((name for name, no in ports.items() if no == ofproto.OFPP_LOCAL), "unnamed")
+        if local != self._bridge:
+            _LOG.warning("bridge %s connected; this site's is %s", local, self._bridge)
+            return False
+        found = difference(session.datapath, self._rows, session.own_rows(), ports)
+        if found.messages:
+            session.commit(found.messages)
+        self._report(found, ports)
+        return True
+
+    def _report(self, found: Difference, ports: dict[str, int]) -> None:
+        if found.messages:
+            _LOG.info(
+                "%s: %d rows wanted, %d added, %d deleted",
+                self._bridge,
+                len(self._rows),
+                len(found.additions),
+                len(found.deletions),
+            )
+        absent = sorted({port for row in found.missing for port in row.ports} - ports.keys())
+        if absent:
+            self._complain(
+                f"{self._bridge} has no port {', '.join(absent)}: {len(found.missing)} rows wait "
+                "for it; run 'fedsdn site up', or add the uplink's port to the bridge"
+            )
+        else:
+            self._complaint = ""
+
+    def _complain(self, text: str) -> None:
+        """Log a trouble once, however often it is found again."""
+        if text != self._complaint:
+            _LOG.warning("%s", text)
+        self._complaint = text
+
+    def _retry_soon(self) -> None:
+        retry = threading.Timer(POLL_SECONDS, self.wake)
+        retry.daemon = True
+        retry.start()
+
+    def _drop(self, session: Session) -> None:
+        self._sessions = [other for other in self._sessions if other is not session]
+        session.close()

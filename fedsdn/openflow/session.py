@@ -1,0 +1,160 @@
+"""Questions to one connected bridge, and their answers.
+
+os-ken delivers answers as events in the application's thread; the thread that asks waits for
+them here. Waiting is done with the standard library: os-ken's own events may not return.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3 as ofproto
+from os_ken.ofproto import ofproto_v1_3_parser as parser
+
+from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
+
+ANSWER_SECONDS = 10.0
+"""How long a bridge may take for one answer; thousands of rows take well under a second."""
+
+_BUNDLE_FLAGS = ofproto.ONF_BF_ATOMIC | ofproto.ONF_BF_ORDERED
+
+
+class SessionError(Exception):
+    """The bridge refused a message, or did not answer in time; the text says which."""
+
+
+class Session:
+    """One OpenFlow connection to the bridge, from handshake to its end."""
+
+    def __init__(self, datapath: Any) -> None:
+        """Take over asking on ``datapath``, an os-ken Datapath in MAIN state."""
+        self.datapath = datapath
+        self._answers: dict[int, queue.Queue[Any]] = {}
+        self._lock = threading.Lock()
+        self._bundle_id = 0
+
+    def deliver(self, message: Any) -> bool:
+        """Hand over a message that arrived; False if nobody asked for it."""
+        with self._lock:
+            waiting = self._answers.get(message.xid)
+        if waiting is None:
+            return False
+        waiting.put(message)
+        return True
+
+    def close(self) -> None:
+        """End the connection's threads.
+
+        os-ken's send loop waits for a message for ever when a connection is gone; an empty last
+        one lets it go.
+        """
+        self.datapath.send(b"", close_socket=True)
+
+    def ports(self) -> dict[str, int]:
+        """OpenFlow port numbers by port name.
+
+        Raises:
+            SessionError: no answer, or a refusal.
+
+        """
+        request = parser.OFPPortDescStatsRequest(self.datapath, 0)
+        return {
+            port.name.decode(): port.port_no for part in self._ask(request) for port in part.body
+        }
+
+    def own_rows(self) -> list[Any]:
+        """Flow statistics of every row whose cookie says that it is ours.
+
+        Raises:
+            SessionError: no answer, or a refusal.
+
+        """
+        request = parser.OFPFlowStatsRequest(
+            self.datapath,
+            table_id=ofproto.OFPTT_ALL,
+            out_port=ofproto.OFPP_ANY,
+            out_group=ofproto.OFPG_ANY,
+            cookie=COOKIE_OWNER,
+            cookie_mask=COOKIE_OWNER_MASK,
+        )
+        return [stats for part in self._ask(request) for stats in part.body]
+
+    def commit(self, messages: Iterable[Any]) -> None:
+        """Apply flow mods in one atomic bundle: all of them, or none.
+
+        A message that is refused while the bundle is filled is simply not in it, and a commit
+        would go through without it; so the bundle is discarded when anything was refused.
+
+        Raises:
+            SessionError: a message was refused, or no answer; the bridge is as it was.
+
+        """
+        self._bundle_id += 1
+        self._control(ofproto.ONF_BCT_OPEN_REQUEST)
+        try:
+            self._fill(messages)
+        except SessionError:
+            self._control(ofproto.ONF_BCT_DISCARD_REQUEST)
+            raise
+        self._control(ofproto.ONF_BCT_COMMIT_REQUEST)
+
+    def _fill(self, messages: Iterable[Any]) -> None:
+        adds = [
+            parser.ONFBundleAddMsg(self.datapath, self._bundle_id, _BUNDLE_FLAGS, message, [])
+            for message in messages
+        ]
+        with self._expect(*adds) as answers:
+            for add in adds:
+                self._send(add)
+            self._ask(parser.OFPBarrierRequest(self.datapath))
+            if not answers.empty():
+                raise _refusal(answers.get_nowait())
+
+    def _control(self, kind: int) -> None:
+        self._ask(parser.ONFBundleCtrlMsg(self.datapath, self._bundle_id, kind, _BUNDLE_FLAGS, []))
+
+    def _ask(self, request: Any) -> list[Any]:
+        """Send a request and gather all parts of its answer."""
+        parts = []
+        with self._expect(request) as answers:
+            self._send(request)
+            while True:
+                try:
+                    part = answers.get(timeout=ANSWER_SECONDS)
+                except queue.Empty:
+                    name = type(request).__name__
+                    raise SessionError(f"no answer to {name} in {ANSWER_SECONDS:g} s") from None
+                if part.msg_type == ofproto.OFPT_ERROR:
+                    raise _refusal(part)
+                parts.append(part)
+                if not getattr(part, "flags", 0) & ofproto.OFPMPF_REPLY_MORE:
+                    return parts
+
+    def _send(self, message: Any) -> None:
+        if not self.datapath.send_msg(message):
+            raise SessionError("the bridge closed the connection")
+
+    @contextmanager
+    def _expect(self, *requests: Any) -> Iterator[queue.Queue[Any]]:
+        answers: queue.Queue[Any] = queue.Queue()
+        for request in requests:
+            self.datapath.set_xid(request)
+        xids = [request.xid for request in requests]
+        with self._lock:
+            self._answers |= dict.fromkeys(xids, answers)
+        try:
+            yield answers
+        finally:
+            with self._lock:
+                for xid in xids:
+                    del self._answers[xid]
+
+
+def _refusal(error: Any) -> SessionError:
+    kind = ofproto.ofp_error_type_to_str(error.type)
+    code = ofproto.ofp_error_code_to_str(error.type, error.code)
+    return SessionError(f"the bridge refused a message: {kind}, {code}")
