@@ -1,0 +1,39 @@
+"""Federations that tests share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
+
+
+def _site(name: str, number: int) -> Site:
+    return Site(
+        name=name,
+        provider_network=ProviderNetwork("br-provider", table_miss="normal"),
+        prefixes=(
+            Prefix(ip_network(f"10.{number}.0.0/24"), ip_address(f"10.{number}.0.2")),
+            Prefix(ip_network(f"fd00:{number}::/64"), ip_address(f"fd00:{number}::2")),
+        ),
+        uplinks=(
+            Uplink("up1", "up1", ip_interface(f"192.0.2.{number}/24")),
+            Uplink("up2", "up2", ip_interface(f"2001:db8:2::{number}/64")),
+        ),
+    )
+
+
+def two_sites() -> Federation:
+    """What topo/two-site.yaml says."""
+    return Federation(sites=(_site("a", 1), _site("b", 2)), proxy_port=1080)
+
+
+def three_sites() -> Federation:
+    """Every uplink of a family reaches every other."""
+    return Federation(sites=(_site("a", 1), _site("b", 2), _site("c", 3)), proxy_port=1080)
+
+
+def with_provider_network(federation: Federation, network: ProviderNetwork) -> Federation:
+    """The same federation with another provider network at every site."""
+    sites = tuple(replace(site, provider_network=network) for site in federation.sites)
+    return replace(federation, sites=sites)

@@ -1,0 +1,335 @@
+"""Packets pushed through the pipeline's rows, in both directions, on a model of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsdn.config.model import Address, ProviderNetwork
+from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, CtMark, Table, port_mac
+from fedsdn.pipeline.link_local import link_local
+from fedsdn.pipeline.rows import Protocol, icmp, tcp
+from tests.unit.federations import three_sites, two_sites, with_provider_network
+from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
+
+TENANT = "tap-vm1"
+SITE_A = two_sites().site("a")
+
+
+class Ends(NamedTuple):
+    """A VM of site a, one of site b, and the peer's and the own uplink in one family."""
+
+    near: Address
+    far: Address
+
+
+V4 = Ends(ip_address("10.1.0.11"), ip_address("10.2.0.11"))
+V6 = Ends(ip_address("fd00:1::11"), ip_address("fd00:2::11"))
+FAMILIES = pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
+
+
+@pytest.fixture
+def bridge() -> TableModel:
+    return TableModel(pipeline_rows(two_sites(), "a"))
+
+
+def from_near(ends: Ends, *, syn: bool = False, in_port: str = TENANT) -> Packet:
+    return Packet(
+        in_port=in_port,
+        protocol=tcp(ends.near),
+        source=ends.near,
+        destination=ends.far,
+        source_port=40000,
+        destination_port=80,
+        syn=syn,
+        ack=not syn,
+    )
+
+
+def from_far(ends: Ends, in_port: str, *, syn: bool = False, ack: bool = True) -> Packet:
+    return Packet(
+        in_port=in_port,
+        protocol=tcp(ends.near),
+        source=ends.far,
+        destination=ends.near,
+        source_port=80,
+        destination_port=40000,
+        syn=syn,
+        ack=ack,
+    )
+
+
+def ports(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.port for delivery in deliveries]
+
+
+@FAMILIES
+def test_connection_opened_by_a_vm_belongs_to_the_socksifier(
+    bridge: TableModel, ends: Ends
+) -> None:
+    [opening] = bridge.push(from_near(ends, syn=True))
+    assert opening.port == SOCKSIFIER_PORT
+    assert opening.packet.mac == port_mac(SITE_A, SOCKSIFIER_PORT)
+    assert ports(bridge.push(from_far(ends, SOCKSIFIER_PORT, syn=True))) == [NORMAL]
+    assert ports(bridge.push(from_near(ends))) == [SOCKSIFIER_PORT]
+    assert ports(bridge.push(from_far(ends, SOCKSIFIER_PORT))) == [NORMAL]
+
+
+@FAMILIES
+def test_connection_opened_by_a_peer_belongs_to_the_server(bridge: TableModel, ends: Ends) -> None:
+    assert ports(bridge.push(from_far(ends, SERVER_PORT, syn=True, ack=False))) == [NORMAL]
+    [answer] = bridge.push(replace(from_near(ends), syn=True))
+    assert answer.port == SERVER_PORT
+    assert answer.packet.mac == port_mac(SITE_A, SERVER_PORT)
+    assert ports(bridge.push(from_far(ends, SERVER_PORT))) == [NORMAL]
+    assert ports(bridge.push(from_near(ends))) == [SERVER_PORT]
+
+
+@FAMILIES
+def test_sockets_used_again_from_the_other_end_change_direction(
+    bridge: TableModel, ends: Ends
+) -> None:
+    bridge.push(from_far(ends, SERVER_PORT, syn=True, ack=False))
+    assert ports(bridge.push(from_near(ends, syn=True))) == [SOCKSIFIER_PORT]
+    assert ports(bridge.push(from_near(ends))) == [SOCKSIFIER_PORT]
+    bridge.push(from_far(ends, SERVER_PORT, syn=True, ack=False))
+    assert ports(bridge.push(from_near(ends))) == [SERVER_PORT]
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("port", "mark"), [(SOCKSIFIER_PORT, CtMark.OUTBOUND), (SERVER_PORT, CtMark.INBOUND)]
+)
+def test_lost_conntrack_is_found_again_from_the_owner(
+    bridge: TableModel, ends: Ends, port: str, mark: CtMark
+) -> None:
+    """Before the owner's next packet both ports get a copy; after it, only the owner."""
+    assert sorted(ports(bridge.push(from_near(ends)))) == [SERVER_PORT, SOCKSIFIER_PORT]
+    assert bridge.connections == {}
+    assert ports(bridge.push(from_far(ends, port))) == [NORMAL]
+    assert list(bridge.connections.values()) == [mark]
+    assert ports(bridge.push(from_near(ends))) == [port]
+
+
+@FAMILIES
+def test_both_copies_carry_the_right_mac_and_no_tag(bridge: TableModel, ends: Ends) -> None:
+    deliveries = bridge.push(replace(from_near(ends), tagged=True))
+    assert {delivery.port: delivery.packet.mac for delivery in deliveries} == {
+        port: port_mac(SITE_A, port) for port in (SOCKSIFIER_PORT, SERVER_PORT)
+    }
+    assert not any(delivery.packet.tagged for delivery in deliveries)
+
+
+@FAMILIES
+def test_icmp_error_about_a_connection_reaches_its_proxy_port(
+    bridge: TableModel, ends: Ends
+) -> None:
+    opening = from_far(ends, SERVER_PORT, syn=True, ack=False)
+    error = Packet(
+        in_port=TENANT,
+        protocol=icmp(ends.near),
+        source=ends.near,
+        destination=ends.far,
+        error_about=opening.connection,
+    )
+    assert ports(bridge.push(error)) == [NORMAL], "no connection: not ours"
+    bridge.push(opening)
+    assert ports(bridge.push(error)) == [SERVER_PORT]
+    assert ports(bridge.push(replace(error, error_about=None))) == [NORMAL], "a ping is not ours"
+
+
+@FAMILIES
+def test_what_is_not_federated_stays_normal(bridge: TableModel, ends: Ends) -> None:
+    stranger = ip_address("10.9.0.1" if ends is V4 else "fd00:9::1")
+    elsewhere = replace(from_near(ends, syn=True), destination=stranger)
+    foreign = replace(from_near(ends, syn=True), source=stranger)
+    datagram = replace(from_near(ends), protocol=Protocol.IPV4 if ends is V4 else Protocol.IPV6)
+    for packet in (elsewhere, foreign, datagram):
+        assert bridge.push(packet) == [Delivery(NORMAL, packet)]
+    assert bridge.connections == {}
+
+
+@FAMILIES
+@pytest.mark.parametrize("port", [SOCKSIFIER_PORT, SERVER_PORT])
+def test_proxy_port_may_not_pretend(bridge: TableModel, ends: Ends, port: str) -> None:
+    """No source outside the peers' prefixes, no destination outside our own, nothing but TCP."""
+    honest = from_far(ends, port)
+    for packet in (
+        replace(honest, source=ip_address("8.8.8.8" if ends is V4 else "2001:4860::1")),
+        replace(honest, source=ends.near),
+        replace(honest, destination=ip_address("10.9.0.1" if ends is V4 else "fd00:9::1")),
+        replace(honest, protocol=icmp(ends.near)),
+        replace(honest, protocol=Protocol.IPV4 if ends is V4 else Protocol.IPV6),
+    ):
+        assert bridge.push(packet) == [], packet
+    assert bridge.connections == {}
+
+
+@FAMILIES
+def test_socksifier_may_answer_but_not_open(bridge: TableModel, ends: Ends) -> None:
+    assert bridge.push(from_far(ends, SOCKSIFIER_PORT, syn=True, ack=False)) == []
+    assert bridge.connections == {}
+
+
+@pytest.mark.parametrize("port", [SOCKSIFIER_PORT, SERVER_PORT])
+def test_proxy_port_resolves_neighbours_as_itself_only(bridge: TableModel, port: str) -> None:
+    mac = port_mac(SITE_A, port)
+    arp = Packet(
+        in_port=port,
+        protocol=Protocol.ARP,
+        arp_source=ip_address("10.1.0.2"),
+        arp_target=V4.near,
+        source_mac=mac,
+    )
+    assert ports(bridge.push(arp)) == [NORMAL]
+    assert bridge.push(replace(arp, arp_source=ip_address("10.1.0.1"))) == []
+    assert bridge.push(replace(arp, source_mac="another's")) == []
+    solicitation = Packet(
+        in_port=port, protocol=Protocol.ICMP6, source=link_local(mac), icmp6_type=135
+    )
+    assert ports(bridge.push(solicitation)) == [NORMAL]
+    assert bridge.push(replace(solicitation, source=V6.far)) == []
+    assert bridge.push(replace(solicitation, icmp6_type=134)) == [], "no router advertisements"
+
+
+PEER_4, OWN_4 = ip_address("192.0.2.2"), ip_address("192.0.2.1")
+PEER_6, OWN_6 = ip_address("2001:db8:2::2"), ip_address("2001:db8:2::1")
+UPLINKS = pytest.mark.parametrize(
+    ("uplink", "peer", "own"), [("up1", PEER_4, OWN_4), ("up2", PEER_6, OWN_6)], ids=["v4", "v6"]
+)
+
+
+def on_uplink(in_port: str, source: Address, destination: Address) -> Packet:
+    return Packet(in_port=in_port, protocol=tcp(own := source), source=own, destination=destination)
+
+
+@UPLINKS
+def test_peer_reaches_the_proxy_and_nobody_else_does(
+    bridge: TableModel, uplink: str, peer: Address, own: Address
+) -> None:
+    packet = on_uplink(uplink, peer, own)
+    assert ports(bridge.push(packet)) == [f"wan-{uplink}"]
+    assert ports(bridge.push(replace(packet, protocol=icmp(own)))) == [f"wan-{uplink}"]
+    assert bridge.push(replace(packet, source=peer + 7)) == [], "TCP from a stranger"
+    other = Protocol.IPV4 if own.version == 4 else Protocol.IPV6
+    assert bridge.push(replace(packet, protocol=other)) == [], "UDP even from a peer"
+
+
+@UPLINKS
+def test_uplinks_do_not_leak(bridge: TableModel, uplink: str, peer: Address, own: Address) -> None:
+    """Another uplink's traffic, and what is not the proxy's, never comes to the proxy."""
+    wrong = "up2" if uplink == "up1" else "up1"
+    assert ports(bridge.push(on_uplink(wrong, peer, own))) == [NORMAL]
+    assert ports(bridge.push(on_uplink(uplink, peer, own + 100))) == [NORMAL]
+    assert ports(bridge.push(on_uplink(f"wan-{uplink}", own, peer))) == [uplink]
+    assert bridge.push(on_uplink(f"wan-{uplink}", own + 1, peer)) == []
+    ends = V4 if own.version == 4 else V6
+    assert ports(bridge.push(from_near(ends, syn=True, in_port=uplink))) == [NORMAL], (
+        "a tenant's address on an uplink is not steered"
+    )
+
+
+def test_neighbours_on_uplinks(bridge: TableModel) -> None:
+    arp = Packet(in_port="up1", protocol=Protocol.ARP, arp_source=PEER_4, arp_target=OWN_4)
+    assert ports(bridge.push(arp)) == ["wan-up1"]
+    assert ports(bridge.push(replace(arp, arp_target=PEER_4))) == [NORMAL]
+    own = link_local(port_mac(SITE_A, "wan-up2"))
+    for target in (OWN_6, own):
+        solicitation = Packet(
+            in_port="up2", protocol=Protocol.ICMP6, icmp6_type=135, nd_target=target
+        )
+        assert ports(bridge.push(solicitation)) == ["wan-up2"]
+    sent = Packet(in_port="wan-up2", protocol=Protocol.ICMP6, source=own, icmp6_type=135)
+    assert ports(bridge.push(sent)) == ["up2"]
+    assert ports(bridge.push(replace(arp, in_port="wan-up1", arp_source=OWN_4))) == ["up1"]
+    assert bridge.push(replace(arp, in_port="wan-up1", arp_source=PEER_4)) == []
+
+
+@st.composite
+def packets(draw: st.DrawFn) -> Packet:
+    addresses = [*V4, *V6, PEER_4, OWN_4, PEER_6, OWN_6, ip_address("8.8.8.8")]
+    source = draw(st.sampled_from(addresses))
+    destination = draw(
+        st.sampled_from([other for other in addresses if other.version == source.version])
+    )
+    return Packet(
+        in_port=draw(
+            st.sampled_from([TENANT, "up1", "up2", "wan-up1", "wan-up2", "socksifier", "server"])
+        ),
+        protocol=draw(st.sampled_from([tcp(source), icmp(source)])),
+        source=source,
+        destination=destination,
+        source_port=draw(st.integers(1, 3)),
+        destination_port=draw(st.integers(1, 3)),
+        syn=draw(st.booleans()),
+        ack=draw(st.booleans()),
+        tagged=draw(st.booleans()),
+    )
+
+
+@given(st.lists(packets(), max_size=30))
+def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None:
+    """Whatever comes: no leak between uplinks, no foreign source but through the proxy's ports."""
+    bridge = TableModel(pipeline_rows(two_sites(), "a"))
+    for packet in sequence:
+        for delivery in bridge.push(packet):
+            if delivery.port in {"up1", "up2"}:
+                assert packet.in_port == f"wan-{delivery.port}"
+                assert packet.source in {OWN_4, OWN_6}
+            if delivery.port.startswith("wan-"):
+                assert f"wan-{packet.in_port}" == delivery.port
+                assert packet.destination in {OWN_4, OWN_6}
+            if delivery.port in {SOCKSIFIER_PORT, SERVER_PORT}:
+                assert packet.in_port == TENANT
+                assert not delivery.packet.tagged
+            if packet.in_port in {SOCKSIFIER_PORT, SERVER_PORT}:
+                assert packet.source in {V4.far, V6.far}
+                assert packet.destination in {V4.near, V6.near}
+
+
+def test_rows_are_distinct_and_reachable() -> None:
+    """No two rows of one table, priority and match; no table of ours that nothing leads to."""
+    for federation in (two_sites(), three_sites()):
+        rows = pipeline_rows(federation, "a")
+        keys = {(row.table, row.priority, row.match) for row in rows}
+        assert len(keys) == len(rows)
+        text = "\n".join(str(row) for row in rows)
+        for table in Table:
+            if table is not Table.HOOK:
+                assert f"resubmit(,{table.value})" in text or f"ct(table={table.value}," in text
+            assert any(row.table is table for row in rows)
+
+
+def test_only_the_hook_is_outside_our_own_tables() -> None:
+    assert {row.table for row in pipeline_rows(two_sites(), "a") if row.table < 100} == {Table.HOOK}
+
+
+def test_table_miss_row_is_left_to_another_owner() -> None:
+    network = ProviderNetwork("br-provider", table_miss="none")
+    rows = pipeline_rows(with_provider_network(two_sites(), network), "a")
+    assert not [row for row in rows if row.table is Table.HOOK and row.priority == 0]
+
+
+def test_peers_of_peers_are_apart() -> None:
+    """With three sites, each peer's prefixes and uplinks count, the own ones never do."""
+    bridge = TableModel(pipeline_rows(three_sites(), "b"))
+    to_c = Packet(
+        in_port=TENANT,
+        protocol=Protocol.TCP,
+        source=ip_address("10.2.0.11"),
+        destination=ip_address("10.3.0.11"),
+        syn=True,
+        ack=False,
+    )
+    assert ports(bridge.push(to_c)) == [SOCKSIFIER_PORT]
+    home = replace(to_c, destination=ip_address("10.2.0.12"))
+    assert ports(bridge.push(home)) == [NORMAL]
+    for number in (1, 3):
+        peer = ip_address(f"192.0.2.{number}")
+        assert ports(bridge.push(on_uplink("up1", peer, ip_address("192.0.2.2")))) == ["wan-up1"]
