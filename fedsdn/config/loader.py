@@ -1,0 +1,189 @@
+"""From the federation file to values, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fedsdn.config.checks import check_federation
+from fedsdn.config.document import Document, load_document
+from fedsdn.config.model import (
+    Address,
+    Federation,
+    Interface,
+    Network,
+    Prefix,
+    ProviderNetwork,
+    Site,
+    Uplink,
+)
+from fedsdn.config.schema import describe, validate
+
+DEFAULT_PROXY_PORT = 1080
+"""The SOCKS port of IANA's registry."""
+
+DEFAULT_BRIDGE = "br-provider"
+
+T = TypeVar("T")
+
+
+def load_federation(path: Path) -> Federation:
+    """Read a federation file, or the ``federation`` section of a topology file.
+
+    Raises:
+        ConfigError: something in the file is wrong; one line that names it.
+
+    """
+    document = load_document(path)
+    if isinstance(document.value, dict) and "federation" in document.value:
+        validate(document, "topology")
+        document = document.section("federation")
+    return parse_federation(document)
+
+
+def parse_federation(document: Document) -> Federation:
+    """Turn a document, or the section of one, into a federation, checked in full.
+
+    Raises:
+        ConfigError: something in it is wrong; one line that names it.
+
+    """
+    validate(document, "federation")
+    federation = Federation(
+        sites=tuple(_site(name, site) for name, site in document.section("sites").items()),
+        proxy_port=int(document.value.get("proxy_port", DEFAULT_PROXY_PORT)),
+    )
+    check_federation(federation, document)
+    return federation
+
+
+def _site(name: str, document: Document) -> Site:
+    return Site(
+        name=name,
+        provider_network=_provider_network(document.section("provider_network").value or {}),
+        prefixes=tuple(_prefix(prefix) for prefix in document.section("prefixes").elements()),
+        uplinks=tuple(
+            _uplink(uplink_name, uplink)
+            for uplink_name, uplink in document.section("uplinks").items()
+        ),
+    )
+
+
+def _provider_network(value: dict[str, Any]) -> ProviderNetwork:
+    segmentation_id = value.get("segmentation_id")
+    return ProviderNetwork(
+        bridge=value.get("bridge", DEFAULT_BRIDGE),
+        segmentation_id=None if segmentation_id is None else int(segmentation_id),
+        table_miss=value.get("table_miss", "none"),
+    )
+
+
+def _prefix(document: Document) -> Prefix:
+    return Prefix(
+        network=parse_network(document.section("prefix")),
+        proxy_address=parse_address(document.section("proxy_address")),
+    )
+
+
+def _uplink(name: str, document: Document) -> Uplink:
+    gateway, public = document.section("gateway"), document.section("public")
+    return Uplink(
+        name=name,
+        port=document.section("port").value,
+        address=parse_interface(document.section("address")),
+        gateway=None if gateway.value is None else parse_address(gateway),
+        public=None if public.value is None else parse_address(public),
+    )
+
+
+def parse_address(document: Document) -> Address:
+    """Read an IP address.
+
+    Raises:
+        ConfigError: it is none.
+
+    """
+    return _parsed(document, ip_address, "an IPv4 or IPv6 address, as '192.0.2.1' or 'fd00::1'")
+
+
+def parse_interface(document: Document) -> Interface:
+    """Read an IP address with the length of its network.
+
+    Raises:
+        ConfigError: it is none.
+
+    """
+    write = "an address and its network's length, as '192.0.2.1/24' or '2001:db8::1/64'"
+    return _parsed(_with_length(document, write), ip_interface, write)
+
+
+def parse_network(document: Document) -> Network:
+    """Read an IP network.
+
+    Raises:
+        ConfigError: it is none, or has bits set after its length.
+
+    """
+    write = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
+    _with_length(document, write)
+    interface = _parsed(document, ip_interface, write)
+    if interface.ip != interface.network.network_address:
+        raise document.error(
+            f"'{document.value}', which has bits set after its /{interface.network.prefixlen}",
+            f"'{interface.network}'",
+        )
+    return ip_network(document.value)
+
+
+def _with_length(document: Document, write: str) -> Document:
+    """Refuse '192.0.2.1' and '192.0.2.1/255.255.255.0', which Python's ipaddress takes."""
+    _, slash, length = str(document.value).partition("/")
+    if not slash:
+        raise document.error(f"{describe(document.value)}, which has no length", write)
+    if not length.isdecimal():
+        raise document.error(describe(document.value), write)
+    return document
+
+
+def _parsed(document: Document, parse: Callable[[str], T], write: str) -> T:
+    try:
+        return parse(document.value)
+    except ValueError as error:
+        raise document.error(describe(document.value), write) from error
+
+
+def dump_federation(federation: Federation) -> str:
+    """Write a federation as the text of a federation file."""
+    document = {
+        "proxy_port": federation.proxy_port,
+        "sites": {site.name: _site_document(site) for site in federation.sites},
+    }
+    return yaml.safe_dump(document, sort_keys=False, width=1000)
+
+
+def _site_document(site: Site) -> dict[str, Any]:
+    network = site.provider_network
+    provider_network: dict[str, Any] = {"bridge": network.bridge, "type": "flat"}
+    if network.segmentation_id is not None:
+        provider_network |= {"type": "vlan", "segmentation_id": network.segmentation_id}
+    return {
+        "provider_network": provider_network | {"table_miss": network.table_miss},
+        "prefixes": [
+            {"prefix": str(prefix.network), "proxy_address": str(prefix.proxy_address)}
+            for prefix in site.prefixes
+        ],
+        "uplinks": {uplink.name: _uplink_document(uplink) for uplink in site.uplinks},
+    }
+
+
+def _uplink_document(uplink: Uplink) -> dict[str, str]:
+    document = {"port": uplink.port, "address": str(uplink.address)}
+    if uplink.gateway is not None:
+        document["gateway"] = str(uplink.gateway)
+    if uplink.public is not None:
+        document["public"] = str(uplink.public)
+    return document
