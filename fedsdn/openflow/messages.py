@@ -16,6 +16,7 @@ from fedsdn.config.model import Address, Network
 from fedsdn.pipeline.declarations import CT_ZONE
 from fedsdn.pipeline.rows import (
     Action,
+    AddressToSender,
     Commit,
     ConnState,
     Match,
@@ -55,6 +56,7 @@ _TCP_SYN, _TCP_ACK = 0x02, 0x10
 _CT_COMMIT, _CT_FORCE = 0x1, 0x2
 _NO_RECIRCULATION = 0xFF
 _SAME_IN_PORT = 0xFFF8
+_MAC_BITS = 48
 
 
 def flow_mod(datapath: Any, row: Row, ports: Ports, command: int) -> Any:
@@ -159,6 +161,9 @@ _ACTIONS: dict[type[Any], Callable[..., Any]] = {
     Normal: lambda _action, _ports: parser.OFPActionOutput(ofproto.OFPP_NORMAL, 0),
     Resubmit: lambda action, _ports: parser.NXActionResubmitTable(_SAME_IN_PORT, action.table),
     SetDestinationMac: lambda action, _ports: parser.OFPActionSetField(eth_dst=action.mac),
+    AddressToSender: lambda _action, _ports: parser.NXActionRegMove(
+        src_field="eth_src_nxm", dst_field="eth_dst_nxm", n_bits=_MAC_BITS
+    ),
     PopVlan: lambda _action, _ports: parser.OFPActionPopVlan(),
     Commit: _commit,
     Track: _track,

@@ -147,6 +147,14 @@ class SetDestinationMac:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressToSender:
+    """Make the frame's destination its own source."""
+
+    def __str__(self) -> str:
+        return "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]"
+
+
+@dataclass(frozen=True, slots=True)
 class PopVlan:
     """Take the VLAN tag off."""
 
@@ -180,7 +188,7 @@ class Commit:
         return f"ct(commit,{force}zone={CT_ZONE},exec(set_field:{int(self.mark):#x}->ct_mark))"
 
 
-Action = Output | Normal | Resubmit | SetDestinationMac | PopVlan | Track | Commit
+Action = Output | Normal | Resubmit | SetDestinationMac | AddressToSender | PopVlan | Track | Commit
 
 
 @dataclass(frozen=True, slots=True)

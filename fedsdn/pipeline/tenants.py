@@ -20,6 +20,7 @@ from fedsdn.pipeline.declarations import (
     port_mac,
 )
 from fedsdn.pipeline.rows import (
+    AddressToSender,
     Commit,
     ConnState,
     Match,
@@ -87,6 +88,13 @@ def _by_state(context: Context) -> Iterator[Row]:
 
 
 def _delivery(context: Context, table: Table, port: str) -> Iterator[Row]:
+    """Rows that hand a frame to the proxy.
+
+    Steered frames would never pass NORMAL, and the bridge would forget where the VM is and flood
+    what the proxy sends to it. NORMAL learns the sender of a frame that is addressed to its own
+    sender, and has nowhere to send it.
+    """
+    learn = (AddressToSender(), Normal())
     to_proxy = (SetDestinationMac(port_mac(context.site, port)), Output(port))
-    yield context.row(table, Match(tag=Tag.PRESENT), PopVlan(), *to_proxy)
-    yield context.row(table, Match(tag=Tag.ABSENT), *to_proxy)
+    yield context.row(table, Match(tag=Tag.PRESENT), *learn, PopVlan(), *to_proxy)
+    yield context.row(table, Match(tag=Tag.ABSENT), *learn, *to_proxy)

@@ -14,6 +14,7 @@ from fedsdn.config.model import Address, Network
 from fedsdn.pipeline.declarations import CtMark, Table
 from fedsdn.pipeline.rows import (
     Action,
+    AddressToSender,
     Commit,
     ConnState,
     Match,
@@ -88,7 +89,6 @@ class _Way:
     new: bool = False
     mark: int = 0
     deliveries: list[Delivery] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
 
 
 class TableModel:
@@ -97,17 +97,13 @@ class TableModel:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = sorted(rows, key=lambda row: -row.priority)
         self.connections: dict[Connection, CtMark] = {}
-        self.hits: dict[Row, int] = {}
+        self.learned: set[tuple[str, str]] = set()
 
     def push(self, packet: Packet) -> list[Delivery]:
         """Everything that leaves the bridge because of this packet."""
         way = _Way(packet)
         self._table(way, Table.HOOK)
         return way.deliveries
-
-    def forget_connections(self) -> None:
-        """What a restart of ovs-vswitchd does to the userspace datapath's conntrack."""
-        self.connections.clear()
 
     def _table(self, way: _Way, table: Table) -> None:
         matching = [row for row in self._rows if row.table == table and _matches(row.match, way)]
@@ -116,7 +112,6 @@ class TableModel:
         best = [row for row in matching if row.priority == matching[0].priority]
         effects = {row.actions for row in best}
         assert len(effects) == 1, f"ambiguous: {[str(row) for row in best]}"
-        self.hits[best[0]] = self.hits.get(best[0], 0) + 1
         for action in best[0].actions:
             self._act(way, action)
 
@@ -126,11 +121,15 @@ class TableModel:
                 if port != way.packet.in_port:
                     way.deliveries.append(Delivery(port, way.packet))
             case Normal():
-                way.deliveries.append(Delivery(NORMAL, way.packet))
+                self.learned.add((way.packet.source_mac, way.packet.in_port))
+                if way.packet.mac != way.packet.source_mac:
+                    way.deliveries.append(Delivery(NORMAL, way.packet))
             case Resubmit(table):
                 self._table(way, table)
             case SetDestinationMac(mac):
                 way.packet = replace(way.packet, mac=mac)
+            case AddressToSender():
+                way.packet = replace(way.packet, mac=way.packet.source_mac)
             case PopVlan():
                 assert way.packet.tagged, "pop_vlan on an untagged frame"
                 way.packet = replace(way.packet, tagged=False)

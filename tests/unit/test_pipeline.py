@@ -127,6 +127,15 @@ def test_both_copies_carry_the_right_mac_and_no_tag(bridge: TableModel, ends: En
 
 
 @FAMILIES
+def test_bridge_learns_where_a_steered_vm_is(bridge: TableModel, ends: Ends) -> None:
+    """Else it forgets the VM after a while and floods what the proxy sends to it."""
+    for packet in (from_near(ends, syn=True), from_near(ends)):
+        bridge.learned.clear()
+        bridge.push(packet)
+        assert (packet.source_mac, TENANT) in bridge.learned
+
+
+@FAMILIES
 def test_icmp_error_about_a_connection_reaches_its_proxy_port(
     bridge: TableModel, ends: Ends
 ) -> None:
