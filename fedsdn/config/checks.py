@@ -2,14 +2,237 @@
 
 from __future__ import annotations
 
-from fedsdn.config.document import Document
-from fedsdn.config.model import Federation
+from itertools import combinations
+
+from fedsdn.config.document import Document, key_path
+from fedsdn.config.model import Address, Federation, Interface, Network, Prefix, Site, Uplink
+from fedsdn.config.reserved import (
+    SERVER_PORT,
+    SOCKSIFIER_LISTEN_PORT,
+    SOCKSIFIER_PORT,
+    WAN_PORT_PREFIX,
+)
 
 
 def check_federation(federation: Federation, document: Document) -> None:
-    """Check that the federation makes sense.
+    """Check that a federation makes sense; ``document`` is what it was read from.
 
     Raises:
         ConfigError: it does not; one line that says where.
 
     """
+    _check_proxy_port(document.section("proxy_port"))
+    sites = document.section("sites")
+    _check_prefixes(federation, sites)
+    taken: dict[Address, Document] = {}
+    for site in federation.sites:
+        _check_ports(site, sites.section(site.name))
+        for uplink in site.uplinks:
+            where = sites.section(site.name).section("uplinks").section(uplink.name)
+            _check_uplink_addresses(uplink, where)
+            _check_owners(uplink, where, federation, taken)
+    _check_families(federation, sites)
+    _check_reach(federation, sites)
+
+
+def _check_proxy_port(where: Document) -> None:
+    if where.value == SOCKSIFIER_LISTEN_PORT:
+        raise where.error(
+            f"{SOCKSIFIER_LISTEN_PORT}, at which the proxy itself takes the VMs' connections",
+            "another port, as 1080",
+        )
+
+
+def _check_prefixes(federation: Federation, sites: Document) -> None:
+    earlier: list[tuple[Network, str]] = []
+    for site in federation.sites:
+        for index, prefix in enumerate(site.prefixes):
+            where = sites.section(site.name).section("prefixes").section(index)
+            _check_prefix(prefix, where)
+            network = where.section("prefix")
+            for other, owner in earlier:
+                if prefix.network.version == other.version and prefix.network.overlaps(other):
+                    raise network.error(
+                        f"'{prefix.network}', which overlaps '{other}' of {owner}",
+                        f"a network of site {site.name} alone",
+                    )
+            earlier.append((prefix.network, f"site {site.name} (line {network.line})"))
+
+
+def _check_prefix(prefix: Prefix, where: Document) -> None:
+    _check_unicast(prefix.network.network_address, where.section("prefix"))
+    proxy_address = where.section("proxy_address")
+    if prefix.proxy_address not in prefix.network:
+        raise proxy_address.error(
+            f"'{prefix.proxy_address}', which is outside the prefix '{prefix.network}'",
+            f"an address of '{prefix.network}'",
+        )
+    _check_host(prefix.proxy_address, prefix.network, proxy_address)
+
+
+def _check_unicast(address: Address, where: Document) -> None:
+    """Refuse the addresses that no host in another network can be reached at."""
+    if address.is_multicast:
+        kind = "a multicast address"
+    elif address.is_loopback:
+        kind = "a loopback address"
+    elif address.is_link_local:
+        kind = "a link-local address"
+    elif address.version == 4 and (address.is_reserved or address.is_unspecified):
+        kind = "a reserved address"
+    elif address.version == 6 and address.ipv4_mapped:
+        kind = "an IPv4 address written as IPv6"
+    else:
+        return
+    raise where.error(f"'{where.value}', {kind}", "a unicast address that other sites can reach")
+
+
+def _check_host(address: Address, network: Network, where: Document) -> None:
+    """Refuse a network's own addresses (RFC 1122, 3.2.1.3; RFC 4291, 2.6.1).
+
+    Networks of two addresses have none (RFC 3021, RFC 6164).
+    """
+    if network.num_addresses <= 2:
+        return
+    if address == network.network_address:
+        kind = "network" if network.version == 4 else "subnet-router anycast"
+    elif network.version == 4 and address == network.broadcast_address:
+        kind = "broadcast"
+    else:
+        return
+    raise where.error(
+        f"'{where.value}', the {kind} address of '{network}'", f"a host's address in '{network}'"
+    )
+
+
+def _check_ports(site: Site, where: Document) -> None:
+    """Check the names on the bridge: each must be one port's, and none of fedsdn's own."""
+    bridge = site.provider_network.bridge
+    _check_not_reserved(bridge, where.section("provider_network").section("bridge"))
+    taken = {bridge: "the bridge's own"}
+    for uplink in site.uplinks:
+        port = where.section("uplinks").section(uplink.name).section("port")
+        _check_not_reserved(uplink.port, port)
+        if uplink.port in taken:
+            raise port.error(
+                f"'{uplink.port}', which is {taken[uplink.port]}", "a port of this uplink alone"
+            )
+        taken[uplink.port] = f"uplink {uplink.name}'s (line {port.line})"
+
+
+def _check_not_reserved(name: str, where: Document) -> None:
+    if name in (SOCKSIFIER_PORT, SERVER_PORT) or name.startswith(WAN_PORT_PREFIX):
+        raise where.error(
+            f"'{name}', a name of fedsdn's own ports",
+            f"another name than '{SOCKSIFIER_PORT}', '{SERVER_PORT}' and '{WAN_PORT_PREFIX}...'",
+        )
+
+
+def _check_uplink_addresses(uplink: Uplink, where: Document) -> None:
+    _check_unicast(uplink.address.ip, where.section("address"))
+    _check_host(uplink.address.ip, uplink.address.network, where.section("address"))
+    if uplink.gateway is not None:
+        _check_gateway(uplink.gateway, uplink.address, where.section("gateway"))
+    if uplink.public is None:
+        return
+    public = where.section("public")
+    if uplink.public.version != uplink.family:
+        raise public.error(
+            f"'{uplink.public}' beside the IPv{uplink.family} address '{uplink.address}'",
+            f"an IPv{uplink.family} address",
+        )
+    _check_unicast(uplink.public, public)
+    if uplink.gateway is None:
+        raise public.error(
+            f"'{uplink.public}' on an uplink without gateway",
+            f"the NAT router's address under '{key_path(where.at)}.gateway' too",
+        )
+
+
+def _check_gateway(gateway: Address, address: Interface, where: Document) -> None:
+    """Check that it is on-link; IPv6 routers may go by a link-local address (RFC 4861, 4.2)."""
+    if gateway.version == 6 and address.version == 6 and gateway.is_link_local:
+        return
+    if gateway not in address.network:
+        raise where.error(
+            f"'{gateway}', which is outside the uplink's network '{address.network}'",
+            f"the router's address in '{address.network}'",
+        )
+    _check_host(gateway, address.network, where)
+    if gateway == address.ip:
+        raise where.error(f"'{gateway}', the uplink's own address", "the router's address")
+
+
+def _check_owners(
+    uplink: Uplink, where: Document, federation: Federation, taken: dict[Address, Document]
+) -> None:
+    """Check that nobody else has the uplink's addresses: no other uplink, and no tenant."""
+    for key, address in (("address", uplink.address.ip), ("public", uplink.public)):
+        if address is None:
+            continue
+        here = where.section(key)
+        if address in taken:
+            other = taken[address]
+            raise here.error(
+                f"'{here.value}', which {key_path(other.at)} (line {other.line}) has already",
+                "an address of this uplink alone",
+            )
+        taken[address] = here
+        for site in federation.sites:
+            for prefix in site.prefixes:
+                if address in prefix.network:
+                    raise here.error(
+                        f"'{here.value}', which is in site {site.name}'s prefix '{prefix.network}'",
+                        "an address outside all prefixes",
+                    )
+
+
+def _check_families(federation: Federation, sites: Document) -> None:
+    """Check that a prefix has one to talk to, as no connection changes its family on the way."""
+    for site in federation.sites:
+        peers = federation.peers(site.name)
+        families = {prefix.family for peer in peers for prefix in peer.prefixes}
+        for index, prefix in enumerate(site.prefixes):
+            if prefix.family not in families:
+                where = sites.section(site.name).section("prefixes").section(index)
+                raise where.section("prefix").error(
+                    f"'{prefix.network}', but no other site has an IPv{prefix.family} prefix",
+                    f"an IPv{prefix.family} prefix at another site too, or leave this one out",
+                )
+
+
+def _check_reach(federation: Federation, sites: Document) -> None:
+    for site in federation.sites:
+        peers = [
+            (f"{peer.name}/{uplink.name}", uplink)
+            for peer in federation.peers(site.name)
+            for uplink in peer.uplinks
+        ]
+        for uplink in site.uplinks:
+            where = sites.section(site.name).section("uplinks").section(uplink.name)
+            _check_uplink_reach(uplink, peers, where.section("address"))
+    for near, far in combinations(federation.sites, 2):
+        if not any(here.reaches(there) for here in near.uplinks for there in far.uplinks):
+            raise (
+                sites.section(far.name)
+                .section("uplinks")
+                .error(
+                    f"no uplink that reaches one of site {near.name}",
+                    "an uplink on a network where both are, or gateways at both sites",
+                )
+            )
+
+
+def _check_uplink_reach(uplink: Uplink, peers: list[tuple[str, Uplink]], where: Document) -> None:
+    if any(uplink.reaches(peer) for _, peer in peers):
+        return
+    of_family = [f"{name} '{peer.address}'" for name, peer in peers if peer.family == uplink.family]
+    if not of_family:
+        raise where.error(
+            f"'{uplink.address}', but no other site has an IPv{uplink.family} uplink",
+            f"an IPv{10 - uplink.family} address, or an IPv{uplink.family} uplink at another site",
+        )
+    raise where.error(
+        f"'{uplink.address}', from which none is reached of {', '.join(of_family)}",
+        "an address in the network of one of them, or gateways at both ends",
+    )

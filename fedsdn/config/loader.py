@@ -150,6 +150,8 @@ def _with_length(document: Document, write: str) -> Document:
 
 
 def _parsed(document: Document, parse: Callable[[str], T], write: str) -> T:
+    if "%" in document.value:  # a zone (RFC 4007) means something on one host only
+        raise document.error(describe(document.value), write)
     try:
         return parse(document.value)
     except ValueError as error:

@@ -69,12 +69,13 @@ class Uplink:
         return self.public or self.address.ip
 
     def reaches(self, other: Uplink) -> bool:
-        """Whether packets can go from this uplink to ``other``: on-link, or through gateways."""
-        if self.family != other.family:
-            return False
-        if other.address.ip in self.address.network:
-            return True
-        return self.gateway is not None and other.gateway is not None
+        """Whether packets can go both ways between two uplinks: on-link, or through gateways."""
+        on_link = (
+            other.peer_address in self.address.network
+            and self.peer_address in other.address.network
+        )
+        gateways = self.gateway is not None and other.gateway is not None
+        return self.family == other.family and (on_link or gateways)
 
 
 @dataclass(frozen=True, slots=True)

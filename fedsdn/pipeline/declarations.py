@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from zlib import crc32
 
+from fedsdn.config import reserved
 from fedsdn.config.model import Site, Uplink
 
 CT_ZONE = 0xFED5
@@ -76,16 +77,16 @@ COOKIE_OWNER = 0xFED5 << 48
 
 COOKIE_OWNER_MASK = 0xFFFF << 48
 
-SOCKSIFIER_PORT = "socksifier"
+SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 """Port of the bridge, and interface of the proxy's namespace, that takes outbound connections."""
 
-SERVER_PORT = "server"
+SERVER_PORT = reserved.SERVER_PORT
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
 
 def wan_port(uplink: Uplink) -> str:
     """Name of the port, and of the namespace's interface, that holds the uplink's address."""
-    return f"wan-{uplink.name}"
+    return f"{reserved.WAN_PORT_PREFIX}{uplink.name}"
 
 
 def port_mac(site: Site, port: str) -> str:
@@ -110,5 +111,5 @@ class SocketMark(IntEnum):
     """Sockets towards the VMs that a peer's VM connects to."""
 
 
-SOCKSIFIER_LISTEN_PORT = 1081
+SOCKSIFIER_LISTEN_PORT = reserved.SOCKSIFIER_LISTEN_PORT
 """TCP port, inside the namespace only, to which TPROXY hands outbound connections."""
