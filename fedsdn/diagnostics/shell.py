@@ -1,0 +1,146 @@
+"""Where a check's commands run: this host, another network namespace, a host of the lab."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fedsdn.errors import FedsdnError
+
+COMMAND_SECONDS = 20.0
+"""An operator's command that takes longer than this has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A place to run commands in, reached by putting ``prefix`` before each.
+
+    ``name`` is for people. No prefix is this host.
+    """
+
+    name: str
+    prefix: tuple[str, ...] = ()
+
+    def inside(self, namespace: str) -> Shell:
+        """Return the same host's network namespace ``namespace``."""
+        return Shell(
+            name=f"{self.name}/{namespace}",
+            prefix=(*self.prefix, "ip", "netns", "exec", namespace),
+        )
+
+    def run(
+        self, *command: str, timeout: float = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, whatever its exit status.
+
+        Raises:
+            FedsdnError: there is no such command, or it took longer than ``timeout`` seconds.
+
+        """
+        try:
+            return subprocess.run(
+                [*self.prefix, *command],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout,
+            )
+        except FileNotFoundError as error:
+            raise FedsdnError(f"{error.filename} is missing: install it") from error
+        except subprocess.TimeoutExpired as error:
+            raise FedsdnError(
+                f"{self.name}: '{' '.join(command)}' did not end within {timeout:g} s"
+            ) from error
+
+    def output(self, *command: str, timeout: float = COMMAND_SECONDS) -> str:
+        """Run a command that is to succeed, and return its standard output.
+
+        Raises:
+            FedsdnError: as ``run``, or the exit status is not 0.
+
+        """
+        done = self.run(*command, timeout=timeout)
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise FedsdnError(
+                f"{self.name}: '{' '.join(command)}' ended with status {done.returncode}: "
+                f"{said[-1] if said else 'no message'}"
+            )
+        return done.stdout
+
+    def json(self, *command: str) -> Any:  # noqa: ANN401 -- whatever the command prints
+        """Run a command that prints JSON, and return what it printed.
+
+        Raises:
+            FedsdnError: as ``output``, or it is not JSON.
+
+        """
+        text = self.output(*command)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FedsdnError(
+                f"{self.name}: '{' '.join(command)}' printed no JSON: {text[:80]!r}"
+            ) from error
+
+    @contextmanager
+    def started(self, *command: str) -> Iterator[Started]:
+        """Run a command beside the block; when the block is left, it is ended.
+
+        Raises:
+            FedsdnError: there is no such command.
+
+        """
+        try:
+            process = subprocess.Popen(
+                [*self.prefix, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        except FileNotFoundError as error:
+            raise FedsdnError(f"{error.filename} is missing: install it") from error
+        with process:
+            try:
+                yield Started(f"{self.name}: '{' '.join(command)}'", process)
+            finally:
+                process.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A command that runs beside us, and ends when its standard input does."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    def line(self) -> str:
+        """Wait for its next line of output; empty once it has ended.
+
+        It must have no more to say until ``finish``: what is read ahead here is lost there.
+        """
+        return self.process.stdout.readline() if self.process.stdout else ""
+
+    def finish(self, timeout: float = COMMAND_SECONDS) -> str:
+        """End its standard input and return the rest of its output.
+
+        Raises:
+            FedsdnError: it did not end within ``timeout`` seconds, or not with status 0.
+
+        """
+        try:
+            out, errors = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise FedsdnError(f"{self.name} did not end within {timeout:g} s") from error
+        if self.process.returncode:
+            said = errors.strip().splitlines() or ["no message"]
+            raise FedsdnError(
+                f"{self.name} ended with status {self.process.returncode}: {said[-1]}"
+            )
+        return out
