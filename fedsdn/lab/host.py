@@ -1,0 +1,151 @@
+"""A lab's host: where one site's bridge, controller and proxy run, as on a machine of its own.
+
+It is a process, PID 1 of its own network, mount, PID and UTS namespaces, with a private /run. So
+an operator's commands run there unchanged, and everything on it ends with that process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsdn.errors import FedsdnError
+from fedsdn.lab.process import Process, last_line
+
+COMMAND_SECONDS = 30.0
+"""A set-up command that takes longer than this has failed."""
+
+_MOST_SAID = 300
+
+CONFIG_FILE = Path("/run/fedsdn/fedsdn.conf")
+FEDERATION_FILE = Path("/run/fedsdn/federation.yaml")
+_LOG_DIRECTORY = "log"
+
+_DETACHED = 'echo $$ >"$0.pid"; echo $$; exec "$@" </dev/null >>"$0.log" 2>&1'
+"""The shell writes its number down, says it, and becomes the daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host of site ``name``; ``run_directory`` is what it has as /run."""
+
+    name: str
+    process: Process
+    run_directory: Path
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What makes a command run on the host when put before it (nsenter(1))."""
+        environment = (
+            f"PATH={Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+            f"FEDSDN_CONFIG_FILE={CONFIG_FILE}",
+        )
+        target = f"--target={self.process.pid}"
+        namespaces = ("--net", "--mount", "--pid", "--uts")
+        return ("nsenter", target, *namespaces, "--", "env", *environment)
+
+    def vm_prefix(self, vm: str) -> tuple[str, ...]:
+        """Return what makes a command run in one of the host's VMs when put before it."""
+        return (*self.prefix, "ip", "netns", "exec", vm)
+
+    def run(self, *command: str, stdin: str = "", vm: str | None = None) -> str:
+        """Run a command to its end and return its standard output.
+
+        Raises:
+            FedsdnError: it failed; one line with the last thing it said.
+
+        """
+        where = self.name if vm is None else f"{self.name}/{vm}"
+        prefix = self.prefix if vm is None else self.vm_prefix(vm)
+        try:
+            done = subprocess.run(
+                [*prefix, *command],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise FedsdnError(
+                f"{where}: '{' '.join(command)}' did not end within {COMMAND_SECONDS:g} s"
+            ) from error
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split())[-_MOST_SAID:]
+            raise FedsdnError(
+                f"{where}: '{' '.join(command)}' ended with status {done.returncode}: "
+                f"{said or 'no message'}"
+            )
+        return done.stdout
+
+    def start(self, name: str, *command: str) -> Daemon:
+        """Start a daemon that outlives us; it writes to the log called ``name``.
+
+        Raises:
+            FedsdnError: the host is gone.
+
+        """
+        files = f"/run/{_LOG_DIRECTORY}/{name}"
+        number = self.run("setsid", "--fork", "sh", "-c", _DETACHED, files, *command).strip()
+        if not number:
+            raise FedsdnError(f"{self.name}: {name} did not start: {last_line(self.log(name))}")
+        return Daemon(self, name, int(number))
+
+    def log(self, name: str) -> Path:
+        """Return the log of a daemon, as a path of this machine, not the host's."""
+        return self.run_directory / _LOG_DIRECTORY / f"{name}.log"
+
+    def daemon(self, name: str) -> Daemon:
+        """Return the daemon that was last started under a name; Open vSwitch's count, too.
+
+        Raises:
+            FedsdnError: none was.
+
+        """
+        for file in self.run_directory.glob(f"*/{name}.pid"):
+            return Daemon(self, name, int(file.read_text()))
+        raise FedsdnError(f"{self.name}: no {name} was started")
+
+    def runs(self, daemon: str) -> bool:
+        """Whether a daemon was started and still runs."""
+        try:
+            return self.daemon(daemon).alive()
+        except FedsdnError:
+            return False
+
+    def make_log_directory(self) -> None:
+        """Make the place for logs, before anything is started."""
+        (self.run_directory / _LOG_DIRECTORY).mkdir()
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon on a host; ``number`` is its process number there."""
+
+    host: Host
+    name: str
+    number: int
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        status = Path(f"/proc/{self.host.process.pid}/root/proc/{self.number}/stat")
+        try:
+            return status.read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    def signal(self, signal_name: str) -> None:
+        """Send a signal, by its name without SIG.
+
+        Raises:
+            FedsdnError: it is gone.
+
+        """
+        self.host.run("sh", "-c", f"kill -{signal_name} {self.number}")
+
+    def last_line(self) -> str:
+        """Return ``LOG: its last line``."""
+        return last_line(self.host.log(self.name))

@@ -1,0 +1,47 @@
+"""Whether this machine can run a lab."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from fedsdn.errors import FedsdnError
+from fedsdn.lab.switch import SCHEMA
+
+_PACKAGES = {
+    "openvswitch-switch": ("ovs-vswitchd", "ovsdb-server"),
+    "openvswitch-common": ("ovs-ofctl", "ovs-vsctl", "ovsdb-tool"),
+    "iproute2": ("ip", "ss"),
+    "nftables": ("nft",),
+    "util-linux": ("nsenter", "setsid", "mount"),
+}
+_TUN = Path("/dev/net/tun")
+_IPPROTO_MPTCP = 262
+
+
+def check_machine() -> None:
+    """Check that a lab can be built here.
+
+    Raises:
+        FedsdnError: it cannot; says what is missing and what to do.
+
+    """
+    if os.geteuid() != 0:
+        raise FedsdnError("found no root rights: a lab makes network namespaces, run it as root")
+    for package, commands in _PACKAGES.items():
+        for command in commands:
+            if shutil.which(command) is None:
+                raise FedsdnError(f"found no {command}: install it, apt-get install {package}")
+    if not Path(SCHEMA).exists():
+        raise FedsdnError(f"found no {SCHEMA}: apt-get install --reinstall openvswitch-common")
+    if not _TUN.exists():
+        raise FedsdnError(f"found no {_TUN}: load the kernel module, modprobe tun")
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, _IPPROTO_MPTCP).close()
+    except OSError as error:
+        raise FedsdnError(
+            f"found no MPTCP over IPv6 in this kernel ({error.strerror}): boot one that has "
+            "CONFIG_MPTCP and CONFIG_MPTCP_IPV6, and set sysctl net.mptcp.enabled=1"
+        ) from error

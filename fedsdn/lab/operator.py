@@ -1,0 +1,123 @@
+"""What an operator does at a site, done on a lab's host: the same commands, the same files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+
+from fedsdn.config.loader import dump_federation
+from fedsdn.config.local import DEFAULT_OPENFLOW_PORT
+from fedsdn.config.model import Federation, Site
+from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORT
+from fedsdn.errors import FedsdnError
+from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
+from fedsdn.lab.topology import PROXY_NAMESPACE
+from fedsdn.lab.wait import wait_until
+
+CONTROLLER = "controller"
+"""Name of the controller's log."""
+
+PROXY = "proxy"
+"""Name of the proxy's log."""
+
+READY_SECONDS = 30.0
+_OWN_TABLE = re.compile(r"\btable=1[0-9]{2},")
+_CONFIG = f"--config-file={CONFIG_FILE}"
+
+
+def write_settings(host: Host, federation: Federation) -> None:
+    """Write the host's settings and the federation file."""
+    directory = host.run_directory / CONFIG_FILE.parent.name
+    directory.mkdir(exist_ok=True)
+    (directory / FEDERATION_FILE.name).write_text(dump_federation(federation))
+    (directory / CONFIG_FILE.name).write_text(
+        f"[DEFAULT]\nofp_tcp_listen_port = {DEFAULT_OPENFLOW_PORT}\n\n"
+        f"[fedsdn]\nsite = {host.name}\nfederation = {FEDERATION_FILE}\n"
+    )
+
+
+def site_up(host: Host) -> None:
+    """Run ``fedsdn site up``.
+
+    Raises:
+        FedsdnError: it failed.
+
+    """
+    host.run("fedsdn", "site", "up", _CONFIG)
+
+
+def start_controller(host: Host) -> Daemon:
+    """Start the application.
+
+    Raises:
+        FedsdnError: the host is gone.
+
+    """
+    return host.start(CONTROLLER, "osken-manager", _CONFIG, "fedsdn.app")
+
+
+def start_proxy(host: Host) -> Daemon:
+    """Start the proxy.
+
+    Raises:
+        FedsdnError: the host is gone.
+
+    """
+    return host.start(PROXY, "fedsdn", "proxy", "run", _CONFIG)
+
+
+def wait_for_controller(host: Host, site: Site, controller: Daemon) -> None:
+    """Wait until the bridge's controller is connected and has installed its rows.
+
+    Raises:
+        FedsdnError: the controller ended, or it takes longer than ``READY_SECONDS``.
+
+    """
+    bridge = site.provider_network.bridge
+    _wait(controller, lambda: _connected(host), "has not connected to the bridge")
+    _wait(controller, lambda: _has_rows(host, bridge), f"has installed no rows on {bridge}")
+
+
+def wait_for_proxy(host: Host, federation: Federation, proxy: Daemon) -> None:
+    """Wait until socksifier and SOCKS server listen.
+
+    Raises:
+        FedsdnError: the proxy ended, or it takes longer than ``READY_SECONDS``.
+
+    """
+    for port in (federation.proxy_port, SOCKSIFIER_LISTEN_PORT):
+        _wait(proxy, partial(_listens, host, port), f"does not listen on port {port}")
+
+
+def _wait(daemon: Daemon, condition: Callable[[], bool], not_yet: str) -> None:
+    def satisfied() -> bool:
+        if not daemon.alive():
+            raise FedsdnError(f"{daemon.host.name}: the {daemon.name} ended: {daemon.last_line()}")
+        return condition()
+
+    wait_until(
+        satisfied,
+        READY_SECONDS,
+        lambda: (
+            f"{daemon.host.name}: the {daemon.name} {not_yet} after {READY_SECONDS:g} s: "
+            f"{daemon.last_line()}"
+        ),
+    )
+
+
+def _connected(host: Host) -> bool:
+    table = json.loads(
+        host.run("ovs-vsctl", "--format=json", "--columns=is_connected", "list", "controller")
+    )
+    return bool(table["data"]) and all(row == [True] for row in table["data"])
+
+
+def _has_rows(host: Host, bridge: str) -> bool:
+    return bool(_OWN_TABLE.search(host.run("ovs-ofctl", "-OOpenFlow13", "dump-flows", bridge)))
+
+
+def _listens(host: Host, port: int) -> bool:
+    found = host.run("ss", "-Hltn", f"sport = :{port}", vm=PROXY_NAMESPACE)
+    return bool(found.strip())

@@ -1,0 +1,135 @@
+"""What is left of a lab between commands: one directory with its processes, logs and sockets."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fedsdn.errors import FedsdnError
+from fedsdn.lab.process import Process
+
+LABS = Path("/run/fedsdn-lab")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+
+
+@dataclass(slots=True)
+class State:
+    """The processes of a lab: the hosts by site, and the WAN. Written before they do anything."""
+
+    hosts: dict[str, Process] = field(default_factory=dict)
+    wan: Process | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabDirectory:
+    """The directory of the lab called ``name``."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise FedsdnError(
+                f"found the lab name {self.name!r}: give --name with 1 to 32 letters, digits, "
+                "'_', '.' and '-', the first a letter or digit"
+            )
+
+    @property
+    def path(self) -> Path:
+        """The directory itself."""
+        return LABS / self.name
+
+    @property
+    def topology_file(self) -> Path:
+        """The topology that the lab was built from, a copy."""
+        return self.path / "topology.yaml"
+
+    @property
+    def wan_socket(self) -> Path:
+        """Where the WAN process takes requests."""
+        return self.path / "wan.sock"
+
+    @property
+    def wan_specification(self) -> Path:
+        """What the WAN process was started with."""
+        return self.path / "wan.json"
+
+    @property
+    def _state_file(self) -> Path:
+        return self.path / "state.json"
+
+    def log(self, name: str) -> Path:
+        """Return the log of a process that is on no host."""
+        return self.path / f"{name}.log"
+
+    def run_directory(self, site: str) -> Path:
+        """Return what the host of ``site`` has as /run."""
+        return self.path / site
+
+    def state(self) -> State:
+        """Read the state; an empty one if nothing was started yet."""
+        try:
+            saved = json.loads(self._state_file.read_text())
+        except FileNotFoundError:
+            return State()
+        return State(
+            hosts={site: Process(**host) for site, host in saved["hosts"].items()},
+            wan=Process(**saved["wan"]) if saved["wan"] else None,
+        )
+
+    def save(self, state: State) -> None:
+        """Write the state, whole or not at all."""
+        new = self._state_file.with_suffix(".new")
+        new.write_text(json.dumps(asdict(state)))
+        new.replace(self._state_file)
+
+    def remove(self) -> None:
+        """Remove the directory, and the one that holds the labs if this was the last."""
+        shutil.rmtree(self.path)
+        with suppress(OSError):
+            LABS.rmdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from building or removing the same lab; makes the directory.
+
+        Raises:
+            FedsdnError: another command is at it.
+
+        """
+        descriptor = self._locked_descriptor()
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _locked_descriptor(self) -> int:
+        while True:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # another lab's removal took the parent away
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise FedsdnError(
+                    f"lab {self.name} is being built or removed by another command: wait for it, "
+                    "or give another --name"
+                ) from error
+            with suppress(FileNotFoundError):
+                if os.stat(self.path).st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            os.close(descriptor)  # it was removed between the open and the lock
+
+
+def lab_names() -> list[str]:
+    """Return the names of the labs of this machine, also of half-made ones."""
+    return sorted(entry.name for entry in LABS.iterdir()) if LABS.exists() else []

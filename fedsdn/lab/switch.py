@@ -1,0 +1,109 @@
+"""A host's own Open vSwitch and its provider bridge, as an operator or Neutron would leave them."""
+
+from __future__ import annotations
+
+from pyroute2 import GenericNetlinkSocket
+from pyroute2.netlink import genlmsg
+from pyroute2.netlink.exceptions import NetlinkError
+
+from fedsdn.config.model import Site
+from fedsdn.lab.host import Host
+from fedsdn.lab.topology import LabSite
+
+OVSDB = "ovsdb-server"
+VSWITCHD = "ovs-vswitchd"
+SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+_DIRECTORY = "/run/openvswitch"
+_FIRST_UPLINK_TAG = 4001
+_NO_ARP_REPLY = 8
+"""Do not answer for any local address (Linux ip-sysctl, arp_ignore)."""
+
+
+def kernel_datapath() -> bool:
+    """Whether this kernel has Open vSwitch's datapath; asking loads the module where there is one.
+
+    Source: the generic netlink family that ``openvswitch.h`` of the kernel's UAPI names.
+    """
+    with GenericNetlinkSocket() as netlink:
+        try:
+            netlink.bind("ovs_datapath", genlmsg)
+        except NetlinkError:
+            return False
+    return True
+
+
+def start_switch(host: Host, *, system: bool) -> None:
+    """Start ovsdb-server and ovs-vswitchd on the host.
+
+    Raises:
+        FedsdnError: one of them does not start.
+
+    """
+    database = f"{_DIRECTORY}/conf.db"
+    host.run("mkdir", _DIRECTORY)
+    host.run("ovsdb-tool", "create", database, SCHEMA)
+    _start(host, OVSDB, database, f"--remote=punix:{_DIRECTORY}/db.sock")
+    host.run("ovs-vsctl", "--no-wait", "init")
+    if not system:
+        # Only with it does the userspace datapath take the VMs' unfinished checksums and
+        # super-frames, and it is read once, at the start.
+        host.run(
+            "ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".",
+            "other_config:userspace-tso-enable=true",
+        )  # fmt: skip
+    _start(host, VSWITCHD)
+
+
+def _start(host: Host, name: str, *arguments: str) -> None:
+    """Start one of Open vSwitch's daemons in its own way: the command returns when it is ready."""
+    log = f"--log-file=/run/log/{name}.log"
+    host.run(name, *arguments, "--no-chdir", "--detach", "--pidfile", "-vconsole:off", log)
+
+
+def make_bridge(host: Host, site: Site, lab: LabSite, *, system: bool) -> None:
+    """Make the provider bridge with the uplinks' and the VMs' ports and the gateways on LOCAL.
+
+    All are access ports: an uplink each of its own VLAN, so that NORMAL does not join the wires
+    into a loop, the rest of the provider network's.
+
+    Raises:
+        FedsdnError: a port cannot be made.
+
+    """
+    network = site.provider_network
+    tenant_tag = network.segmentation_id or 0
+    datapath = "system" if system else "netdev"
+    bridge = network.bridge
+    command = [
+        "add-br", bridge, "--", "set", "bridge", bridge,
+        f"datapath_type={datapath}", "fail_mode=secure", "protocols=OpenFlow10,OpenFlow13",
+        "--", "set", "port", bridge, f"tag={tenant_tag}",
+    ]  # fmt: skip
+    tags = {uplink.port: _FIRST_UPLINK_TAG + i for i, uplink in enumerate(site.uplinks)}
+    tags |= {vm.name: tenant_tag for vm in lab.vms}
+    for port, tag in tags.items():
+        command += ["--", "add-port", bridge, port, f"tag={tag}"]
+    host.run("ovs-vsctl", *command)
+    _keep_host_out(host, list(tags))
+    host.run("ip", "-batch", "-", stdin=_gateways(bridge, lab))
+
+
+def _keep_host_out(host: Host, ports: list[str]) -> None:
+    """Keep the host's own stack off the bridge's ports.
+
+    The userspace datapath reads copies of the frames: without this the host would answer an ARP
+    request for LOCAL's address a second time, from the port it came in by.
+    """
+    settings = [
+        f"echo {_NO_ARP_REPLY} >/proc/sys/net/ipv4/conf/{port}/arp_ignore" for port in ports
+    ]
+    settings += [f"echo 1 >/proc/sys/net/ipv6/conf/{port}/disable_ipv6" for port in ports]
+    host.run("sh", "-e", "-c", "\n".join(settings))
+
+
+def _gateways(bridge: str, lab: LabSite) -> str:
+    lines = [f"link set {bridge} up"]
+    for gateway in lab.gateways:
+        nodad = " nodad" if gateway.version == 6 else ""
+        lines.append(f"address add {gateway} dev {bridge}{nodad}")
+    return "\n".join(lines)

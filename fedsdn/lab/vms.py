@@ -1,0 +1,46 @@
+"""The VMs of a lab: network namespaces of their site's host, each with one interface, eth0."""
+
+from __future__ import annotations
+
+from fedsdn.lab.host import Host
+from fedsdn.lab.topology import LabSite, Vm
+
+_NO_AUTOCONFIGURATION = """
+for interface in all default; do
+    echo 0 >/proc/sys/net/ipv6/conf/$interface/accept_dad
+    echo 0 >/proc/sys/net/ipv6/conf/$interface/accept_ra
+done
+"""
+"""Addresses are usable at once, and nobody else gives out more."""
+
+
+def make_vms(host: Host, site: LabSite) -> None:
+    """Make the VMs; the host's end of VM x's cable is the interface x.
+
+    Raises:
+        FedsdnError: one cannot be made.
+
+    """
+    for vm in site.vms:
+        host.run("ip", "netns", "add", vm.name)
+        host.run("sh", "-e", "-c", _NO_AUTOCONFIGURATION, vm=vm.name)
+        host.run("ip", "-batch", "-", stdin=_cable(vm))
+        host.run("ip", "-netns", vm.name, "-batch", "-", stdin=_interface(vm, site))
+
+
+def _cable(vm: Vm) -> str:
+    return (
+        f"link add {vm.name} type veth peer name eth0 netns {vm.name}\n"
+        f"link set {vm.name} up\n"
+    )  # fmt: skip
+
+
+def _interface(vm: Vm, site: LabSite) -> str:
+    lines = ["link set lo up", "link set eth0 up"]
+    lines += [f"address add {address} dev eth0" for address in vm.addresses]
+    families = {address.version for address in vm.addresses}
+    for family in sorted(families):
+        networks = {address.network for address in vm.addresses if address.version == family}
+        gateway = next(g for g in site.gateways if g.network in networks)
+        lines.append(f"route add default via {gateway.ip}")
+    return "\n".join(lines)
