@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from fedsdn.cli import lab, site, topology
 from fedsdn.errors import FedsdnError
 
 app = typer.Typer(
@@ -15,6 +16,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(topology.app, name="topology")
+app.add_typer(lab.app, name="lab")
+app.add_typer(site.app, name="site")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ MAX_VALUES = 100_000
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}")
 _NULL = ("", "~", "null")
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _LONGEST_FOUND = 80
 _TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
 
@@ -127,23 +127,24 @@ def parse_document(text: str, path: Path) -> Document:
 
     """
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-        return _Reader(path).document(node)
-    except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, text, path) from error
+        loader = yaml.BaseLoader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
             f"{path}:{line}: found the character {chr(error.character)!r}, which YAML does not "
             "allow; write the file as plain text"
         ) from error
+    try:
+        return _Reader(path).document(loader.get_single_node())
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(error, text, path) from error
     except RecursionError as error:
         raise ConfigError(
-            f"{path}:1: found lists or mappings nested too deep; write fewer levels"
+            f"{path}:{loader.line + 1}: found lists or mappings nested too deep; write fewer levels"
         ) from error
-    except (ValueError, OverflowError) as error:  # PyYAML on escapes such as "\UFFFFFFFF"
+    except (ValueError, OverflowError) as error:  # PyYAML's, on escapes such as "\UFFFFFFFF"
         raise ConfigError(
-            f"{path}:1: found an escape or directive that YAML does not have ({error}); "
+            f"{path}:{loader.line + 1}: found an escape or directive that YAML does not have; "
             "write plain text"
         ) from error
 
@@ -182,7 +183,7 @@ class _Reader:
         if id(node) in self._open:
             raise here.error("an alias to the value it is part of", "the value itself")
         if len(self._lines) > MAX_VALUES:
-            raise here.error(f"more than {MAX_VALUES} values", "fewer aliases")
+            raise replace(here, at=()).error(f"more than {MAX_VALUES} values", "fewer aliases")
         if node.tag not in _TAGS:
             raise here.error(f"the tag {quoted(node.tag)}", "the value without a tag")
         if isinstance(node, yaml.ScalarNode):

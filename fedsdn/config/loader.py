@@ -39,10 +39,15 @@ def load_federation(path: Path) -> Federation:
 
     """
     document = load_document(path)
-    if isinstance(document.value, dict) and "federation" in document.value:
+    if is_topology(document):
         validate(document, "topology")
         document = document.section("federation")
     return parse_federation(document)
+
+
+def is_topology(document: Document) -> bool:
+    """Whether this is a lab's topology file, which has its federation in a section."""
+    return isinstance(document.value, dict) and "federation" in document.value
 
 
 def parse_federation(document: Document) -> Federation:
@@ -160,11 +165,15 @@ def _parsed(document: Document, parse: Callable[[str], T], write: str) -> T:
 
 def dump_federation(federation: Federation) -> str:
     """Write a federation as the text of a federation file."""
-    document = {
+    return yaml.safe_dump(federation_document(federation), sort_keys=False, width=1000)
+
+
+def federation_document(federation: Federation) -> dict[str, Any]:
+    """Return what a federation file holds, as plain mappings, lists and strings."""
+    return {
         "proxy_port": federation.proxy_port,
         "sites": {site.name: _site_document(site) for site in federation.sites},
     }
-    return yaml.safe_dump(document, sort_keys=False, width=1000)
 
 
 def _site_document(site: Site) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Federation:
             if site.name == name:
                 return site
         known = ", ".join(site.name for site in self.sites)
-        raise FedsdnError(f"unknown site {name!r}: the federation file has {known}")
+        raise FedsdnError(f"unknown site {name!r}: write one that the federation file has: {known}")
 
     def peers(self, name: str) -> tuple[Site, ...]:
         """Return every site but ``name``."""

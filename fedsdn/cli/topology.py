@@ -1,0 +1,172 @@
+"""fedsdn topology: what the federation file says, and what it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedsdn.cli.common import ConfigFile, settings
+from fedsdn.cli.tables import print_table
+from fedsdn.config.document import load_document
+from fedsdn.config.graph import Loss, SitePair, losses, paths
+from fedsdn.config.loader import federation_document, is_topology, load_federation
+from fedsdn.config.model import Federation
+from fedsdn.lab.topology import load_topology
+
+app = typer.Typer(help="Show and check a federation file.", no_args_is_help=True)
+
+File = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Federation file or lab topology; without it, the one the config file names.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def show(file: File = None, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Print sites, prefixes, uplinks, and the paths between sites."""
+    _, federation = _load(file, config_file)
+    if as_json:
+        print(json.dumps(_show_document(federation), indent=2))
+        return
+    print(f"SOCKS servers on TCP port {federation.proxy_port}; {_size(federation)}")
+    _print_sites(federation)
+    _print_uplinks(federation)
+    _print_paths(federation)
+
+
+@app.command()
+def check(file: File = None, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check the file; say which losses of one or two uplinks would cut sites off."""
+    path, federation = _load(file, config_file)
+    every = losses(federation)
+    if as_json:
+        print(json.dumps({"file": str(path), **_losses_document(every)}, indent=2))
+        return
+    print(f"{path}: good: {_size(federation)}")
+    for loss in every:
+        if loss.is_news:
+            lost = " and ".join(map(str, loss.uplinks))
+            print(f"loss of {lost} cuts off {', '.join(map(_apart, loss.cut_off))}")
+    one, two = _count(every, 1), _count(every, 2)
+    print(
+        f"of {one['losses']} losses of one uplink {one['cut_off']} cut sites off, "
+        f"of {two['losses']} losses of two {two['cut_off']}"
+    )
+
+
+def _load(file: Path | None, config_file: Path | None) -> tuple[Path, Federation]:
+    """Read the file that is named, or the one of this host, which must have this host's site."""
+    if file is None:
+        local = settings(config_file, site=None, federation=None)
+        federation = load_federation(local.federation)
+        federation.site(local.site)
+        return local.federation, federation
+    if is_topology(load_document(file)):
+        return file, load_topology(file).federation
+    return file, load_federation(file)
+
+
+def _size(federation: Federation) -> str:
+    prefixes = sum(len(site.prefixes) for site in federation.sites)
+    uplinks = sum(len(site.uplinks) for site in federation.sites)
+    between = sum(map(len, paths(federation).values()))
+    sites = len(federation.sites)
+    return f"{sites} sites, {prefixes} prefixes, {uplinks} uplinks, {between} paths"
+
+
+def _losses_document(every: tuple[Loss, ...]) -> dict[str, Any]:
+    return {
+        "one": _count(every, 1),
+        "two": _count(every, 2),
+        "losses": [
+            {
+                "uplinks": [str(uplink) for uplink in loss.uplinks],
+                "cut_off": loss.cut_off,
+                "alone": loss.alone,
+            }
+            for loss in every
+            if loss.cut_off
+        ],
+    }
+
+
+def _count(every: tuple[Loss, ...], uplinks: int) -> dict[str, int]:
+    """Count the losses of so many uplinks, and those of them that cut sites off."""
+    some = [loss for loss in every if len(loss.uplinks) == uplinks]
+    return {"losses": len(some), "cut_off": sum(bool(loss.cut_off) for loss in some)}
+
+
+def _apart(pair: SitePair) -> str:
+    return f"{pair[0]} from {pair[1]}"
+
+
+def _show_document(federation: Federation) -> dict[str, Any]:
+    every = [
+        {"sites": pair, "uplinks": [str(here), str(there)]}
+        for pair, between in paths(federation).items()
+        for here, there in between
+    ]
+    return federation_document(federation) | {"paths": every}
+
+
+def _print_sites(federation: Federation) -> None:
+    print_table(
+        "Sites",
+        ("site", "bridge", "provider network", "table-miss row"),
+        [
+            (
+                site.name,
+                network.bridge,
+                "flat" if network.segmentation_id is None else f"vlan {network.segmentation_id}",
+                network.table_miss,
+            )
+            for site in federation.sites
+            for network in [site.provider_network]
+        ],
+    )
+    print_table(
+        "Prefixes",
+        ("site", "prefix", "proxy address"),
+        [
+            (site.name, str(prefix.network), str(prefix.proxy_address))
+            for site in federation.sites
+            for prefix in site.prefixes
+        ],
+    )
+
+
+def _print_uplinks(federation: Federation) -> None:
+    print_table(
+        "Uplinks",
+        ("uplink", "port", "address", "gateway", "public address"),
+        [
+            (
+                f"{site.name}/{uplink.name}",
+                uplink.port,
+                str(uplink.address),
+                str(uplink.gateway or "-"),
+                str(uplink.public or "-"),
+            )
+            for site in federation.sites
+            for uplink in site.uplinks
+        ],
+    )
+
+
+def _print_paths(federation: Federation) -> None:
+    print_table(
+        "Paths",
+        ("from", "to"),
+        [
+            (str(here), str(there))
+            for between in paths(federation).values()
+            for here, there in between
+        ],
+    )
