@@ -1,0 +1,121 @@
+"""What must hold before a site is set up. Each check that fails is one line for the operator."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from fedsdn.config.model import ProviderNetwork, Site
+from fedsdn.errors import FedsdnError
+from fedsdn.site import namespace, network, ovs, record
+from fedsdn.site.ovs import Database
+from fedsdn.site.plan import NAMESPACE, port_names
+
+_TOOLS = {
+    "nft": "nftables",
+    "ovs-vsctl": "openvswitch-switch",
+    "ovs-ofctl": "openvswitch-switch",
+}
+_KERNEL = {
+    "mptcp": "Multipath TCP: a kernel with CONFIG_MPTCP, from 6.1",
+    "ipv6": "IPv6: remove 'ipv6.disable=1' from the kernel's command line",
+}
+
+
+def check_root() -> None:
+    """Raise FedsdnError unless this process may change the network."""
+    if os.geteuid() != 0:
+        raise FedsdnError(f"this needs root, and runs as user {os.geteuid()}: use sudo")
+
+
+def check_record(site_name: str) -> None:
+    """Raise FedsdnError if the host was set up as another site."""
+    recorded = record.read()
+    if recorded is not None and recorded != site_name:
+        raise FedsdnError(
+            f"this host is set up as site {recorded!r}, not {site_name!r}: "
+            "run 'fedsdn site down' first, or correct the site's name"
+        )
+
+
+def check_host(site: Site) -> Database:
+    """Check everything that ``up`` relies on, and return the Open vSwitch database as it is.
+
+    Raises:
+        FedsdnError: the host cannot be set up as this site.
+
+    """
+    check_root()
+    for tool, package in _TOOLS.items():
+        if shutil.which(tool) is None:
+            raise FedsdnError(f"{tool} is not installed: install package {package}")
+    for name, remedy in _KERNEL.items():
+        if not Path(f"/proc/sys/net/{name}").is_dir():
+            raise FedsdnError(f"this kernel has no /proc/sys/net/{name}; needed is {remedy}")
+    check_record(site.name)
+    there = ovs.read()
+    _check_bridge(site, there)
+    _check_names(site, there)
+    return there
+
+
+def _check_bridge(site: Site, there: Database) -> None:
+    provider = site.provider_network
+    bridge = there.bridges.get(provider.bridge)
+    if bridge is None:
+        known = ", ".join(there.bridges) or "none"
+        raise FedsdnError(
+            f"bridge {provider.bridge} of site {site.name} is missing, Open vSwitch has {known}: "
+            f"make it, or correct provider_network.bridge in the federation file"
+        )
+    for uplink in site.uplinks:
+        port = there.ports.get(uplink.port)
+        if port is None or port.bridge != bridge.name:
+            where = f"on bridge {port.bridge}" if port else "on no bridge"
+            raise FedsdnError(
+                f"port {uplink.port} of uplink {uplink.name} is {where}: run 'ovs-vsctl add-port "
+                f"{bridge.name} {uplink.port}', or correct the uplink's port"
+            )
+    if not ovs.switch_answers():
+        raise FedsdnError("ovs-vswitchd does not answer: start openvswitch-switch")
+    if bridge.fail_mode != "secure":
+        raise FedsdnError(
+            f"bridge {bridge.name} is in fail mode {bridge.fail_mode}, in which Open vSwitch "
+            "replaces all rows by its own while the controller is away: run "
+            f"'ovs-vsctl set-fail-mode {bridge.name} secure'"
+        )
+    _check_table_miss(provider)
+
+
+def _check_table_miss(provider: ProviderNetwork) -> None:
+    if provider.table_miss == "none" and not ovs.has_table_miss(provider.bridge):
+        raise FedsdnError(
+            f"bridge {provider.bridge} has no table-miss row, so it would forward nothing but "
+            "federated traffic: write 'table_miss: normal' under provider_network, or start "
+            "the bridge's owner (Neutron's agent) first"
+        )
+
+
+def _check_names(site: Site, there: Database) -> None:
+    if namespace.taken(NAMESPACE) and record.read() is None:
+        raise FedsdnError(
+            f"network namespace {NAMESPACE} is already there and was not made by "
+            f"'fedsdn site up': run 'ip netns delete {NAMESPACE}' if nobody needs it"
+        )
+    host = network.host_links()
+    inside = network.namespace_links(NAMESPACE)
+    for name in port_names(site):
+        port = there.ports.get(name)
+        if port is not None and port.owner is None:
+            raise FedsdnError(
+                f"port {name} is already on bridge {port.bridge} and was not made by "
+                f"'fedsdn site up': remove it with 'ovs-vsctl del-port {name}'"
+            )
+        link = host.get(name)
+        ours = port is not None or network.is_pair(link, inside.get(name))
+        if link is not None and not ours:
+            raise FedsdnError(
+                f"interface {name} is already there and was not made by 'fedsdn site up': "
+                "rename it, or delete it with 'ip link delete'"
+            )

@@ -1,0 +1,136 @@
+"""The packet filter of the proxy's namespace, as text for ``nft -f -``.
+
+Towards the tenants it hands to the proxy what belongs to one of its transparent sockets and drops
+other TCP without an answer: the bridge may send a packet to both tenant-side ports, and the one
+without the connection must not reset it. Towards the uplinks it takes connections from peers
+only; the bridge has the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from fedsdn.config.model import Address, Federation, Network, Site
+from fedsdn.pipeline.declarations import (
+    SERVER_PORT,
+    SOCKSIFIER_LISTEN_PORT,
+    SOCKSIFIER_PORT,
+    SocketMark,
+    wan_port,
+)
+
+TABLE = "inet fedsdn"
+"""Family and name of the table."""
+
+_OPENING = "tcp flags & (syn | ack) == syn"
+
+
+def ruleset(federation: Federation, site: Site) -> str:
+    """Ruleset of the site's namespace, without what would remove an older one."""
+    chains = (
+        _chain("prerouting", _prerouting()),
+        _chain(SOCKSIFIER_PORT, _from_socksifier()),
+        _chain("opening", _opening(federation, site)),
+        _chain(SERVER_PORT, _from_server()),
+        _chain("input", _input(site)),
+        _chain("from_tenants", _from_tenants()),
+        _chain("from_uplinks", _from_uplinks(federation, site)),
+        _chain("from_peer", _from_peer(federation)),
+    )
+    return f"table {TABLE} {{\n" + "\n".join(chains) + "}\n"
+
+
+def _chain(name: str, rules: Iterable[str]) -> str:
+    body = "".join(f"\t\t{rule}\n" for rule in rules)
+    return f"\tchain {name} {{\n{body}\t}}\n"
+
+
+def _prerouting() -> Iterator[str]:
+    yield "type filter hook prerouting priority mangle; policy accept;"
+    yield f'iifname "{SOCKSIFIER_PORT}" jump {SOCKSIFIER_PORT}'
+    yield f'iifname "{SERVER_PORT}" jump {SERVER_PORT}'
+
+
+def _from_socksifier() -> Iterator[str]:
+    # A socket in TIME_WAIT or SYN_RECV has no mark to compare: its packets pass the second rule.
+    yield f"meta l4proto tcp {_OPENING} jump opening"
+    yield "meta l4proto tcp socket wildcard 1 " + _drop("a listener, not a connection")
+    yield f"socket transparent 1 socket mark {SocketMark.SERVER:#x} " + _drop("the server's")
+    yield f"socket transparent 1 meta mark set {SocketMark.LOCAL:#x} accept"
+    yield "meta l4proto tcp " + _drop("no socket")
+
+
+def _opening(federation: Federation, site: Site) -> Iterator[str]:
+    own = [prefix.network for prefix in site.prefixes]
+    remote = [prefix.network for peer in federation.peers(site.name) for prefix in peer.prefixes]
+    to_socksifier = f"to :{SOCKSIFIER_LISTEN_PORT} meta mark set {SocketMark.LOCAL:#x} accept"
+    for family, word in ((4, "ip"), (6, "ip6")):
+        sources, destinations = _of(family, own), _of(family, remote)
+        if sources and destinations:
+            yield (
+                f"meta l4proto tcp {word} saddr {_set(sources)} {word} daddr "
+                f"{_set(destinations)} tproxy {word} {to_socksifier}"
+            )
+    yield _drop("not from a VM to a peer's prefix, or no proxy")
+
+
+def _from_server() -> Iterator[str]:
+    yield "meta l4proto tcp socket wildcard 1 " + _drop("a listener, not a connection")
+    yield f"socket transparent 1 socket mark {SocketMark.SOCKSIFIER:#x} " + _drop(
+        "the socksifier's"
+    )
+    yield f"socket transparent 1 meta mark set {SocketMark.LOCAL:#x} accept"
+    yield "meta l4proto tcp " + _drop("no socket")
+
+
+def _input(site: Site) -> Iterator[str]:
+    uplinks = ", ".join(f'"{wan_port(uplink)}"' for uplink in site.uplinks)
+    yield "type filter hook input priority filter; policy drop;"
+    yield 'iifname "lo" accept'
+    yield f'iifname {{ "{SOCKSIFIER_PORT}", "{SERVER_PORT}" }} jump from_tenants'
+    if uplinks:
+        yield f"iifname {{ {uplinks} }} jump from_uplinks"
+    yield _drop("unknown interface")
+
+
+def _from_tenants() -> Iterator[str]:
+    yield f"meta mark {SocketMark.LOCAL:#x} accept"
+    yield "icmp type echo-request accept"
+    yield "icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept"
+    yield _drop("nothing of the proxy's")
+
+
+def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
+    yield "icmp type { echo-request, echo-reply, destination-unreachable, time-exceeded } accept"
+    yield (
+        "icmpv6 type { echo-request, echo-reply, destination-unreachable, packet-too-big, "
+        "time-exceeded, nd-neighbor-solicit, nd-neighbor-advert } accept"
+    )
+    peers = [
+        uplink.peer_address
+        for peer in federation.peers(site.name)
+        for uplink in peer.uplinks
+        if any(own.reaches(uplink) for own in site.uplinks)
+    ]
+    for family, word in ((4, "ip"), (6, "ip6")):
+        if addresses := _of(family, peers):
+            yield f"meta l4proto tcp {word} saddr {_set(addresses)} jump from_peer"
+    yield _drop("not from a peer")
+
+
+def _from_peer(federation: Federation) -> Iterator[str]:
+    yield f"tcp dport {federation.proxy_port} accept"
+    yield f"{_OPENING} counter reject with tcp reset"
+    yield "accept"
+
+
+def _drop(comment: str) -> str:
+    return f'counter drop comment "{comment}"'
+
+
+def _of(family: int, values: Iterable[Address | Network]) -> list[Address | Network]:
+    return sorted({value for value in values if value.version == family}, key=str)
+
+
+def _set(values: Iterable[Address | Network]) -> str:
+    return f"{{ {', '.join(str(value) for value in values)} }}"

@@ -1,0 +1,336 @@
+"""The site's part of Open vSwitch: ports of the bridge and its controller, through ovs-vsctl.
+
+What is ours carries ``external_ids:fedsdn=SITE`` in the database, so that it is found again after
+a restart of the host too. Each change is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
+from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
+
+OWNER = "fedsdn"
+"""Key in ``external_ids`` of every port and controller of ours; its value is the site."""
+
+PROTOCOL = "OpenFlow13"
+
+_ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
+
+_TIMEOUT_S = 15
+_NO_VLAN = 4095
+"""Reserved by IEEE 802.1Q: a trunk of this VLAN alone takes part in no VLAN."""
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BridgePort:
+    """A port as the database has it. ``owner`` is the site that made it, None if not ours."""
+
+    port: Port
+    bridge: str
+    owner: str | None
+    mtu: int | None
+    ofport: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A controller of a bridge. ``owner`` as of a port."""
+
+    uuid: str
+    bridge: str
+    target: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A bridge's settings."""
+
+    name: str
+    datapath_type: str
+    fail_mode: str
+    protocols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What concerns us in the Open vSwitch database, as it was when it was read."""
+
+    bridges: Mapping[str, Bridge]
+    ports: Mapping[str, BridgePort]
+    controllers: tuple[Controller, ...]
+    userspace_tso: bool
+
+    @property
+    def own_ports(self) -> tuple[BridgePort, ...]:
+        """Ports that a site set-up made, on any bridge."""
+        return tuple(port for port in self.ports.values() if port.owner is not None)
+
+    @property
+    def own_controllers(self) -> tuple[Controller, ...]:
+        """Controllers that a site set-up added, on any bridge."""
+        return tuple(entry for entry in self.controllers if entry.owner is not None)
+
+    def facts(self, bridge: str) -> BridgeFacts:
+        """Return what the plan of a site on ``bridge`` depends on."""
+        others = {
+            name: port.mtu
+            for name, port in self.ports.items()
+            if port.bridge == bridge and port.owner is None and port.mtu and name != bridge
+        }
+        netdev = self.bridges[bridge].datapath_type == "netdev"
+        return BridgeFacts(
+            checksum_offload=self.userspace_tso or not netdev,
+            mtu=min(others.values(), default=DEFAULT_MTU),
+            uplink_mtus=others,
+        )
+
+
+def read() -> Database:
+    """Read the database.
+
+    Raises:
+        FedsdnError: Open vSwitch is not installed, or its database does not answer.
+
+    """
+    interfaces = {record["_uuid"]: record for record in _list("Interface")}
+    ports = {record["_uuid"]: record for record in _list("Port")}
+    controllers = {record["_uuid"]: record for record in _list("Controller")}
+    bridges = _list("Bridge")
+    (switch,) = _list("Open_vSwitch")
+    bridge_ports = [
+        _port(ports[uuid], bridge["name"], interfaces)
+        for bridge in bridges
+        for uuid in _many(bridge["ports"])
+    ]
+    return Database(
+        bridges={bridge["name"]: _bridge(bridge) for bridge in bridges},
+        ports={port.port.name: port for port in bridge_ports},
+        controllers=tuple(
+            Controller(
+                uuid=uuid,
+                bridge=bridge["name"],
+                target=controllers[uuid]["target"],
+                owner=controllers[uuid]["external_ids"].get(OWNER),
+            )
+            for bridge in bridges
+            for uuid in _many(bridge["controller"])
+        ),
+        userspace_tso=switch["other_config"].get("userspace-tso-enable") == "true",
+    )
+
+
+def switch_answers() -> bool:
+    """Whether ovs-vswitchd runs and answers."""
+    try:
+        run("ovs-appctl", "-t", "ovs-vswitchd", "version")
+    except FedsdnError:
+        return False
+    return True
+
+
+def has_table_miss(bridge: str) -> bool:
+    """Whether table 0 of the bridge has a row that takes every packet at priority 0."""
+    rows = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0").splitlines()
+    return any("priority=0 actions=" in row for row in rows)
+
+
+def apply(plan: SitePlan, there: Database) -> bool:
+    """Make ports and controller those of the plan; say whether anything had to change.
+
+    Raises:
+        FedsdnError: the database refuses, or a port does not come up in the datapath.
+
+    """
+    commands = [
+        *_stale_ports(plan, there),
+        *_stale_controllers(plan, there),
+        *_missing_ports(plan, there),
+        *_missing_controller(plan, there),
+        *_missing_protocol(plan, there),
+    ]
+    if commands:
+        _transact(commands)
+    _check_ports(plan)
+    return bool(commands)
+
+
+def remove(there: Database) -> bool:
+    """Remove every port and controller of ours, and our flow rows; say whether there was one."""
+    commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
+    commands += [_remove(entry) for entry in there.own_controllers]
+    if not commands:
+        return False
+    if not switch_answers():
+        _transact(commands, "--no-wait")
+        return True
+    _transact(commands)
+    bridges = {port.bridge for port in there.own_ports}
+    bridges |= {entry.bridge for entry in there.own_controllers}
+    for bridge in sorted(bridges):
+        own = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
+        run("ovs-ofctl", "-O", _ANY_PROTOCOL, "del-flows", bridge, own)
+    return True
+
+
+def run(*command: str) -> str:
+    """Run one of Open vSwitch's commands and return what it prints.
+
+    Raises:
+        FedsdnError: it is not installed, or it fails.
+
+    """
+    try:
+        done = subprocess.run(
+            [command[0], f"--timeout={_TIMEOUT_S}", *command[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise FedsdnError(
+            f"{command[0]} is not installed: install Open vSwitch (package openvswitch-switch)"
+        ) from error
+    if done.returncode == 0:
+        return done.stdout
+    said = " ".join(done.stderr.split())
+    if "database connection failed" in said:
+        raise FedsdnError(
+            "Open vSwitch's database does not answer: start openvswitch-switch "
+            f"({command[0]} said: {said})"
+        )
+    if done.returncode < 0:
+        raise FedsdnError(
+            f"{command[0]} had no answer within {_TIMEOUT_S} s: is ovs-vswitchd running?"
+        )
+    raise FedsdnError(f"{' '.join(command)}: {said}")
+
+
+def _list(table: str) -> list[Record]:
+    answer = json.loads(run("ovs-vsctl", "--format=json", "list", table))
+    return [
+        {name: _value(cell) for name, cell in zip(answer["headings"], row, strict=True)}
+        for row in answer["data"]
+    ]
+
+
+def _value(cell: Any) -> Any:  # noqa: ANN401  (a database column: RFC 7047, section 5.1)
+    """Take a database value out of its JSON form: sets to tuples, maps to dictionaries."""
+    match cell:
+        case ["uuid", text]:
+            return text
+        case ["set", members]:
+            return tuple(_value(member) for member in members)
+        case ["map", pairs]:
+            return {_value(key): _value(value) for key, value in pairs}
+    return cell
+
+
+def _many(value: Any) -> tuple[Any, ...]:  # noqa: ANN401  (as above)
+    """Take a set's members; a set of one comes as that one."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _one(value: Any) -> Any:  # noqa: ANN401  (as above)
+    """Take the member of an optional column, None if it is empty."""
+    return None if value == () else value
+
+
+def _bridge(record: Record) -> Bridge:
+    return Bridge(
+        name=record["name"],
+        datapath_type=record["datapath_type"] or "system",
+        fail_mode=_one(record["fail_mode"]) or "standalone",
+        protocols=_many(record["protocols"]),
+    )
+
+
+def _port(record: Record, bridge: str, interfaces: Mapping[str, Record]) -> BridgePort:
+    interface = interfaces[_many(record["interfaces"])[0]]
+    tag = None if _many(record["trunks"]) == (_NO_VLAN,) else _one(record["tag"])
+    return BridgePort(
+        port=Port(record["name"], tag),
+        bridge=bridge,
+        owner=record["external_ids"].get(OWNER),
+        mtu=_one(interface["mtu"]),
+        ofport=_one(interface["ofport"]),
+        error=_one(interface["error"]),
+    )
+
+
+def _stale_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
+    wanted = {port.name for port in plan.ports}
+    for port in there.own_ports:
+        if port.port.name not in wanted or port.bridge != plan.bridge:
+            yield ["del-port", port.bridge, port.port.name]
+
+
+def _stale_controllers(plan: SitePlan, there: Database) -> Iterator[list[str]]:
+    for entry in there.own_controllers:
+        if (entry.bridge, entry.target) != (plan.bridge, plan.controller):
+            yield _remove(entry)
+
+
+def _remove(entry: Controller) -> list[str]:
+    return ["remove", "Bridge", entry.bridge, "controller", entry.uuid]
+
+
+def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
+    for port in plan.ports:
+        present = there.ports.get(port.name)
+        if present and (present.port, present.bridge) == (port, plan.bridge):
+            continue
+        yield ["--may-exist", "add-port", plan.bridge, port.name]
+        yield ["clear", "Port", port.name, "tag", "trunks", "vlan_mode"]
+        vlan = [f"trunks={_NO_VLAN}"] if port.tag is None else [f"tag={port.tag}"]
+        yield ["set", "Port", port.name, *vlan, f"external_ids:{OWNER}={plan.site}"]
+
+
+def _missing_controller(plan: SitePlan, there: Database) -> Iterator[list[str]]:
+    present = {(entry.bridge, entry.target) for entry in there.controllers}
+    if (plan.bridge, plan.controller) in present:
+        return
+    yield [
+        "--id=@controller",
+        "create",
+        "Controller",
+        f'target="{plan.controller}"',
+        "connection_mode=out-of-band",
+        "max_backoff=1000",
+        f"external_ids:{OWNER}={plan.site}",
+    ]
+    yield ["add", "Bridge", plan.bridge, "controller", "@controller"]
+
+
+def _missing_protocol(plan: SitePlan, there: Database) -> Iterator[list[str]]:
+    """Add OpenFlow 1.3 to a bridge that names its protocols; without names it has them all."""
+    protocols = there.bridges[plan.bridge].protocols
+    if protocols and PROTOCOL not in protocols:
+        yield ["add", "Bridge", plan.bridge, "protocols", PROTOCOL]
+
+
+def _transact(commands: Iterable[list[str]], *options: str) -> None:
+    run("ovs-vsctl", *options, *(word for command in commands for word in ("--", *command)))
+
+
+def _check_ports(plan: SitePlan) -> None:
+    """Raise FedsdnError if the datapath could not open a port."""
+    there = read()
+    for port in plan.ports:
+        present = there.ports[port.name]
+        if present.error or present.ofport in {None, -1}:
+            why = present.error or "no OpenFlow port number"
+            raise FedsdnError(
+                f"port {port.name} of {plan.bridge} does not work: {why}; "
+                "see ovs-vswitchd's log (/var/log/openvswitch/ovs-vswitchd.log)"
+            )

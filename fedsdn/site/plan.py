@@ -1,0 +1,288 @@
+"""What a site is to have on its host, worked out from the federation alone.
+
+Nothing here touches the host: ``setup`` makes it true, ``show`` compares it with what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import ip_interface, ip_network
+
+from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
+from fedsdn.pipeline.declarations import (
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    SocketMark,
+    port_mac,
+    wan_port,
+)
+from fedsdn.site import nft, sysctls
+from fedsdn.site.sysctls import Sysctl
+from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Limits
+
+NAMESPACE = "fedsdn"
+"""Name of the proxy's network namespace."""
+
+DEFAULT_MTU = 1500
+"""MTU in bytes of a port whose bridge says nothing else."""
+
+LIMITS = Limits(subflows=8, add_addr_accepted=8)
+"""As many as the kernel can have (``MPTCP_PM_ADDR_MAX``)."""
+
+MAIN_TABLE = 254
+"""The routing table of packets that no rule sends elsewhere (``RT_TABLE_MAIN``)."""
+
+LOCAL_TABLE = 100
+"""Routing table that delivers any destination to local sockets."""
+
+_LEG_TABLES = {
+    SOCKSIFIER_PORT: (SocketMark.SOCKSIFIER, 101),
+    SERVER_PORT: (SocketMark.SERVER, 102),
+}
+_FIRST_UPLINK_TABLE = 201
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFacts:
+    """What the plan depends on and only the bridge knows.
+
+    ``checksum_offload`` is False where the datapath passes frames on without the checksums that
+    their sender left to the hardware (netdev without userspace-tso-enable). ``mtu`` is the
+    smallest of the bridge's other ports, ``uplink_mtus`` those of the uplinks' ports by name.
+    """
+
+    checksum_offload: bool = True
+    mtu: int = DEFAULT_MTU
+    uplink_mtus: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the bridge.
+
+    An access port of VLAN ``tag`` (0: of untagged frames); None for a port that takes part in no
+    VLAN, so that NORMAL never floods to it and only our rows reach it.
+    """
+
+    name: str
+    tag: int | None
+
+    def __str__(self) -> str:
+        return f"{self.name} " + ("in no VLAN" if self.tag is None else f"tag {self.tag}")
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """The wire between a port of the bridge and the interface of the same name inside."""
+
+    name: str
+    mac: str
+    mtu: int
+    checksum_offload: bool
+
+    def __str__(self) -> str:
+        offload = "on" if self.checksum_offload else "off"
+        return f"{self.name} {self.mac} mtu {self.mtu} tx-checksum {offload} up"
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    """An address on an interface of the namespace, without a route of its own."""
+
+    interface: str
+    address: Interface
+
+    def __str__(self) -> str:
+        return f"{self.address} dev {self.interface}"
+
+
+class RouteKind(StrEnum):
+    """What a route does with its packets, under the name that ip-route(8) gives it."""
+
+    UNICAST = "unicast"
+    LOCAL = "local"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of one of the namespace's tables."""
+
+    table: int
+    destination: Network
+    kind: RouteKind = RouteKind.UNICAST
+    interface: str | None = None
+    gateway: Address | None = None
+    source: Address | None = None
+
+    def __str__(self) -> str:
+        parts = [] if self.kind is RouteKind.UNICAST else [str(self.kind)]
+        parts.append("default" if self.destination.prefixlen == 0 else str(self.destination))
+        named = {"via": self.gateway, "dev": self.interface, "src": self.source}
+        parts += [f"{word} {value}" for word, value in named.items() if value is not None]
+        return f"table {self.table}: {' '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A routing rule: packets from an address, or with a mark, look into a table."""
+
+    priority: int
+    family: Family
+    table: int
+    source: Address | None = None
+    mark: int | None = None
+
+    def __str__(self) -> str:
+        which = f"from {self.source}" if self.source else f"from all fwmark {self.mark:#x}"
+        return f"{self.priority}: {which} lookup {self.table} (IPv{self.family})"
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """All that ``fedsdn site up`` makes on a host."""
+
+    site: str
+    namespace: str
+    bridge: str
+    controller: str
+    ports: tuple[Port, ...]
+    sysctls: tuple[Sysctl, ...]
+    ruleset: str
+    veths: tuple[Veth, ...]
+    port_sysctls: tuple[Sysctl, ...]
+    addresses: tuple[InterfaceAddress, ...]
+    routes: tuple[Route, ...]
+    rules: tuple[Rule, ...]
+    limits: Limits
+    endpoints: tuple[Endpoint, ...]
+
+
+def port_names(site: Site) -> tuple[str, ...]:
+    """Names of the ports that the site adds to its bridge."""
+    return (SOCKSIFIER_PORT, SERVER_PORT, *(wan_port(uplink) for uplink in site.uplinks))
+
+
+def site_plan(
+    federation: Federation, site: Site, openflow_port: int, facts: BridgeFacts | None = None
+) -> SitePlan:
+    """Work out what ``site`` needs. ``openflow_port`` is the TCP port of its controller."""
+    facts = facts or BridgeFacts()
+    return SitePlan(
+        site=site.name,
+        namespace=NAMESPACE,
+        bridge=site.provider_network.bridge,
+        controller=f"tcp:127.0.0.1:{openflow_port}",
+        ports=tuple(_ports(site)),
+        sysctls=sysctls.namespace_sysctls(federation.proxy_port),
+        ruleset=nft.ruleset(federation, site),
+        veths=tuple(_veths(site, facts)),
+        port_sysctls=sysctls.port_sysctls(),
+        addresses=tuple(_addresses(site)),
+        routes=(*_leg_routes(site), *_uplink_routes(site), *_peer_routes(federation, site)),
+        rules=tuple(_rules(site)),
+        limits=LIMITS,
+        endpoints=tuple(_endpoint(uplink) for uplink in site.uplinks),
+    )
+
+
+def _ports(site: Site) -> Iterator[Port]:
+    tenant_tag = site.provider_network.segmentation_id or 0
+    yield Port(SOCKSIFIER_PORT, tenant_tag)
+    yield Port(SERVER_PORT, tenant_tag)
+    for uplink in site.uplinks:
+        yield Port(wan_port(uplink), None)
+
+
+def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:
+    mtus = {wan_port(up): facts.uplink_mtus.get(up.port, DEFAULT_MTU) for up in site.uplinks}
+    for name in port_names(site):
+        yield Veth(
+            name=name,
+            mac=port_mac(site, name),
+            mtu=mtus.get(name, facts.mtu),
+            checksum_offload=facts.checksum_offload,
+        )
+
+
+def _addresses(site: Site) -> Iterator[InterfaceAddress]:
+    for prefix in site.prefixes:
+        address = ip_interface(f"{prefix.proxy_address}/{prefix.network.prefixlen}")
+        yield InterfaceAddress(SOCKSIFIER_PORT, address)
+        if prefix.family == 4:
+            # The server asks by ARP too, and ARP has no link-local address to ask from.
+            yield InterfaceAddress(SERVER_PORT, address)
+    for uplink in site.uplinks:
+        yield InterfaceAddress(wan_port(uplink), uplink.address)
+
+
+def _leg_routes(site: Site) -> Iterator[Route]:
+    for family in _FAMILIES:
+        yield Route(LOCAL_TABLE, _EVERYTHING[family], RouteKind.LOCAL, interface="lo")
+    for interface, (_, table) in _LEG_TABLES.items():
+        for prefix in site.prefixes:
+            yield Route(table, prefix.network, interface=interface)
+        for family in _FAMILIES:
+            yield Route(table, _EVERYTHING[family], RouteKind.UNREACHABLE)
+
+
+def _uplink_routes(site: Site) -> Iterator[Route]:
+    for table, uplink in enumerate(site.uplinks, _FIRST_UPLINK_TABLE):
+        port, source = wan_port(uplink), uplink.address.ip
+        yield Route(table, uplink.address.network, interface=port, source=source)
+        everything = _EVERYTHING[uplink.family]
+        if uplink.gateway is None:
+            yield Route(table, everything, RouteKind.UNREACHABLE)
+        else:
+            yield Route(table, everything, interface=port, gateway=uplink.gateway, source=source)
+
+
+def _peer_routes(federation: Federation, site: Site) -> Iterator[Route]:
+    """Routes of subflows to an announced address: the kernel lets the main table pick a source."""
+    for peer in federation.peers(site.name):
+        for remote, local in paired_uplinks(site, peer):
+            address = remote.peer_address
+            on_link = address in local.address.network
+            yield Route(
+                MAIN_TABLE,
+                ip_network(address),
+                interface=wan_port(local),
+                gateway=None if on_link else local.gateway,
+                source=local.address.ip,
+            )
+
+
+def paired_uplinks(site: Site, peer: Site) -> Iterator[tuple[Uplink, Uplink]]:
+    """Every uplink of ``peer`` that can be reached, with the uplink of ``site`` to reach it by.
+
+    A direct wire comes before a way through gateways; several ways are dealt out in turn, so that
+    a connection's subflows use as many uplinks as there are.
+    """
+    for family in _FAMILIES:
+        remotes = [uplink for uplink in peer.uplinks if uplink.family == family]
+        for position, remote in enumerate(remotes):
+            ways = [uplink for uplink in site.uplinks if uplink.reaches(remote)]
+            direct = [uplink for uplink in ways if remote.peer_address in uplink.address.network]
+            ways = direct or [uplink for uplink in ways if uplink.gateway is not None]
+            if ways:
+                yield remote, ways[position % len(ways)]
+
+
+def _rules(site: Site) -> Iterator[Rule]:
+    for family in _FAMILIES:
+        yield Rule(LOCAL_TABLE, family, LOCAL_TABLE, mark=SocketMark.LOCAL)
+        for mark, table in _LEG_TABLES.values():
+            yield Rule(table, family, table, mark=mark)
+    for table, uplink in enumerate(site.uplinks, _FIRST_UPLINK_TABLE):
+        yield Rule(table, uplink.family, table, source=uplink.address.ip)
+
+
+def _endpoint(uplink: Uplink) -> Endpoint:
+    if uplink.public is not None:
+        # Peers cannot connect to an address that is not theirs to see.
+        return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
+    return Endpoint(uplink.address.ip, EndpointFlag.SIGNAL | EndpointFlag.SUBFLOW)

@@ -1,0 +1,153 @@
+"""Kernel settings of the proxy's namespace, each with what it is for.
+
+A new network namespace takes some of these from the host and some from the kernel's defaults
+(``net.core.devconf_inherit_init_net``); so whatever matters is written down here. Names and
+meanings: ip-sysctl and mptcp-sysctl in the kernel's Documentation/networking.
+
+``tcp_congestion_control`` is not among them: a namespace takes the host's own, and the kernel
+refuses one that the host does not have in ``tcp_allowed_congestion_control``. So whoever wants
+another on the uplinks sets it for the host, where it is in plain sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_LISTEN_PORT
+
+BUFFER_BYTES = 64 * 1024 * 1024
+"""Largest TCP buffer: twice the bandwidth-delay product of 2 Gbit/s and 80 ms (20 MB), since the
+kernel counts its own overhead in the buffer, and once more for the slower of two uplinks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A kernel setting; an ``optional`` one is written only where the kernel knows it."""
+
+    name: str
+    value: str
+    meaning: str
+    optional: bool = False
+
+    @property
+    def path(self) -> Path:
+        """File of the setting, under the /proc of whoever is inside the namespace."""
+        return Path("/proc/sys", *self.name.split("."))
+
+    def read(self) -> str | None:
+        """Return the value in the calling thread's namespace, None if the kernel has no such."""
+        try:
+            return " ".join(self.path.read_text().split())
+        except FileNotFoundError:
+            return None
+
+    def __str__(self) -> str:
+        """Text as ``sysctl`` prints it."""
+        return f"{self.name} = {self.value}"
+
+
+def namespace_sysctls(proxy_port: int) -> tuple[Sysctl, ...]:
+    """Make the settings that hold before the namespace's first interface is made."""
+    return (*_interfaces(), *_tcp(proxy_port), *_mptcp())
+
+
+def port_sysctls() -> tuple[Sysctl, ...]:
+    """Make the settings of single interfaces, written once these are there."""
+    return (
+        Sysctl(
+            f"net.ipv4.conf.{SERVER_PORT}.arp_ignore",
+            "8",
+            f"the proxy's addresses are answered for on one port only, not on {SERVER_PORT} too",
+        ),
+    )
+
+
+_IPV4_INTERFACE = {
+    "rp_filter": ("0", "packets come with sources of VMs, for which no route leads back"),
+    "src_valid_mark": ("0", "with marks in the check, every VM's source would be a martian"),
+    "forwarding": ("0", "the proxy ends connections, it is no router"),
+    "arp_ignore": ("1", "answer ARP only for an address of the interface that was asked"),
+    "arp_announce": ("2", "ask by ARP from the interface's own address, never a VM's"),
+    "proxy_arp": ("0", "never answer ARP for others"),
+    "accept_local": ("0", "nobody else may send from the proxy's addresses"),
+    "accept_redirects": ("0", "routes come from the federation file alone"),
+    "accept_source_route": ("0", "routes come from the federation file alone"),
+    "route_localnet": ("0", "127.0.0.0/8 stays inside"),
+}
+_IPV6_INTERFACE = {
+    "disable_ipv6": ("0", "both families are carried"),
+    "forwarding": ("0", "the proxy ends connections, it is no router"),
+    "accept_ra": ("0", "routes come from the federation file alone"),
+    "autoconf": ("0", "addresses come from the federation file alone"),
+    "accept_dad": ("0", "addresses work at once; the federation file says whose they are"),
+    "dad_transmits": ("0", "addresses work at once; the federation file says whose they are"),
+    "router_solicitations": ("0", "no router is looked for"),
+    "accept_redirects": ("0", "routes come from the federation file alone"),
+    "accept_source_route": ("-1", "routes come from the federation file alone"),
+    "use_tempaddr": ("0", "peers and the bridge know one address per uplink"),
+    "addr_gen_mode": ("0", "link-local address from the MAC: the bridge lets only that one pass"),
+}
+
+
+def _interfaces() -> Iterator[Sysctl]:
+    for family, settings in (("ipv4", _IPV4_INTERFACE), ("ipv6", _IPV6_INTERFACE)):
+        for name, (value, meaning) in settings.items():
+            for scope in ("all", "default"):
+                if (scope, name) != ("all", "addr_gen_mode"):  # the kernel ignores it for all
+                    yield Sysctl(f"net.{family}.conf.{scope}.{name}", value, meaning)
+    yield Sysctl("net.ipv6.bindv6only", "0", "one listening socket serves both families")
+
+
+def _tcp(proxy_port: int) -> Iterator[Sysctl]:
+    buffer = str(BUFFER_BYTES)
+    reserved = sorted({proxy_port, SOCKSIFIER_LISTEN_PORT})
+    settings = {
+        "tcp_rmem": (f"4096 131072 {buffer}", "receive window for 2 Gbit/s at 80 ms"),
+        "tcp_wmem": (f"4096 16384 {buffer}", "unacknowledged data for 2 Gbit/s at 80 ms"),
+        "tcp_slow_start_after_idle": ("0", "a pooled connection keeps its window while it waits"),
+        "tcp_no_metrics_save": ("1", "one lossy minute must not slow the connections after it"),
+        "tcp_mtu_probing": ("1", "get through an uplink that swallows large packets silently"),
+        "tcp_fwmark_accept": ("0", "accepted sockets take the listener's mark, not the packet's"),
+        "fwmark_reflect": ("0", "answers without a socket are not steered as if they had one"),
+        "tcp_tw_reuse": ("1", "a VM may use the same port again for the next connection"),
+        "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),
+        "ip_early_demux": ("1", "everything here ends in a socket: find it before the route"),
+        "tcp_early_demux": ("1", "everything here ends in a socket: find it before the route"),
+        "ip_local_port_range": ("10240 65535", "source ports of connections to a peer"),
+        "ip_local_reserved_ports": (_ports(reserved), "never taken as a source port"),
+    }
+    for name, (value, meaning) in settings.items():
+        yield Sysctl(f"net.ipv4.{name}", value, meaning)
+    yield Sysctl("net.ipv6.fwmark_reflect", "0", settings["fwmark_reflect"][1])
+    yield Sysctl("net.core.somaxconn", "4096", "connections that wait for a busy proxy")
+
+
+def _mptcp() -> Iterator[Sysctl]:
+    yield Sysctl("net.mptcp.enabled", "1", "connections between sites are Multipath TCP")
+    yield Sysctl("net.mptcp.pm_type", "0", "the kernel's path manager, led by endpoints")
+    yield Sysctl(
+        "net.mptcp.close_timeout",
+        "60",
+        "seconds a connection lives on after its last uplink is gone",
+    )
+    yield Sysctl(
+        "net.mptcp.blackhole_timeout",
+        "0",
+        "peers speak MPTCP: no falling back to TCP after lost SYNs",
+        optional=True,  # Linux 6.12
+    )
+    yield Sysctl(
+        "net.mptcp.syn_retrans_before_tcp_fallback",
+        "128",
+        "peers speak MPTCP: every SYN asks for it",
+        optional=True,  # Linux 6.14
+    )
+
+
+def _ports(ports: list[int]) -> str:
+    """Two or less port numbers as the kernel prints them: neighbours as a range."""
+    if len(ports) == 2 and ports[0] + 1 == ports[1]:
+        return f"{ports[0]}-{ports[1]}"
+    return ",".join(str(port) for port in ports)

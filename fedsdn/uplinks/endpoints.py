@@ -1,0 +1,143 @@
+"""MPTCP endpoints and limits of a network namespace.
+
+An endpoint tells the kernel's path manager which address it may use for further subflows
+(ip-mptcp(8)). Which addresses those are is decided elsewhere; here the kernel is made to agree.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntFlag
+from ipaddress import ip_address
+
+from pyroute2 import MPTCP
+from pyroute2.netlink import nlmsg
+from pyroute2.netlink.exceptions import NetlinkError
+
+from fedsdn.config.model import Address
+
+
+class EndpointFlag(IntFlag):
+    """What the path manager does with an endpoint (``MPTCP_PM_ADDR_FLAG_*``, linux/mptcp.h)."""
+
+    SIGNAL = 0x1
+    """Announce it to the peer (ADD_ADDR)."""
+    SUBFLOW = 0x2
+    """Open subflows from it."""
+    BACKUP = 0x4
+    """Use it only when nothing else works."""
+    FULLMESH = 0x8
+    """Open subflows from it to every address of the peer."""
+    IMPLICIT = 0x10
+    """Made by the kernel, for an address that a subflow happened to use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address that MPTCP connections of the namespace may use."""
+
+    address: Address
+    flags: EndpointFlag
+
+    def __str__(self) -> str:
+        """Text as ``ip mptcp endpoint`` prints it."""
+        names = (flag.name or "" for flag in EndpointFlag if flag in self.flags)
+        return f"{self.address} {' '.join(names).lower()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Subflows that a connection may have besides its first, and announcements it may accept."""
+
+    subflows: int
+    add_addr_accepted: int
+
+    def __str__(self) -> str:
+        """Text as ``ip mptcp limits`` takes it."""
+        return f"subflows {self.subflows} add_addr_accepted {self.add_addr_accepted}"
+
+
+class Endpoints:
+    """The path manager of one network namespace. One object per thread (pyroute2)."""
+
+    def __init__(self, namespace: str) -> None:
+        """Open the path manager of the network namespace called ``namespace``."""
+        self._netlink = MPTCP(netns=namespace)
+
+    def __enter__(self) -> Endpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._netlink.close()
+
+    def read(self) -> dict[Endpoint, int]:
+        """Return the endpoints that are there, with their MPTCP address identifiers."""
+        return dict(_endpoint(message) for message in self._netlink.endpoint("show"))
+
+    def apply(self, wanted: Iterable[Endpoint]) -> bool:
+        """Make the endpoints exactly the wanted ones; say whether anything had to change.
+
+        What does not change is not touched: deleting an endpoint closes the subflows that use it.
+        """
+        target = set(wanted)
+        there = self.read()
+        for endpoint in there.keys() - target:
+            self._delete(there[endpoint])
+        for endpoint in target - there.keys():
+            self._add(endpoint)
+        return target != there.keys()
+
+    def read_limits(self) -> Limits:
+        """Return the limits in force."""
+        (message,) = self._netlink.limits("show")
+        return Limits(
+            subflows=message.get_attr("MPTCP_PM_ATTR_SUBFLOWS"),
+            add_addr_accepted=message.get_attr("MPTCP_PM_ATTR_RCV_ADD_ADDRS"),
+        )
+
+    def apply_limits(self, wanted: Limits) -> bool:
+        """Put limits in force; say whether they had to change."""
+        if self.read_limits() == wanted:
+            return False
+        self._netlink.limits(
+            "set", subflows=wanted.subflows, rcv_add_addrs=wanted.add_addr_accepted
+        )
+        return True
+
+    def _add(self, endpoint: Endpoint) -> None:
+        try:
+            self._request_add(endpoint)
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
+            # A subflow made it an implicit endpoint after the list was read.
+            for there, identifier in self.read().items():
+                if there.address == endpoint.address:
+                    self._delete(identifier)
+            self._request_add(endpoint)
+
+    def _request_add(self, endpoint: Endpoint) -> None:
+        key = "addr4" if endpoint.address.version == 4 else "addr6"
+        self._netlink.endpoint("add", **{key: str(endpoint.address)}, flags=int(endpoint.flags))
+
+    def _delete(self, identifier: int) -> None:
+        try:
+            self._netlink.endpoint("del", id=identifier)
+        except NetlinkError as error:
+            if error.code != errno.EINVAL:  # the kernel's word for "no such identifier"
+                raise
+
+
+def _endpoint(message: nlmsg) -> tuple[Endpoint, int]:
+    about = message.get_attr("MPTCP_PM_ATTR_ADDR")
+    address = about.get_attr("MPTCP_PM_ADDR_ATTR_ADDR4") or about.get_attr(
+        "MPTCP_PM_ADDR_ATTR_ADDR6"
+    )
+    flags = EndpointFlag(about.get_attr("MPTCP_PM_ADDR_ATTR_FLAGS"))
+    return Endpoint(ip_address(address), flags), about.get_attr("MPTCP_PM_ADDR_ATTR_ID")
