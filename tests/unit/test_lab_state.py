@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsdn.errors import FedsdnError
+from fedsdn.lab import state
+from fedsdn.lab.process import Process, last_line
+from fedsdn.lab.state import LabDirectory, State, lab_names
+
+
+@pytest.fixture(autouse=True)
+def labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "labs"
+    monkeypatch.setattr(state, "LABS", path)
+    return path
+
+
+def test_what_was_saved_is_read() -> None:
+    directory = LabDirectory("one")
+    with directory.locked():
+        assert directory.state() == State()
+        saved = State(hosts={"a": Process(10, 20)}, wan=Process(11, 21))
+        directory.save(saved)
+        assert directory.state() == saved
+    assert lab_names() == ["one"]
+
+
+def test_the_last_lab_takes_the_directory_of_labs_along(labs: Path) -> None:
+    one, two = LabDirectory("one"), LabDirectory("two")
+    with one.locked(), two.locked():
+        one.remove()
+        assert lab_names() == ["two"]
+        two.remove()
+    assert not labs.exists()
+
+
+def test_two_commands_cannot_have_the_same_lab() -> None:
+    with LabDirectory("one").locked():
+        with (
+            pytest.raises(FedsdnError, match="lab one is being built or removed by another"),
+            LabDirectory("one").locked(),
+        ):
+            pass
+        with LabDirectory("two").locked():
+            assert lab_names() == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a" * 33, "a\n", "ä"])
+def test_a_name_that_is_no_directory_is_refused(name: str) -> None:
+    with pytest.raises(FedsdnError, match="give --name with 1 to 32 letters"):
+        LabDirectory(name)
+
+
+def test_last_line_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    assert last_line(log) == f"{log}: empty"
+    log.write_text("first\n  last  \n\n")
+    assert last_line(log) == f"{log}: last"
