@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import groupby
+from typing import Annotated
+
 import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.config.loader import load_federation
 from fedsdn.site import setup
+from fedsdn.site.show import Item, compare
 
 app = typer.Typer(help="Set this host up as a site, look at it, and take it down.")
+
+_TEXT_WIDTH = 60
 
 
 @app.command()
@@ -23,7 +32,46 @@ def up(
 
 @app.command()
 def down(config_file: ConfigFile = None, site: SiteName = None) -> None:
-    """Remove everything that 'fedsdn site up' made; the federation file is not needed for it."""
+    """Remove everything that 'fedsdn site up' made.
+
+    With a site's name, given or in the config file, only if this host was set up as that site.
+    """
     named = config_file is not None or site is not None
     name = settings(config_file, site, None).site if named else None
     print("site taken down" if setup.down(name) else "nothing to do")
+
+
+@app.command()
+def show(
+    config_file: ConfigFile = None,
+    site: SiteName = None,
+    federation: FederationFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare what is on this host with what the site is to have; exit status 1 if they differ."""
+    local = settings(config_file, site, federation)
+    items = compare(load_federation(local.federation), local.site, local.openflow_port)
+    different = sum(not item.ok for item in items)
+    if as_json:
+        listed = [asdict(item) | {"ok": item.ok} for item in items]
+        answer = {"site": local.site, "different": different, "items": listed}
+        print(json.dumps(answer, indent=2))
+    else:
+        _print(items)
+        print(f"site {local.site}: " + (f"{different} differ" if different else "as planned"))
+    raise typer.Exit(1 if different else 0)
+
+
+def _print(items: Iterable[Item]) -> None:
+    for part, members in groupby(items, key=lambda item: item.part):
+        print(part)
+        for item in members:
+            print(f"  {'✓' if item.ok else '✗'} {item.text:{_TEXT_WIDTH}} {_remark(item)}".rstrip())
+
+
+def _remark(item: Item) -> str:
+    if item.ok:
+        return item.meaning
+    if not item.wanted:
+        return "not wanted"
+    return f"is {item.found}" if item.found else "missing"

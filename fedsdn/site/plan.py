@@ -121,7 +121,7 @@ class Route:
 
     def __str__(self) -> str:
         parts = [] if self.kind is RouteKind.UNICAST else [str(self.kind)]
-        parts.append("default" if self.destination.prefixlen == 0 else str(self.destination))
+        parts.append(str(self.destination))
         named = {"via": self.gateway, "dev": self.interface, "src": self.source}
         parts += [f"{word} {value}" for word, value in named.items() if value is not None]
         return f"table {self.table}: {' '.join(parts)}"

@@ -126,7 +126,12 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
 
 def _mptcp() -> Iterator[Sysctl]:
     yield Sysctl("net.mptcp.enabled", "1", "connections between sites are Multipath TCP")
-    yield Sysctl("net.mptcp.pm_type", "0", "the kernel's path manager, led by endpoints")
+    yield Sysctl(
+        "net.mptcp.pm_type",
+        "0",
+        "the kernel's path manager, led by endpoints",
+        optional=True,  # replaced by net.mptcp.path_manager in Linux 6.15, kept for now
+    )
     yield Sysctl(
         "net.mptcp.close_timeout",
         "60",

@@ -1,0 +1,103 @@
+"""Compares what is on a host with the plan of its site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from fedsdn.config.model import Federation
+from fedsdn.site import checks, firewall, namespace, ovs, record
+from fedsdn.site.network import Network
+from fedsdn.site.nft import TABLE
+from fedsdn.site.ovs import Database
+from fedsdn.site.plan import SitePlan, site_plan
+from fedsdn.site.sysctls import Sysctl
+from fedsdn.uplinks.endpoints import Endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing of a site: wanted by the plan, there on the host, or both.
+
+    ``found`` is what is there in place of a wanted setting, ``meaning`` what the thing is for.
+    """
+
+    part: str
+    text: str
+    wanted: bool
+    there: bool
+    found: str | None = None
+    meaning: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether host and plan agree."""
+        return self.wanted == self.there
+
+
+def compare(federation: Federation, site_name: str, openflow_port: int) -> list[Item]:
+    """List everything that the site is to have, and whatever else is in its place.
+
+    Raises:
+        FedsdnError: not root, or Open vSwitch does not answer.
+
+    """
+    checks.check_root()
+    site = federation.site(site_name)
+    there = ovs.read()
+    bridge = site.provider_network.bridge
+    facts = there.facts(bridge) if bridge in there.bridges else None
+    plan = site_plan(federation, site, openflow_port, facts)
+    return [*_record(plan), *_bridge(plan, there), *_namespace(plan)]
+
+
+def _record(plan: SitePlan) -> Iterator[Item]:
+    recorded = record.read()
+    text = f"{record.RECORD}: site {plan.site}"
+    yield Item("record", text, wanted=True, there=recorded == plan.site, found=recorded)
+    exists = namespace.exists(plan.namespace)
+    yield Item("namespace", plan.namespace, wanted=True, there=exists)
+
+
+def _bridge(plan: SitePlan, there: Database) -> Iterator[Item]:
+    present = {port.port for port in there.own_ports if port.bridge == plan.bridge}
+    yield from _both(f"port of {plan.bridge}", plan.ports, present)
+    targets = {entry.target for entry in there.controllers if entry.bridge == plan.bridge}
+    text = plan.controller
+    yield Item(f"controller of {plan.bridge}", text, wanted=True, there=text in targets)
+
+
+def _namespace(plan: SitePlan) -> Iterator[Item]:
+    if not namespace.exists(plan.namespace):
+        return
+    with Network(plan.namespace) as network:
+        yield from _both("interface", plan.veths, network.veths())
+        yield from _both("address", plan.addresses, network.addresses())
+        yield from _both("route", plan.routes, network.routes())
+        yield from _both("rule", plan.rules, network.rules())
+    with Endpoints(plan.namespace) as endpoints:
+        yield from _both("MPTCP endpoint", plan.endpoints, endpoints.read())
+        limits = endpoints.read_limits()
+    text = str(plan.limits)
+    yield Item("MPTCP limits", text, True, limits == plan.limits, found=str(limits))
+    same = firewall.read(plan.namespace) == firewall.listing(plan.ruleset)
+    found = None if same else f"another: see 'ip netns exec {plan.namespace} nft list ruleset'"
+    yield Item("packet filter", f"table {TABLE}", True, same, found=found)
+    for setting in (*plan.sysctls, *plan.port_sysctls):
+        yield _sysctl(plan, setting)
+
+
+def _sysctl(plan: SitePlan, setting: Sysctl) -> Item:
+    value = namespace.inside(plan.namespace, setting.read)
+    same = value == setting.value or (value is None and setting.optional)
+    found = "not in this kernel" if value is None else value
+    return Item("sysctl", str(setting), True, same, found=found, meaning=setting.meaning)
+
+
+def _both(part: str, wanted: Iterable[object], there: Iterable[object]) -> Iterator[Item]:
+    """List the wanted things in their order, then those that are there without being wanted."""
+    planned, present = list(wanted), set(there)
+    for thing in planned:
+        yield Item(part, str(thing), wanted=True, there=thing in present)
+    for thing in sorted(present - set(planned), key=str):
+        yield Item(part, str(thing), wanted=False, there=True)
