@@ -67,12 +67,16 @@ def run_checks(checks: Iterable[Check]) -> Iterator[Result]:
 
     A command that is missing, fails or hangs is a failed check, not the end of the list.
     """
-    not_passed: dict[str, Outcome] = {}
+    culprits: dict[str, str] = {}
     for check in checks:
         start = time.monotonic()
-        outcome, found, fix = _outcome(check, not_passed)
+        culprit = next((culprits[need] for need in check.needs if need in culprits), None)
+        if culprit is None:
+            outcome, found, fix = _outcome(check)
+        else:
+            outcome, found, fix = Outcome.SKIPPED, f"because of '{culprit}'", ""
         if outcome is not Outcome.PASSED:
-            not_passed[check.title] = outcome
+            culprits[check.title] = culprit or check.title
         yield Result(
             section=check.section,
             name=check.name,
@@ -84,11 +88,7 @@ def run_checks(checks: Iterable[Check]) -> Iterator[Result]:
         )
 
 
-def _outcome(check: Check, not_passed: dict[str, Outcome]) -> tuple[Outcome, str, str]:
-    for need in check.needs:
-        if need in not_passed:
-            why = "has failed" if not_passed[need] is Outcome.FAILED else "was skipped"
-            return Outcome.SKIPPED, f"'{need}' {why}", "mend that first"
+def _outcome(check: Check) -> tuple[Outcome, str, str]:
     try:
         return Outcome.PASSED, check.test(), ""
     except CheckFailedError as failure:

@@ -19,18 +19,22 @@ COMMAND_SECONDS = 20.0
 class Shell:
     """A place to run commands in, reached by putting ``prefix`` before each.
 
-    ``name`` is for people. No prefix is this host.
+    No prefix is this host. ``name`` is for people, and ``typed`` what a person writes instead of
+    ``prefix``.
     """
 
     name: str
     prefix: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
 
     def inside(self, namespace: str) -> Shell:
         """Return the same host's network namespace ``namespace``."""
-        return Shell(
-            name=f"{self.name}/{namespace}",
-            prefix=(*self.prefix, "ip", "netns", "exec", namespace),
-        )
+        enter = ("ip", "netns", "exec", namespace)
+        return Shell(f"{self.name}/{namespace}", (*self.prefix, *enter), (*self.typed, *enter))
+
+    def by_hand(self, command: str) -> str:
+        """Return what a person types to run ``command`` here."""
+        return " ".join((*self.typed, command))
 
     def run(
         self, *command: str, timeout: float = COMMAND_SECONDS
@@ -66,10 +70,9 @@ class Shell:
         """
         done = self.run(*command, timeout=timeout)
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise FedsdnError(
                 f"{self.name}: '{' '.join(command)}' ended with status {done.returncode}: "
-                f"{said[-1] if said else 'no message'}"
+                f"{last_words(done.stderr, done.stdout)}"
             )
         return done.stdout
 
@@ -139,8 +142,13 @@ class Started:
         except subprocess.TimeoutExpired as error:
             raise FedsdnError(f"{self.name} did not end within {timeout:g} s") from error
         if self.process.returncode:
-            said = errors.strip().splitlines() or ["no message"]
             raise FedsdnError(
-                f"{self.name} ended with status {self.process.returncode}: {said[-1]}"
+                f"{self.name} ended with status {self.process.returncode}: {last_words(errors)}"
             )
         return out
+
+
+def last_words(*outputs: str) -> str:
+    """Return the last line of the first output that has one: there commands say what is wrong."""
+    lines = next((text.strip().splitlines() for text in outputs if text.strip()), [])
+    return lines[-1] if lines else "no message"

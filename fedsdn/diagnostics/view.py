@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from fedsdn.config.model import Address, Family, Federation, Site, Uplink
 from fedsdn.diagnostics.shell import Shell
+from fedsdn.site.plan import NAMESPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,16 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class SiteView:
-    """A site that is checked. ``vms`` is empty where we are not to send traffic of our own."""
+    """A site that is checked.
+
+    ``config_file`` is the host's own settings. ``vms`` is empty where we are not to send traffic.
+    """
 
     federation: Federation
     site: Site
     shell: Shell
     openflow_port: int
+    config_file: PurePath
     vms: tuple[Vm, ...] = ()
 
     @property
@@ -43,13 +49,24 @@ class SiteView:
         return self.site.provider_network.bridge
 
     @property
+    def set_up(self) -> str:
+        """What a person types to set the site up."""
+        return self.shell.by_hand("fedsdn site up")
+
+    @property
+    def start_application(self) -> str:
+        """What a person types to start the application."""
+        return self.shell.by_hand(f"osken-manager --config-file {self.config_file} fedsdn.app")
+
+    @property
+    def start_proxy(self) -> str:
+        """What a person types to start the proxy."""
+        return self.shell.by_hand("fedsdn proxy run")
+
+    @property
     def proxy(self) -> Shell:
         """The proxy's network namespace."""
-        return self.shell.inside(PROXY_NAMESPACE)
-
-
-PROXY_NAMESPACE = "fedsdn"
-"""Named network namespace of the proxy, under /run/netns."""
+        return self.shell.inside(NAMESPACE)
 
 
 def uplink_pairs(near: Site, far: Site) -> tuple[tuple[Uplink, Uplink], ...]:

@@ -12,7 +12,7 @@ FAILED = Result(
     "site a", "rows", "all there", Outcome.FAILED, "3 <missing> \x1b[1m & more", "start [it]", 1.5
 )
 SKIPPED = Result(
-    "a → b, IPv6", "connects", "it does", Outcome.SKIPPED, "'site a: rows' has failed", "", 0.0
+    "a → b, IPv6", "connects", "it does", Outcome.SKIPPED, "because of 'site a: rows'", "", 0.0
 )
 RESULTS = (PASSED, FAILED, SKIPPED)
 
@@ -44,7 +44,7 @@ def test_a_failure_says_what_it_proves_what_was_found_and_the_fix() -> None:
 
 
 def test_a_skipped_check_says_why() -> None:
-    assert any("'site a: rows' has failed" in line for line in printed((SKIPPED,)))
+    assert any("because of 'site a: rows'" in line for line in printed((SKIPPED,)))
 
 
 def test_json_holds_every_field_and_the_totals() -> None:
@@ -71,4 +71,4 @@ def test_junit_is_read_back() -> None:
     assert "fix: start [it]" in failure.text
     reason = skipped.find("skipped")
     assert reason is not None
-    assert reason.get("message") == "'site a: rows' has failed"
+    assert reason.get("message") == "because of 'site a: rows'"

@@ -1,0 +1,99 @@
+"""fedsdn demo: a lab from nothing, real data, proof, a picture."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsdn.cli.verify import lab_views
+from fedsdn.diagnostics.application import send, serving
+from fedsdn.diagnostics.checks import run_checks, totals
+from fedsdn.diagnostics.counters import Recording, recording
+from fedsdn.diagnostics.path_checks import VmPath, paths
+from fedsdn.diagnostics.picture import Panel, Phase, draw
+from fedsdn.diagnostics.report import print_results, results_table
+from fedsdn.diagnostics.traffic import Amount
+from fedsdn.diagnostics.verify import FULL, all_checks
+from fedsdn.diagnostics.view import SiteView
+from fedsdn.errors import FedsdnError
+from fedsdn.lab import build
+from fedsdn.lab.lab import Lab
+from fedsdn.pipeline.declarations import wan_port
+
+LAB_NAME = "demo"
+_SECONDS = 5.0
+_PAUSE_SECONDS = 0.5
+"""Between two transfers, so that the picture shows where one ends."""
+
+
+def demo(
+    topology: Annotated[Path, typer.Option(help="The lab to build.")] = Path("topo/two-site.yaml"),
+    output: Annotated[Path, typer.Option(help="Directory for the picture.")] = Path("demo"),
+) -> None:
+    """Build a lab, move data both ways, check everything, draw a picture, remove the lab."""
+    console = Console()
+    picture = output / "throughput.png"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FedsdnError(f"{output}: cannot make this directory: {error.strerror}") from error
+    with _lab(topology, console) as lab:
+        views = lab_views(lab)
+        _show_throughput(views, picture, console)
+        results = print_results(run_checks(all_checks(views, FULL)), console)
+    console.print(results_table(results))
+    console.print(f"picture: {picture}")
+    if totals(results).failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _lab(topology: Path, console: Console) -> Iterator[Lab]:
+    """Have a lab while the block runs, and remove it also when we are told to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console.print(f"[bold]lab {LAB_NAME}[/]", highlight=False)
+    lab = build.up(topology, LAB_NAME, report=lambda line: console.print(f"  {line}"))
+    try:
+        yield lab
+    finally:
+        build.down(LAB_NAME)
+
+
+def _show_throughput(views: Sequence[SiteView], picture: Path, console: Console) -> None:
+    """Send data along every path, one connection at a time, and draw what the uplinks carried."""
+    console.print("\n[bold]one connection at a time[/]", highlight=False)
+    phases = []
+    with ExitStack() as stack:
+        records = [stack.enter_context(recording(view.proxy)) for view in views]
+        for path in paths(views):
+            start = time.monotonic()
+            rate = _send(path)
+            phases.append(Phase(path.section, start, time.monotonic()))
+            console.print(f"  {path.section}: {rate / 1e6:.0f} Mbit/s", highlight=False)
+            time.sleep(_PAUSE_SECONDS)
+    panels = [_panel(view, record) for view, record in zip(views, records, strict=True)]
+    title = "One TCP connection at a time uses every uplink"
+    draw(picture, title, panels, phases)
+
+
+def _send(path: VmPath) -> float:
+    with serving(path.far_vm.shell):
+        connection = send(path.near_vm.shell, path.transfer(Amount(seconds=_SECONDS)))[0]
+    if connection.error or connection.received is None:
+        raise FedsdnError(
+            f"{path.section}: {connection.error}: keep the lab with 'fedsdn lab up' and look at it "
+            "with 'fedsdn verify'"
+        )
+    return connection.received.rate(0, _SECONDS)
+
+
+def _panel(view: SiteView, record: Recording) -> Panel:
+    labels = {wan_port(uplink): f"uplink {uplink.name}" for uplink in view.site.uplinks}
+    return Panel(f"received at {view.name}", record.samples, labels)

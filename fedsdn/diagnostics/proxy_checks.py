@@ -1,0 +1,127 @@
+"""Tests of a site's proxy: its network namespace, its uplinks, the program itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from fedsdn.diagnostics.checks import CheckFailedError
+from fedsdn.diagnostics.shell import last_words
+from fedsdn.diagnostics.view import SiteView
+from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SOCKSIFIER_PORT, wan_port
+from fedsdn.site.plan import NAMESPACE
+
+
+def namespace(view: SiteView) -> str:
+    """Enter the namespace."""
+    if view.proxy.run("true").returncode:
+        raise CheckFailedError(f"no network namespace {NAMESPACE!r}", view.set_up)
+    return NAMESPACE
+
+
+def addresses(view: SiteView) -> str:
+    """Find the uplinks' and the proxy's addresses, on interfaces that are up."""
+    links = {link["ifname"]: link for link in view.proxy.json("ip", "-json", "address")}
+    wanted = {(wan_port(u), str(u.address.ip)) for u in view.site.uplinks}
+    wanted |= {(SOCKSIFIER_PORT, str(prefix.proxy_address)) for prefix in view.site.prefixes}
+    present = {
+        (name, address.get("local"))
+        for name, link in links.items()
+        for address in link["addr_info"]
+        if "UP" in link["flags"]
+    }
+    if absent := sorted(wanted - present):
+        listed = ", ".join(f"{address} on {name}" for name, address in absent)
+        raise CheckFailedError(f"{NAMESPACE} has no {listed} (or it is down)", view.set_up)
+    return ", ".join(sorted(str(uplink.address.ip) for uplink in view.site.uplinks))
+
+
+def mptcp(view: SiteView) -> str:
+    """Read the namespace's sysctl."""
+    answer = view.proxy.run("cat", "/proc/sys/net/mptcp/enabled")
+    if answer.returncode:
+        raise CheckFailedError(
+            "this kernel has no MPTCP",
+            "boot a kernel built with CONFIG_MPTCP and CONFIG_MPTCP_IPV6",
+        )
+    if answer.stdout.strip() != "1":
+        raise CheckFailedError(f"net.mptcp.enabled is {answer.stdout.strip()}", view.set_up)
+    return "net.mptcp.enabled is 1"
+
+
+def endpoints(view: SiteView) -> str:
+    """Compare the path manager's endpoints with the uplinks."""
+    listed = view.proxy.output("ip", "-json", "mptcp", "endpoint", "show")
+    endpoints = json.loads(listed) if listed.strip() else []
+    present = {e["address"] for e in endpoints if not e.get("implicit")}
+    wanted = {str(uplink.address.ip) for uplink in view.site.uplinks}
+    if present != wanted:
+        raise CheckFailedError(
+            f"endpoints {_sorted(present)}, uplinks {_sorted(wanted)}", view.set_up
+        )
+    return _sorted(present)
+
+
+def _sorted(addresses: set[str]) -> str:
+    return ", ".join(sorted(addresses)) or "none"
+
+
+def running(view: SiteView) -> str:
+    """Ask the proxy for its workers."""
+    statistics = proxy_statistics(view)
+    return f"{statistics['workers']} workers"
+
+
+def proxy_statistics(view: SiteView) -> dict[str, Any]:
+    """Ask ``fedsdn proxy stats``.
+
+    Raises:
+        CheckFailedError: the proxy does not answer.
+
+    """
+    answer = view.shell.run("fedsdn", "proxy", "stats", "--json")
+    if answer.returncode:
+        raise CheckFailedError(last_words(answer.stderr), view.start_proxy)
+    statistics: dict[str, Any] = json.loads(answer.stdout)
+    return statistics
+
+
+def listening(view: SiteView) -> str:
+    """Find the proxy's two TCP ports."""
+    wanted = {view.federation.proxy_port, SOCKSIFIER_LISTEN_PORT}
+    lines = view.proxy.output("ss", "--no-header", "--listening", "--numeric", "--tcp").splitlines()
+    present = {int(line.split()[3].rsplit(":", 1)[1]) for line in lines}
+    if absent := sorted(wanted - present):
+        raise CheckFailedError(f"nothing listens on TCP port {absent[0]}", view.start_proxy)
+    return f"TCP ports {', '.join(map(str, sorted(wanted)))}"
+
+
+def ping(view: SiteView, source: str, address: str) -> str:
+    """Send three echo requests from an uplink's address."""
+    answer = view.proxy.run("ping", "-c", "3", "-i", "0.2", "-W", "2", "-I", source, address)
+    if answer.returncode:
+        raise CheckFailedError(
+            f"no answer from {address} to {source}",
+            "see that the peer's site is up and that wires and gateways pass ICMP; "
+            + view.proxy.by_hand(f"ip route get {address} from {source}"),
+        )
+    times = re.search(r"= ([\d.]+)/([\d.]+)/", answer.stdout)
+    return f"{address} in {times[2]} ms" if times else address
+
+
+def fallbacks(view: SiteView) -> str:
+    """See that no connection between proxies fell back to plain TCP."""
+    count = proxy_statistics(view)["fallbacks"]
+    if count:
+        raise CheckFailedError(
+            f"{count} connections between proxies fell back to plain TCP, on one uplink each",
+            "look for a firewall or NAT on an uplink that strips TCP option 30, and for a peer "
+            "without MPTCP: " + view.proxy.by_hand("ss -tinM"),
+        )
+    return "0"
+
+
+def refusals(view: SiteView) -> str:
+    """List what the proxy refused."""
+    return str(proxy_statistics(view)["refusals"])

@@ -1,0 +1,40 @@
+"""The list of everything that ``fedsdn verify`` checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from fedsdn.diagnostics.checks import Check
+from fedsdn.diagnostics.path_checks import both_sides_check, path_checks, paths
+from fedsdn.diagnostics.site_checks import site_checks, traffic_counter_checks
+from fedsdn.diagnostics.throughput_checks import Wires, throughput_checks
+from fedsdn.diagnostics.view import SiteView
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much traffic to send: parallel connections per path, seconds per measured transfer."""
+
+    connections: int
+    seconds: float
+
+
+FULL = Effort(connections=1000, seconds=4.0)
+QUICK = Effort(connections=50, seconds=2.0)
+
+
+def all_checks(views: Sequence[SiteView], effort: Effort) -> list[Check]:
+    """Return the checks of all sites, then those with traffic between sites that have VMs."""
+    checks = [check for view in views for check in site_checks(view)]
+    every_path = paths(views)
+    for path in every_path:
+        checks += path_checks(path, effort.connections)
+    order = [view.name for view in views]
+    there = [p for p in every_path if order.index(p.near.name) < order.index(p.far.name)]
+    checks += [both_sides_check(path, path.back()) for path in there]
+    for near, far in combinations((view for view in views if view.vms), 2):
+        same_sites = [path for path in there if (path.near, path.far) == (near, far)]
+        checks += throughput_checks(Wires(near, far, effort.seconds), same_sites)
+    return checks + [check for view in views for check in traffic_counter_checks(view)]

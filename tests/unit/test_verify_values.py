@@ -1,0 +1,142 @@
+"""What the checks compare, with values made up to be wrong."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+import pytest
+
+from fedsdn.config.model import Uplink
+from fedsdn.diagnostics import path_checks
+from fedsdn.diagnostics.checks import CheckFailedError
+from fedsdn.diagnostics.counters import parse
+from fedsdn.diagnostics.path_checks import Load, check_rows, check_sources, paths
+from fedsdn.diagnostics.shell import Shell
+from fedsdn.diagnostics.throughput_checks import check_shares
+from fedsdn.diagnostics.traffic import Connection, Received
+from fedsdn.diagnostics.verify import QUICK, all_checks
+from fedsdn.diagnostics.view import SiteView, Vm, uplink_pairs
+from tests.unit.federations import three_sites, two_sites
+
+GOOD = Connection(("10.1.0.11", 4711), ("10.1.0.11", 4711), Received(1, True, ((0.0, 33),)))
+
+
+def views(*, vms: bool = True) -> list[SiteView]:
+    federation = two_sites()
+    return [
+        SiteView(
+            federation,
+            site,
+            Shell(site.name),
+            6654,
+            Path("/etc/fedsdn/fedsdn.conf"),
+            (Vm("vm1", Shell("vm1"), (ip_address(f"10.{n}.0.11"), ip_address(f"fd00:{n}::11"))),)
+            if vms
+            else (),
+        )
+        for n, site in enumerate(federation.sites, start=1)
+    ]
+
+
+def path() -> path_checks.VmPath:
+    return paths(views())[0]
+
+
+def test_paths_are_both_directions_in_both_families() -> None:
+    found = {(p.near.name, p.far.name, p.family) for p in paths(views())}
+    assert found == {("a", "b", 4), ("a", "b", 6), ("b", "a", 4), ("b", "a", 6)}
+
+
+def test_the_way_back_ends_where_the_way_began() -> None:
+    back = path().back()
+    assert (back.near.name, back.source) == ("b", path().destination)
+    assert back.back() == path()
+
+
+def test_sources_that_are_right_are_counted() -> None:
+    assert check_sources(path(), [GOOD] * 7) == "7 of 7 right"
+
+
+@pytest.mark.parametrize("seen", [("10.1.0.11", 4712), ("10.2.0.2", 4711), None])
+def test_one_source_seen_wrong_among_many_fails(seen: tuple[str, int] | None) -> None:
+    with pytest.raises(CheckFailedError, match=r"1 of 4 wrong: 10.1.0.11 port 4711 was seen as"):
+        check_sources(path(), [GOOD, GOOD, replace(GOOD, seen=seen), GOOD])
+
+
+def test_one_connection_that_failed_fails_the_sources() -> None:
+    with pytest.raises(CheckFailedError, match=r"1 of 2 connections .*: Connection reset"):
+        check_sources(path(), [GOOD, replace(GOOD, error="Connection reset by peer")])
+
+
+def rows(a: str, b: str) -> dict[str, frozenset[str]]:
+    return {"a": frozenset(a), "b": frozenset(b)}
+
+
+def test_the_same_rows_pass() -> None:
+    load = Load((), rows("xy", "z"), rows("xy", "z"), rows("xy", "z"))
+    assert check_rows(path(), load) == "2 rows at a, 1 rows at b"
+
+
+@pytest.mark.parametrize(
+    ("during", "after", "found"),
+    [
+        (rows("xyw", "z"), rows("xy", "z"), "2 rows at a before, 3 during; .*: w"),
+        (rows("xy", "z"), rows("xy", "zw"), "1 rows at b before, 2 after; .*: w"),
+        (rows("xw", "z"), rows("xy", "z"), "2 rows at a before, 2 during"),
+    ],
+)
+def test_a_row_that_came_or_went_fails(
+    during: dict[str, frozenset[str]], after: dict[str, frozenset[str]], found: str
+) -> None:
+    with pytest.raises(CheckFailedError, match=found):
+        check_rows(path(), Load((), rows("xy", "z"), during, after))
+
+
+def test_equal_shares_and_shares_in_proportion_pass() -> None:
+    check_shares(Shell("a"), {"up1": 50, "up2": 50}, [100.0, 100.0])
+    check_shares(Shell("a"), {"up1": 99, "up2": 1}, [990.0, 10.0])
+
+
+def test_an_uplink_that_only_acknowledges_fails() -> None:
+    with pytest.raises(CheckFailedError, match=r"uplink up2 carries nothing: .*up2 1000 bytes"):
+        check_shares(Shell("a"), {"up1": 10_000_000, "up2": 1000}, [100.0, 100.0])
+
+
+def test_rate_is_of_the_window_only() -> None:
+    received = Received(0, True, ((0.0, 0), (1.0, 1000), (2.0, 3000), (3.0, 9000)))
+    assert received.rate(1.0, 2.5) == 8 * 2000
+    assert received.rate(2.5, 2.9) == 0.0
+
+
+def test_uplinks_are_paired_one_to_one() -> None:
+    a, b, _c = three_sites().sites
+    assert [(u.name, o.name) for u, o in uplink_pairs(a, b)] == [("up1", "up1"), ("up2", "up2")]
+    gateway = ip_address("192.0.2.254")
+    twice = tuple(
+        Uplink(f"up{n}", f"up{n}", ip_interface(f"192.0.2.{10 + n}/24"), gateway) for n in (1, 2)
+    )
+    crossed = uplink_pairs(replace(a, uplinks=twice), replace(b, uplinks=twice[::-1]))
+    assert [(u.name, o.name) for u, o in crossed] == [("up1", "up2"), ("up2", "up1")]
+
+
+def test_counters_are_read_by_name() -> None:
+    text = (
+        "Inter-|   Receive                                                |  Transmit\n"
+        " face |bytes    packets errs drop fifo frame compressed multicast|bytes ...\n"
+        "    lo:     504       6    0    0    0     0          0         0      504\n"
+        "wan-up1: 1234567     10    0    0    0     0          0         0      1\n"
+    )
+    assert parse(text) == {"lo": 504, "wan-up1": 1234567}
+
+
+def test_titles_are_unique_and_every_need_comes_before() -> None:
+    seen: set[str] = set()
+    for check in all_checks(views(), QUICK):
+        assert check.title not in seen
+        assert set(check.needs) <= seen, check.title
+        seen.add(check.title)
+
+
+def test_a_site_without_vms_gets_no_traffic_of_ours() -> None:
+    sections = {check.section for check in all_checks(views(vms=False)[:1], QUICK)}
+    assert sections == {"site a"}
