@@ -92,6 +92,12 @@ def test_two_sites_stand_one_loss_and_not_two_on_different_wires() -> None:
     }
 
 
+def test_three_wires_stand_any_two_losses() -> None:
+    near = {f"up{wire}": f"192.0.{wire}.1/24" for wire in (1, 2, 3)}
+    far = {f"up{wire}": f"192.0.{wire}.2/24" for wire in (1, 2, 3)}
+    assert cuts(Federation((site("a", **near), site("b", **far)), 1080)) == {}
+
+
 def test_a_site_on_two_shared_wires_loses_all_others_with_both() -> None:
     assert cuts(three_sites()) == {
         "a/up1 a/up2": "ab ac",
