@@ -7,6 +7,8 @@ import sys
 import typer
 
 from fedsdn.cli import lab, site, topology
+from fedsdn.cli.demo import demo
+from fedsdn.cli.verify import verify
 from fedsdn.errors import FedsdnError
 
 app = typer.Typer(
@@ -19,6 +21,8 @@ app = typer.Typer(
 app.add_typer(topology.app, name="topology")
 app.add_typer(lab.app, name="lab")
 app.add_typer(site.app, name="site")
+app.command()(verify)
+app.command()(demo)
 
 
 def main() -> None:
