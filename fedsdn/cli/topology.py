@@ -56,8 +56,8 @@ def check(file: File = None, config_file: ConfigFile = None, as_json: AsJson = F
             print(f"loss of {lost} cuts off {', '.join(map(_apart, loss.cut_off))}")
     one, two = _count(every, 1), _count(every, 2)
     print(
-        f"of {one['losses']} losses of one uplink {one['cut_off']} cut sites off, "
-        f"of {two['losses']} losses of two {two['cut_off']}"
+        f"cut sites off: {one['cut_off']} of {one['losses']} losses of one uplink, "
+        f"{two['cut_off']} of {two['losses']} losses of two"
     )
 
 

@@ -48,7 +48,6 @@ def _check_prefixes(federation: Federation, sites: Document) -> None:
     for site in federation.sites:
         for index, prefix in enumerate(site.prefixes):
             where = sites.section(site.name).section("prefixes").section(index)
-            _check_prefix(prefix, where)
             network = where.section("prefix")
             for other, owner in earlier:
                 if prefix.network.version == other.version and prefix.network.overlaps(other):
@@ -56,6 +55,7 @@ def _check_prefixes(federation: Federation, sites: Document) -> None:
                         f"'{prefix.network}', which overlaps '{other}' of {owner}",
                         f"a network of site {site.name} alone",
                     )
+            _check_prefix(prefix, where)
             earlier.append((prefix.network, f"site {site.name} (line {network.line})"))
 
 

@@ -348,6 +348,12 @@ BAD = {
         f"23: {B}.prefixes[1].prefix: found 'fd00:1::/64', which overlaps 'fd00:1::/64' "
         "of site a (line 8); write a network of site b alone",
     ),
+    "duplicate prefix, the rest unchanged": (
+        "10.2.0.0/24",
+        "10.1.0.0/24",
+        f"21: {B}.{PREFIX0}.prefix: found '10.1.0.0/24', which overlaps '10.1.0.0/24' "
+        "of site a (line 6); write a network of site b alone",
+    ),
     "proxy address outside": (
         "proxy_address: 10.1.0.2",
         "proxy_address: 10.9.0.2",

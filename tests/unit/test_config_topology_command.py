@@ -18,7 +18,7 @@ loss of a/up1 and a/up2 cuts off a from b
 loss of a/up1 and b/up2 cuts off a from b
 loss of a/up2 and b/up1 cuts off a from b
 loss of b/up1 and b/up2 cuts off a from b
-of 4 losses of one uplink 0 cut sites off, of 6 losses of two 4
+cut sites off: 0 of 4 losses of one uplink, 4 of 6 losses of two
 """
 
 
