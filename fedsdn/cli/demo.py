@@ -15,9 +15,8 @@ from rich.console import Console
 from fedsdn.cli.verify import lab_views
 from fedsdn.diagnostics.application import send, serving
 from fedsdn.diagnostics.checks import run_checks, totals
-from fedsdn.diagnostics.counters import Recording, recording
+from fedsdn.diagnostics.counters import recording
 from fedsdn.diagnostics.path_checks import VmPath, paths
-from fedsdn.diagnostics.picture import Panel, Phase, draw
 from fedsdn.diagnostics.report import print_results, results_table
 from fedsdn.diagnostics.traffic import Amount
 from fedsdn.diagnostics.verify import FULL, all_checks
@@ -68,6 +67,9 @@ def _lab(topology: Path, console: Console) -> Iterator[Lab]:
 
 def _show_throughput(views: Sequence[SiteView], picture: Path, console: Console) -> None:
     """Send data along every path, one connection at a time, and draw what the uplinks carried."""
+    # Here, not above: matplotlib takes as long to load as all other commands together.
+    from fedsdn.diagnostics.picture import Panel, Phase, draw  # noqa: PLC0415
+
     console.print("\n[bold]one connection at a time[/]", highlight=False)
     phases = []
     with ExitStack() as stack:
@@ -78,7 +80,10 @@ def _show_throughput(views: Sequence[SiteView], picture: Path, console: Console)
             phases.append(Phase(path.section, start, time.monotonic()))
             console.print(f"  {path.section}: {rate / 1e6:.0f} Mbit/s", highlight=False)
             time.sleep(_PAUSE_SECONDS)
-    panels = [_panel(view, record) for view, record in zip(views, records, strict=True)]
+    panels = [
+        Panel(f"received at {view.name}", record.samples, _labels(view))
+        for view, record in zip(views, records, strict=True)
+    ]
     title = "One TCP connection at a time uses every uplink"
     draw(picture, title, panels, phases)
 
@@ -94,6 +99,5 @@ def _send(path: VmPath) -> float:
     return connection.received.rate(0, _SECONDS)
 
 
-def _panel(view: SiteView, record: Recording) -> Panel:
-    labels = {wan_port(uplink): f"uplink {uplink.name}" for uplink in view.site.uplinks}
-    return Panel(f"received at {view.name}", record.samples, labels)
+def _labels(view: SiteView) -> dict[str, str]:
+    return {wan_port(uplink): f"uplink {uplink.name}" for uplink in view.site.uplinks}

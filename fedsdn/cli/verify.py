@@ -85,12 +85,14 @@ def _write(results: Sequence[Result], *, json_output: bool, junit: Path | None) 
 def _site_view(config_file: Path | None, site: str | None, federation: Path | None) -> SiteView:
     local = settings(config_file, site, federation)
     whole = load_federation(local.federation)
+    given = {"--config-file": config_file, "--site": site, "--federation": federation}
     return SiteView(
         federation=whole,
         site=whole.site(local.site),
         shell=Shell(local.site),
         openflow_port=local.openflow_port,
         config_file=config_file or DEFAULT_CONFIG_FILE,
+        options=tuple(f"{option}={value}" for option, value in given.items() if value),
     )
 
 

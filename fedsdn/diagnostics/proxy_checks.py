@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.shell import last_words
-from fedsdn.diagnostics.view import SiteView
+from fedsdn.diagnostics.view import FEDSDN, SiteView
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.site.plan import NAMESPACE
 
@@ -67,6 +67,19 @@ def _sorted(addresses: set[str]) -> str:
     return ", ".join(sorted(addresses)) or "none"
 
 
+def set_up(view: SiteView) -> str:
+    """Ask ``fedsdn site show`` what differs from the plan: routes, rules, filter, settings."""
+    answer = view.shell.run(*FEDSDN, "site", "show", "--json", *view.options)
+    if not answer.stdout:
+        raise CheckFailedError(last_words(answer.stderr), view.set_up)
+    items = json.loads(answer.stdout)["items"]
+    wrong = [f"{item['part']} {item['text']}" for item in items if not item["ok"]]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+        raise CheckFailedError(f"{wrong[0]} is not as planned{more}", view.set_up)
+    return f"{len(items)} parts as planned"
+
+
 def running(view: SiteView) -> str:
     """Ask the proxy for its workers."""
     statistics = proxy_statistics(view)
@@ -80,7 +93,7 @@ def proxy_statistics(view: SiteView) -> dict[str, Any]:
         CheckFailedError: the proxy does not answer.
 
     """
-    answer = view.shell.run("fedsdn", "proxy", "stats", "--json")
+    answer = view.shell.run(*FEDSDN, "proxy", "stats", "--json")
     if answer.returncode:
         raise CheckFailedError(last_words(answer.stderr), view.start_proxy)
     statistics: dict[str, Any] = json.loads(answer.stdout)

@@ -138,6 +138,14 @@ def _proxy_checks(view: SiteView) -> list[Check]:
             Ground.MPTCP,
         ),
         check(
+            Ground.SET_UP,
+            "routes, rules, packet filter and kernel settings are as planned",
+            proxy_checks.set_up,
+            Ground.PORTS,
+            Ground.ADDRESSES,
+            Ground.ENDPOINTS,
+        ),
+        check(
             Ground.PROXY,
             "the proxy answers, with all its workers",
             proxy_checks.running,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from fedsdn.config.model import Address, Family, Federation, Site, Uplink
 from fedsdn.diagnostics.shell import Shell
 from fedsdn.site.plan import NAMESPACE
+
+FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
+"""The fedsdn command of this very installation, wherever PATH leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class Vm:
 class SiteView:
     """A site that is checked.
 
-    ``config_file`` is the host's own settings. ``vms`` is empty where we are not to send traffic.
+    ``config_file`` is the host's own settings, and ``options`` what names them to a command where
+    it would not find them by itself. ``vms`` is empty where we are not to send traffic.
     """
 
     federation: Federation
@@ -36,6 +41,7 @@ class SiteView:
     shell: Shell
     openflow_port: int
     config_file: PurePath
+    options: tuple[str, ...] = ()
     vms: tuple[Vm, ...] = ()
 
     @property
@@ -51,7 +57,7 @@ class SiteView:
     @property
     def set_up(self) -> str:
         """What a person types to set the site up."""
-        return self.shell.by_hand("fedsdn site up")
+        return self.shell.by_hand(" ".join(("fedsdn site up", *self.options)))
 
     @property
     def start_application(self) -> str:
@@ -61,7 +67,7 @@ class SiteView:
     @property
     def start_proxy(self) -> str:
         """What a person types to start the proxy."""
-        return self.shell.by_hand("fedsdn proxy run")
+        return self.shell.by_hand(" ".join(("fedsdn proxy run", *self.options)))
 
     @property
     def proxy(self) -> Shell:

@@ -30,7 +30,9 @@ def views(*, vms: bool = True) -> list[SiteView]:
             Shell(site.name),
             6654,
             Path("/etc/fedsdn/fedsdn.conf"),
-            (Vm("vm1", Shell("vm1"), (ip_address(f"10.{n}.0.11"), ip_address(f"fd00:{n}::11"))),)
+            vms=(
+                Vm("vm1", Shell("vm1"), (ip_address(f"10.{n}.0.11"), ip_address(f"fd00:{n}::11"))),
+            )
             if vms
             else (),
         )
