@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from fedsdn.errors import FedsdnError
 from fedsdn.lab import operator, wan
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
@@ -24,21 +26,16 @@ def up(topology_file: Path, name: str | None = None, report: Report = lambda _: 
     """Build the lab of a topology file, in place of what is left of one of the same name.
 
     Raises:
-        FedsdnError: it cannot be built; nothing of it is left.
+        FedsdnError: it cannot be built; nothing of it is left but its logs.
 
     """
     topology = load_topology(topology_file)
     directory = LabDirectory(topology_file.stem if name is None else name)
     check_machine()
-    with directory.locked():
+    with directory.locked(), _removed_unless_built(directory):
         _empty(directory)
-        try:
-            shutil.copyfile(topology_file, directory.topology_file)
-            return _Builder(directory, topology, report).build()
-        except BaseException:
-            _end_processes(directory.state())
-            directory.remove()
-            raise
+        shutil.copyfile(topology_file, directory.topology_file)
+        return _Builder(directory, topology, report).build()
 
 
 def down(name: str) -> None:
@@ -50,11 +47,31 @@ def down(name: str) -> None:
     """
     directory = LabDirectory(name)
     with directory.locked():
-        _end_processes(directory.state())
-        directory.remove()
+        directory.remove_kept_logs()
+        _remove(directory)
+
+
+@contextmanager
+def _removed_unless_built(directory: LabDirectory) -> Iterator[None]:
+    try:
+        yield
+    except FedsdnError as error:
+        directory.keep_logs()
+        _remove(directory)
+        kept = str(error).replace(str(directory.path), str(directory.kept_logs))
+        raise FedsdnError(kept) from error
+    except BaseException:
+        _remove(directory)
+        raise
+
+
+def _remove(directory: LabDirectory) -> None:
+    _end_processes(directory.state())
+    directory.remove()
 
 
 def _empty(directory: LabDirectory) -> None:
+    directory.remove_kept_logs()
     _end_processes(directory.state())
     for entry in directory.path.iterdir():
         if entry.is_dir():

@@ -13,8 +13,8 @@ from fedsdn.config.model import Federation, Site
 from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORT
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
-from fedsdn.lab.topology import PROXY_NAMESPACE
 from fedsdn.lab.wait import wait_until
+from fedsdn.site.plan import NAMESPACE
 
 CONTROLLER = "controller"
 """Name of the controller's log."""
@@ -119,5 +119,5 @@ def _has_rows(host: Host, bridge: str) -> bool:
 
 
 def _listens(host: Host, port: int) -> bool:
-    found = host.run("ss", "-Hltn", f"sport = :{port}", vm=PROXY_NAMESPACE)
+    found = host.run("ss", "-Hltn", f"sport = :{port}", vm=NAMESPACE)
     return bool(found.strip())

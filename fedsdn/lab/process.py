@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -107,12 +108,13 @@ def start_detached(
     with starter:
         stdin, stdout = _pipes(starter)
         said = stdout.readline()
-        if said:
-            process = Process.of(int(said))
-            record(process)
-            print("go", file=stdin, flush=True)
-            if stdout.readline() == "ready\n":
-                return process
+        with suppress(ProcessLookupError, BrokenPipeError):
+            if said:
+                process = Process.of(int(said))
+                record(process)
+                os.write(stdin.fileno(), b"go\n")
+                if stdout.readline() == "ready\n":
+                    return process
     raise FedsdnError(f"{module} did not start: {last_line(log)}")
 
 

@@ -16,6 +16,9 @@ from fedsdn.errors import FedsdnError
 from fedsdn.lab.process import Process
 
 LABS = Path("/run/fedsdn-lab")
+KEPT_LOGS = Path("/var/log/fedsdn-lab")
+"""The logs of labs that could not be built stay here until the next up or down."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
@@ -91,9 +94,25 @@ class LabDirectory:
 
     def remove(self) -> None:
         """Remove the directory, and the one that holds the labs if this was the last."""
-        shutil.rmtree(self.path)
-        with suppress(OSError):
-            LABS.rmdir()
+        _remove(self.path)
+
+    @property
+    def kept_logs(self) -> Path:
+        """Where the logs go if the lab cannot be built."""
+        return KEPT_LOGS / self.name
+
+    def keep_logs(self) -> None:
+        """Put the logs where they outlast the directory, in the same order."""
+        for pattern in ("*.log", "*/log/*.log"):
+            for log in self.path.glob(pattern):
+                kept = self.kept_logs / log.relative_to(self.path)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(log, kept)
+
+    def remove_kept_logs(self) -> None:
+        """Remove what ``keep_logs`` kept."""
+        if self.kept_logs.exists():
+            _remove(self.kept_logs)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -128,6 +147,13 @@ class LabDirectory:
                 if os.stat(self.path).st_ino == os.fstat(descriptor).st_ino:
                     return descriptor
             os.close(descriptor)  # it was removed between the open and the lock
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory, and the one above it if nothing else is in it."""
+    shutil.rmtree(directory)
+    with suppress(OSError):
+        directory.parent.rmdir()
 
 
 def lab_names() -> list[str]:

@@ -14,6 +14,7 @@ from fedsdn.lab.state import LabDirectory, State, lab_names
 def labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "labs"
     monkeypatch.setattr(state, "LABS", path)
+    monkeypatch.setattr(state, "KEPT_LOGS", tmp_path / "log")
     return path
 
 
@@ -34,6 +35,21 @@ def test_the_last_lab_takes_the_directory_of_labs_along(labs: Path) -> None:
         assert lab_names() == ["two"]
         two.remove()
     assert not labs.exists()
+
+
+def test_logs_are_kept_until_they_are_removed(tmp_path: Path) -> None:
+    directory = LabDirectory("one")
+    with directory.locked():
+        directory.log("wan").write_text("of the lab")
+        of_the_host = directory.run_directory("a") / "log" / "proxy.log"
+        of_the_host.parent.mkdir(parents=True)
+        of_the_host.write_text("of the host")
+        directory.keep_logs()
+        directory.remove()
+    assert (directory.kept_logs / "wan.log").read_text() == "of the lab"
+    assert (directory.kept_logs / "a" / "log" / "proxy.log").read_text() == "of the host"
+    directory.remove_kept_logs()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_commands_cannot_have_the_same_lab() -> None:
