@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,10 @@ from rich.console import Console
 
 from fedsdn.cli.verify import lab_views
 from fedsdn.diagnostics.application import send, serving
-from fedsdn.diagnostics.checks import run_checks, totals
+from fedsdn.diagnostics.checks import Result, run_checks, totals
 from fedsdn.diagnostics.counters import recording
 from fedsdn.diagnostics.path_checks import VmPath, paths
-from fedsdn.diagnostics.report import print_results, results_table
+from fedsdn.diagnostics.report import results_table
 from fedsdn.diagnostics.traffic import Amount
 from fedsdn.diagnostics.verify import FULL, all_checks
 from fedsdn.diagnostics.view import SiteView
@@ -46,9 +47,10 @@ def demo(
     with _lab(topology, console) as lab:
         views = lab_views(lab)
         _show_throughput(views, picture, console)
-        results = print_results(run_checks(all_checks(views, FULL)), console)
+        results = _verify(views, console)
     console.print(results_table(results))
-    console.print(f"picture: {picture}")
+    console.print(f"{picture} shows what each uplink carried", highlight=False)
+    console.print(str(totals(results)), highlight=False)
     if totals(results).failed:
         raise typer.Exit(1)
 
@@ -63,6 +65,17 @@ def _lab(topology: Path, console: Console) -> Iterator[Lab]:
         yield lab
     finally:
         build.down(LAB_NAME)
+
+
+def _verify(views: Sequence[SiteView], console: Console) -> list[Result]:
+    """Run all checks, and show how far they are."""
+    console.print("\n[bold]fedsdn verify[/]", highlight=False)
+    results: list[Result] = []
+    running = run_checks(all_checks(views, FULL))
+    for section, of_section in groupby(running, key=lambda result: result.section):
+        console.print(f"  {section}", highlight=False)
+        results += of_section
+    return results
 
 
 def _show_throughput(views: Sequence[SiteView], picture: Path, console: Console) -> None:

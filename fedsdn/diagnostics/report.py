@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -50,17 +51,14 @@ def _lines(result: Result) -> list[str]:
 
 
 def results_table(results: Sequence[Result]) -> Table:
-    """One row per check, for a summary at the end."""
-    table = Table(title="fedsdn verify", caption=str(totals(results)))
-    for heading in ("", "section", "check", "found"):
-        table.add_column(heading, overflow="fold")
-    for result in results:
-        table.add_row(
-            _SYMBOLS[result.outcome],
-            escape(result.section),
-            escape(result.name),
-            escape(result.found),
-        )
+    """One row per check, sections apart, failures with their fix."""
+    table = Table("", "check", "found", title="fedsdn verify", box=SIMPLE_HEAD)
+    for section, of_section in groupby(results, key=lambda result: result.section):
+        table.add_section()
+        table.add_row("", f"[bold]{escape(section)}[/]", "")
+        for result in of_section:
+            found = f"{result.found}\nfix: {result.fix}" if result.fix else result.found
+            table.add_row(_SYMBOLS[result.outcome], escape(result.name), escape(found))
     return table
 
 
