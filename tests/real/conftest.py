@@ -1,0 +1,34 @@
+"""One lab for all tests that only use it, and names for those that build their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from fedsdn.lab import build
+from fedsdn.lab.lab import Lab
+
+TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Return a two-site lab that is up; a test that changes it changes it back."""
+    name = f"test-{os.getpid()}"
+    try:
+        yield build.up(TWO_SITE, name)
+    finally:
+        build.down(name)
+
+
+@pytest.fixture
+def lab_name() -> Iterator[str]:
+    """Return a name that no other lab has; what is called so is removed afterwards."""
+    name = f"test-{os.getpid()}-{next(_NUMBERS)}"
+    yield name
+    build.down(name)
