@@ -13,7 +13,6 @@ from fedsdn.diagnostics.application import PORT, Transfer, send, serving
 from fedsdn.diagnostics.checks import Check, CheckFailedError
 from fedsdn.diagnostics.counters import recording
 from fedsdn.diagnostics.path_checks import VmPath
-from fedsdn.diagnostics.shell import Shell
 from fedsdn.diagnostics.traffic import Amount, Connection, Direction
 from fedsdn.diagnostics.view import SiteView, uplink_pairs
 from fedsdn.pipeline.declarations import wan_port
@@ -119,8 +118,22 @@ def _ground(wires: Wires) -> tuple[str, ...]:
     )
 
 
-def _uses_all(wires: Wires, path: VmPath, direction: Direction) -> str:
-    alone = wires.alone(direction)
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A connection over all uplinks, and the bytes that came over each of the receiver's."""
+
+    connection: Connection
+    receiver: SiteView
+    shares: dict[str, int]
+
+
+def carry(wires: Wires, path: VmPath, direction: Direction) -> Carried:
+    """Move data in one connection of two VMs, and count what each uplink carries of it.
+
+    Raises:
+        CheckFailedError: the connection broke.
+
+    """
     transfer = Transfer(path.destination, Amount(seconds=wires.seconds), direction)
     receiver = wires.far if direction == "upload" else wires.near
     with serving(path.far_vm.shell), recording(receiver.proxy) as recorded:
@@ -130,10 +143,16 @@ def _uses_all(wires: Wires, path: VmPath, direction: Direction) -> str:
     came = recorded.received()
     receiving = [other if direction == "upload" else uplink for uplink, other in wires.pairs]
     shares = {uplink.name: came[wan_port(uplink)] for uplink in receiving}
-    check_shares(receiver.proxy, shares, alone)
-    together, total = wires.rate(connection), sum(alone)
+    return Carried(connection, receiver, shares)
+
+
+def _uses_all(wires: Wires, path: VmPath, direction: Direction) -> str:
+    alone = wires.alone(direction)
+    carried = carry(wires, path, direction)
+    check_shares(carried, alone)
+    together, total = wires.rate(carried.connection), sum(alone)
     sums = " + ".join(f"{rate / 1e6:.0f}" for rate in alone)
-    listed = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in shares.items())
+    listed = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in carried.shares.items())
     found = f"{together / 1e6:.0f} of {sums} Mbit/s: {together / total:.2f} ({listed})"
     if together < LEAST_RATIO * total:
         raise CheckFailedError(
@@ -142,18 +161,20 @@ def _uses_all(wires: Wires, path: VmPath, direction: Direction) -> str:
     return found
 
 
-def check_shares(proxy: Shell, shares: dict[str, int], alone: Sequence[float]) -> None:
+def check_shares(carried: Carried, alone: Sequence[float]) -> None:
     """Compare bytes per uplink with what they carry singly: each must have had a real part.
 
     Raises:
         CheckFailedError: an uplink carried next to nothing.
 
     """
+    shares = carried.shares
     for (name, size), rate in zip(shares.items(), alone, strict=True):
         fair = sum(shares.values()) * rate / sum(alone)
         if size < _LEAST_SHARE * fair:
             listed = ", ".join(f"{name} {size} bytes" for name, size in shares.items())
             raise CheckFailedError(
                 f"uplink {name} carries nothing: {listed}",
-                f"see during a transfer which subflow is missing: {proxy.by_hand('ss -tinM')}",
+                "see during a transfer which subflow is missing: "
+                + carried.receiver.proxy.by_hand("ss -tinM"),
             )

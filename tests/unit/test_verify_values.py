@@ -12,7 +12,7 @@ from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.counters import parse
 from fedsdn.diagnostics.path_checks import Load, check_rows, check_sources, paths
 from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.throughput_checks import check_shares
+from fedsdn.diagnostics.throughput_checks import Carried, check_shares
 from fedsdn.diagnostics.traffic import Connection, Received
 from fedsdn.diagnostics.verify import QUICK, all_checks
 from fedsdn.diagnostics.view import SiteView, Vm, uplink_pairs
@@ -94,14 +94,18 @@ def test_a_row_that_came_or_went_fails(
         check_rows(path(), Load((), rows("xy", "z"), during, after))
 
 
+def carried(shares: dict[str, int]) -> Carried:
+    return Carried(GOOD, views()[0], shares)
+
+
 def test_equal_shares_and_shares_in_proportion_pass() -> None:
-    check_shares(Shell("a"), {"up1": 50, "up2": 50}, [100.0, 100.0])
-    check_shares(Shell("a"), {"up1": 99, "up2": 1}, [990.0, 10.0])
+    check_shares(carried({"up1": 50, "up2": 50}), [100.0, 100.0])
+    check_shares(carried({"up1": 99, "up2": 1}), [990.0, 10.0])
 
 
 def test_an_uplink_that_only_acknowledges_fails() -> None:
     with pytest.raises(CheckFailedError, match=r"uplink up2 carries nothing: .*up2 1000 bytes"):
-        check_shares(Shell("a"), {"up1": 10_000_000, "up2": 1000}, [100.0, 100.0])
+        check_shares(carried({"up1": 10_000_000, "up2": 1000}), [100.0, 100.0])
 
 
 def test_rate_is_of_the_window_only() -> None:

@@ -1,0 +1,266 @@
+"""Verify on a lab: all is well, and each thing that breaks fails the check that is about it."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedsdn.cli.verify import lab_views
+from fedsdn.diagnostics.checks import Outcome, Result, run_checks
+from fedsdn.diagnostics.path_checks import paths
+from fedsdn.diagnostics.site_checks import Ground, section, site_checks, traffic_counter_checks
+from fedsdn.diagnostics.throughput_checks import Wires, carry, check_shares
+from fedsdn.diagnostics.traffic import Direction
+from fedsdn.diagnostics.verify import Effort, all_checks
+from fedsdn.diagnostics.view import SiteView
+from fedsdn.lab import operator
+from fedsdn.lab.host import Host
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
+
+pytestmark = pytest.mark.real
+
+BIN = Path(sys.executable).parent
+EFFORT = Effort(connections=50, seconds=1.0)
+LIMIT = 20.0
+
+
+def look(view: SiteView) -> dict[str, Result]:
+    checks = [*site_checks(view), *traffic_counter_checks(view)]
+    return {result.name: result for result in run_checks(checks)}
+
+
+def names(results: dict[str, Result], outcome: Outcome) -> set[str]:
+    return {name for name, result in results.items() if result.outcome is outcome}
+
+
+def the_only_failure(view: SiteView, name: str) -> Result:
+    results = look(view)
+    assert names(results, Outcome.FAILED) == {name}
+    failure = results[name]
+    assert failure.found
+    skipped = [results[other] for other in names(results, Outcome.SKIPPED)]
+    assert {result.found for result in skipped} <= {f"because of '{section(view)}: {name}'"}
+    return failure
+
+
+def mend(fix: str) -> None:
+    """Do what the report says, as a person would."""
+    subprocess.run(
+        shlex.split(fix),
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
+
+
+def all_well(view: SiteView) -> None:
+    results = look(view)
+    assert names(results, Outcome.PASSED) == results.keys(), results
+
+
+@pytest.fixture
+def view(lab: Lab) -> SiteView:
+    return lab_views(lab)[0]
+
+
+@pytest.fixture
+def host(lab: Lab) -> Host:
+    return lab.host("a")
+
+
+def test_everything_passes_but_for_speed(lab: Lab) -> None:
+    """How much of the sum is reached depends on the machine; that is for verify itself to say."""
+    checks = [c for c in all_checks(lab_views(lab), EFFORT) if c.section != "all uplinks at once"]
+    results = list(run_checks(checks))
+    assert [result for result in results if result.outcome is not Outcome.PASSED] == []
+    found = {(result.section, result.name): result.found for result in results}
+    assert found["b → a, IPv6", "source address and port"] == "50 of 50 right"
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_one_connection_uses_every_uplink(lab: Lab, family: int, direction: Direction) -> None:
+    views = lab_views(lab)
+    path = next(path for path in paths(views) if path.family == family)
+    wires = Wires(views[0], views[1], EFFORT.seconds)
+    carried = carry(wires, path, direction)
+    assert carried.shares.keys() == {"up1", "up2"}
+    check_shares(carried, [100e6, 100e6])
+
+
+def test_what_an_uplink_carries_alone_is_measured_and_leaves_the_filter_as_it_was(
+    lab: Lab,
+) -> None:
+    views = lab_views(lab)
+    alone = Wires(views[0], views[1], 1.5).alone("upload")
+    assert all(0 < rate < 110e6 for rate in alone)
+    for view in views:
+        all_well(view)
+
+
+@contextmanager
+def process(host: Host, pattern: str, signal: str) -> Iterator[None]:
+    """Send a signal to the daemon of this command line on the host, and continue it at the end."""
+    number = host.run("pgrep", "--oldest", "--full", pattern).strip()
+    host.run("kill", f"-{signal}", number)
+    try:
+        yield
+    finally:
+        host.run("sh", "-c", f"kill -CONT {number} 2>/dev/null || true")
+
+
+def test_deleted_rows_fail_rows(view: SiteView, host: Host) -> None:
+    """The application is halted, or it would put them back at once."""
+    with process(host, "osken-manager", "STOP"):
+        view.shell.output("ovs-ofctl", "-O", "OpenFlow13", "del-flows", view.bridge, "table=110")
+        failure = the_only_failure(view, Ground.ROWS)
+    assert "missing (table 110)" in failure.found
+    assert "osken-manager" in failure.fix
+    wait_until(lambda: look(view)[Ground.ROWS].outcome is Outcome.PASSED, LIMIT, lambda: "no rows")
+
+
+def test_an_application_that_ended_fails_its_check_only(
+    lab: Lab, view: SiteView, host: Host
+) -> None:
+    with process(host, "osken-manager", "TERM"):
+        wait_until(
+            lambda: look(view)[Ground.CONTROLLER].outcome is Outcome.FAILED,
+            LIMIT,
+            lambda: "the application still runs",
+        )
+        failure = the_only_failure(view, Ground.CONTROLLER)
+        assert "is not connected" in failure.found
+        assert failure.fix.endswith(
+            "osken-manager --config-file /run/fedsdn/fedsdn.conf fedsdn.app"
+        )
+    site = lab.topology.federation.site("a")
+    operator.wait_for_controller(host, site, operator.start_controller(host))
+    all_well(view)
+
+
+def test_a_proxy_that_ended_fails_its_check_and_skips_what_asks_it(
+    lab: Lab, view: SiteView, host: Host
+) -> None:
+    with process(host, "fedsdn proxy run", "KILL"):
+        failure = the_only_failure(view, Ground.PROXY)
+        skipped = names(look(view), Outcome.SKIPPED)
+    assert skipped == {Ground.LISTENING, Ground.FALLBACKS, Ground.REFUSALS}
+    assert failure.fix.endswith("fedsdn proxy run")
+    operator.wait_for_proxy(host, lab.topology.federation, operator.start_proxy(host))
+    all_well(view)
+
+
+def test_a_pulled_wire_fails_carrier_at_both_ends(lab: Lab) -> None:
+    views = lab_views(lab)
+    lab.change_wire("wire1", carrier=False)
+    try:
+        for view in views:
+            host = lab.host(view.name)
+            wait_until(lambda host=host: _link(host) == "down", LIMIT, lambda: "up1 stays up")  # type: ignore[misc]
+            failure = the_only_failure(view, Ground.CARRIER)
+            assert "up1 (up1) is down" in failure.found
+    finally:
+        lab.change_wire("wire1", carrier=True)
+    for view in views:
+        host = lab.host(view.name)
+        wait_until(lambda host=host: _link(host) == "up", LIMIT, lambda: "up1 stays down")  # type: ignore[misc]
+        all_well(view)
+
+
+def _link(host: Host) -> str:
+    return host.run("ovs-vsctl", "get", "interface", "up1", "link_state").strip()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "check", "found"),
+    [
+        ("ip mptcp endpoint flush", Ground.ENDPOINTS, "endpoints none, uplinks 192.0.2.1"),
+        ("ip address del 192.0.2.1/24 dev wan-up1", Ground.ADDRESSES, "192.0.2.1 on wan-up1"),
+        ("ip link set wan-up2 down", Ground.ADDRESSES, "2001:db8:2::1 on wan-up2"),
+        ("sysctl -q net.mptcp.enabled=0", Ground.MPTCP, "net.mptcp.enabled is 0"),
+        ("nft delete table inet fedsdn", Ground.SET_UP, "packet filter table inet fedsdn"),
+        ("ip rule del priority 201", Ground.SET_UP, "from 192.0.2.1 lookup 201"),
+    ],
+)
+def test_what_breaks_in_the_namespace_fails_its_check_and_the_fix_mends_it(
+    view: SiteView, trouble: str, check: Ground, found: str
+) -> None:
+    view.proxy.output(*trouble.split())
+    failure = the_only_failure(view, check)
+    assert found in failure.found
+    mend(failure.fix)
+    all_well(view)
+
+
+@pytest.mark.parametrize("port", ["server", "up1"])
+def test_a_port_that_is_gone_fails_ports_and_the_fix_mends_it(
+    view: SiteView, host: Host, port: str
+) -> None:
+    tag = host.run("ovs-vsctl", "get", "port", port, "tag").strip()
+    view.shell.output("ovs-vsctl", "del-port", view.bridge, port)
+    failure = the_only_failure(view, Ground.PORTS)
+    assert repr(port)[1:-1] in failure.found
+    mend(failure.fix)
+    if port == "up1":
+        view.shell.output("ovs-vsctl", "set", "port", port, f"tag={tag}")
+    wait_until(
+        lambda: all(result.outcome is Outcome.PASSED for result in look(view).values()),
+        LIMIT,
+        lambda: "not well again",
+    )
+
+
+def on_site_a(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*lab.prefix("a"), "fedsdn", "verify", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_an_operator_verifies_the_site_alone(lab: Lab, tmp_path: Path) -> None:
+    junit = tmp_path / "verify.xml"
+    done = on_site_a(lab, "--junit", str(junit))
+    assert done.returncode == 0, done.stdout
+    count = len(look(lab_views(lab)[0]))
+    assert done.stdout.splitlines()[-1] == f"{count} passed, 0 failed, 0 skipped"
+    root = ET.parse(junit).getroot()  # noqa: S314 -- our own file
+    assert (root.get("tests"), root.get("failures")) == (str(count), "0")
+
+
+def test_a_failure_is_exit_status_1_and_in_every_report(
+    lab: Lab, view: SiteView, tmp_path: Path
+) -> None:
+    junit = tmp_path / "verify.xml"
+    view.proxy.output("ip", "mptcp", "endpoint", "flush")
+    done = on_site_a(lab, "--json", "--junit", str(junit))
+    mend(view.set_up)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["totals"]["failed"] == 1
+    (failed,) = (check for check in report["checks"] if check["outcome"] == "failed")
+    assert (failed["section"], failed["name"]) == ("site a", Ground.ENDPOINTS)
+    assert failed["fix"] == "fedsdn site up --config-file=/run/fedsdn/fedsdn.conf"
+    root = ET.parse(junit).getroot()  # noqa: S314 -- our own file
+    assert [case.get("name") for case in root.iter("testcase") if case.find("failure") is not None]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(lab: Lab) -> None:
+    done = on_site_a(lab, "--junit", "/nowhere/verify.xml")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "fedsdn: /nowhere/verify.xml: cannot write the results: No such file or directory"
+    ]
+
+
+def test_a_lab_that_is_not_there_is_one_line() -> None:
+    command = [str(BIN / "fedsdn"), "verify", "--lab", "no-such-lab"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no-such-lab" in done.stderr
