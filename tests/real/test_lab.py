@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,23 @@ def test_data_arrive_intact_within_a_site(lab: Lab, address: str) -> None:
         moved = send(shell(lab, "a/vm1"), Transfer(ip_address(address), Amount(size=size)))
     assert [(c.error, c.received and c.received.intact) for c in moved] == [(None, True)]
     assert [c.received.size for c in moved if c.received] == [size]
+
+
+def test_only_the_gateway_answers_for_its_address(lab: Lab) -> None:
+    """The host's stack must not answer from the VM's port as well."""
+    vm = shell(lab, "a/vm1")
+    mac = shell(lab, "a").json("ip", "-json", "link", "show", "br-provider")[0]["address"]
+    vm.output("ip", "neighbour", "flush", "dev", "eth0")
+    host = lab.host("a")
+    log = host.log("tcpdump")
+    command = ["ip", "netns", "exec", "vm1", "tcpdump", "-nlU", "-i", "eth0", "-Q", "in", "arp"]
+    capture = host.start("tcpdump", *command)
+    wait_until(lambda: "listening on" in log.read_text(), 10, capture.last_line)
+    vm.output("ping", "-n", "-c", "3", "-i", "0.2", "10.1.0.1")
+    capture.signal("INT")
+    wait_until(lambda: not capture.alive(), 10, capture.last_line)
+    answers = re.findall(r"Reply 10\.1\.0\.1 is-at ([0-9a-f:]+)", log.read_text())
+    assert answers == [mac]
 
 
 def test_a_pulled_wire_has_no_carrier_at_either_end(lab: Lab, wire: dict[str, Any]) -> None:
