@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedsdn.cli import lab, site, topology
+from fedsdn.cli import lab, proxy, site, topology
 from fedsdn.cli.demo import demo
 from fedsdn.cli.verify import verify
 from fedsdn.errors import FedsdnError
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(topology.app, name="topology")
 app.add_typer(lab.app, name="lab")
 app.add_typer(site.app, name="site")
+app.add_typer(proxy.app, name="proxy")
 app.command()(verify)
 app.command()(demo)
 

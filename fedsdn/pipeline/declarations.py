@@ -84,6 +84,10 @@ SERVER_PORT = reserved.SERVER_PORT
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
 
+PROXY_NAMESPACE = "fedsdn"
+"""Name of the network namespace in which the proxy runs."""
+
+
 def wan_port(uplink: Uplink) -> str:
     """Name of the port, and of the namespace's interface, that holds the uplink's address."""
     return f"{reserved.WAN_PORT_PREFIX}{uplink.name}"

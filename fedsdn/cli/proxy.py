@@ -1,0 +1,79 @@
+"""fedsdn proxy: run the proxy, and look at what it counts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
+from fedsdn.cli.tables import print_table
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy import workers
+from fedsdn.proxy.stats_socket import STATISTICS_SOCKET, read_statistics
+from fedsdn.site import namespace
+
+app = typer.Typer(help="Run the proxy, and look at what it counts.")
+
+_MPTCP = Path("/proc/sys/net/mptcp/enabled")
+
+
+@app.command()
+def run(
+    config_file: ConfigFile = None,
+    site: SiteName = None,
+    federation: FederationFile = None,
+    processes: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given.")
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="What a stop leaves to running connections, in seconds.")
+    ] = 30.0,
+    verbose: Annotated[bool, typer.Option(help="Log every connection that fails.")] = False,
+) -> None:
+    """Run socksifier and SOCKS server until SIGTERM; SIGHUP reads the federation file again."""
+    local = settings(config_file, site, federation)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    namespace.enter(PROXY_NAMESPACE)
+    _check_mptcp()
+    workers.run(
+        workers.Settings(
+            site=local.site,
+            federation=local.federation,
+            workers=processes or len(os.sched_getaffinity(0)),
+            drain_seconds=drain_seconds,
+        ),
+        STATISTICS_SOCKET,
+    )
+
+
+@app.command()
+def stats(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print what the running proxy has counted since it started."""
+    found = read_statistics()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_table("proxy", ["counter", "value"], [[name, str(n)] for name, n in found.items()])
+
+
+def _check_mptcp() -> None:
+    try:
+        enabled = _MPTCP.read_text().strip()
+    except FileNotFoundError:
+        raise FedsdnError(
+            f"{_MPTCP} is missing: this kernel has no MPTCP; use one with CONFIG_MPTCP"
+        ) from None
+    if enabled != "1":
+        raise FedsdnError(
+            f"{_MPTCP} is {enabled}: MPTCP is off in namespace {PROXY_NAMESPACE}; "
+            "run 'fedsdn site up'"
+        )

@@ -1,0 +1,78 @@
+"""Who may connect to whom: the proxy is never an open one.
+
+Pure code over the federation file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsdn.config.model import Address, Federation, Site, Uplink
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something is not allowed; ``reason`` is a few words, the same for the same cause."""
+
+    reason: str
+
+
+NOT_A_PEER = Refusal("not a peer's uplink")
+FOREIGN_CLIENT = Refusal("client outside the peer's prefixes")
+FOREIGN_DESTINATION = Refusal("destination outside this site's prefixes")
+UNFEDERATED_DESTINATION = Refusal("destination outside all peers' prefixes")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the federation file allows at ``site``."""
+
+    federation: Federation
+    site: Site
+
+    @classmethod
+    def at(cls, federation: Federation, site_name: str) -> Policy:
+        """Make the policy of the site called ``site_name``.
+
+        Raises:
+            FedsdnError: the federation has no such site.
+
+        """
+        return cls(federation, federation.site(site_name))
+
+    def peer_behind(self, address: Address) -> Site | Refusal:
+        """Return the peer that has an uplink with ``address``."""
+        for peer in self.federation.peers(self.site.name):
+            if any(uplink.peer_address == address for uplink in peer.uplinks):
+                return peer
+        return NOT_A_PEER
+
+    def admits(self, peer: Site, client: Address, destination: Address) -> Refusal | None:
+        """Check a request of ``peer``; None if it is allowed."""
+        if not _inside(client, peer):
+            return FOREIGN_CLIENT
+        if not _inside(destination, self.site):
+            return FOREIGN_DESTINATION
+        return None
+
+    def peer_towards(self, destination: Address) -> Site | Refusal:
+        """Return the peer in whose prefixes ``destination`` lies."""
+        for peer in self.federation.peers(self.site.name):
+            if _inside(destination, peer):
+                return peer
+        return UNFEDERATED_DESTINATION
+
+    def paths(self, peer: Site) -> tuple[tuple[Uplink, Uplink], ...]:
+        """Return every pair of an own uplink and one of ``peer`` that reaches it."""
+        return tuple(
+            (own, other)
+            for own in self.site.uplinks
+            for other in peer.uplinks
+            if own.reaches(other)
+        )
+
+
+def _inside(address: Address, site: Site) -> bool:
+    return any(
+        address in prefix.network and address != prefix.proxy_address for prefix in site.prefixes
+    )
