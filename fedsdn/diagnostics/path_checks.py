@@ -213,7 +213,11 @@ def _rows(path: VmPath) -> dict[str, frozenset[str]]:
     """All rows of both bridges, without their counters, whoever owns them."""
     command = ("ovs-ofctl", "-O", "OpenFlow13", "--no-stats", "dump-flows")
     return {
-        view.name: frozenset(view.shell.output(*command, view.bridge).splitlines()[1:])
+        view.name: frozenset(
+            line
+            for line in view.shell.output(*command, view.bridge).splitlines()
+            if "actions=" in line
+        )
         for view in (path.near, path.far)
     }
 

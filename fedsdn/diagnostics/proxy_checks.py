@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.shell import last_words
 from fedsdn.diagnostics.view import FEDSDN, SiteView
-from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SOCKSIFIER_PORT, wan_port
+from fedsdn.pipeline.declarations import (
+    SOCKSIFIER_LISTEN_PORT,
+    SOCKSIFIER_PORT,
+    wan_port,
+)
 from fedsdn.site.plan import NAMESPACE
 
 
@@ -86,7 +89,7 @@ def running(view: SiteView) -> str:
     return f"{statistics['workers']} workers"
 
 
-def proxy_statistics(view: SiteView) -> dict[str, Any]:
+def proxy_statistics(view: SiteView) -> dict[str, int]:
     """Ask ``fedsdn proxy stats``.
 
     Raises:
@@ -96,7 +99,7 @@ def proxy_statistics(view: SiteView) -> dict[str, Any]:
     answer = view.shell.run(*FEDSDN, "proxy", "stats", "--json")
     if answer.returncode:
         raise CheckFailedError(last_words(answer.stderr), view.start_proxy)
-    statistics: dict[str, Any] = json.loads(answer.stdout)
+    statistics: dict[str, int] = json.loads(answer.stdout)
     return statistics
 
 
@@ -136,5 +139,10 @@ def fallbacks(view: SiteView) -> str:
 
 
 def refusals(view: SiteView) -> str:
-    """List what the proxy refused."""
-    return str(proxy_statistics(view)["refusals"])
+    """List what the proxy refused: no fault of the site, but somebody ought to know."""
+    found = {
+        name.removeprefix("refused_").replace("_", " "): count
+        for name, count in proxy_statistics(view).items()
+        if name.startswith("refused_") and count
+    }
+    return ", ".join(f"{count} {reason}" for reason, count in found.items()) or "none"
