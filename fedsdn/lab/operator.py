@@ -14,7 +14,7 @@ from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORT
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
 from fedsdn.lab.wait import wait_until
-from fedsdn.site.plan import NAMESPACE
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 
 CONTROLLER = "controller"
 """Name of the controller's log."""
@@ -119,5 +119,5 @@ def _has_rows(host: Host, bridge: str) -> bool:
 
 
 def _listens(host: Host, port: int) -> bool:
-    found = host.run("ss", "-Hltn", f"sport = :{port}", vm=NAMESPACE)
+    found = host.run("ss", "-Hltn", f"sport = :{port}", vm=PROXY_NAMESPACE)
     return bool(found.strip())

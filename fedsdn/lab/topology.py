@@ -12,7 +12,7 @@ from fedsdn.config.model import Address, Federation, Interface, Site, Uplink
 from fedsdn.config.reserved import SERVER_PORT, SOCKSIFIER_PORT, WAN_PORT_PREFIX
 from fedsdn.config.schema import validate
 from fedsdn.lab.wire import Quality
-from fedsdn.site.plan import NAMESPACE
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _address(document: Document, site: Site, taken: dict[Address, str], owner: s
 
 def _check_vm_name(name: str, document: Document, site: Site) -> None:
     """Check the name: it is also its port's on the bridge and its network namespace's."""
-    taken = {SOCKSIFIER_PORT, SERVER_PORT, NAMESPACE, site.provider_network.bridge}
+    taken = {SOCKSIFIER_PORT, SERVER_PORT, PROXY_NAMESPACE, site.provider_network.bridge}
     taken |= {uplink.port for uplink in site.uplinks}
     if name in taken or name.startswith(WAN_PORT_PREFIX):
         raise document.error(f"the VM name '{name}', a port's or namespace's name", "another name")
