@@ -15,7 +15,7 @@ from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import Table
 
 _BLOCK = re.compile(r"(<!-- rows: (\w+) -->\n```\n).*?(```\n)", re.DOTALL)
-_COOKIE = re.compile(r"cookie=0x[0-9a-f]+, ")
+_NOT_SHOWN = re.compile(r"cookie=0x[0-9a-f]+, |send_flow_rem ")
 
 
 def own_rows(dump: Iterable[str]) -> list[str]:
@@ -60,7 +60,7 @@ def _lines(table: Table, rows: Iterable[str]) -> Iterator[str]:
         if source != above:
             yield f"# {source}\n"
         above = source
-        yield _COOKIE.sub("", row) + "\n"
+        yield _NOT_SHOWN.sub("", row) + "\n"
 
 
 def _table(flow: OFPFlow) -> int:

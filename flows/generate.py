@@ -1,0 +1,64 @@
+"""Write flows/ anew from running labs: ``make flows``.
+
+Brings every topology of topo/ up, takes each site's rows as ovs-ofctl prints them, and fills
+PIPELINE.md with those of the first site of two-site.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fedsdn.diagnostics.pipeline_document import filled, own_rows
+from fedsdn.errors import FedsdnError
+from fedsdn.lab import build
+from fedsdn.lab.lab import Lab
+
+FLOWS = Path(__file__).parent
+TOPOLOGIES = FLOWS.parent / "topo"
+DOCUMENT = FLOWS / "PIPELINE.md"
+DOCUMENT_DUMP = FLOWS / "two-site" / "a.flows"
+
+_DUMP = ("ovs-ofctl", "-O", "OpenFlow13", "--names", "--no-stats", "dump-flows")
+
+
+def topologies() -> list[Path]:
+    """List every topology that has reference dumps."""
+    return sorted(TOPOLOGIES.glob("*.yaml"))
+
+
+def dumps(lab: Lab, topology: Path) -> dict[Path, str]:
+    """Take the reference dumps of a lab's sites, by the file they belong into."""
+    found = {}
+    for host in lab.hosts:
+        bridge = lab.topology.federation.site(host.name).provider_network.bridge
+        rows = own_rows(host.run(*_DUMP, bridge).splitlines())
+        found[FLOWS / topology.stem / f"{host.name}.flows"] = "".join(f"{row}\n" for row in rows)
+    return found
+
+
+def document(dump: str) -> str:
+    """Fill PIPELINE.md with the rows of a dump."""
+    return filled(DOCUMENT.read_text(), dump.splitlines())
+
+
+def main() -> None:
+    """Write every file that is generated."""
+    for topology in topologies():
+        name = f"flows-{topology.stem}"
+        try:
+            files = dumps(build.up(topology, name), topology)
+        finally:
+            build.down(name)
+        for path, text in files.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            print(path.relative_to(FLOWS.parent))
+    DOCUMENT.write_text(document(DOCUMENT_DUMP.read_text()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FedsdnError as error:
+        sys.exit(f"flows: {error}")

@@ -1,0 +1,31 @@
+"""flows/ says what running bridges have, for every topology."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsdn.lab import build
+from flows.generate import DOCUMENT, DOCUMENT_DUMP, document, dumps, topologies
+
+pytestmark = pytest.mark.real
+REMEDY = "run 'make flows' and read the difference"
+
+
+@pytest.mark.parametrize("topology", topologies(), ids=lambda path: path.stem)
+def test_reference_dumps_are_what_the_bridges_have(topology: Path) -> None:
+    name = f"test-flows-{topology.stem}"
+    try:
+        found = dumps(build.up(topology, name), topology)
+    finally:
+        build.down(name)
+    for path, text in found.items():
+        assert path.read_text() == text, REMEDY
+    assert {path.name for path in (next(iter(found)).parent).iterdir()} == {
+        path.name for path in found
+    }
+
+
+def test_pipeline_document_has_the_reference_rows() -> None:
+    assert DOCUMENT.read_text() == document(DOCUMENT_DUMP.read_text()), REMEDY
