@@ -20,8 +20,8 @@ from fedsdn.site.nft import TABLE
 
 LEAST_RATIO = 0.95
 """Of the sum of what the uplinks carry singly, one connection is to carry this much."""
-_WARM_UP_SECONDS = 1.0
-"""Not measured at the start of a transfer: congestion control looks for the rate."""
+_WARM_UP = 1 / 3
+"""Part of a transfer that is not measured, at its start: congestion control looks for the rate."""
 _LEAST_SHARE = 0.05
 """An uplink that carries less of its part than this is not used: it only acknowledges."""
 _PEER_CHAIN = "from_peer"
@@ -64,7 +64,7 @@ class Wires:
     def rate(self, connection: Connection) -> float:
         """Bit/s of a transfer, without its start."""
         received = connection.received
-        return received.rate(_WARM_UP_SECONDS, self.seconds) if received else 0.0
+        return received.rate(_WARM_UP * self.seconds, self.seconds) if received else 0.0
 
 
 @contextmanager

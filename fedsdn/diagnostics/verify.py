@@ -21,8 +21,8 @@ class Effort:
     seconds: float
 
 
-FULL = Effort(connections=1000, seconds=4.0)
-QUICK = Effort(connections=50, seconds=2.0)
+FULL = Effort(connections=1000, seconds=6.0)
+QUICK = Effort(connections=50, seconds=3.0)
 
 
 def all_checks(views: Sequence[SiteView], effort: Effort) -> list[Check]:
