@@ -34,8 +34,6 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     applications = _configure(arguments)
-    if not applications:
-        raise FedsdnError("no application named: give one, as in 'osken-manager fedsdn.app'")
     log.init_log()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
@@ -56,7 +54,7 @@ def _configure(arguments: list[str]) -> list[str]:
     """Parse options and config files; return the names of the applications."""
     conf = cfg.CONF
     conf.register_cli_opt(
-        cfg.oslo_config.cfg.ListOpt("app", positional=True, help="Modules to run.", default=[])
+        cfg.oslo_config.cfg.ListOpt("app", positional=True, help="Modules to run, as fedsdn.app.")
     )
     conf.register_opts(OPTIONS, GROUP)
     conf.register_cli_opts(OPTIONS, GROUP)

@@ -53,7 +53,7 @@ def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:
     if not group.site:
         raise FedsdnError(
             "this host's site is not named: write 'site = NAME' under [fedsdn] in "
-            f"{DEFAULT_CONFIG_FILE}, or give --site NAME"
+            f"{DEFAULT_CONFIG_FILE}, or name it on the command line"
         )
     return LocalSettings(
         site=group.site,

@@ -1,0 +1,216 @@
+"""osken-manager fedsdn.app on a real bridge: whatever happens, the rows come out right."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedsdn.diagnostics.pipeline_document import own_rows
+from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Host
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.operator import CONTROLLER, start_controller
+from fedsdn.lab.wait import wait_until
+
+pytestmark = pytest.mark.real
+
+LIMIT_SECONDS = 20.0
+FOREIGN_ROW = "cookie=0x99,table=3,priority=7,ip,nw_dst=198.51.100.1 actions=drop"
+
+
+@pytest.fixture
+def host(lab: Lab) -> Iterator[Host]:
+    """Site a, whose controller and federation file are put back afterwards."""
+    host = lab.host("a")
+    before = federation_file(host).read_text()
+    yield host
+    federation_file(host).write_text(before)
+    if not host.runs(CONTROLLER):
+        start_controller(host)
+    wait_for_rows(host, REFERENCE)
+
+
+REFERENCE = (Path(__file__).parents[2] / "flows/two-site/a.flows").read_text().splitlines()
+
+
+def federation_file(host: Host) -> Path:
+    return host.run_directory / FEDERATION_FILE.relative_to("/run")
+
+
+def ofctl(host: Host, *command: str) -> str:
+    return host.run("ovs-ofctl", "-O", "OpenFlow13", *command)
+
+
+def rows(host: Host) -> list[str]:
+    return own_rows(ofctl(host, "--names", "--no-stats", "dump-flows", "br-provider").splitlines())
+
+
+def wait_for_rows(host: Host, wanted: list[str]) -> None:
+    wait_until(
+        lambda: rows(host) == wanted,
+        LIMIT_SECONDS,
+        lambda: f"not the wanted rows: {set(rows(host)) ^ set(wanted)}",
+    )
+
+
+def ages(host: Host) -> list[float]:
+    """Seconds since each row was installed."""
+    dump = ofctl(host, "dump-flows", "br-provider")
+    return [float(age) for age in re.findall(r"cookie=0xfed5.*?duration=([0-9.]+)s", dump)]
+
+
+def stop_controller(host: Host) -> None:
+    daemon = host.daemon(CONTROLLER)
+    daemon.signal("TERM")
+    wait_until(lambda: not daemon.alive(), LIMIT_SECONDS, lambda: "the controller goes on")
+
+
+def test_every_deleted_row_comes_back_and_foreign_rows_stay(host: Host) -> None:
+    ofctl(host, "add-flow", "br-provider", FOREIGN_ROW)
+    ofctl(host, "del-flows", "br-provider", "table=115")
+    ofctl(host, "del-flows", "br-provider", "cookie=0xfed5000000000000/0xffff000000000000,table=0")
+    wait_for_rows(host, REFERENCE)
+    assert "cookie=0x99" in ofctl(host, "dump-flows", "br-provider", "table=3")
+    ofctl(host, "del-flows", "br-provider", "table=3")
+
+
+def test_changed_actions_are_put_right(host: Host) -> None:
+    ofctl(host, "--strict", "mod-flows", "br-provider", "table=105,priority=0,actions=NORMAL")
+    assert rows(host) != REFERENCE
+    wait_for_rows(host, REFERENCE)
+
+
+def test_restart_keeps_rows_and_their_counters(host: Host) -> None:
+    """A restarted controller finds that all is as it wants, and sends nothing."""
+    before = ages(host)
+    stop_controller(host)
+    assert rows(host) == REFERENCE, "rows stay while the controller is away"
+    log = host.log(CONTROLLER)
+    start_controller(host)
+    connected = "is_connected : true"
+    wait_until(
+        lambda: connected in " ".join(host.run("ovs-vsctl", "list", "controller").split()),
+        LIMIT_SECONDS,
+        lambda: f"not connected: {log}",
+    )
+    wait_for_rows(host, REFERENCE)
+    assert min(ages(host)) >= min(before)
+
+
+def test_rows_follow_a_changed_federation_file(host: Host) -> None:
+    """Only the difference is sent: rows that stay keep their age."""
+    before = ages(host)
+    text = federation_file(host).read_text()
+    federation_file(host).write_text(
+        text.replace("10.2.0.0/24", "10.7.0.0/24").replace(
+            "proxy_address: 10.2.0.2", "proxy_address: 10.7.0.2"
+        )
+    )
+    wanted = [row.replace("10.2.0.0/24", "10.7.0.0/24") for row in REFERENCE]
+    wait_for_rows(host, sorted(wanted, key=wanted.index))
+    kept = [age for age in ages(host) if age >= min(before)]
+    changed = [row for row in REFERENCE if "10.2.0.0/24" in row]
+    assert len(kept) == len(REFERENCE) - len(changed)
+
+
+@pytest.mark.parametrize("text", ["", "sites: [", "proxy_port: 1080\nsites: {b: {}}\n"])
+def test_bad_federation_file_changes_nothing(host: Host, text: str) -> None:
+    before = host.log(CONTROLLER).read_text().count("keeping the federation as it was")
+    federation_file(host).write_text(text)
+    wait_until(
+        lambda: host.log(CONTROLLER).read_text().count("keeping the federation as it was") > before,
+        LIMIT_SECONDS,
+        lambda: "the bad file was not noticed",
+    )
+    assert rows(host) == REFERENCE
+    assert "Traceback" not in host.log(CONTROLLER).read_text()
+
+
+def test_port_that_comes_back_with_another_number(host: Host) -> None:
+    """Rows of a missing port go; with the port they come back, whatever its number is now."""
+    number = host.run("ovs-vsctl", "get", "interface", "up2", "ofport").strip()
+    tag = host.run("ovs-vsctl", "get", "port", "up2", "tag").strip()
+    host.run("ovs-vsctl", "del-port", "br-provider", "up2")
+    without = [row for row in REFERENCE if not re.search("(in_port=|output:)up2", row)]
+    wait_for_rows(host, without)
+    assert "no port up2" in host.log(CONTROLLER).read_text()
+    new = str(int(number) + 40)
+    add = ("add-port", "br-provider", "up2", f"tag={tag}", "--", "set", "interface", "up2")
+    host.run("ovs-vsctl", *add, f"ofport_request={new}")
+    assert host.run("ovs-vsctl", "get", "interface", "up2", "ofport").strip() == new
+    wait_for_rows(host, REFERENCE)
+
+
+def test_a_restarted_switch_gets_its_rows_again(host: Host) -> None:
+    """Deleting the controller and setting it again makes Open vSwitch forget every row."""
+    target = host.run("ovs-vsctl", "get-controller", "br-provider").strip()
+    host.run("ovs-vsctl", "del-controller", "br-provider")
+    host.run("ovs-vsctl", "set-controller", "br-provider", target)
+    wait_for_rows(host, REFERENCE)
+
+
+def test_other_bridges_are_left_alone(host: Host) -> None:
+    target = host.run("ovs-vsctl", "get-controller", "br-provider").strip()
+    host.run(
+        "ovs-vsctl", "add-br", "br-other", "--", "set", "bridge", "br-other",
+        "datapath_type=netdev", "protocols=OpenFlow13", "--", "set-controller", "br-other", target,
+    )  # fmt: skip
+    try:
+        wait_until(
+            lambda: "bridge br-other connected" in host.log(CONTROLLER).read_text(),
+            LIMIT_SECONDS,
+            lambda: "br-other did not connect",
+        )
+        assert own_rows(ofctl(host, "dump-flows", "br-other").splitlines()) == []
+        ofctl(host, "del-flows", "br-provider", "table=115")
+        wait_for_rows(host, REFERENCE)
+    finally:
+        host.run("ovs-vsctl", "del-br", "br-other")
+
+
+def test_steady_state_has_no_packet_in(host: Host) -> None:
+    """No row sends anything to the controller."""
+    assert "CONTROLLER" not in ofctl(host, "dump-flows", "br-provider")
+
+
+def launch(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*host.prefix, "osken-manager", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([f"--config-file={CONFIG_FILE}", "fedsdn.app"], "cannot listen on 127.0.0.1 port 6654"),
+        ([], "arguments are required: app"),
+        (["--config-file=/nowhere.conf", "fedsdn.app"], "/nowhere.conf"),
+        (["--ofp-tcp-listen-port=7001", "fedsdn.app"], "site is not named"),
+        (["--ofp-tcp-listen-port=7001", "fedsdn.nothing"], "no such application"),
+        (
+            [f"--config-file={CONFIG_FILE}", "--ofp-tcp-listen-port=7001",
+             "--fedsdn-site=z", "fedsdn.app"],
+            "unknown site 'z'",
+        ),
+        (
+            [f"--config-file={CONFIG_FILE}", "--ofp-tcp-listen-port=7001",
+             "--fedsdn-federation=/nowhere.yaml", "fedsdn.app"],
+            "/nowhere.yaml",
+        ),
+        (["--ofp-tcp-listen-port=high", "fedsdn.app"], "high"),
+        (["--no-such-option", "fedsdn.app"], "no-such-option"),
+    ],
+)  # fmt: skip
+def test_launcher_says_what_is_wrong_in_one_line(lab: Lab, arguments: list[str], said: str) -> None:
+    done = launch(lab.host("a"), *arguments)
+    assert done.returncode != 0
+    complaint = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert said in complaint[-1]
+    assert "Traceback" not in done.stderr
