@@ -31,6 +31,7 @@ _BY_KERNEL = 2  # RTPROT_KERNEL and, for rules, the same number
 _LOCAL_RT_TABLE = 255
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _UP, _NO_ARP = 0x1, 0x80
+_ON_LINK = 0x4
 _CHECKSUM = "tx-checksum-ip-generic"
 
 
@@ -53,19 +54,22 @@ class Network:
     # Links
 
     def veths(self) -> set[Veth]:
-        """Return the wires whose two ends are up and have the same name outside and inside."""
+        """Return the wires whose two ends have the same name, are up and are set alike."""
         host = links(self._host)
         found = set()
         for name, link in links(self._inside).items():
             outer = host.get(name)
             if outer is None or not is_pair(outer, link) or not _both_up(outer, link):
                 continue
+            offload = self._offload(name)
+            if offload is None:
+                continue
             found.add(
                 Veth(
                     name=name,
                     mac=link.get_attr("IFLA_ADDRESS"),
                     mtu=min(end.get_attr("IFLA_MTU") for end in (outer, link)),
-                    checksum_offload=self._offload(name),
+                    checksum_offload=offload,
                 )
             )
         return found
@@ -84,12 +88,20 @@ class Network:
         self._inside.link("set", index=_index(self._inside, "lo"), state="up")
         return bool(missing or there - target)
 
+    def to_be_made_anew(self, wanted: Iterable[Veth]) -> set[str]:
+        """Find the wires of which an end is missing or has another MAC."""
+        outer, inner = links(self._host), links(self._inside)
+        return {
+            veth.name
+            for veth in wanted
+            if not is_pair(outer.get(veth.name), inner.get(veth.name))
+            or inner[veth.name].get_attr("IFLA_ADDRESS") != veth.mac
+        }
+
     def _make(self, veth: Veth) -> None:
-        outer, inner = links(self._host).get(veth.name), links(self._inside).get(veth.name)
-        if inner is None or not is_pair(outer, inner) or inner.get_attr("IFLA_ADDRESS") != veth.mac:
-            for link, netlink in ((inner, self._inside), (outer, self._host)):
-                if link is not None:
-                    delete_link(netlink, veth.name)
+        if self.to_be_made_anew([veth]):
+            delete_link(self._inside, veth.name)
+            delete_link(self._host, veth.name)
             self._create(veth)
         for netlink in (self._host, self._inside):
             netlink.link("set", index=_index(netlink, veth.name), mtu=veth.mtu)
@@ -103,10 +115,11 @@ class Network:
             peer = {"ifname": veth.name, "address": veth.mac, "net_ns_fd": target.fileno()}
             self._host.link("add", ifname=veth.name, kind="veth", peer=peer)
 
-    def _offload(self, name: str) -> bool:
-        return _checksum_offload(name) and namespace.inside(
-            self.name, lambda: _checksum_offload(name)
-        )
+    def _offload(self, name: str) -> bool | None:
+        """Whether both ends leave checksums to the other; None if they are not set alike."""
+        outer = _checksum_offload(name)
+        inner = namespace.inside(self.name, lambda: _checksum_offload(name))
+        return outer if outer == inner else None
 
     def _set_offload(self, veth: Veth) -> None:
         def change() -> None:
@@ -184,7 +197,8 @@ class Network:
             if route.destination.version == 4:
                 request["scope"] = _scope(route)
         if route.gateway is not None:
-            request["gateway"] = str(route.gateway)
+            # The gateway's network is a route of the uplink's table only: no lookup would find it.
+            request |= {"gateway": str(route.gateway), "flags": _ON_LINK}
         if route.source is not None:
             request["prefsrc"] = str(route.source)
         return request

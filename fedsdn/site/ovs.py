@@ -24,8 +24,6 @@ PROTOCOL = "OpenFlow13"
 _ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
 
 _TIMEOUT_S = 15
-_NO_VLAN = 4095
-"""Reserved by IEEE 802.1Q: a trunk of this VLAN alone takes part in no VLAN."""
 
 Record = Mapping[str, Any]
 
@@ -165,6 +163,17 @@ def apply(plan: SitePlan, there: Database) -> bool:
     return bool(commands)
 
 
+def release(names: Iterable[str], there: Database) -> bool:
+    """Remove ports of ours whose interfaces are to be made anew; say whether there was one.
+
+    The datapath keeps a port's interface open: it would not notice another of the same name.
+    """
+    stale = set(names) & {port.port.name for port in there.own_ports}
+    if stale:
+        _transact([["del-port", name] for name in sorted(stale)])
+    return bool(stale)
+
+
 def remove(there: Database) -> bool:
     """Remove every port and controller of ours, and our flow rows; say whether there was one."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
@@ -257,9 +266,8 @@ def _bridge(record: Record) -> Bridge:
 
 def _port(record: Record, bridge: str, interfaces: Mapping[str, Record]) -> BridgePort:
     interface = interfaces[_many(record["interfaces"])[0]]
-    tag = None if _many(record["trunks"]) == (_NO_VLAN,) else _one(record["tag"])
     return BridgePort(
-        port=Port(record["name"], tag),
+        port=Port(record["name"], _one(record["tag"]), _many(record["trunks"])),
         bridge=bridge,
         owner=record["external_ids"].get(OWNER),
         mtu=_one(interface["mtu"]),
@@ -292,8 +300,10 @@ def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
             continue
         yield ["--may-exist", "add-port", plan.bridge, port.name]
         yield ["clear", "Port", port.name, "tag", "trunks", "vlan_mode"]
-        vlan = [f"trunks={_NO_VLAN}"] if port.tag is None else [f"tag={port.tag}"]
-        yield ["set", "Port", port.name, *vlan, f"external_ids:{OWNER}={plan.site}"]
+        vlans = [f"trunks={vlan}" for vlan in port.trunks]
+        if port.tag is not None:
+            vlans.append(f"tag={port.tag}")
+        yield ["set", "Port", port.name, *vlans, f"external_ids:{OWNER}={plan.site}"]
 
 
 def _missing_controller(plan: SitePlan, there: Database) -> Iterator[list[str]]:

@@ -42,6 +42,8 @@ _LEG_TABLES = {
     SERVER_PORT: (SocketMark.SERVER, 102),
 }
 _FIRST_UPLINK_TABLE = 201
+_NO_VLAN = 4095
+"""Reserved by IEEE 802.1Q: NORMAL never floods to a trunk of it, only our rows reach the port."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
@@ -62,17 +64,15 @@ class BridgeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of the bridge.
-
-    An access port of VLAN ``tag`` (0: of untagged frames); None for a port that takes part in no
-    VLAN, so that NORMAL never floods to it and only our rows reach it.
-    """
+    """A port of the bridge: access port of VLAN ``tag`` (0: of untagged frames), or trunk."""
 
     name: str
-    tag: int | None
+    tag: int | None = None
+    trunks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name} " + ("in no VLAN" if self.tag is None else f"tag {self.tag}")
+        tag = "" if self.tag is None else f" tag {self.tag}"
+        return f"{self.name}{tag}" + (f" trunks {list(self.trunks)}" if self.trunks else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def _ports(site: Site) -> Iterator[Port]:
     yield Port(SOCKSIFIER_PORT, tenant_tag)
     yield Port(SERVER_PORT, tenant_tag)
     for uplink in site.uplinks:
-        yield Port(wan_port(uplink), None)
+        yield Port(wan_port(uplink), trunks=(_NO_VLAN,))
 
 
 def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:

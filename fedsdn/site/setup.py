@@ -78,6 +78,8 @@ def _apply(plan: SitePlan, there: Database) -> tuple[str, ...]:
     changed["sysctls"] = _write(plan.namespace, plan.sysctls)
     changed["packet filter"] = firewall.apply(plan.namespace, plan.ruleset)
     with Network(plan.namespace) as network_:
+        if ovs.release(network_.to_be_made_anew(plan.veths), there):
+            there = ovs.read()
         changed["interfaces"] = network_.apply_veths(plan.veths)
         changed["interfaces' sysctls"] = _write(plan.namespace, plan.port_sysctls)
         changed["addresses"] = network_.apply_addresses(plan.addresses)

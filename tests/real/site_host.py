@@ -1,0 +1,232 @@
+"""A throw-away host: its own network, mounts, processes and Open vSwitch, at the usual paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+from fedsdn.config.loader import dump_federation
+from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
+
+COMMANDS = Path(sys.executable).parent
+BRIDGE = "br-provider"
+LIMIT_S = 20.0
+_NSENTER = shutil.which("nsenter") or "nsenter"
+
+Done = subprocess.CompletedProcess[str]
+
+_START = """
+set -e
+mount -t tmpfs none /run
+mkdir -p /run/netns /run/openvswitch /run/db
+ip link set lo up
+ovsdb-tool create /run/db/conf.db /usr/share/openvswitch/vswitch.ovsschema
+ovsdb-server /run/db/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach \
+  --no-chdir --log-file=/run/db/ovsdb-server.log
+ovs-vsctl --no-wait init
+echo ready
+sleep infinity &
+wait  # and reap, as the first process of its PID namespace
+"""
+
+
+def federation(name: str = "a", peer: str = "b", **provider: Any) -> Federation:  # noqa: ANN401
+    """Two sites of two uplinks, one per family, the second uplink of each through a gateway."""
+    provider = {"table_miss": "normal"} | provider
+    return Federation(
+        sites=(_site(name, 1, provider), _site(peer, 2, provider)),
+        proxy_port=1080,
+    )
+
+
+def _site(name: str, number: int, provider: Mapping[str, Any]) -> Site:
+    return Site(
+        name=name,
+        provider_network=ProviderNetwork(BRIDGE, **provider),
+        prefixes=(
+            Prefix(ip_network(f"10.{number}.0.0/24"), ip_address(f"10.{number}.0.2")),
+            Prefix(ip_network(f"fd00:{number}::/64"), ip_address(f"fd00:{number}::2")),
+        ),
+        uplinks=(
+            Uplink("up1", "up1", ip_interface(f"192.0.2.{number}/24")),
+            Uplink(
+                "up2",
+                "up2",
+                ip_interface(f"2001:db8:{number}::1/64"),
+                gateway=ip_address(f"2001:db8:{number}::ff"),
+            ),
+        ),
+    )
+
+
+class SiteHost:
+    """A host with a bridge of two uplink ports, whose other ends are far1 and far2."""
+
+    def __init__(self, *, tso: bool = False) -> None:
+        spaces = ("--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
+        self._process = subprocess.Popen(
+            ["unshare", *spaces, "sh", "-c", _START],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n", self._process.communicate()
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        self.pid = int(children.read_text().split()[0])
+        self.run_directory = Path(f"/proc/{self.pid}/root/run")
+        if tso:
+            self.output("ovs-vsctl --no-wait set o . other_config:userspace-tso-enable=true")
+        self.start_switch()
+        self.output(
+            f"ovs-vsctl add-br {BRIDGE} -- set-fail-mode {BRIDGE} secure "
+            f"-- set Bridge {BRIDGE} datapath_type=netdev"
+        )
+        for number in (1, 2):
+            self.output(
+                f"ip link add up{number} type veth peer name far{number} && "
+                f"ip link set up{number} addrgenmode none && "
+                f"ip link set far{number} addrgenmode none && "
+                f"ip link set up{number} up && ip link set far{number} up && "
+                f"ovs-vsctl add-port {BRIDGE} up{number} tag=400{number}"
+            )
+        self.write(federation())
+
+    def __enter__(self) -> SiteHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def start_switch(self) -> None:
+        self.output("ovs-vswitchd --pidfile --detach --no-chdir --log-file=/run/db/vswitchd.log")
+
+    def end(self, daemon: str) -> None:
+        """End ovs-vswitchd or ovsdb-server."""
+        pid_file = self.run_directory / "openvswitch" / f"{daemon}.pid"
+        pid = pid_file.read_text().strip()
+        self.output(f"kill -9 {pid}")
+        wait_until(lambda: self.run(f"kill -0 {pid}").returncode != 0)
+        pid_file.unlink()
+
+    def run(self, command: str, *, stdin: str = "", **environment: str) -> Done:
+        """Run a shell command on the host; the commands of this package are on its PATH."""
+        path = f"{COMMANDS}:{os.environ['PATH']}"
+        return subprocess.run(
+            [_NSENTER, "-t", str(self.pid), "-n", "-m", "-p", "sh", "-c", command],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={"PATH": path, "LANG": "C.UTF-8"} | environment,
+        )
+
+    def output(self, command: str, *, stdin: str = "") -> str:
+        done = self.run(command, stdin=stdin)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def inside(self, command: str) -> str:
+        """Run a command in the proxy's namespace."""
+        return self.output(f"ip netns exec fedsdn {command}")
+
+    def json(self, command: str) -> Any:  # noqa: ANN401  (as the command prints it)
+        text = self.output(command)
+        return json.loads(text) if text.strip() else []
+
+    # What an operator does
+
+    def write(self, wanted: Federation, site: str = "a", port: int = 6654) -> None:
+        """Write the federation file and the host's settings."""
+        (self.run_directory / "federation.yaml").write_text(dump_federation(wanted))
+        self.write_settings(site, port)
+
+    def write_settings(self, site: str, port: int = 6654) -> None:
+        (self.run_directory / "fedsdn.conf").write_text(
+            f"[DEFAULT]\nofp_tcp_listen_port = {port}\n"
+            f"[fedsdn]\nsite = {site}\nfederation = /run/federation.yaml\n"
+        )
+
+    def site(self, command: str, **environment: str) -> Done:
+        """Run ``fedsdn site COMMAND``."""
+        environment = {"FEDSDN_CONFIG_FILE": "/run/fedsdn.conf"} | environment
+        return self.run(f"fedsdn site {command}", **environment)
+
+    def up(self) -> str:
+        done = self.site("up")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def down(self) -> str:
+        done = self.site("down")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def differences(self) -> list[str]:
+        """What ``fedsdn site show`` finds different from the plan."""
+        answer = json.loads(self.site("show --json").stdout)
+        return [f"{item['part']}: {item['text']}" for item in answer["items"] if not item["ok"]]
+
+    # What is there, by other means than the code under test
+
+    def traces(self) -> dict[str, Any]:
+        """What ``up`` could leave on the host, as iproute2, nft and Open vSwitch see it."""
+        run = self.output(
+            "find /run -path /run/db -prune -o -path /run/openvswitch -prune -o -print"
+        )
+        return {
+            "links": sorted(
+                (link["ifname"], link["mtu"], sorted(link["flags"]))
+                for link in self.json("ip -json link")
+            ),
+            "addresses": sorted(
+                (link["ifname"], address["local"])
+                for link in self.json("ip -json address")
+                for address in link["addr_info"]
+            ),
+            "rules": self.json("ip -json rule") + self.json("ip -json -6 rule"),
+            "routes": self.json("ip -json route show table all"),
+            "namespaces": self.json("ip -json netns"),
+            "nft": self.output("nft list ruleset"),
+            "files": sorted(run.splitlines()),
+            "ports": self.vsctl("name,tag,trunks,external_ids", "Port"),
+            "interfaces": self.vsctl("name,type,external_ids", "Interface"),
+            "controllers": self.vsctl("target,external_ids", "Controller"),
+            "bridges": self.vsctl("name,fail_mode,protocols,external_ids", "Bridge"),
+            "rows": self.output(f"ovs-ofctl dump-flows --no-stats {BRIDGE}"),
+        }
+
+    def inner(self) -> dict[str, Any]:
+        """What is in the namespace, with the identifiers that show whether it was made anew."""
+        return {
+            "addresses": self.output("ip -n fedsdn address"),
+            "rules": self.output("ip -n fedsdn rule; ip -n fedsdn -6 rule"),
+            "routes": self.output("ip -n fedsdn route show table all"),
+            "routes6": self.output("ip -n fedsdn -6 route show table all"),
+            "endpoints": self.output("ip -n fedsdn mptcp endpoint"),
+            "limits": self.output("ip -n fedsdn mptcp limits"),
+            "nft": self.inside("nft --handle --stateless list ruleset"),
+            "ports": self.vsctl("_uuid,name,tag,trunks,external_ids", "Port"),
+            "controllers": self.vsctl("_uuid,target,external_ids", "Controller"),
+        }
+
+    def vsctl(self, columns: str, table: str) -> list[Any]:
+        rows = self.json(f"ovs-vsctl --format=json --columns={columns} list {table}")
+        return sorted(rows["data"], key=str)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,339 @@
+"""fedsdn site up, down and show on a host of its own, seen by iproute2, nft and Open vSwitch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from fedsdn.config.model import Federation, Prefix, Uplink
+from tests.real.site_host import BRIDGE, SiteHost, federation
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def host() -> Iterator[SiteHost]:
+    with SiteHost() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def idle_host() -> Iterator[tuple[SiteHost, dict[str, Any]]]:
+    """A host that every test leaves as it found it, and what there is on it."""
+    with SiteHost() as host:
+        yield host, host.traces()
+
+
+@pytest.fixture(scope="module")
+def running_host() -> Iterator[tuple[SiteHost, dict[str, Any]]]:
+    """A host that is set up, and left so by every test, and what there is on it."""
+    with SiteHost() as host:
+        host.up()
+        yield host, host.traces()
+
+
+def change_site(federation: Federation, **changes: object) -> Federation:
+    site, peer = federation.sites
+    return replace(federation, sites=(replace(site, **changes), peer))  # type: ignore[arg-type]
+
+
+def test_up_makes_what_iproute2_and_ovs_show(host: SiteHost) -> None:
+    host.up()
+
+    links = {link["ifname"]: link for link in host.json("ip -n fedsdn -json -details link")}
+    assert set(links) == {"lo", "socksifier", "server", "wan-up1", "wan-up2"}
+    assert all("UP" in link["flags"] for link in links.values())
+    address = "ip -n fedsdn -json address show dev"
+    (wan,) = host.json(f"{address} wan-up1")
+    assert {a["local"] for a in wan["addr_info"] if a["scope"] == "global"} == {"192.0.2.1"}
+    mac = bytes.fromhex(links["wan-up2"]["address"].replace(":", ""))
+    (wan,) = host.json(f"{address} wan-up2")
+    (own,) = [ip_address(a["local"]) for a in wan["addr_info"] if a["scope"] == "link"]
+    assert own.packed[-8:] == bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    endpoints = {e["address"]: e for e in host.json("ip -n fedsdn -json mptcp endpoint")}
+    assert set(endpoints) == {"192.0.2.1", "2001:db8:1::1"}
+    assert all(e["signal"] and e["subflow"] for e in endpoints.values())
+    assert "subflows 8" in host.output("ip -n fedsdn mptcp limits")
+    assert host.output(f"ovs-vsctl get-controller {BRIDGE}") == "tcp:127.0.0.1:6654\n"
+    ports = host.output(f"ovs-vsctl list-ports {BRIDGE}").split()
+    assert {"socksifier", "server", "wan-up1", "wan-up2"} <= set(ports)
+    assert host.differences() == []
+    assert host.site("show").returncode == 0
+
+
+def test_routing_in_the_namespace(host: SiteHost) -> None:
+    host.up()
+
+    def get(query: str) -> str:
+        return host.output(f"ip -n fedsdn route get {query}")
+
+    assert "dev wan-up1 src 192.0.2.1" in get("192.0.2.2")
+    assert "via 2001:db8:1::ff dev wan-up2" in get("2001:db8:2::1 from 2001:db8:1::1")
+    assert "dev wan-up2" in get("2001:db8:2::1")
+    assert "dev socksifier" in get("10.1.0.11 mark 2")
+    assert "dev server" in get("10.1.0.11 mark 3")
+    assert "dev server" in get("fd00:1::11 mark 3")
+    assert "local" in get("10.2.0.11 from 10.1.0.11 iif socksifier mark 1")
+    for unreachable in ("192.0.3.1 from 192.0.2.1", "10.2.0.11 mark 3", "fd00:2::1 mark 2"):
+        assert host.run(f"ip -n fedsdn route get {unreachable}").returncode != 0
+
+
+def test_down_leaves_the_host_as_it_was(host: SiteHost) -> None:
+    before = host.traces()
+    host.up()
+    host.output(f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} cookie=0xfed5000000000001,actions=drop")
+    assert host.traces() != before
+    assert host.down() == "site taken down\n"
+    assert host.traces() == before
+
+
+def test_down_on_nothing_says_so(host: SiteHost) -> None:
+    before = host.traces()
+    assert host.down() == "nothing to do\n"
+    assert host.traces() == before
+
+
+def test_down_needs_no_federation_file(host: SiteHost) -> None:
+    before = host.traces()
+    host.up()
+    file = host.run_directory / "federation.yaml"
+    good = file.read_text()
+    file.write_text("nonsense: [")
+    host.down()
+    file.write_text(good)
+    assert host.traces() == before
+
+
+def test_a_second_up_changes_nothing(host: SiteHost) -> None:
+    host.up()
+    outer, inner = host.traces(), host.inner()
+    assert host.up() == "site a: nothing to do\n"
+    assert (host.traces(), host.inner()) == (outer, inner)
+
+
+PARTS = [
+    "record.write",
+    "namespace.create",
+    "firewall.apply",
+    "Network.apply_veths",
+    "Network._create",
+    "Network.apply_addresses",
+    "Network.apply_routes",
+    "Network.apply_rules",
+    "Endpoints.apply",
+    "ovs.apply",
+]
+
+# The process ends as if by SIGKILL, right after the part has done its work.
+KILLED_AT = """
+import os, sys
+from fedsdn.cli.main import main
+from fedsdn.site import setup
+owner, name = {part!r}.split(".")
+target = getattr(setup, owner)
+work = getattr(target, name)
+def killed(*arguments):
+    work(*arguments)
+    os._exit(9)
+setattr(target, name, killed)
+sys.argv = ["fedsdn", "site", "up"]
+main()
+"""
+
+
+def kill_up(host: SiteHost, part: str) -> None:
+    program = KILLED_AT.format(part=part)
+    done = host.run("python -", stdin=program, FEDSDN_CONFIG_FILE="/run/fedsdn.conf")
+    assert done.returncode == 9, done.stderr
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_up_after_a_killed_one(idle_host: tuple[SiteHost, dict[str, Any]], part: str) -> None:
+    host, before = idle_host
+    kill_up(host, part)
+    host.up()
+    assert host.differences() == []
+    host.down()
+    assert host.traces() == before
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_down_after_a_killed_up(idle_host: tuple[SiteHost, dict[str, Any]], part: str) -> None:
+    host, before = idle_host
+    kill_up(host, part)
+    host.down()
+    assert host.traces() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip netns delete fedsdn",
+        "ip netns delete fedsdn; touch /run/netns/fedsdn",
+        "ip netns delete fedsdn; rm -r /run/fedsdn",
+        "ovs-vsctl del-port socksifier",
+        "ip link delete wan-up1",
+        "ip link set server down",
+        "ip -n fedsdn link set server down",
+        "ip -n fedsdn link set wan-up1 mtu 1400",
+        "ip -n fedsdn link set wan-up2 address 02:00:00:00:00:01",
+        "ip -n fedsdn link set wan-up2 down; ip -n fedsdn link set wan-up2 name other",
+        "ip -n fedsdn address flush dev wan-up1",
+        "ip -n fedsdn address add 198.51.100.1/24 dev wan-up1",
+        "ip -n fedsdn route flush table 201",
+        "ip -n fedsdn route add default via 192.0.2.9 dev wan-up1 onlink",
+        "ip -n fedsdn -6 rule flush",
+        "ip -n fedsdn rule add from 198.51.100.1 lookup 7",
+        "ip -n fedsdn mptcp endpoint flush",
+        "ip -n fedsdn mptcp endpoint add 10.1.0.2 subflow",
+        "ip -n fedsdn mptcp limits set subflows 1",
+        "ip netns exec fedsdn nft flush ruleset",
+        "ip netns exec fedsdn nft insert rule inet fedsdn input accept",
+        "ip netns exec fedsdn sysctl -q net.ipv4.conf.all.rp_filter=1",
+        "ip netns exec fedsdn sysctl -q net.ipv4.conf.server.arp_ignore=0",
+        "ethtool --offload wan-up1 tx on",
+        "ip netns exec fedsdn ethtool --offload wan-up1 tx on",
+        f"ovs-vsctl del-controller {BRIDGE}",
+        "ovs-vsctl set Port wan-up1 tag=7",
+        "ovs-vsctl clear Port wan-up1 trunks",
+        "ovs-vsctl set Port server tag=7",
+    ],
+)
+def test_show_finds_and_up_mends(
+    running_host: tuple[SiteHost, dict[str, Any]], damage: str
+) -> None:
+    host, before = running_host
+    host.output(damage)
+    assert host.differences() != []
+    assert "nothing to do" not in host.up()
+    assert host.differences() == []
+    assert host.traces() == before
+
+
+def test_exit_status_of_show(running_host: tuple[SiteHost, dict[str, Any]]) -> None:
+    host, _ = running_host
+    assert host.site("show").returncode == 0
+    host.inside("sysctl -q net.ipv4.tcp_mtu_probing=0")
+    assert host.site("show").returncode == 1
+    host.up()
+
+
+def test_a_removed_uplink_goes_and_the_other_stays_untouched(host: SiteHost) -> None:
+    host.up()
+    index = host.json("ip -n fedsdn -json link show wan-up1")[0]["ifindex"]
+    wanted = federation()
+    sites = tuple(replace(site, uplinks=site.uplinks[:1]) for site in wanted.sites)
+    host.write(replace(wanted, sites=sites))
+    host.up()
+    assert host.differences() == []
+    assert host.json("ip -n fedsdn -json link show wan-up1")[0]["ifindex"] == index
+    assert "wan-up2" not in host.output("ip -n fedsdn -oneline link; ip -oneline link")
+    assert "wan-up2" not in host.output(f"ovs-vsctl list-ports {BRIDGE}")
+    assert "2001:db8" not in host.output("ip -n fedsdn -6 route show table all")
+    assert "2001:db8" not in host.output("ip -n fedsdn -6 rule; ip -n fedsdn mptcp endpoint")
+    assert "2001:db8" not in host.inside("nft list ruleset")
+
+
+def test_a_changed_federation_file_converges(host: SiteHost) -> None:
+    before = host.traces()
+    host.up()
+    wanted = federation(segmentation_id=100)
+    site, peer = wanted.sites
+    first, second = site.uplinks
+    behind = replace(peer.uplinks[0], gateway=ip_address("192.0.2.254"))
+    peer = replace(peer, uplinks=(behind, peer.uplinks[1]))
+    changed = replace(
+        change_site(
+            replace(wanted, sites=(site, peer)),
+            prefixes=(
+                Prefix(ip_network("10.1.0.0/16"), ip_address("10.1.0.2")),
+                Prefix(ip_network("fd00:1::/48"), ip_address("fd00:1::3")),
+                Prefix(ip_network("10.9.0.0/24"), ip_address("10.9.0.2")),
+            ),
+            uplinks=(
+                replace(second, gateway=ip_address("2001:db8:1::fe")),
+                replace(
+                    first,
+                    address=ip_interface("192.0.2.1/25"),
+                    gateway=ip_address("192.0.2.126"),
+                    public=ip_address("198.51.100.7"),
+                ),
+                Uplink("up3", "far1", ip_interface("203.0.113.1/24"), ip_address("203.0.113.2")),
+            ),
+        ),
+        proxy_port=2080,
+    )
+    host.output(f"ovs-vsctl add-port {BRIDGE} far1")
+    host.write(changed, port=7777)
+    host.up()
+    assert host.differences() == []
+    assert host.output(f"ovs-vsctl get-controller {BRIDGE}") == "tcp:127.0.0.1:7777\n"
+    assert (
+        host.output("ovs-vsctl get Port socksifier tag -- get Port server tag").split()
+        == ["100"] * 2
+    )
+    endpoints = {e["address"]: e for e in host.json("ip -n fedsdn -json mptcp endpoint")}
+    assert "signal" not in endpoints["192.0.2.1"]
+    assert host.up() == "site a: nothing to do\n"
+    host.output(f"ovs-vsctl del-port {BRIDGE} far1")
+    host.down()
+    assert host.traces() == before
+
+
+def test_the_bridge_of_a_changed_file_is_left(host: SiteHost) -> None:
+    host.up()
+    host.output(
+        "ovs-vsctl add-br br-new -- set-fail-mode br-new secure -- set Bridge br-new "
+        f"datapath_type=netdev -- del-port {BRIDGE} up1 -- add-port br-new up1 "
+        f"-- del-port {BRIDGE} up2 -- add-port br-new up2"
+    )
+    wanted = federation()
+    site = wanted.sites[0]
+    network = replace(site.provider_network, bridge="br-new")
+    host.write(change_site(wanted, provider_network=network))
+    host.up()
+    assert host.differences() == []
+    assert host.output(f"ovs-vsctl list-ports {BRIDGE}; ovs-vsctl get-controller {BRIDGE}") == ""
+    assert "socksifier" in host.output("ovs-vsctl list-ports br-new")
+
+
+def test_other_controllers_and_protocols_stay(host: SiteHost) -> None:
+    host.output(
+        f"ovs-vsctl set-controller {BRIDGE} tcp:127.0.0.1:6633 "
+        f"-- set Bridge {BRIDGE} protocols=OpenFlow10"
+    )
+    host.up()
+    controllers = set(host.output(f"ovs-vsctl get-controller {BRIDGE}").split())
+    assert controllers == {"tcp:127.0.0.1:6633", "tcp:127.0.0.1:6654"}
+    protocols = host.output(f"ovs-vsctl get Bridge {BRIDGE} protocols")
+    assert protocols.strip() == "[OpenFlow10, OpenFlow13]"
+    host.down()
+    assert host.output(f"ovs-vsctl get-controller {BRIDGE}") == "tcp:127.0.0.1:6633\n"
+
+
+def test_protocols_stay_unset(host: SiteHost) -> None:
+    host.up()
+    assert host.output(f"ovs-vsctl get Bridge {BRIDGE} protocols") == "[]\n"
+
+
+def test_an_operators_own_row_for_our_controller_is_used_and_stays(host: SiteHost) -> None:
+    host.output(f"ovs-vsctl set-controller {BRIDGE} tcp:127.0.0.1:6654")
+    before = host.traces()
+    host.up()
+    assert host.output(f"ovs-vsctl get-controller {BRIDGE}") == "tcp:127.0.0.1:6654\n"
+    host.down()
+    assert host.traces() == before
+
+
+def test_ports_follow_the_bridges_mtu(host: SiteHost) -> None:
+    for link, mtu in (("up1", 9000), ("up2", 1400)):
+        host.output(f"ip link set {link} mtu {mtu}")
+        host.output(f"ovs-vsctl wait-until Interface {link} mtu={mtu}")
+    host.up()
+    mtus = {link["ifname"]: link["mtu"] for link in host.json("ip -n fedsdn -json link")}
+    assert mtus["wan-up1"] == 9000
+    assert mtus["wan-up2"] == mtus["socksifier"] == mtus["server"] == 1400
