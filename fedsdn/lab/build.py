@@ -11,7 +11,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.lab import operator, wan
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
-from fedsdn.lab.machine import check_machine
+from fedsdn.lab.machine import check_machine, check_root
 from fedsdn.lab.process import Process, start_detached
 from fedsdn.lab.state import LabDirectory, State
 from fedsdn.lab.switch import kernel_datapath, make_bridge, start_switch
@@ -45,6 +45,7 @@ def down(name: str) -> None:
         FedsdnError: another command is at it, or a process cannot be ended.
 
     """
+    check_root()
     directory = LabDirectory(name)
     with directory.locked():
         directory.remove_kept_logs()
@@ -95,13 +96,13 @@ class _Builder:
         self._lab = Lab(directory, topology, self._state)
 
     def build(self) -> Lab:
-        self._report("hosts")
+        self._report("making a host for each site")
         for site in self._topology.sites:
             self._start_host(site)
-        self._report("wires")
+        self._report("making the wires")
         self._start_wan()
         system = kernel_datapath()
-        self._report(f"Open vSwitch ({'system' if system else 'netdev'} datapath) and VMs")
+        self._report(f"starting Open vSwitch ({'system' if system else 'netdev'} datapath) and VMs")
         for site in self._topology.sites:
             host = self._lab.host(site.name)
             self._plug_in(host)
@@ -158,11 +159,11 @@ class _Builder:
         """Do at every site what its operator would."""
         federation = self._topology.federation
         hosts = list(self._lab.hosts)
-        self._report("fedsdn site up")
+        self._report("running fedsdn site up")
         for host in hosts:
             operator.write_settings(host, federation)
             operator.site_up(host)
-        self._report("osken-manager fedsdn.app, fedsdn proxy run")
+        self._report("starting osken-manager fedsdn.app and fedsdn proxy run")
         controllers = [operator.start_controller(host) for host in hosts]
         proxies = [operator.start_proxy(host) for host in hosts]
         for host, controller, proxy in zip(hosts, controllers, proxies, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 from fedsdn.errors import FedsdnError
 from fedsdn.lab import wan
 from fedsdn.lab.host import Host
+from fedsdn.lab.machine import check_root
 from fedsdn.lab.operator import CONTROLLER, PROXY
 from fedsdn.lab.state import LabDirectory, State, lab_names
 from fedsdn.lab.switch import OVSDB, VSWITCHD
@@ -121,6 +122,7 @@ def open_lab(name: str | None = None) -> Lab:
         FedsdnError: there is none, or there are several and none was named.
 
     """
+    check_root()
     names = lab_names()
     if name is None:
         if len(names) > 1:

@@ -15,10 +15,22 @@ _PACKAGES = {
     "openvswitch-common": ("ovs-ofctl", "ovs-vsctl", "ovsdb-tool"),
     "iproute2": ("ip", "ss"),
     "nftables": ("nft",),
+    "ethtool": ("ethtool",),
     "util-linux": ("nsenter", "setsid", "mount"),
 }
 _TUN = Path("/dev/net/tun")
 _IPPROTO_MPTCP = 262
+
+
+def check_root() -> None:
+    """Check that we may make namespaces and enter them.
+
+    Raises:
+        FedsdnError: we may not.
+
+    """
+    if os.geteuid() != 0:
+        raise FedsdnError("found no root rights: a lab is made of namespaces, run this as root")
 
 
 def check_machine() -> None:
@@ -28,8 +40,7 @@ def check_machine() -> None:
         FedsdnError: it cannot; says what is missing and what to do.
 
     """
-    if os.geteuid() != 0:
-        raise FedsdnError("found no root rights: a lab makes network namespaces, run it as root")
+    check_root()
     for package, commands in _PACKAGES.items():
         for command in commands:
             if shutil.which(command) is None:

@@ -8,6 +8,7 @@ state of all wires, or ``{"error": ...}``. A request without ``wire`` only asks.
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
 import sys
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.process import detach
@@ -24,6 +26,7 @@ from fedsdn.lab.tap import Tap, wire_bytes
 from fedsdn.lab.wire import Direction, Quality
 
 REQUEST_SECONDS = 10.0
+_PRIORITY = -10
 _FRAMES_PER_TURN = 32
 """A busy TAP may not keep the others waiting for longer than this many frames."""
 
@@ -53,7 +56,7 @@ class _End:
     def __init__(self, end: WanEnd, quality: Quality) -> None:
         self.name = end.name
         self.tap = Tap(end.pid, end.tap)
-        self.outgoing = Direction(quality, seed=sum(end.name.encode()))
+        self.outgoing = Direction(quality, seed=crc32(end.name.encode()))
         self.other: _End = self
         self.set_quality(quality)
 
@@ -134,7 +137,7 @@ class _Wan:
             name = request.pop("wire", None)
             if name is not None:
                 self._wires[name].change(**request)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
             return {"error": f"the WAN process does not understand {line!r}: {error!r}"}
         return {name: wire.state() for name, wire in self._wires.items()}
 
@@ -193,6 +196,8 @@ def main() -> None:
     ready = detach()
     with _listening(control) as listener:
         wan = _Wan(_read_specification(specification_file.read_text()), listener)
+        # Frames are to be late by the wire's delay, not by what else the machine does.
+        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
         ready()
         wan.run()
 

@@ -124,6 +124,27 @@ def test_data_arrive_intact_within_a_site(lab: Lab, address: str) -> None:
     assert [c.received.size for c in moved if c.received] == [size]
 
 
+def test_datagrams_arrive_whole_as_fragments_and_from_one_super_frame(lab: Lab) -> None:
+    receive = (
+        "import socket; s = socket.socket(type=socket.SOCK_DGRAM); "
+        "s.bind(('10.1.0.12', 7000)); s.settimeout(10); "
+        "print('bound', flush=True); print(*[len(s.recv(65536)) for _ in range(7)])"
+    )
+    send_all = (
+        "import socket; s = socket.socket(type=socket.SOCK_DGRAM); "
+        "s.connect(('10.1.0.12', 7000)); s.send(bytes(1000)); s.send(bytes(4000)); "
+        "s.setsockopt(17, 103, 1200); s.send(bytes(6000))"  # SOL_UDP, UDP_SEGMENT: linux/udp.h
+    )
+    host = lab.host("a")
+    log = host.log("receiver")
+    command = ["ip", "netns", "exec", "vm2", sys.executable, "-c", receive]
+    receiver = host.start("receiver", *command)
+    wait_until(lambda: log.read_text() == "bound\n", 10, receiver.last_line)
+    shell(lab, "a/vm1").output(sys.executable, "-c", send_all)
+    wait_until(lambda: not receiver.alive(), 10, receiver.last_line)
+    assert log.read_text().split() == ["bound", "1000", "4000", *["1200"] * 5]
+
+
 def test_only_the_gateway_answers_for_its_address(lab: Lab) -> None:
     """The host's stack must not answer from the VM's port as well."""
     vm = shell(lab, "a/vm1")
