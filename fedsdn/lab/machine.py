@@ -11,12 +11,12 @@ from fedsdn.errors import FedsdnError
 from fedsdn.lab.switch import SCHEMA
 
 _PACKAGES = {
-    "openvswitch-switch": ("ovs-vswitchd", "ovsdb-server"),
-    "openvswitch-common": ("ovs-ofctl", "ovs-vsctl", "ovsdb-tool"),
+    "openvswitch-switch": ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl"),
     "iproute2": ("ip", "ss"),
     "nftables": ("nft",),
     "ethtool": ("ethtool",),
-    "util-linux": ("nsenter", "setsid", "mount"),
+    "util-linux": ("nsenter", "setsid"),
+    "mount": ("mount",),
 }
 _TUN = Path("/dev/net/tun")
 _IPPROTO_MPTCP = 262
@@ -46,7 +46,7 @@ def check_machine() -> None:
             if shutil.which(command) is None:
                 raise FedsdnError(f"found no {command}: install it, apt-get install {package}")
     if not Path(SCHEMA).exists():
-        raise FedsdnError(f"found no {SCHEMA}: apt-get install --reinstall openvswitch-common")
+        raise FedsdnError(f"found no {SCHEMA}: apt-get install --reinstall openvswitch-switch")
     if not _TUN.exists():
         raise FedsdnError(f"found no {_TUN}: load the kernel module, modprobe tun")
     try:
