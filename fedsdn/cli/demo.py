@@ -93,9 +93,11 @@ def _show_throughput(views: Sequence[SiteView], picture: Path, console: Console)
             phases.append(Phase(path.section, start, time.monotonic()))
             console.print(f"  {path.section}: {rate / 1e6:.0f} Mbit/s", highlight=False)
             time.sleep(_PAUSE_SECONDS)
+    recorded = dict(zip((view.name for view in views), records, strict=True))
+    receivers = {path.far.name: path.far for path in paths(views)}
     panels = [
-        Panel(f"received at {view.name}", record.samples, _labels(view))
-        for view, record in zip(views, records, strict=True)
+        Panel(f"received at {name}", recorded[name].samples, _labels(view))
+        for name, view in receivers.items()
     ]
     title = "One TCP connection at a time uses every uplink"
     draw(picture, title, panels, phases)
