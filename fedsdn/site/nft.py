@@ -95,8 +95,7 @@ def _input(site: Site) -> Iterator[str]:
 
 def _from_tenants() -> Iterator[str]:
     yield f"meta mark {SocketMark.LOCAL:#x} accept"
-    yield "icmp type echo-request accept"
-    yield "icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept"
+    yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
     yield _drop("nothing of the proxy's")
 
 

@@ -109,19 +109,15 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
         "tcp_slow_start_after_idle": ("0", "a pooled connection keeps its window while it waits"),
         "tcp_no_metrics_save": ("1", "one lossy minute must not slow the connections after it"),
         "tcp_mtu_probing": ("1", "get through an uplink that swallows large packets silently"),
-        "tcp_fwmark_accept": ("0", "accepted sockets take the listener's mark, not the packet's"),
         "fwmark_reflect": ("0", "answers without a socket are not steered as if they had one"),
         "tcp_tw_reuse": ("1", "a VM may use the same port again for the next connection"),
         "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),
-        "ip_early_demux": ("1", "everything here ends in a socket: find it before the route"),
-        "tcp_early_demux": ("1", "everything here ends in a socket: find it before the route"),
         "ip_local_port_range": ("10240 65535", "source ports of connections to a peer"),
         "ip_local_reserved_ports": (_ports(reserved), "never taken as a source port"),
     }
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
     yield Sysctl("net.ipv6.fwmark_reflect", "0", settings["fwmark_reflect"][1])
-    yield Sysctl("net.core.somaxconn", "4096", "connections that wait for a busy proxy")
 
 
 def _mptcp() -> Iterator[Sysctl]:
