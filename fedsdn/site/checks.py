@@ -114,7 +114,7 @@ def _check_names(site: Site, there: Database) -> None:
             )
         link = host.get(name)
         ours = port is not None or network.is_pair(link, inside.get(name))
-        if link is not None and not ours:
+        if link is not None and not (ours and network.is_veth(link)):
             raise FedsdnError(
                 f"interface {name} is already there and was not made by 'fedsdn site up': "
                 "rename it, or delete it with 'ip link delete'"

@@ -250,10 +250,10 @@ def wired_links(name: str) -> set[str]:
     return {link for link in inside if is_pair(host.get(link), inside[link])}
 
 
-def delete_host_link(name: str) -> bool:
-    """Delete a link of the calling thread's namespace; say whether it was there."""
+def delete_host_veth(name: str) -> bool:
+    """Delete a veth of the calling thread's namespace; say whether it was there."""
     with IPRoute() as netlink:
-        return delete_link(netlink, name)
+        return is_veth(links(netlink).get(name)) and delete_link(netlink, name)
 
 
 def delete_link(netlink: IPRoute, name: str) -> bool:
@@ -297,6 +297,11 @@ def is_pair(outer: nlmsg | None, inner: nlmsg | None) -> bool:
         outer.get_attr("IFLA_LINK") == inner["index"]
         and inner.get_attr("IFLA_LINK") == outer["index"]
     )
+
+
+def is_veth(link: nlmsg | None) -> bool:
+    """Whether a link is there, and is one end of a veth pair."""
+    return link is not None and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth"
 
 
 def _both_up(outer: nlmsg, inner: nlmsg) -> bool:

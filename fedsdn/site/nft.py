@@ -119,6 +119,8 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
 
 def _from_peer(federation: Federation) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
+    # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
+    # came from. An answer ends that at once; silence would keep a subflow's place taken.
     yield f"{_OPENING} counter reject with tcp reset"
     yield "accept"
 

@@ -23,13 +23,14 @@ def read() -> str | None:
         return str(json.loads(text)["site"])
     except (ValueError, KeyError, TypeError) as error:
         raise FedsdnError(
-            f"{RECORD} is not what 'fedsdn site up' writes: remove it and run 'fedsdn site down'"
+            f'{RECORD} is not what \'fedsdn site up\' writes: write {{"site": "NAME"}} into it '
+            "with the name of this site, and run 'fedsdn site down'"
         ) from error
 
 
-def write(site: str, bridge: str) -> bool:
+def write(site: str) -> bool:
     """Say that this host is set up as ``site``; return whether that is new."""
-    text = json.dumps({"site": site, "bridge": bridge}) + "\n"
+    text = json.dumps({"site": site}) + "\n"
     if RECORD.exists() and RECORD.read_text() == text:
         return False
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,9 @@ a repeated one, the rest of an interrupted one and a changed federation file are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -31,17 +33,16 @@ def up(federation: Federation, site_name: str, openflow_port: int) -> tuple[str,
 
     """
     site = federation.site(site_name)
-    there = checks.check_host(site)
-    plan = site_plan(federation, site, openflow_port, there.facts(site.provider_network.bridge))
-    fresh = record.read() is None
-    try:
-        return _apply(plan, there)
-    except BaseException as error:
-        if fresh:
-            down()
-        if isinstance(error, (NetlinkError, OSError)):
-            raise FedsdnError(f"site {site_name} cannot be set up: {error}") from error
-        raise
+    with _alone():
+        there = checks.check_host(site)
+        plan = site_plan(federation, site, openflow_port, there.facts(site.provider_network.bridge))
+        fresh = record.read() is None
+        try:
+            return tuple(part for part, changed in _apply(plan, there) if changed)
+        except BaseException:
+            if fresh:
+                _remove_all()
+            raise
 
 
 def down(site_name: str | None = None) -> bool:
@@ -55,41 +56,70 @@ def down(site_name: str | None = None) -> bool:
 
     """
     checks.check_root()
-    if site_name is not None:
-        checks.check_record(site_name)
+    with _alone():
+        if site_name is not None:
+            checks.check_record(site_name)
+        return _remove_all()
+
+
+def _remove_all() -> bool:
     there = ovs.read()
     recorded = record.read() is not None
-    if recorded:
-        _check_no_process()
     names = {port.port.name for port in there.own_ports}
     if recorded:
+        _check_no_process()
         names |= network.wired_links(NAMESPACE)
     changed = ovs.remove(there)
     for name in sorted(names):
-        changed |= network.delete_host_link(name)
+        changed |= network.delete_host_veth(name)
     if recorded:
         namespace.delete(NAMESPACE)
     return record.remove() or changed
 
 
-def _apply(plan: SitePlan, there: Database) -> tuple[str, ...]:
-    changed = {"record": record.write(plan.site, plan.bridge)}
-    changed["namespace"] = namespace.create(plan.namespace)
-    changed["sysctls"] = _write(plan.namespace, plan.sysctls)
-    changed["packet filter"] = firewall.apply(plan.namespace, plan.ruleset)
-    with Network(plan.namespace) as network_:
-        if ovs.release(network_.to_be_made_anew(plan.veths), there):
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep a second ``up`` or ``down`` from running on this host at the same time.
+
+    The name is an abstract one (unix(7)): it belongs to the host's network namespace, and is gone
+    with the process however that ends.
+    """
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind("\0fedsdn-site")
+        except OSError as error:
+            raise FedsdnError(
+                "another 'fedsdn site up' or 'fedsdn site down' runs on this host: "
+                "wait until it has ended"
+            ) from error
+        yield
+
+
+def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
+    """Make the plan true part by part, and say of each part whether it had to change."""
+    yield _step("record", lambda: record.write(plan.site))
+    yield _step("namespace", lambda: namespace.create(plan.namespace))
+    yield _step("sysctls", lambda: _write(plan.namespace, plan.sysctls))
+    yield _step("packet filter", lambda: firewall.apply(plan.namespace, plan.ruleset))
+    with Network(plan.namespace) as inside:
+        if ovs.release(inside.to_be_made_anew(plan.veths), there):
             there = ovs.read()
-        changed["interfaces"] = network_.apply_veths(plan.veths)
-        changed["interfaces' sysctls"] = _write(plan.namespace, plan.port_sysctls)
-        changed["addresses"] = network_.apply_addresses(plan.addresses)
-        changed["routes"] = network_.apply_routes(plan.routes)
-        changed["rules"] = network_.apply_rules(plan.rules)
+        yield _step("interfaces", lambda: inside.apply_veths(plan.veths))
+        yield _step("interfaces' sysctls", lambda: _write(plan.namespace, plan.port_sysctls))
+        yield _step("addresses", lambda: inside.apply_addresses(plan.addresses))
+        yield _step("routes", lambda: inside.apply_routes(plan.routes))
+        yield _step("rules", lambda: inside.apply_rules(plan.rules))
     with Endpoints(plan.namespace) as endpoints:
-        changed["MPTCP limits"] = endpoints.apply_limits(plan.limits)
-        changed["MPTCP endpoints"] = endpoints.apply(plan.endpoints)
-    changed["ports and controller"] = ovs.apply(plan, there)
-    return tuple(part for part, has_changed in changed.items() if has_changed)
+        yield _step("MPTCP limits", lambda: endpoints.apply_limits(plan.limits))
+        yield _step("MPTCP endpoints", lambda: endpoints.apply(plan.endpoints))
+    yield _step("ports and controller", lambda: ovs.apply(plan, there))
+
+
+def _step(part: str, work: Callable[[], bool]) -> tuple[str, bool]:
+    try:
+        return part, work()
+    except (NetlinkError, OSError) as error:
+        raise FedsdnError(f"the site's {part} cannot be set up: {error}") from error
 
 
 def _write(name: str, settings: Iterable[Sysctl]) -> bool:

@@ -85,13 +85,15 @@ class Endpoints:
 
         What does not change is not touched: deleting an endpoint closes the subflows that use it.
         """
-        target = set(wanted)
+        target = tuple(wanted)
         there = self.read()
-        for endpoint in there.keys() - target:
-            self._delete(there[endpoint])
-        for endpoint in target - there.keys():
-            self._add(endpoint)
-        return target != there.keys()
+        for endpoint, identifier in there.items():
+            if endpoint not in target:
+                self._delete(identifier)
+        for endpoint in target:
+            if endpoint not in there:
+                self._add(endpoint)
+        return set(target) != there.keys()
 
     def read_limits(self) -> Limits:
         """Return the limits in force."""

@@ -177,6 +177,35 @@ def test_set_up_as_another_site(idle_host: Idle) -> None:
     assert host.traces() == before
 
 
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_one_at_a_time(idle_host: Idle, command: str) -> None:
+    host, before = idle_host
+    host.output(
+        'python -c "import socket, time; s = socket.socket(socket.AF_UNIX); '
+        "s.bind('\\0fedsdn-site'); time.sleep(300)\" >/dev/null 2>&1 & echo $! >/run/lock.pid"
+    )
+    pid = (host.run_directory / "lock.pid").read_text().strip()
+    wait_until(lambda: "@fedsdn-site" in host.output("cat /proc/net/unix"))
+    line = refused(host, command)
+    host.output(f"kill {pid}; rm /run/lock.pid")
+    assert "another 'fedsdn site up' or 'fedsdn site down' runs on this host" in line
+    wait_until(lambda: "@fedsdn-site" not in host.output("cat /proc/net/unix"))
+    assert host.traces() == before
+
+
+def test_damaged_record(host: SiteHost) -> None:
+    before = host.traces()
+    host.up()
+    record = host.run_directory / "fedsdn" / "site.json"
+    record.write_text("{}")
+    for command in ("up", "down", "show"):
+        line = refused(host, command)
+        assert "/run/fedsdn/site.json is not what 'fedsdn site up' writes" in line
+    record.write_text('{"site": "a"}')
+    host.down()
+    assert host.traces() == before
+
+
 def test_unknown_site(idle_host: Idle) -> None:
     host, before = idle_host
     host.write_settings("z")
