@@ -57,21 +57,14 @@ class Network:
         """Return the wires whose two ends have the same name, are up and are set alike."""
         host = links(self._host)
         found = set()
-        for name, link in links(self._inside).items():
+        for name, inner in links(self._inside).items():
             outer = host.get(name)
-            if outer is None or not is_pair(outer, link) or not _both_up(outer, link):
+            if outer is None or not is_pair(outer, inner) or not _set_alike(outer, inner):
                 continue
             offload = self._offload(name)
-            if offload is None:
-                continue
-            found.add(
-                Veth(
-                    name=name,
-                    mac=link.get_attr("IFLA_ADDRESS"),
-                    mtu=min(end.get_attr("IFLA_MTU") for end in (outer, link)),
-                    checksum_offload=offload,
-                )
-            )
+            if offload is not None:
+                mac, mtu = inner.get_attr("IFLA_ADDRESS"), inner.get_attr("IFLA_MTU")
+                found.add(Veth(name, mac, mtu, offload))
         return found
 
     def apply_veths(self, wanted: Iterable[Veth]) -> bool:
@@ -304,8 +297,10 @@ def is_veth(link: nlmsg | None) -> bool:
     return link is not None and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth"
 
 
-def _both_up(outer: nlmsg, inner: nlmsg) -> bool:
-    return bool(outer["flags"] & inner["flags"] & _UP) and bool(outer["flags"] & _NO_ARP)
+def _set_alike(outer: nlmsg, inner: nlmsg) -> bool:
+    up = outer["flags"] & inner["flags"] & _UP
+    same_mtu = outer.get_attr("IFLA_MTU") == inner.get_attr("IFLA_MTU")
+    return bool(up and outer["flags"] & _NO_ARP and same_mtu)
 
 
 def _names(netlink: IPRoute) -> dict[int, str]:

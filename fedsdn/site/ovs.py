@@ -296,7 +296,8 @@ def _remove(entry: Controller) -> list[str]:
 def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
     for port in plan.ports:
         present = there.ports.get(port.name)
-        if present and (present.port, present.bridge) == (port, plan.bridge):
+        wanted = (port, plan.bridge, plan.site)
+        if present and (present.port, present.bridge, present.owner) == wanted:
             continue
         yield ["--may-exist", "add-port", plan.bridge, port.name]
         yield ["clear", "Port", port.name, "tag", "trunks", "vlan_mode"]
