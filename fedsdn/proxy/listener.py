@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
+
+from fedsdn.proxy.tcp import BACKLOG
 
 _LOG = logging.getLogger(__name__)
 
@@ -16,55 +20,91 @@ _AT_ONCE = 64
 
 _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_SECONDS = 0.1
+_SAY_AGAIN_SECONDS = 60.0
 
-Handler = Callable[[socket.socket], Coroutine[Any, Any, None]]
+_KEPT_FREE = 8
+"""One descriptor in so many is kept for what accepted connections need."""
+
+Name = tuple[str, int, int, int]
+"""What an IPv6 socket calls an endpoint: address, port, flow and scope."""
+
+Handler = Callable[[socket.socket, Name], Coroutine[Any, Any, None]]
+"""Takes over an accepted, non-blocking socket, with the name of its other side."""
 
 
 class Listener:
     """Accepts on a listening socket and runs ``handle`` for every connection."""
 
-    def __init__(self, sock: socket.socket, handle: Handler) -> None:
-        """Take over ``sock``; accepting begins at once."""
+    def __init__(
+        self, sock: socket.socket, handle: Handler, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        """Take over ``sock``; accepting begins at once. Running handlers are in ``tasks``."""
         self._sock = sock
         self._handle = handle
+        self._tasks = tasks
         self._loop = asyncio.get_running_loop()
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = limit - limit // _KEPT_FREE
         self._pause: asyncio.TimerHandle | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
+        self._quiet_until = 0.0
         self._resume()
 
     def _resume(self) -> None:
         self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
-            try:
-                connection, _address = self._sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF:
-                    self._rest(error)
+        try:
+            for _ in range(_AT_ONCE):
+                if not self._accept_one():
                     return
-                continue  # the connection died before it was accepted
-            connection.setblocking(False)
-            task = self._loop.create_task(self._handle(connection))
-            self.tasks.add(task)
-            task.add_done_callback(self._done)
+        except OSError as error:
+            self._rest(error)
+
+    def _accept_one(self) -> bool:
+        """Accept a connection; False if none waits.
+
+        Raises:
+            OSError: there is not enough memory, or few descriptors are left.
+
+        """
+        try:
+            connection, name = self._sock.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _OUT_OF:
+                raise
+            return True  # it died before it was accepted
+        connection.setblocking(False)
+        task = self._loop.create_task(self._handle(connection, name))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        if connection.fileno() >= self._most:  # the kernel gives the lowest that is free
+            raise OSError(errno.EMFILE, "few descriptors are left")
+        return True
 
     def _rest(self, error: OSError) -> None:
-        """Let connections wait in the kernel until descriptors are free again."""
-        _LOG.warning("not accepting for %g s: %s", _PAUSE_SECONDS, error.strerror)
+        """Let new connections wait in the kernel for a moment, instead of failing again at once."""
+        if self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
+            _LOG.warning(
+                "%s: new connections wait until some of %d end", error.strerror, len(self._tasks)
+            )
         self._loop.remove_reader(self._sock.fileno())
         self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _LOG.error("a connection's handler failed", exc_info=task.exception())
 
     def close(self) -> None:
-        """Accept no more; what runs goes on."""
+        """Accept what already waits, and no more; what runs goes on."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._sock.fileno())
+        with suppress(OSError):
+            for _ in range(BACKLOG):
+                if not self._accept_one():
+                    break
         self._sock.close()

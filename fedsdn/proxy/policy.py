@@ -62,17 +62,35 @@ class Policy:
                 return peer
         return UNFEDERATED_DESTINATION
 
-    def paths(self, peer: Site) -> tuple[tuple[Uplink, Uplink], ...]:
-        """Return every pair of an own uplink and one of ``peer`` that reaches it."""
-        return tuple(
+    def paths(self, peer: Site, turn: int) -> tuple[tuple[Uplink, Uplink], ...]:
+        """Return every pair of an own uplink and one of ``peer`` that reaches it, to be tried so.
+
+        Which comes first depends on ``turn``; the next shares as few uplinks as can be with those
+        before it, so that a single uplink that is down costs one attempt.
+        """
+        left = [
             (own, other)
             for own in self.site.uplinks
             for other in peer.uplinks
             if own.reaches(other)
-        )
+        ]
+        ordered: list[tuple[Uplink, Uplink]] = []
+        while left:
+            shift = turn % len(left)
+            left = left[shift:] + left[:shift]
+            following = min(left, key=lambda pair: _shared(pair, ordered))
+            left.remove(following)
+            ordered.append(following)
+        return tuple(ordered)
+
+
+def _shared(pair: tuple[Uplink, Uplink], others: list[tuple[Uplink, Uplink]]) -> int:
+    return sum(pair[0] is own for own, _ in others) + sum(pair[1] is other for _, other in others)
 
 
 def _inside(address: Address, site: Site) -> bool:
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return False  # a dual-stack socket would take it for the IPv4 address (RFC 4291, 2.5.5.2)
     return any(
         address in prefix.network and address != prefix.proxy_address for prefix in site.prefixes
     )

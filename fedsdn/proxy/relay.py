@@ -8,76 +8,26 @@ of stream as an end of stream, its reset as a reset.
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import errno
 import os
+import select
 import socket
-import struct
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-PIPE_BYTES = 1 << 18
-"""Capacity asked for a pipe, and so the most that waits between two sockets."""
+from fedsdn.proxy import tcp
+from fedsdn.proxy.pipes import PIPE_BYTES, Pipe, PipePool
+from fedsdn.proxy.poller import Poller
 
 _ROUNDS = 8
 """How many times a direction may move bytes before others get their turn."""
 
-_POOL_MOST = 64
+_PAUSE_SECONDS = 0.1
+"""How long a direction waits for a pipe when no descriptors are left."""
+
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
-_RESET = struct.pack("ii", 1, 0)
 
 Counter = Callable[[int], None]
 """Takes a number of bytes that have been passed on."""
-
-
-@dataclass(slots=True)
-class Pipe:
-    """A pipe and how much is in it."""
-
-    read: int
-    write: int
-    filled: int = 0
-
-    def close(self) -> None:
-        """Close both ends."""
-        os.close(self.read)
-        os.close(self.write)
-
-
-class PipePool:
-    """Empty pipes, kept for the next direction that needs one."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._free: list[Pipe] = []
-
-    def take(self) -> Pipe:
-        """Get an empty pipe.
-
-        Raises:
-            OSError: no descriptors are left.
-
-        """
-        if self._free:
-            return self._free.pop()
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        return Pipe(read, write)
-
-    def give_back(self, pipe: Pipe) -> None:
-        """Take a pipe back; one that still holds bytes is closed."""
-        if pipe.filled or len(self._free) >= _POOL_MOST:
-            pipe.close()
-        else:
-            self._free.append(pipe)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close a connection so that the other side sees a reset (socket(7), SO_LINGER)."""
-    with suppress(OSError):  # already disconnected: there is nobody left to tell
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    sock.close()
 
 
 class _Direction:
@@ -91,155 +41,171 @@ class _Direction:
         self._sink = sink
         self._count = count
         self._pipe: Pipe | None = None
-        self._source_ended = False
+        self._started = False
+        self._sink_is_full = False
+        self._retry: asyncio.TimerHandle | None = None
         self.ended = False
 
     def start(self) -> None:
-        self._relay.loop.add_reader(self._source.fileno(), self._pump)
+        self._started = True
+        self._pump()
+
+    def source_has_news(self) -> None:
+        if not self._sink_is_full:
+            self._pump()
+
+    def sink_has_room(self) -> None:
+        if self._sink_is_full:
+            self._pump()
 
     def _pump(self) -> None:
-        """Move what can be moved, then wait for whichever side holds it up."""
+        """Move what can be moved now; the side that holds it up tells when to go on."""
+        if not self._started or self.ended or self._relay.over:
+            return
         try:
             for _ in range(_ROUNDS):
-                if not self._fill() or not self._drain():
+                if not (self._drain() and self._fill()):
                     return
         except OSError:
             self._relay.abort()
+            return
+        self._relay.loop.call_soon(self._pump)
 
     def _fill(self) -> bool:
-        """Read into the pipe; False when there is nothing to go on with."""
-        if self._pipe is None:
-            self._pipe = self._relay.pipes.take()
-        try:
-            moved = os.splice(self._source.fileno(), self._pipe.write, PIPE_BYTES, flags=_FLAGS)
-        except BlockingIOError:
-            self._release()
+        """Read into an empty pipe; False when there is nothing to go on with."""
+        pipe = self._pipe = self._pipe or self._take_pipe()
+        if pipe is None:
             return False
-        if moved:
-            self._pipe.filled += moved
+        try:
+            pipe.filled = os.splice(self._source.fileno(), pipe.write, PIPE_BYTES, flags=_FLAGS)
+        except BlockingIOError:
+            self.release()
+            return False
+        if pipe.filled:
             return True
-        self._source_ended = True
-        self._relay.loop.remove_reader(self._source.fileno())
-        self._finish()
+        self.release()
+        self.ended = True
+        self._sink.shutdown(socket.SHUT_WR)
+        self._relay.direction_ended()
         return False
 
     def _drain(self) -> bool:
-        """Empty the pipe into the sink; False when the sink holds it up."""
+        """Empty the pipe into the sink; False when the sink is full."""
         pipe = self._pipe
         while pipe is not None and pipe.filled:
             try:
                 moved = os.splice(pipe.read, self._sink.fileno(), pipe.filled, flags=_FLAGS)
             except BlockingIOError:
-                self._relay.loop.remove_reader(self._source.fileno())
-                self._relay.loop.add_writer(self._sink.fileno(), self._resume)
+                self._sink_is_full = True
                 return False
             pipe.filled -= moved
             self._count(moved)
+        self._sink_is_full = False
         return True
 
-    def _resume(self) -> None:
-        """Go on when the sink takes bytes again."""
+    def _take_pipe(self) -> Pipe | None:
+        """Borrow a pipe; None, and another try later, while there is none."""
         try:
-            if not self._drain():
-                return
-        except OSError:
-            self._relay.abort()
-            return
-        self._relay.loop.remove_writer(self._sink.fileno())
-        self._release()
-        self.start()
+            return self._relay.pipes.take()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        if self._retry is None:
+            self._retry = self._relay.loop.call_later(_PAUSE_SECONDS, self._try_again)
+        return None
 
-    def _finish(self) -> None:
-        self._release()
-        self.ended = True
-        try:
-            self._sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._relay.abort()
-            return
-        self._relay.direction_ended()
+    def _try_again(self) -> None:
+        self._retry = None
+        self._pump()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give the pipe back, if there is one."""
         if self._pipe is not None:
             self._relay.pipes.give_back(self._pipe)
             self._pipe = None
 
-    def close(self) -> None:
-        self._release()
-
 
 class Relay:
-    """Two connected, non-blocking sockets, relayed until both have ended or one is reset."""
+    """Two connected, non-blocking sockets, relayed until both have ended or one is reset.
+
+    Closing them is left to their owner.
+    """
 
     def __init__(
         self,
         near: socket.socket,
         far: socket.socket,
+        poller: Poller,
         pipes: PipePool,
         outward: Counter,
         inward: Counter,
     ) -> None:
-        """Take over both sockets; ``outward`` counts bytes from near to far."""
+        """Prepare; ``outward`` counts bytes from near to far."""
         self.loop = asyncio.get_running_loop()
         self.pipes = pipes
-        self._sockets = (near, far)
-        self._directions = (
-            _Direction(self, near, far, outward),
-            _Direction(self, far, near, inward),
-        )
-        self._over: asyncio.Future[None] = self.loop.create_future()
+        self._poller = poller
+        self._near = near
+        self._far = far
+        self._outward = _Direction(self, near, far, outward)
+        self._inward = _Direction(self, far, near, inward)
+        self._ended: asyncio.Future[None] = self.loop.create_future()
 
-    async def run(self, far_ready: Coroutine[Any, Any, None] | None = None) -> None:
-        """Relay to the end. Cancelled, it resets both sides.
+    @property
+    def over(self) -> bool:
+        """Whether both sides have ended, or have been reset."""
+        return self._ended.done()
 
-        What comes from far is left alone until ``far_ready`` has returned; if that raises, both
-        sides are reset and the error is passed on.
+    async def run(self, far_ready: Awaitable[None] | None = None) -> None:
+        """Relay to the end.
+
+        What comes from far is left alone until ``far_ready`` returns.
+
+        Raises:
+            BaseException: what ``far_ready`` raised, or the task was cancelled; both sides have
+                been reset.
+
         """
-        outward, inward = self._directions
         try:
-            outward.start()
-            if far_ready is not None:
-                await self._await_far(far_ready)
-            if not self._over.done():
-                inward.start()
-            await self._over
+            with (
+                self._poller.watch(self._near, self._near_event),
+                self._poller.watch(self._far, self._far_event),
+            ):
+                self._outward.start()
+                if far_ready is not None:
+                    await far_ready
+                self._inward.start()
+                await self._ended
         except BaseException:
             self.abort()
             raise
-
-    async def _await_far(self, far_ready: Coroutine[Any, Any, None]) -> None:
-        ready = self.loop.create_task(far_ready)
-        try:
-            await asyncio.wait({ready, self._over}, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                ready.result()
         finally:
-            ready.cancel()
+            self._outward.release()
+            self._inward.release()
+
+    def _near_event(self, events: int) -> None:
+        self._event(events, read=self._outward, written=self._inward)
+
+    def _far_event(self, events: int) -> None:
+        self._event(events, read=self._inward, written=self._outward)
+
+    def _event(self, events: int, read: _Direction, written: _Direction) -> None:
+        if events & ~select.EPOLLOUT:
+            read.source_has_news()
+        if events & select.EPOLLOUT:
+            written.sink_has_room()
+        if events & select.EPOLLERR:
+            self.abort()
 
     def direction_ended(self) -> None:
-        """Close both sockets once both directions have ended."""
-        if all(direction.ended for direction in self._directions):
-            self._detach()
-            for sock in self._sockets:
-                sock.close()
-            self._set_over()
+        """Note that one more direction has ended."""
+        if self._outward.ended and self._inward.ended and not self.over:
+            tcp.end_in_order(self._near)
+            tcp.end_in_order(self._far)
+            self._ended.set_result(None)
 
     def abort(self) -> None:
-        """Reset both sides: one of them is gone, or no descriptors are left."""
-        if self._over.done():
-            return
-        self._detach()
-        for sock in self._sockets:
-            reset(sock)
-        self._set_over()
-
-    def _detach(self) -> None:
-        for sock in self._sockets:
-            self.loop.remove_reader(sock.fileno())
-            self.loop.remove_writer(sock.fileno())
-        for direction in self._directions:
-            direction.close()
-
-    def _set_over(self) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
+        """Reset both sides, unless it is over."""
+        if not self.over:
+            tcp.reset(self._near)
+            tcp.reset(self._far)
+            self._ended.set_result(None)

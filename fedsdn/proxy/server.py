@@ -3,128 +3,130 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from contextlib import suppress
 
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
-from fedsdn.proxy import socks, transport
+from fedsdn.proxy import socks, tcp, transport
+from fedsdn.proxy.listener import Name
+from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
-from fedsdn.proxy.relay import PipePool, Relay, reset
+from fedsdn.proxy.poller import Poller
+from fedsdn.proxy.relay import Relay
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.proxy.transparent import connect_as
 
+_LOG = logging.getLogger(__name__)
+
 HANDSHAKE_SECONDS = 10.0
 """How long a peer may take to say what it wants."""
+
+_FAREWELL_SECONDS = 5.0
+_FAREWELL_BYTES = 1 << 16
 
 
 class Server:
     """Carries connections that peers' VMs open."""
 
-    def __init__(self, policy: Policy, statistics: WorkerStatistics, pipes: PipePool) -> None:
+    def __init__(
+        self, policy: Policy, statistics: WorkerStatistics, poller: Poller, pipes: PipePool
+    ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time."""
         self.policy = policy
         self._statistics = statistics
+        self._poller = poller
         self._pipes = pipes
 
-    async def handle(self, far: socket.socket) -> None:
+    async def handle(self, far: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
-        try:
-            address = transport.unmapped(far.getpeername()[0])
-        except OSError:  # gone before it was looked at
-            far.close()
-            return
-        peer = self.policy.peer_behind(address)
-        if isinstance(peer, Refusal):
-            self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
-            reset(far)
-            return
-        self._statistics.add(Counter.INBOUND)
-        self._statistics.add(Counter.INBOUND_OPEN)
-        try:
-            await self._carry(far, peer)
-        finally:
-            self._statistics.add(Counter.INBOUND_OPEN, -1)
+        with far:
+            address = tcp.unmapped(name[0])
+            try:
+                tcp.prepare(far)
+                peer = self.policy.peer_behind(address)
+                if isinstance(peer, Refusal):
+                    self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
+                    return
+                if transport.fell_back(far):
+                    self._statistics.fell_back(peer)
+                request = await self._read_request(far, peer)
+                if request is not None:
+                    await self._carry(far, request)
+            except OSError as error:
+                _LOG.debug("connection from %s: %s", address, error)
 
-    async def _carry(self, far: socket.socket, peer: Site) -> None:
-        if transport.fell_back(far):
-            self._statistics.add(Counter.FALLBACKS)
-            self._statistics.say_once(f"site {peer.name}", "no Multipath TCP, only TCP")
-        try:
-            near = await self._connect(far, peer)
-        except OSError:
-            reset(far)
-            return
-        except asyncio.CancelledError:
-            reset(far)
-            raise
-        if near is None:
-            far.close()
-            return
-        count = self._statistics.add
-        await Relay(
-            near,
-            far,
-            self._pipes,
-            outward=lambda moved: count(Counter.BYTES_SENT, moved),
-            inward=lambda moved: count(Counter.BYTES_RECEIVED, moved),
-        ).run()
+    async def _read_request(self, far: socket.socket, peer: Site) -> Request | None:
+        """Return what the peer asks for; None, once it is answered, if that is refused.
 
-    async def _connect(self, far: socket.socket, peer: Site) -> socket.socket | None:
-        """Do what the peer asks for; None, once it is answered, if that cannot be done."""
-        loop = asyncio.get_running_loop()
+        Raises:
+            OSError: the connection broke.
+
+        """
+        who = f"site {peer.name}"
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 request = await _read_request(far)
-        except (SocksError, TimeoutError) as error:
-            self._refuse_protocol(peer, error)
-            if isinstance(error, SocksError):
-                await self._answer(far, error.reply)
+        except TimeoutError:
+            late = Refusal(f"no request within {HANDSHAKE_SECONDS:g} s")
+            self._statistics.refused(Counter.REFUSED_PROTOCOL, who, late)
             return None
-        reply = self._judge(peer, request)
-        if reply is not None:
-            await self._answer(far, reply)
+        except SocksError as error:
+            self._statistics.refused(Counter.REFUSED_PROTOCOL, who, Refusal(str(error)))
+            await _turn_away(far, error.answer)
             return None
-        try:
-            near = await connect_as(request.client, request.destination, SocketMark.SERVER)
-        except OSError as error:
-            self._statistics.add(Counter.INBOUND_FAILED)
-            await self._answer(far, socks.reply_for(error))
-            return None
-        try:
-            answer = socks.METHOD_SELECTION + socks.encode_reply(Reply.SUCCEEDED)
-            await loop.sock_sendall(far, answer)
-        except BaseException:
-            reset(near)
-            raise
-        return near
-
-    def _judge(self, peer: Site, request: Request) -> Reply | None:
-        """Return the answer to a request that is not allowed, None to one that is."""
         refusal = self.policy.admits(peer, request.client.address, request.destination.address)
         if refusal is None:
-            return None
+            return request
         counter = (
             Counter.REFUSED_FOREIGN_CLIENT
             if refusal is FOREIGN_CLIENT
             else Counter.REFUSED_FOREIGN_DESTINATION
         )
-        self._statistics.refused(counter, f"site {peer.name}", refusal)
-        return Reply.NOT_ALLOWED
+        self._statistics.refused(counter, who, refusal)
+        await _turn_away(far, socks.encode_response(Reply.NOT_ALLOWED))
+        return None
 
-    def _refuse_protocol(self, peer: Site, error: SocksError | TimeoutError) -> None:
-        reason = str(error) or f"no request within {HANDSHAKE_SECONDS:g} s"
-        self._statistics.refused(Counter.REFUSED_PROTOCOL, f"site {peer.name}", Refusal(reason))
+    async def _carry(self, far: socket.socket, request: Request) -> None:
+        self._statistics.add(Counter.INBOUND)
+        self._statistics.add(Counter.INBOUND_OPEN)
+        try:
+            near = await self._connect(far, request)
+            if near is not None:
+                with near:
+                    success = socks.encode_response(Reply.SUCCEEDED)
+                    await asyncio.get_running_loop().sock_sendall(far, success)
+                    await self._relay(near, far).run()
+        finally:
+            self._statistics.add(Counter.INBOUND_OPEN, -1)
 
-    async def _answer(self, far: socket.socket, reply: Reply) -> None:
-        with suppress(OSError):
-            answer = socks.METHOD_SELECTION + socks.encode_reply(reply)
-            await asyncio.get_running_loop().sock_sendall(far, answer)
+    async def _connect(self, far: socket.socket, request: Request) -> socket.socket | None:
+        """Connect to the VM; None, once the peer is told, if that fails."""
+        try:
+            with self._poller.cancelled_by_reset(far):
+                return await connect_as(request.client, request.destination, SocketMark.SERVER)
+        except OSError as error:
+            self._statistics.add(Counter.INBOUND_FAILED)
+            _LOG.debug("%s to %s: %s", request.client, request.destination, error)
+            await _turn_away(far, socks.encode_response(socks.reply_for(error)))
+            return None
+
+    def _relay(self, near: socket.socket, far: socket.socket) -> Relay:
+        count = self._statistics.add
+        return Relay(
+            near,
+            far,
+            self._poller,
+            self._pipes,
+            outward=lambda moved: count(Counter.BYTES_SENT, moved),
+            inward=lambda moved: count(Counter.BYTES_RECEIVED, moved),
+        )
 
 
 async def _read_request(far: socket.socket) -> Request:
-    """Read the request, and not a byte of what follows it: that stays for the relay.
+    """Read the request, and not a byte of what follows it: that is for the relay.
 
     Raises:
         OSError: the connection broke.
@@ -139,3 +141,18 @@ async def _read_request(far: socket.socket) -> Request:
             raise SocksError("connection closed before the request was complete")
         seen += more
     return found
+
+
+async def _turn_away(far: socket.socket, answer: bytes) -> None:
+    """Answer, and let the connection end in order.
+
+    The peer's data are read to their end: if they were left, a reset would overtake the answer.
+    """
+    loop = asyncio.get_running_loop()
+    with suppress(OSError):
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await loop.sock_sendall(far, answer)
+            far.shutdown(socket.SHUT_WR)
+            while await loop.sock_recv(far, _FAREWELL_BYTES):
+                pass
+            tcp.end_in_order(far)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from fedsdn.config.model import Address
@@ -23,8 +23,14 @@ TYPE_IPV4, TYPE_IPV6 = 1, 4
 _ADDRESS_BYTES = {TYPE_IPV4: 4, TYPE_IPV6: 16}
 _PORT_BYTES = 2
 
+_SHORTEST_REQUEST = 21
+"""One method, IPv4 addresses."""
 
-class Reply(IntEnum):
+LONGEST_REQUEST = 299
+"""255 methods, IPv6 addresses."""
+
+
+class Reply(Enum):
     """The server's answer to CONNECT (RFC 1928, section 6)."""
 
     SUCCEEDED = 0
@@ -54,12 +60,12 @@ def reply_for(error: OSError) -> Reply:
 
 
 class SocksError(Exception):
-    """The other side does not speak our SOCKS; ``reply`` is what to answer, if anything."""
+    """The other side does not speak our SOCKS; ``answer`` is what to send before closing."""
 
-    def __init__(self, message: str, reply: Reply = Reply.FAILURE) -> None:
+    def __init__(self, message: str, answer: bytes = b"") -> None:
         """Say what is wrong in a few words."""
         super().__init__(message)
-        self.reply = reply
+        self.answer = answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +100,31 @@ class Request:
         return greeting + metadata + connect
 
 
-METHOD_SELECTION = bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA])
 NO_METHOD = bytes([SOCKS_VERSION, METHOD_NONE_ACCEPTABLE])
+_METHOD_SELECTION = bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA])
 _UNSPECIFIED = Endpoint(IPv4Address(0), 0)
 
 
-def encode_reply(reply: Reply) -> bytes:
-    """Answer to CONNECT; the bound address is of no use to anybody, so it is all zero."""
-    return bytes([SOCKS_VERSION, reply, 0]) + _UNSPECIFIED.encode()
+def encode_response(reply: Reply) -> bytes:
+    """Make the method selection and the answer to CONNECT.
 
-
-RESPONSE_BYTES = len(METHOD_SELECTION) + len(encode_reply(Reply.SUCCEEDED))
-"""Length of the server's whole answer, method selection included."""
-
-
-_SHORTEST_REQUEST = 21
-"""Length of a request with one method and IPv4 addresses."""
+    The bound address is of no use to anybody, so it is all zero.
+    """
+    return _METHOD_SELECTION + bytes([SOCKS_VERSION, reply.value, 0]) + _UNSPECIFIED.encode()
 
 
 class _Reader:
-    """Reads fields off the front of some bytes; ``_ShortError`` when they are not there yet."""
+    """Reads fields off the front of ``data``, of a message that has ``least`` bytes or more."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, least: int) -> None:
         self._data = data
         self._position = 0
+        self._least = least
 
     def take(self, count: int) -> bytes:
         end = self._position + count
         if end > len(self._data):
-            raise _ShortError(end)
+            raise _ShortError(max(end, self._least) - len(self._data))
         found = self._data[self._position : end]
         self._position = end
         return found
@@ -130,76 +132,86 @@ class _Reader:
     def byte(self) -> int:
         return self.take(1)[0]
 
+    def methods(self) -> bytes:
+        count = self.byte()
+        self._least += count - 1
+        return self.take(count)
+
     def endpoint(self) -> Endpoint:
         kind = self.byte()
         if kind not in _ADDRESS_BYTES:
-            raise SocksError(f"address type {kind}", Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            raise SocksError(f"address type {kind}", answer)
+        self._least += _ADDRESS_BYTES[kind] - _ADDRESS_BYTES[TYPE_IPV4]
         raw = self.take(_ADDRESS_BYTES[kind])
         address = IPv4Address(raw) if kind == TYPE_IPV4 else IPv6Address(raw)
         return Endpoint(address, int.from_bytes(self.take(_PORT_BYTES), "big"))
 
 
 class _ShortError(Exception):
-    """The input would have to be at least ``length`` bytes long."""
+    """At least ``missing`` bytes have to follow."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, missing: int) -> None:
         super().__init__()
-        self.length = length
+        self.missing = missing
 
 
 def parse_request(data: bytes) -> Request | int:
-    """Read a request that is all of ``data``, or say how many bytes it takes more, at least.
+    """Read a request that is all of ``data``, or say how many more bytes it takes, at least.
 
-    Whoever reads no more than that never takes a byte of what follows the request.
+    Whoever reads no more than that never takes a byte of what follows the request. The longest
+    request has ``LONGEST_REQUEST`` bytes.
 
     Raises:
         SocksError: whatever follows, it cannot become a request.
 
     """
-    reader = _Reader(data)
+    reader = _Reader(data, _SHORTEST_REQUEST)
+    failure = encode_response(Reply.FAILURE)
     try:
         _expect("SOCKS version", reader.byte(), SOCKS_VERSION)
-        methods = reader.take(reader.byte())
-        if METHOD_CLIENT_METADATA not in methods:
-            raise SocksError("no method with client metadata offered", Reply.NOT_ALLOWED)
-        _expect("metadata version", reader.byte(), METADATA_VERSION)
+        if METHOD_CLIENT_METADATA not in reader.methods():
+            raise SocksError("no method with client metadata offered", NO_METHOD)
+        _expect("metadata version", reader.byte(), METADATA_VERSION, NO_METHOD)
         client = reader.endpoint()
-        _expect("SOCKS version", reader.byte(), SOCKS_VERSION)
-        command = reader.byte()
-        if command != COMMAND_CONNECT:
-            raise SocksError(f"command {command}", Reply.COMMAND_NOT_SUPPORTED)
-        reader.byte()  # reserved
+        _expect("SOCKS version of CONNECT", reader.byte(), SOCKS_VERSION, failure)
+        command, _reserved = reader.take(2)
+        _expect("command", command, COMMAND_CONNECT, encode_response(Reply.COMMAND_NOT_SUPPORTED))
         destination = reader.endpoint()
     except _ShortError as short:
-        return max(short.length, _SHORTEST_REQUEST) - len(data)
+        return short.missing
+    if client.address.version != destination.address.version:
+        answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+        raise SocksError("client and destination of different families", answer)
+    if not client.port or not destination.port:
+        raise SocksError("port 0", failure)
     return Request(client, destination)
 
 
-def parse_response(data: bytes) -> Reply | None:
-    """Read the server's answer off the front of ``data``; None while it is not all there.
+def parse_response(data: bytes) -> Reply | int:
+    """Read an answer that is all of ``data``, or say how many more bytes it takes, at least.
+
+    A code that this version does not know is a ``FAILURE``.
 
     Raises:
-        SocksError: it is no answer to a request of ours.
+        SocksError: whatever follows, it cannot become an answer to a request of ours.
 
     """
-    reader = _Reader(data)
+    reader = _Reader(data, len(encode_response(Reply.SUCCEEDED)))
     try:
         _expect("SOCKS version", reader.byte(), SOCKS_VERSION)
-        method = reader.byte()
-        if method != METHOD_CLIENT_METADATA:
-            raise SocksError(f"server chose method {method:#x}")
-        _expect("SOCKS version", reader.byte(), SOCKS_VERSION)
-        code = reader.byte()
-        reader.byte()
+        _expect("method", reader.byte(), METHOD_CLIENT_METADATA)
+        _expect("SOCKS version of the reply", reader.byte(), SOCKS_VERSION)
+        code, _reserved = reader.take(2)
         reader.endpoint()
-    except _ShortError:
-        return None
+    except _ShortError as short:
+        return short.missing
     try:
         return Reply(code)
     except ValueError:
         return Reply.FAILURE
 
 
-def _expect(what: str, found: int, wanted: int) -> None:
+def _expect(what: str, found: int, wanted: int, answer: bytes = b"") -> None:
     if found != wanted:
-        raise SocksError(f"{what} {found} instead of {wanted}")
+        raise SocksError(f"{what} {found:#x} instead of {wanted:#x}", answer)

@@ -7,17 +7,22 @@ tproxy.rst): the accepted socket's own name is where the VM wanted to go.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
-from fedsdn.proxy import socks, transport
+from fedsdn.proxy import socks, tcp, transparent, transport
+from fedsdn.proxy.listener import Name
+from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import Policy, Refusal
-from fedsdn.proxy.relay import PipePool, Relay, reset
+from fedsdn.proxy.poller import Poller
+from fedsdn.proxy.relay import Relay
 from fedsdn.proxy.socks import Endpoint, Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
-from fedsdn.proxy.transparent import listen
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,106 +37,106 @@ def listen_for_tenants() -> socket.socket:
         OSError: the port is taken, or the process may not be transparent.
 
     """
-    return listen(SOCKSIFIER_LISTEN_PORT, SocketMark.SOCKSIFIER)
+    return transparent.listen(SOCKSIFIER_LISTEN_PORT, SocketMark.SOCKSIFIER)
 
 
 class Socksifier:
     """Carries connections that this site's VMs open."""
 
-    def __init__(self, policy: Policy, statistics: WorkerStatistics, pipes: PipePool) -> None:
+    def __init__(
+        self, policy: Policy, statistics: WorkerStatistics, poller: Poller, pipes: PipePool
+    ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time."""
         self.policy = policy
         self._statistics = statistics
+        self._poller = poller
         self._pipes = pipes
+        self._turns = itertools.count()
 
-    async def handle(self, near: socket.socket) -> None:
+    async def handle(self, near: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
-        self._statistics.add(Counter.OUTBOUND)
-        self._statistics.add(Counter.OUTBOUND_OPEN)
-        try:
-            await self._carry(near)
-        finally:
-            self._statistics.add(Counter.OUTBOUND_OPEN, -1)
+        with near:
+            self._statistics.add(Counter.OUTBOUND)
+            self._statistics.add(Counter.OUTBOUND_OPEN)
+            try:
+                await self._carry(near, Request(_endpoint(name), _endpoint(near.getsockname())))
+            finally:
+                self._statistics.add(Counter.OUTBOUND_OPEN, -1)
 
-    async def _carry(self, near: socket.socket) -> None:
-        try:
-            near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = endpoint(near.getpeername())
-        except OSError:  # gone before it was looked at
-            near.close()
-            return
-        destination = endpoint(near.getsockname())
-        peer = self.policy.peer_towards(destination.address)
+    async def _carry(self, near: socket.socket, request: Request) -> None:
+        peer = self.policy.peer_towards(request.destination.address)
         if isinstance(peer, Refusal):
-            self._statistics.refused(Counter.REFUSED_UNFEDERATED, str(client.address), peer)
-            reset(near)
+            who = str(request.client.address)
+            self._statistics.refused(Counter.REFUSED_UNFEDERATED, who, peer)
             return
         try:
-            far = await self._connect(peer, client)
-        except OSError as error:
-            self._failed(f"site {peer.name}", error.strerror or str(error))
-            reset(near)
-            return
-        except asyncio.CancelledError:
-            reset(near)
+            with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
+                far = await self._connect(peer)
+            with far:
+                # The VM's first data follow the request without waiting for the answer.
+                await asyncio.get_running_loop().sock_sendall(far, request.encode())
+                await self._relay(near, far).run(far_ready=self._answered(far, request, peer))
+        except (OSError, SocksError):
+            return  # counted; the VM sees a reset
+
+    @contextmanager
+    def _failure_counted(self, request: Request, peer: Site) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._statistics.add(Counter.OUTBOUND_FAILED)
+            _LOG.debug(
+                "%s to %s at site %s: not connected: %s",
+                request.client,
+                request.destination,
+                peer.name,
+                error or type(error).__name__,
+            )
             raise
+
+    async def _connect(self, peer: Site) -> socket.socket:
+        """Connect to a peer's server; connections take turns in which path they try first."""
+        paths = self.policy.paths(peer, next(self._turns))
+        far = await transport.connect(paths, self.policy.federation.proxy_port)
+        if transport.fell_back(far):
+            self._statistics.fell_back(peer)
+        return far
+
+    async def _answered(self, far: socket.socket, request: Request, peer: Site) -> None:
+        with self._failure_counted(request, peer):
+            async with asyncio.timeout(REPLY_SECONDS):
+                await _read_success(far)
+
+    def _relay(self, near: socket.socket, far: socket.socket) -> Relay:
         count = self._statistics.add
-        relay = Relay(
+        return Relay(
             near,
             far,
+            self._poller,
             self._pipes,
             outward=lambda moved: count(Counter.BYTES_SENT, moved),
             inward=lambda moved: count(Counter.BYTES_RECEIVED, moved),
         )
-        try:
-            await relay.run(far_ready=_ask(far, Request(client, destination)))
-        except (OSError, SocksError) as error:
-            self._failed(f"{destination} at site {peer.name}", str(error))
-
-    async def _connect(self, peer: Site, client: Endpoint) -> socket.socket:
-        """Connect to a peer's server; connections take turns in which path they try first."""
-        paths = self.policy.paths(peer)
-        first = client.port % len(paths) if paths else 0
-        far = await transport.connect(
-            paths[first:] + paths[:first], self.policy.federation.proxy_port
-        )
-        if transport.fell_back(far):
-            self._statistics.add(Counter.FALLBACKS)
-            self._statistics.say_once(f"site {peer.name}", "no Multipath TCP, only TCP")
-        return far
-
-    def _failed(self, what: str, why: str) -> None:
-        self._statistics.add(Counter.OUTBOUND_FAILED)
-        _LOG.debug("%s: not connected: %s", what, why)
 
 
-async def _ask(far: socket.socket, request: Request) -> None:
-    """Ask the server, and wait for its answer; the VM's first data follows without waiting.
+async def _read_success(far: socket.socket) -> None:
+    """Read the server's answer, and not a byte of what follows it: that is for the relay.
 
     Raises:
-        OSError: the connection broke, or the answer takes too long.
-        SocksError: the server refuses.
+        OSError: the connection broke.
+        SocksError: the server refuses, or it is no server of ours.
 
     """
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(REPLY_SECONDS):
-        await loop.sock_sendall(far, request.encode())
-        await _await_success(far)
-
-
-async def _await_success(far: socket.socket) -> None:
-    """Read the server's answer, and not a byte of what follows it."""
-    loop = asyncio.get_running_loop()
-    answer = b""
-    while (reply := socks.parse_response(answer)) is None:
-        more = await loop.sock_recv(far, socks.RESPONSE_BYTES - len(answer))
+    seen = b""
+    while isinstance(found := socks.parse_response(seen), int):
+        more = await loop.sock_recv(far, found)
         if not more:
             raise SocksError("the peer closed the connection before it answered")
-        answer += more
-    if reply is not Reply.SUCCEEDED:
-        raise SocksError(f"the peer says {reply.name.lower().replace('_', ' ')}")
+        seen += more
+    if found is not Reply.SUCCEEDED:
+        raise SocksError(f"the peer says {found.name.lower().replace('_', ' ')}")
 
 
-def endpoint(name: tuple[str, int, int, int]) -> Endpoint:
-    """Endpoint of a dual-stack socket's name."""
-    return Endpoint(transport.unmapped(name[0]), name[1])
+def _endpoint(name: Name) -> Endpoint:
+    return Endpoint(tcp.unmapped(name[0]), name[1])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import mmap
 from enum import IntEnum, auto
+from zlib import crc32
 
+from fedsdn.config.model import Site
 from fedsdn.proxy.policy import Refusal
 
 _LOG = logging.getLogger(__name__)
@@ -18,9 +20,9 @@ class Counter(IntEnum):
     """Connections that VMs of this site opened."""
     OUTBOUND_OPEN = auto()
     OUTBOUND_FAILED = auto()
-    """Of those, connections that the peer refused or no path carried."""
+    """Of those, connections that ended before the peer said that they are through."""
     INBOUND = auto()
-    """Connections that peers' VMs opened to VMs of this site."""
+    """Connections that peers' VMs were allowed to open to VMs of this site."""
     INBOUND_OPEN = auto()
     INBOUND_FAILED = auto()
     """Of those, connections that the VM refused or did not answer."""
@@ -39,6 +41,7 @@ class Counter(IntEnum):
 
 
 _WORD = 8
+_MESSAGES = 1 << 16
 
 
 class Statistics:
@@ -48,11 +51,12 @@ class Statistics:
         """Make the shared memory, all zero."""
         self._rows = workers
         self._words = memoryview(mmap.mmap(-1, workers * len(Counter) * _WORD)).cast("q")
+        self._said = memoryview(mmap.mmap(-1, _MESSAGES))
 
     def row(self, worker: int) -> WorkerStatistics:
         """Return the counters that the worker with this number may change."""
         start = worker * len(Counter)
-        return WorkerStatistics(self._words[start : start + len(Counter)])
+        return WorkerStatistics(self._words[start : start + len(Counter)], self._said)
 
     def forget_open(self, worker: int) -> None:
         """Set a dead worker's open connections to none: they ended with it."""
@@ -72,10 +76,10 @@ class Statistics:
 class WorkerStatistics:
     """One worker's counters."""
 
-    def __init__(self, words: memoryview[int]) -> None:
-        """Count in ``words``, one for each ``Counter``."""
+    def __init__(self, words: memoryview[int], said: memoryview[int]) -> None:
+        """Count in ``words``, one for each ``Counter``; ``said`` is all workers'."""
         self._words = words
-        self._said: set[tuple[str, str]] = set()
+        self._said = said
 
     def add(self, counter: Counter, amount: int = 1) -> None:
         """Add to a counter."""
@@ -88,10 +92,16 @@ class WorkerStatistics:
     def refused(self, counter: Counter, who: str, refusal: Refusal) -> None:
         """Count a refusal; log it once for each peer and reason."""
         self.add(counter)
-        self.say_once(who, f"refused: {refusal.reason}")
+        self._say_once(f"{who}: refused: {refusal.reason}")
 
-    def say_once(self, who: str, what: str) -> None:
-        """Log ``what`` about ``who``, but not again."""
-        if (who, what) not in self._said:
-            self._said.add((who, what))
-            _LOG.warning("%s: %s (said once; see 'fedsdn proxy stats')", who, what)
+    def fell_back(self, peer: Site) -> None:
+        """Count a connection with ``peer`` that is plain TCP; log it once for each peer."""
+        self.add(Counter.FALLBACKS)
+        self._say_once(f"site {peer.name}: no Multipath TCP, only TCP")
+
+    def _say_once(self, message: str) -> None:
+        """Log a message that no worker has logged yet; at most ``_MESSAGES`` in all."""
+        place = crc32(message.encode()) % _MESSAGES
+        if not self._said[place]:
+            self._said[place] = 1
+            _LOG.warning("%s (said once; see 'fedsdn proxy stats')", message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -16,49 +18,70 @@ _ANSWER_SECONDS = 5.0
 
 
 class StatisticsSocket:
-    """Listens on ``path`` and answers with the totals."""
+    """Listens on ``path`` and answers with the totals; only one process at a time can.
+
+    A lock says so, not the socket: that may be left from a proxy that was killed, or belong to
+    one that hangs. Workers inherit the lock, so it holds until the last has ended.
+    """
 
     def __init__(self, path: Path, statistics: Statistics) -> None:
         """Listen.
 
         Raises:
-            FedsdnError: another proxy answers on the socket, or it cannot be made.
+            FedsdnError: another proxy runs, or the socket cannot be made.
 
         """
         self._path = path
         self._statistics = statistics
-        if _answers(path):
-            raise FedsdnError(f"{path}: another proxy runs here; stop it first")
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._lock_path = path.with_suffix(".lock")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            self.socket.bind(str(path))
-            path.chmod(0o600)
-            self.socket.listen()
+            self._lock = self._take_lock()
+            self.socket = self._listen()
         except OSError as error:
-            self.socket.close()
-            raise FedsdnError(f"{path}: cannot listen: {error.strerror}") from error
+            raise FedsdnError(
+                f"{path}: the statistics' socket cannot be made ({error.strerror}): "
+                "look at the rights and the free space there"
+            ) from error
+
+    def _take_lock(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise FedsdnError(
+                f"{self._lock_path}: another proxy runs here, or its connections have not all "
+                "ended yet: stop it first (SIGTERM; again to reset what is left)"
+            ) from error
+        return lock
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._path.unlink(missing_ok=True)
+            listener.bind(str(self._path))
+            self._path.chmod(0o600)
+            listener.listen()
+            listener.setblocking(False)
+        except OSError:
+            listener.close()
+            os.close(self._lock)
+            raise
+        return listener
 
     def answer(self) -> None:
         """Answer one connection that waits."""
         with suppress(OSError):
             connection, _address = self.socket.accept()
             with connection:
-                connection.sendall(json.dumps(self._statistics.totals()).encode() + b"\n")
+                connection.send(json.dumps(self._statistics.totals()).encode() + b"\n")
 
     def remove(self) -> None:
         """Stop listening, and take the socket away."""
-        self.socket.close()
         self._path.unlink(missing_ok=True)
-
-
-def _answers(path: Path) -> bool:
-    try:
-        read_statistics(path)
-    except FedsdnError:
-        return False
-    return True
+        self.socket.close()
+        os.close(self._lock)
 
 
 def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import errno
 import socket
 
 from fedsdn.pipeline.declarations import SocketMark
+from fedsdn.proxy import tcp
 from fedsdn.proxy.socks import Endpoint
-from fedsdn.proxy.transport import BACKLOG, finish_connect, mapped
 
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
@@ -24,7 +24,7 @@ CONNECT_SECONDS = 60.0
 def listen(port: int, mark: SocketMark) -> socket.socket:
     """Listen for connections to foreign addresses that TPROXY hands to ``port``.
 
-    Accepted sockets inherit the mark.
+    Accepted sockets inherit the mark and what ``tcp.prepare`` sets.
 
     Raises:
         OSError: the port is taken, or the process lacks CAP_NET_ADMIN.
@@ -32,9 +32,8 @@ def listen(port: int, mark: SocketMark) -> socket.socket:
     """
     listener = _socket(mark)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(("::", port))
-        listener.listen(BACKLOG)
+        listener.listen(tcp.BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -50,10 +49,9 @@ async def connect_as(client: Endpoint, destination: Endpoint, mark: SocketMark) 
     """
     sock = _socket(mark)
     try:
-        sock.bind((mapped(client.address), client.port))
+        sock.bind((tcp.mapped(client.address), client.port))
         async with asyncio.timeout(CONNECT_SECONDS):
-            await finish_connect(sock, (mapped(destination.address), destination.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
     except TimeoutError as error:
         sock.close()
         raise OSError(errno.ETIMEDOUT, f"{destination} does not answer") from error
@@ -68,11 +66,13 @@ def _socket(mark: SocketMark) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # A VM's port may be one that another connection has too, or that the proxy listens on.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        tcp.prepare(sock)
     except OSError:
         sock.close()
         raise

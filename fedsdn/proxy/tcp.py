@@ -1,0 +1,92 @@
+"""What plain and Multipath TCP sockets have in common: connecting, names, and how they end.
+
+A connection of the proxy's ends by reset unless it was told to ``end_in_order``. So an error, a
+crash or a killed worker can never make half of a transfer look like all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+import struct
+from contextlib import suppress
+from ipaddress import ip_address
+
+from fedsdn.config.model import Address
+
+BACKLOG = 4096
+"""Connections that wait in the kernel until they are accepted."""
+
+_LINGER = struct.Struct("ii")
+_DISCONNECTED = struct.pack("H14x", socket.AF_UNSPEC)
+_libc = ctypes.CDLL(None)
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set what every connection has: no waiting for fuller segments, keepalive, end by reset.
+
+    Raises:
+        OSError: the connection is gone.
+
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
+
+
+def end_in_order(sock: socket.socket) -> None:
+    """Let ``close`` send what is still to be sent, and then the end of the stream."""
+    with suppress(OSError):  # reset by the other side: no order any more
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
+
+
+def reset(sock: socket.socket) -> None:
+    """Reset a connection, without closing the socket; nothing happens if it is gone already.
+
+    By connect(2) with ``AF_UNSPEC``, which Python's ``connect`` cannot say: some kernels take no
+    notice of ``SO_LINGER`` when a Multipath TCP socket is closed.
+    """
+    _libc.connect(sock.fileno(), _DISCONNECTED, len(_DISCONNECTED))
+
+
+async def connect(sock: socket.socket, address: tuple[str, int]) -> None:
+    """Connect a non-blocking socket to a numeric address.
+
+    asyncio's own ``sock_connect`` refuses MPTCP sockets: it looks their protocol up by number.
+
+    Raises:
+        OSError: the connection failed.
+
+    """
+    with suppress(BlockingIOError):
+        sock.connect(address)
+        return
+    loop = asyncio.get_running_loop()
+    writable: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not writable.done():
+            writable.set_result(None)
+
+    loop.add_writer(sock.fileno(), wake)
+    try:
+        await writable
+    finally:
+        loop.remove_writer(sock.fileno())
+    if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(number, os.strerror(number))
+
+
+def mapped(address: Address) -> str:
+    """Address for a dual-stack socket (RFC 4291, section 2.5.5.2)."""
+    return f"::ffff:{address}" if address.version == 4 else str(address)
+
+
+def unmapped(text: str) -> Address:
+    """Address that a dual-stack socket reports."""
+    address = ip_address(text.partition("%")[0])
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

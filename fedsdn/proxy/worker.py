@@ -1,0 +1,117 @@
+"""A worker: one event loop with a listener of its own for each role."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from fedsdn.config.watch import WatchedFederation
+from fedsdn.proxy import socksifier, transport
+from fedsdn.proxy.listener import Listener
+from fedsdn.proxy.pipes import PipePool
+from fedsdn.proxy.policy import Policy
+from fedsdn.proxy.poller import Poller
+from fedsdn.proxy.server import Server
+from fedsdn.proxy.socksifier import Socksifier
+from fedsdn.proxy.stats import WorkerStatistics
+
+_LOG = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that a worker handles; whoever starts it blocks them until then."""
+
+
+async def run(
+    federation: WatchedFederation,
+    site: str,
+    statistics: WorkerStatistics,
+    drain_seconds: float,
+) -> None:
+    """Carry until SIGTERM; a second one resets what has not ended by then.
+
+    Raises:
+        OSError: the worker cannot listen.
+
+    """
+    worker = _Worker(federation, site, statistics)
+    worker.handle_signals()
+    await worker.stop.wait()
+    worker.close()
+    await _drain(worker.connections, drain_seconds, worker.at_once)
+
+
+class _Worker:
+    def __init__(
+        self, federation: WatchedFederation, site: str, statistics: WorkerStatistics
+    ) -> None:
+        self._federation = federation
+        self._site = site
+        poller, pipes = Poller(), PipePool()
+        policy = Policy.at(federation.current, site)
+        self._socksifier = Socksifier(policy, statistics, poller, pipes)
+        self._server = Server(policy, statistics, poller, pipes)
+        self.connections: set[asyncio.Task[None]] = set()
+        self._peers = self._listen_for_peers(policy)
+        self._tenants = Listener(
+            socksifier.listen_for_tenants(), self._socksifier.handle, self.connections
+        )
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def _listen_for_peers(self, policy: Policy) -> Listener:
+        listener = transport.listen(policy.federation.proxy_port)
+        return Listener(listener, self._server.handle, self.connections)
+
+    def handle_signals(self) -> None:
+        """Take signals from now on."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # A terminal sends SIGINT to the parent too, and that says SIGTERM to its workers.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _told_to_stop(self) -> None:
+        if self.stop.is_set():
+            self.at_once.set()
+        self.stop.set()
+
+    def _reload(self) -> None:
+        if self.stop.is_set() or not self._federation.refresh(force=True):
+            return
+        before = self._server.policy
+        policy = Policy.at(self._federation.current, self._site)
+        self._socksifier.policy = policy
+        self._server.policy = policy
+        if policy.federation.proxy_port != before.federation.proxy_port:
+            try:
+                peers = self._listen_for_peers(policy)
+            except OSError as error:
+                _LOG.error("port %d: %s", policy.federation.proxy_port, error.strerror)
+                return
+            self._peers.close()
+            self._peers = peers
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._peers.close()
+        self._tenants.close()
+
+
+async def _drain(
+    connections: set[asyncio.Task[None]], seconds: float, at_once: asyncio.Event
+) -> None:
+    """Let connections end by themselves for a while, then reset the rest."""
+    if not connections:
+        return
+    told = asyncio.create_task(at_once.wait())
+    ended = asyncio.create_task(asyncio.wait(set(connections)))
+    await asyncio.wait({told, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    ended.cancel()
+    if left := {connection for connection in connections if not connection.done()}:
+        _LOG.warning("resetting %d connections that did not end in time", len(left))
+        for connection in left:
+            connection.cancel()
+        await asyncio.wait(left)
