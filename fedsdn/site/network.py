@@ -33,6 +33,7 @@ _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _UP, _NO_ARP = 0x1, 0x80
 _ON_LINK = 0x4
 _CHECKSUM = "tx-checksum-ip-generic"
+_SEGMENTATION = ("tx-tcp-segmentation", "tx-tcp6-segmentation")
 
 
 class Network:
@@ -64,7 +65,7 @@ class Network:
             offload = self._offload(name)
             if offload is not None:
                 mac, mtu = inner.get_attr("IFLA_ADDRESS"), inner.get_attr("IFLA_MTU")
-                found.add(Veth(name, mac, mtu, offload))
+                found.add(Veth(name, mac, mtu, *offload))
         return found
 
     def apply_veths(self, wanted: Iterable[Veth]) -> bool:
@@ -108,15 +109,15 @@ class Network:
             peer = {"ifname": veth.name, "address": veth.mac, "net_ns_fd": target.fileno()}
             self._host.link("add", ifname=veth.name, kind="veth", peer=peer)
 
-    def _offload(self, name: str) -> bool | None:
-        """Whether both ends leave checksums to the other; None if they are not set alike."""
-        outer = _checksum_offload(name)
-        inner = namespace.inside(self.name, lambda: _checksum_offload(name))
+    def _offload(self, name: str) -> tuple[bool, bool] | None:
+        """Whether both ends leave checksums and segmentation to the other; None if unlike."""
+        outer = _offload(name)
+        inner = namespace.inside(self.name, lambda: _offload(name))
         return outer if outer == inner else None
 
     def _set_offload(self, veth: Veth) -> None:
         def change() -> None:
-            _set_checksum_offload(veth.name, on=veth.checksum_offload)
+            _set_offload(veth)
 
         change()
         namespace.inside(self.name, change)
@@ -270,16 +271,21 @@ def quiet_host_end(name: str) -> None:
     Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
 
 
-def _checksum_offload(name: str) -> bool:
+def _offload(name: str) -> tuple[bool, bool]:
+    """Whether an interface leaves checksums, and segmentation of any sort, to its other end."""
     with Ethtool() as ethtool:
-        return bool(ethtool.get_features(name).features[_CHECKSUM].enable)
+        features = ethtool.get_features(name).features
+        segmentation = any(features[feature].enable for feature in _SEGMENTATION)
+        return bool(features[_CHECKSUM].enable), segmentation
 
 
-def _set_checksum_offload(name: str, *, on: bool) -> None:
+def _set_offload(veth: Veth) -> None:
     with Ethtool() as ethtool:
-        features = ethtool.get_features(name)
-        features.features[_CHECKSUM].enable = on
-        ethtool.set_features(name, features)
+        features = ethtool.get_features(veth.name)
+        features.features[_CHECKSUM].enable = veth.checksum_offload
+        for feature in _SEGMENTATION:
+            features.features[feature].enable = veth.segmentation_offload
+        ethtool.set_features(veth.name, features)
 
 
 def is_pair(outer: nlmsg | None, inner: nlmsg | None) -> bool:

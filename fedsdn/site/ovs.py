@@ -89,6 +89,7 @@ class Database:
         netdev = self.bridges[bridge].datapath_type == "netdev"
         return BridgeFacts(
             checksum_offload=self.userspace_tso or not netdev,
+            uplink_segmentation=not netdev,
             mtu=min(others.values(), default=DEFAULT_MTU),
             uplink_mtus=others,
         )

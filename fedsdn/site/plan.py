@@ -53,11 +53,15 @@ class BridgeFacts:
     """What the plan depends on and only the bridge knows.
 
     ``checksum_offload`` is False where the datapath passes frames on without the checksums that
-    their sender left to the hardware (netdev without userspace-tso-enable). ``mtu`` is the
-    smallest of the bridge's other ports, ``uplink_mtus`` those of the uplinks' ports by name.
+    their sender left to the hardware (netdev without userspace-tso-enable).
+    ``uplink_segmentation`` is False where it has super-frames cut up wrongly: netdev of Open
+    vSwitch 3.1 reckons segments without TCP options, and those of MPTCP make them longer than the
+    uplink's MTU. ``mtu`` is the smallest of the bridge's other ports, ``uplink_mtus`` those of the
+    uplinks' ports by name.
     """
 
     checksum_offload: bool = True
+    uplink_segmentation: bool = True
     mtu: int = DEFAULT_MTU
     uplink_mtus: Mapping[str, int] = field(default_factory=dict)
 
@@ -83,10 +87,14 @@ class Veth:
     mac: str
     mtu: int
     checksum_offload: bool
+    segmentation_offload: bool
 
     def __str__(self) -> str:
-        offload = "on" if self.checksum_offload else "off"
-        return f"{self.name} {self.mac} mtu {self.mtu} tx-checksum {offload} up"
+        checksum, tso = (
+            "on" if offload else "off"
+            for offload in (self.checksum_offload, self.segmentation_offload)
+        )
+        return f"{self.name} {self.mac} mtu {self.mtu} tx-checksum {checksum} tso {tso} up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +207,21 @@ def _ports(site: Site) -> Iterator[Port]:
 
 
 def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:
-    mtus = {wan_port(up): facts.uplink_mtus.get(up.port, DEFAULT_MTU) for up in site.uplinks}
-    for name in port_names(site):
+    for leg in _LEG_TABLES:
         yield Veth(
-            name=name,
-            mac=port_mac(site, name),
-            mtu=mtus.get(name, facts.mtu),
+            name=leg,
+            mac=port_mac(site, leg),
+            mtu=facts.mtu,
             checksum_offload=facts.checksum_offload,
+            segmentation_offload=facts.checksum_offload,
+        )
+    for uplink in site.uplinks:
+        yield Veth(
+            name=wan_port(uplink),
+            mac=port_mac(site, wan_port(uplink)),
+            mtu=facts.uplink_mtus.get(uplink.port, DEFAULT_MTU),
+            checksum_offload=facts.checksum_offload,
+            segmentation_offload=facts.checksum_offload and facts.uplink_segmentation,
         )
 
 

@@ -89,7 +89,13 @@ def test_veths_follow_the_bridge() -> None:
         "wan-up2": 1500,
     }
     assert not any(veth.checksum_offload for veth in veths.values())
-    assert str(veths["server"]).endswith("mtu 1450 tx-checksum off up")
+    assert str(veths["server"]).endswith("mtu 1450 tx-checksum off tso off up")
+
+
+def test_super_frames_stay_off_uplinks_that_cut_them_up_wrongly() -> None:
+    facts = BridgeFacts(uplink_segmentation=False)
+    tso = {veth.name: veth.segmentation_offload for veth in plan_of(two_sites(), facts=facts).veths}
+    assert tso == {"socksifier": True, "server": True, "wan-up1": False, "wan-up2": False}
 
 
 def test_addresses() -> None:
