@@ -27,7 +27,6 @@ from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 from fedsdn.pipeline.declarations import wan_port
 
-LAB_NAME = "demo"
 _SECONDS = 5.0
 _PAUSE_SECONDS = 0.5
 """Between two transfers, so that the picture shows where one ends."""
@@ -36,15 +35,16 @@ _PAUSE_SECONDS = 0.5
 def demo(
     topology: Annotated[Path, typer.Option(help="The lab to build.")] = Path("topo/two-site.yaml"),
     output: Annotated[Path, typer.Option(help="Directory for the picture.")] = Path("demo"),
+    name: Annotated[str, typer.Option(help="Name of the lab.")] = "demo",
 ) -> None:
     """Build a lab, move data both ways, check everything, draw a picture, remove the lab."""
     console = Console()
     picture = output / "throughput.png"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FedsdnError(f"{output}: cannot make this directory: {error.strerror}") from error
-    with _lab(topology, console) as lab:
+    with _lab(topology, name, console) as lab:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FedsdnError(f"{output}: cannot make this directory: {error.strerror}") from error
         views = lab_views(lab)
         _show_throughput(views, picture, console)
         results = _verify(views, console)
@@ -56,15 +56,15 @@ def demo(
 
 
 @contextmanager
-def _lab(topology: Path, console: Console) -> Iterator[Lab]:
+def _lab(topology: Path, name: str, console: Console) -> Iterator[Lab]:
     """Have a lab while the block runs, and remove it also when we are told to end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console.print(f"[bold]lab {LAB_NAME}[/]", highlight=False)
-    lab = build.up(topology, LAB_NAME, report=lambda line: console.print(f"  {line}"))
+    console.print(f"[bold]lab {name}[/]", highlight=False)
+    lab = build.up(topology, name, report=lambda line: console.print(f"  {line}"))
     try:
         yield lab
     finally:
-        build.down(LAB_NAME)
+        build.down(name)
 
 
 def _verify(views: Sequence[SiteView], console: Console) -> list[Result]:
