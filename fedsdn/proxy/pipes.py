@@ -54,3 +54,8 @@ class PipePool:
             pipe.close()
         else:
             self._free.append(pipe)
+
+    def close(self) -> None:
+        """Close all pipes that nobody has."""
+        while self._free:
+            self._free.pop().close()

@@ -37,8 +37,9 @@ async def run(
     worker = _Worker(federation, site, statistics)
     worker.handle_signals()
     await worker.stop.wait()
-    worker.close()
+    worker.close_listeners()
     await _drain(worker.connections, drain_seconds, worker.at_once)
+    worker.close()
 
 
 class _Worker:
@@ -47,10 +48,10 @@ class _Worker:
     ) -> None:
         self._federation = federation
         self._site = site
-        poller, pipes = Poller(), PipePool()
+        self._poller, self._pipes = Poller(), PipePool()
         policy = Policy.at(federation.current, site)
-        self._socksifier = Socksifier(policy, statistics, poller, pipes)
-        self._server = Server(policy, statistics, poller, pipes)
+        self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes)
+        self._server = Server(policy, statistics, self._poller, self._pipes)
         self.connections: set[asyncio.Task[None]] = set()
         self._peers = self._listen_for_peers(policy)
         self._tenants = Listener(
@@ -93,10 +94,15 @@ class _Worker:
             self._peers.close()
             self._peers = peers
 
-    def close(self) -> None:
+    def close_listeners(self) -> None:
         """Take no more connections."""
         self._peers.close()
         self._tenants.close()
+
+    def close(self) -> None:
+        """Give back what connections needed."""
+        self._poller.close()
+        self._pipes.close()
 
 
 async def _drain(

@@ -1,0 +1,220 @@
+"""The SOCKS wire: what is written is read, and nothing else gets through."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Literal, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsdn.proxy.socks import (
+    LONGEST_REQUEST,
+    METHOD_CLIENT_METADATA,
+    NO_METHOD,
+    Endpoint,
+    Reply,
+    Request,
+    SocksError,
+    encode_response,
+    parse_request,
+    parse_response,
+    reply_for,
+)
+
+PORTS = st.integers(1, 65535)
+
+
+def requests(version: Literal[4, 6]) -> st.SearchStrategy[Request]:
+    endpoints = st.builds(Endpoint, st.ip_addresses(v=version), PORTS)
+    return st.builds(Request, endpoints, endpoints)
+
+
+REQUESTS = st.one_of(requests(4), requests(6))
+ERROR_ANSWERS = {
+    b"",
+    NO_METHOD,
+    *(encode_response(reply) for reply in Reply if reply is not Reply.SUCCEEDED),
+}
+EXAMPLE = Request(Endpoint(ip_address("10.1.0.11"), 45678), Endpoint(ip_address("10.2.0.11"), 80))
+
+
+def with_methods(request: Request, methods: bytes) -> bytes:
+    return b"\x05" + bytes([len(methods)]) + methods + request.encode()[3:]
+
+
+class Wire:
+    """Bytes that come in pieces, and how many of them were asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.taken = 0
+
+    def read(self, most: int, piece: int) -> bytes:
+        found = self.data[self.taken : self.taken + min(most, piece)]
+        self.taken += len(found)
+        return found
+
+
+@given(REQUESTS)
+def test_a_request_is_read_as_it_was_written(request: Request) -> None:
+    assert parse_request(request.encode()) == request
+
+
+@given(
+    REQUESTS,
+    st.sets(st.integers(0, 255).filter(lambda method: method != METHOD_CLIENT_METADATA)),
+    st.binary(max_size=100),
+    st.data(),
+)
+def test_a_request_in_pieces_is_read_to_its_last_byte_and_no_further(
+    request: Request, others: set[int], following: bytes, data: st.DataObject
+) -> None:
+    methods = data.draw(st.permutations([METHOD_CLIENT_METADATA, *others]))
+    encoded = with_methods(request, bytes(methods))
+    assert len(encoded) <= LONGEST_REQUEST
+    wire, seen = Wire(encoded + following), b""
+    while isinstance(found := parse_request(seen), int):
+        assert found > 0
+        more = wire.read(found, data.draw(st.integers(1, 100)))
+        assert more, "it asks for more than the request has"
+        seen += more
+    assert found == request
+    assert wire.taken == len(encoded)
+
+
+@given(REQUESTS)
+def test_a_request_that_comes_whole_is_read_in_few_pieces(request: Request) -> None:
+    wire, seen, reads = Wire(request.encode()), b"", 0
+    while isinstance(found := parse_request(seen), int):
+        seen += wire.read(found, len(wire.data))
+        reads += 1
+    assert reads <= 3
+
+
+Found = TypeVar("Found")
+
+
+def outcome(parse: Callable[[bytes], Found], data: bytes) -> Found | SocksError:
+    try:
+        return parse(data)
+    except SocksError as error:
+        return error
+
+
+@given(st.binary(max_size=LONGEST_REQUEST + 10))
+def test_any_bytes_are_a_request_or_too_few_or_an_error(data: bytes) -> None:
+    found = outcome(parse_request, data)
+    if isinstance(found, SocksError):
+        assert 0 < len(str(found)) < 80
+        assert found.answer in ERROR_ANSWERS
+    elif isinstance(found, int):
+        assert 0 < found <= LONGEST_REQUEST - len(data)
+    else:
+        assert parse_request(found.encode()) == found
+
+
+@given(REQUESTS, st.data())
+def test_a_damaged_request_is_never_read_as_another_kind(
+    request: Request, data: st.DataObject
+) -> None:
+    encoded = bytearray(request.encode())
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
+    found = outcome(parse_request, bytes(encoded))
+    if isinstance(found, Request):
+        assert found.client.address.version == found.destination.address.version
+        assert found.client.port
+        assert found.destination.port
+
+
+V4 = EXAMPLE.encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "answer"),
+    [
+        (b"\x04", "SOCKS version 0x4", b""),
+        (b"G", "SOCKS version 0x47", b""),
+        (b"\x05\x00", "no method", NO_METHOD),
+        (b"\x05\x02\x00\x02", "no method", NO_METHOD),
+        (V4[:3] + b"\x02", "metadata version 0x2", NO_METHOD),
+        (V4[:4] + b"\x03", "address type 3", encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)),
+        (V4[:11] + b"\x04", "SOCKS version of CONNECT", encode_response(Reply.FAILURE)),
+        (V4[:12] + b"\x02\x00", "command 0x2", encode_response(Reply.COMMAND_NOT_SUPPORTED)),
+        (V4[:9] + b"\x00\x00" + V4[11:], "port 0", encode_response(Reply.FAILURE)),
+        (V4[:-2] + b"\x00\x00", "port 0", encode_response(Reply.FAILURE)),
+        (
+            V4[:14] + Endpoint(ip_address("fd00:2::11"), 80).encode(),
+            "different families",
+            encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_and_answered(data: bytes, message: str, answer: bytes) -> None:
+    with pytest.raises(SocksError, match=message) as raised:
+        parse_request(data)
+    assert raised.value.answer == answer
+
+
+@pytest.mark.parametrize("reply", list(Reply))
+def test_an_answer_is_read_as_it_was_written(reply: Reply) -> None:
+    encoded = encode_response(reply)
+    assert parse_response(encoded) is reply
+    assert parse_response(b"") == len(encoded)
+
+
+@given(st.sampled_from(Reply), st.lists(st.integers(1, 12), min_size=12), st.binary())
+def test_an_answer_in_pieces_is_read_to_its_last_byte_and_no_further(
+    reply: Reply, pieces: list[int], following: bytes
+) -> None:
+    wire, seen = Wire(encode_response(reply) + following), b""
+    for piece in pieces:
+        found = parse_response(seen)
+        if not isinstance(found, int):
+            break
+        seen += wire.read(found, piece)
+    assert parse_response(seen) is reply
+    assert wire.taken == len(encode_response(reply))
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_an_answer_or_too_few_or_an_error(data: bytes) -> None:
+    found = outcome(parse_response, data)
+    if isinstance(found, SocksError):
+        assert str(found)
+    elif isinstance(found, int):
+        assert 0 < found <= 24
+
+
+@pytest.mark.parametrize("data", [NO_METHOD, b"\x05\x00", b"\x04", b"HTTP/1.1"])
+def test_another_kind_of_server_is_an_error(data: bytes) -> None:
+    with pytest.raises(SocksError):
+        parse_response(data)
+
+
+def test_an_answer_with_an_unknown_code_is_a_failure() -> None:
+    encoded = bytearray(encode_response(Reply.SUCCEEDED))
+    encoded[3] = 0x77
+    assert parse_response(bytes(encoded)) is Reply.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("number", "reply"),
+    [
+        (errno.ECONNREFUSED, Reply.REFUSED),
+        (errno.EHOSTUNREACH, Reply.HOST_UNREACHABLE),
+        (errno.ENETUNREACH, Reply.NETWORK_UNREACHABLE),
+        (errno.ETIMEDOUT, Reply.TIMED_OUT),
+        (errno.EADDRNOTAVAIL, Reply.FAILURE),
+    ],
+)
+def test_why_a_connection_failed_is_told(number: int, reply: Reply) -> None:
+    assert reply_for(OSError(number, "")) is reply
+
+
+def test_an_endpoint_reads_as_people_write_it() -> None:
+    assert str(EXAMPLE.client) == "10.1.0.11:45678"
+    assert str(Endpoint(ip_address("fd00:1::11"), 80)) == "[fd00:1::11]:80"
