@@ -1,0 +1,335 @@
+"""Two sites' proxies and VMs, joined by plain wires: everything of a site but the bridge.
+
+Each site is a host of its own (network, mounts, processes) with two namespaces in it: ``fedsdn``,
+set up by the site's own plan, and ``vm``. Without a bridge the VM has one wire to each of the
+proxy's ports, and answers on the one that it was asked on. Tests hold the VMs' sockets themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedsdn.config.loader import dump_federation, load_federation
+from fedsdn.config.model import Federation, Site
+from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, port_mac, wan_port
+from fedsdn.proxy.stats_socket import read_statistics
+from fedsdn.site import firewall, namespace
+from fedsdn.site.network import Network
+from fedsdn.site.plan import NAMESPACE, site_plan
+from fedsdn.site.sysctls import Sysctl
+from fedsdn.uplinks.endpoints import Endpoints
+from tests.real.site_host import wait_until
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = Path(sys.executable).parent
+LIMIT_S = 20.0
+_NSENTER = shutil.which("nsenter") or "nsenter"
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Result = TypeVar("Result")
+
+_START = """
+set -e
+mount -t tmpfs none /run
+mkdir -p /run/netns /run/fedsdn
+ip netns add vm
+echo ready
+sleep infinity &
+wait  # and reap, as the first process of its PID namespace
+"""
+
+_VM = """
+set -e
+ip link set lo up
+sysctl -qw net.ipv4.tcp_fwmark_accept=1 net.ipv4.fwmark_reflect=1 net.ipv6.fwmark_reflect=1
+sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+nft 'table inet steer {{ chain arriving {{ type filter hook prerouting priority mangle; }}; }};
+  add rule inet steer arriving iifname "server" meta mark set 1'
+for port in socksifier server; do
+  ip link set $port up
+  ip address add 10.{own}.0.11/32 dev $port
+  ip address add fd00:{own}::11/128 dev $port nodad
+done
+ip route add 10.{own}.0.2 dev socksifier
+ip route add 10.{other}.0.0/24 via 10.{own}.0.2
+ip route add fd00:{own}::2 dev socksifier
+ip route add fd00:{other}::/64 via fd00:{own}::2
+ip neighbor add 10.{own}.0.254 lladdr {server_mac} dev server
+ip neighbor add fe80::1 lladdr {server_mac} dev server
+ip route add 10.{other}.0.0/24 via 10.{own}.0.254 dev server onlink table 100
+ip route add fd00:{other}::/64 via fe80::1 dev server table 100
+ip rule add fwmark 1 lookup 100
+ip -6 rule add fwmark 1 lookup 100
+"""
+
+
+class Namespace:
+    """A network namespace in which the test makes sockets."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Return the result of ``work``, done by a thread inside."""
+
+        def enter_and_work() -> Result:
+            with self.path.open("rb") as target:
+                if _libc.setns(target.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), f"setns {self.path}")
+            return work()
+
+        with ThreadPoolExecutor(max_workers=1) as threads:
+            return threads.submit(enter_and_work).result()
+
+    def open(self, address: str, protocol: int = 0) -> socket.socket:
+        """Make a socket for the address's family."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = self.call(lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.settimeout(LIMIT_S)
+        return sock
+
+    def listen(self, address: str, port: int = 0) -> socket.socket:
+        sock = self.open(address)
+        sock.bind((address, port))
+        sock.listen(2000)
+        return sock
+
+    def connect(
+        self, address: str, port: int, source: tuple[str, int] | None = None, protocol: int = 0
+    ) -> socket.socket:
+        sock = self.open(address, protocol)
+        try:
+            if source is not None:
+                sock.bind(source)
+            sock.connect((address, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+class SiteOfNet:
+    """One site: its host, its namespaces, its proxy."""
+
+    def __init__(self, federation: Federation, site: Site, number: int) -> None:
+        self.federation = federation
+        self.site = site
+        self.addresses = {4: f"10.{number}.0.11", 6: f"fd00:{number}::11"}
+        spaces = ("--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
+        self._host = subprocess.Popen(
+            ["unshare", *spaces, "sh", "-c", _START], stdout=subprocess.PIPE, text=True
+        )
+        assert self._host.stdout is not None
+        assert self._host.stdout.readline() == "ready\n"
+        children = Path(f"/proc/{self._host.pid}/task/{self._host.pid}/children")
+        self.pid = int(children.read_text().split()[0])
+        self.run_directory = Path(f"/proc/{self.pid}/root/run")
+        self.vm = Namespace(self.run_directory / "netns/vm")
+        self.proxy = Namespace(self.run_directory / "netns" / NAMESPACE)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write(federation)
+
+    def close(self) -> None:
+        """End the host, and so everything on it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self._host.kill()
+        self._host.communicate()
+
+    def write(self, federation: Federation) -> None:
+        (self.run_directory / "fedsdn/federation.yaml").write_text(dump_federation(federation))
+        (self.run_directory / "fedsdn/fedsdn.conf").write_text(
+            f"[fedsdn]\nsite = {self.site.name}\nfederation = /run/fedsdn/federation.yaml\n"
+        )
+
+    # Commands on the host
+
+    def command(self, *words: str) -> list[str]:
+        return [_NSENTER, f"--target={self.pid}", "--net", "--mount", "--pid", "--", *words]
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        return {
+            "PATH": f"{COMMANDS}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "FEDSDN_CONFIG_FILE": "/run/fedsdn/fedsdn.conf",
+            "LANG": "C.UTF-8",
+        }
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command("sh", "-c", command),
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def output(self, command: str) -> str:
+        done = self.run(command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def inside(self, command: str) -> str:
+        """Run a command in the proxy's namespace."""
+        return self.output(f"ip netns exec {NAMESPACE} {command}")
+
+    # The proxy
+
+    @property
+    def log(self) -> str:
+        return (self.run_directory / "fedsdn/proxy.log").read_text()
+
+    def start_proxy(self, *options: str) -> None:
+        """Run the operator's command; wait until its workers listen."""
+        with (self.run_directory / "fedsdn/proxy.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command("fedsdn", "proxy", "run", *options),
+                env=self.environment(),
+                stdout=log,
+                stderr=log,
+            )
+        workers = int(options[options.index("--workers") + 1]) if "--workers" in options else 0
+        least = 2 * (workers or len(os.sched_getaffinity(0)))
+        wait_until(lambda: self._listening(least))
+
+    def _listening(self, least: int) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        return len(self.inside("ss -Hltn").splitlines()) >= least
+
+    def stop_proxy(self) -> int:
+        """Stop it as an operator does, and return its exit status."""
+        assert self.process is not None
+        self.signal_proxy(signal.SIGTERM)
+        return self.process.wait(LIMIT_S)
+
+    def signal_proxy(self, number: signal.Signals) -> None:
+        """Send a signal to the proxy's parent process, and not to nsenter."""
+        os.kill(self.proxy_pids()[0], number)
+
+    def proxy_pids(self) -> list[int]:
+        """The parent's process identifier, then those of its workers."""
+        assert self.process is not None
+
+        def children(pid: int) -> list[int]:
+            return [
+                int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            ]
+
+        # nsenter forks, to be in the new PID namespace itself
+        (parent,) = children(self.process.pid)
+        return [parent, *children(parent)]
+
+    def statistics(self) -> dict[str, Any]:
+        return read_statistics(self.run_directory / "fedsdn/proxy.sock")
+
+    @contextmanager
+    def counts(self, **expected: int) -> Iterator[None]:
+        """Wait, after the block, until the counters have grown by what is expected."""
+        before = self.statistics()
+        yield
+        wait_until(
+            lambda: {name: self.statistics()[name] - before[name] for name in expected} == expected
+        )
+
+
+@contextmanager
+def proxy_net(federation: Federation) -> Iterator[tuple[SiteOfNet, SiteOfNet]]:
+    """Two sites, set up and joined; no proxy runs yet."""
+    with ExitStack() as stack:
+        sites = []
+        for number, site in enumerate(federation.sites, 1):
+            host = SiteOfNet(federation, site, number)
+            stack.callback(host.close)
+            host.output("python -m tests.real.proxy_net prepare")
+            sites.append(host)
+        near, far = sites
+        for mine, theirs in zip(near.site.uplinks, far.site.uplinks, strict=True):
+            _wire((near, wan_port(mine)), (far, wan_port(theirs)))
+        for number, host in enumerate(sites, 1):
+            for port in (SOCKSIFIER_PORT, SERVER_PORT):
+                _tenant_wire(host, port)
+            mac = port_mac(host.site, SERVER_PORT)
+            script = _VM.format(own=number, other=3 - number, server_mac=mac)
+            (host.run_directory / "vm.sh").write_text(script)
+            host.output("ip netns exec vm sh /run/vm.sh")
+            host.output("python -m tests.real.proxy_net finish")
+        yield near, far
+
+
+def _wire(near: tuple[SiteOfNet, str], far: tuple[SiteOfNet, str]) -> None:
+    ends = []
+    for host, port in (near, far):
+        ends.append(["name", port, "address", port_mac(host.site, port)])
+        ends[-1] += ["netns", str(host.proxy.path)]
+    subprocess.run(["ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1]], check=True)
+    for host, port in (near, far):
+        host.inside(f"ip link set {port} up")
+
+
+def _tenant_wire(host: SiteOfNet, port: str) -> None:
+    host.output(
+        f"ip link add {port} address {port_mac(host.site, port)} netns {NAMESPACE} "
+        f"type veth peer {port} netns vm"
+    )
+    host.inside(f"ip link set {port} up")
+
+
+# What runs on the hosts
+
+
+def _prepare(federation: Federation, site: Site) -> None:
+    plan = site_plan(federation, site, 0)
+    namespace.create(plan.namespace)
+    _write(plan.sysctls)
+    firewall.apply(plan.namespace, plan.ruleset)
+
+
+def _finish(federation: Federation, site: Site) -> None:
+    plan = site_plan(federation, site, 0)
+    _write(plan.port_sysctls)
+    with Network(plan.namespace) as network:
+        subprocess.run(["ip", "-n", plan.namespace, "link", "set", "lo", "up"], check=True)
+        network.apply_addresses(plan.addresses)
+        network.apply_routes(plan.routes)
+        network.apply_rules(plan.rules)
+    with Endpoints(plan.namespace) as endpoints:
+        endpoints.apply_limits(plan.limits)
+        endpoints.apply(plan.endpoints)
+
+
+def _write(settings: tuple[Sysctl, ...]) -> None:
+    def write() -> None:
+        for setting in settings:
+            if setting.path.exists() or not setting.optional:
+                setting.path.write_text(setting.value)
+
+    namespace.inside(NAMESPACE, write)
+
+
+def main() -> None:
+    federation = load_federation(Path("/run/fedsdn/federation.yaml"))
+    conf = Path(os.environ["FEDSDN_CONFIG_FILE"]).read_text().splitlines()
+    (name,) = [line.partition(" = ")[2] for line in conf if line.startswith("site = ")]
+    step = {"prepare": _prepare, "finish": _finish}[sys.argv[1]]
+    step(federation, federation.site(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The proxy is never an open one: what others, and peers that overstep, get from it.
+
+The bridge and the packet filter keep most of this away from it; here its own judgement is tested.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from ipaddress import ip_address
+
+import pytest
+
+from fedsdn.proxy.server import HANDSHAKE_SECONDS
+from fedsdn.proxy.socks import (
+    NO_METHOD,
+    Endpoint,
+    Reply,
+    Request,
+    encode_response,
+)
+from fedsdn.proxy.transport import IPPROTO_MPTCP
+from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
+from tests.real.site_host import wait_until
+from tests.unit.federations import two_sites
+
+pytestmark = pytest.mark.real
+
+PEER = {4: "192.0.2.1", 6: "2001:db8:2::1"}
+OWN = {4: "192.0.2.2", 6: "2001:db8:2::2"}
+STRANGER = "192.0.2.9"
+NOT_ALLOWED = encode_response(Reply.NOT_ALLOWED)
+
+Net = tuple[SiteOfNet, SiteOfNet]
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    """Site b has a proxy; in place of a's, the tests speak to it from a's namespace."""
+    with proxy_net(two_sites()) as (near, far):
+        near.inside(f"ip address add {STRANGER}/24 dev wan-up1")
+        far.inside(f"nft insert rule inet fedsdn from_uplinks ip saddr {STRANGER} accept")
+        far.start_proxy()
+        yield near, far
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def family(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+def speak(
+    net: Net, family: int = 4, protocol: int = IPPROTO_MPTCP, source: str | None = None
+) -> closing[socket.socket]:
+    """Connect to b's SOCKS server from an uplink address of a."""
+    sock = net[0].proxy.connect(OWN[family], 1080, (source or PEER[family], 0), protocol)
+    return closing(sock)
+
+
+def ask(client: str, destination: str, port: int = 80) -> bytes:
+    return Request(
+        Endpoint(ip_address(client), 40000), Endpoint(ip_address(destination), port)
+    ).encode()
+
+
+def receive(sock: socket.socket) -> bytes:
+    received = b""
+    while data := sock.recv(1000):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["TCP", "MPTCP"])
+def test_a_peers_request_is_carried_and_plain_tcp_counted(
+    net: Net, family: int, protocol: int
+) -> None:
+    _, far = net
+    vm = far.addresses[family]
+    client = {4: "10.1.0.77", 6: "fd00:1::77"}[family]
+    with (
+        far.counts(inbound=1, fallbacks=1 - bool(protocol)),
+        far.vm.listen(vm) as listener,
+        speak(net, family, protocol) as peer,
+    ):
+        peer.sendall(ask(client, vm, listener.getsockname()[1]) + b"early")
+        server, name = listener.accept()
+        with server:
+            server.settimeout(LIMIT_S)
+            assert name[:2] == (client, 40000)
+            assert server.recv(100) == b"early"
+            server.sendall(b"answer")
+        assert receive(peer) == encode_response(Reply.SUCCEEDED) + b"answer"
+    if not protocol:
+        assert far.log.count("site a: no Multipath TCP, only TCP") == 1
+
+
+@pytest.mark.parametrize(
+    ("client", "destination", "counter"),
+    [
+        pytest.param("10.2.0.77", "10.2.0.11", "foreign_client", id="this site's VM"),
+        pytest.param("10.3.0.77", "10.2.0.11", "foreign_client", id="nobody's VM"),
+        pytest.param("10.1.0.2", "10.2.0.11", "foreign_client", id="the peer's proxy address"),
+        pytest.param("192.0.2.1", "10.2.0.11", "foreign_client", id="the peer's uplink"),
+        pytest.param("192.0.2.2", "10.2.0.11", "foreign_client", id="this site's uplink"),
+        pytest.param("127.0.0.1", "10.2.0.11", "foreign_client", id="loopback"),
+        pytest.param("::ffff:10.1.0.77", "fd00:2::11", "foreign_client", id="mapped"),
+        pytest.param("10.1.0.77", "10.1.0.11", "foreign_destination", id="back to the peer"),
+        pytest.param("10.1.0.77", "10.2.0.2", "foreign_destination", id="its proxy address"),
+        pytest.param("10.1.0.77", "192.0.2.2", "foreign_destination", id="its uplink"),
+        pytest.param("10.1.0.77", "127.0.0.1", "foreign_destination", id="its loopback"),
+        pytest.param("10.1.0.77", "198.51.100.1", "foreign_destination", id="the world"),
+        pytest.param("fd00:1::77", "fd00:2::2", "foreign_destination", id="its proxy address, v6"),
+        pytest.param("fd00:1::77", "::1", "foreign_destination", id="its loopback, v6"),
+        pytest.param("fd00:1::77", "::ffff:10.2.0.11", "foreign_destination", id="mapped target"),
+        pytest.param("fd00:1::77", "::ffff:127.0.0.1", "foreign_destination", id="mapped loopback"),
+    ],
+)
+def test_a_peer_that_oversteps_is_refused_and_counted(
+    net: Net, client: str, destination: str, counter: str
+) -> None:
+    _, far = net
+    with far.counts(inbound=0, **{f"refused_{counter}": 1}), speak(net) as peer:
+        peer.sendall(ask(client, destination) + b"data that nobody will read")
+        assert receive(peer) == NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"", id="HTTP"),
+        pytest.param(b"\x04\x01\x00\x50\x0a\x02\x00\x0b\x00", b"", id="SOCKS4"),
+        pytest.param(b"\x05\x01\x00", NO_METHOD, id="plain SOCKS5"),
+        pytest.param(b"\x05\x01\x80\x02" + bytes(30), NO_METHOD, id="later metadata"),
+        pytest.param(
+            ask("10.1.0.77", "10.2.0.11")[:11] + b"\x05\x02\x00" + bytes(30),
+            encode_response(Reply.COMMAND_NOT_SUPPORTED),
+            id="BIND",
+        ),
+        pytest.param(
+            ask("10.1.0.77", "10.2.0.11")[:14] + b"\x03\x01x\x00\x50",
+            encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
+            id="name",
+        ),
+        pytest.param(
+            ask("10.1.0.77", "fd00:2::11"),
+            encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
+            id="mixed families",
+        ),
+        pytest.param(ask("10.1.0.77", "10.2.0.11", 0), encode_response(Reply.FAILURE), id="port 0"),
+    ],
+)
+def test_what_is_no_request_is_answered_and_counted(net: Net, said: bytes, answer: bytes) -> None:
+    with net[1].counts(inbound=0, refused_protocol=1), speak(net) as peer:
+        peer.sendall(said)
+        peer.shutdown(socket.SHUT_WR)
+        try:
+            received = receive(peer)
+        except ConnectionResetError:
+            received = b""
+        assert received == answer
+
+
+def test_who_is_no_peer_is_refused_before_it_says_anything(net: Net) -> None:
+    _, far = net
+    with far.counts(inbound=0, refused_not_a_peer=2):
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError), speak(net, source=STRANGER) as stranger:
+                stranger.recv(1)
+    assert far.log.count(f"{STRANGER}: refused: not a peer's uplink") == 1
+
+
+def test_the_listening_port_of_the_socksifier_is_none_for_others(net: Net) -> None:
+    """A connection that no TPROXY rule made has no destination in a peer's prefix."""
+    _, far = net
+    with (
+        far.counts(refused_unfederated=1, outbound_failed=0, outbound_open=0),
+        pytest.raises(ConnectionResetError),
+        far.proxy.connect("::1", 1081) as direct,
+    ):
+        direct.recv(1)
+
+
+def trickle(sock: socket.socket, data: bytes) -> None:
+    """Send an octet for each time-out of the socket, unless there is an answer."""
+    for octet in data:
+        sock.send(bytes([octet]))
+        with suppress(TimeoutError):
+            sock.recv(1)
+
+
+def test_silent_and_slow_peers_are_timed_out(net: Net) -> None:
+    _, far = net
+    with (
+        far.counts(inbound=0, refused_protocol=2),
+        speak(net) as silent,
+        speak(net) as slow,
+    ):
+        slow.settimeout((HANDSHAKE_SECONDS + LIMIT_S) / 257)
+        with pytest.raises(ConnectionError):
+            trickle(slow, b"\x05\xff" + bytes(255))  # 255 methods, one after the other
+        silent.settimeout(HANDSHAKE_SECONDS + LIMIT_S)
+        with pytest.raises(ConnectionResetError):
+            silent.recv(1)
+
+
+def test_each_peer_and_reason_is_logged_once(net: Net) -> None:
+    """Whichever worker met it: the refusals above were many, of few kinds."""
+    lines = [line.partition("WARNING")[2] for line in net[1].log.splitlines()]
+    refusals = [line for line in lines if "refused" in line]
+    assert len(refusals) > 5
+    assert len(set(refusals)) == len(refusals)
+
+
+def test_nothing_is_left(net: Net) -> None:
+    _, far = net
+    wait_until(lambda: far.statistics()["inbound_open"] == 0)
+    assert "Traceback" not in far.log
+    assert "ERROR" not in far.log

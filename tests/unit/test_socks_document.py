@@ -1,0 +1,80 @@
+"""docs/socks-extension.md says what the code does, to the octet."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from fedsdn.proxy.socks import (
+    LONGEST_REQUEST,
+    METADATA_VERSION,
+    METHOD_CLIENT_METADATA,
+    NO_METHOD,
+    Endpoint,
+    Reply,
+    Request,
+    SocksError,
+    encode_response,
+    parse_request,
+    parse_response,
+)
+
+DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
+
+
+def request(client: str, destination: str) -> Request:
+    return Request(Endpoint(ip_address(client), 40000), Endpoint(ip_address(destination), 80))
+
+
+def test_the_example_is_what_a_client_sends() -> None:
+    (example,) = re.findall(r"```\n(.*)\n```", DOCUMENT)
+    assert bytes.fromhex(example) == request("10.1.0.11", "10.2.0.11").encode()
+
+
+def test_the_lengths_are_right() -> None:
+    lengths = [
+        len(request("10.1.0.11", "10.2.0.11").encode()),
+        len(request("fd00:1::11", "fd00:2::11").encode()),
+    ]
+    assert f"{lengths[0]} octets with IPv4 addresses, {lengths[1]} with IPv6." in DOCUMENT
+    assert lengths[1] + 254 == LONGEST_REQUEST
+
+
+def test_the_example_is_what_a_server_answers() -> None:
+    (example,) = re.findall(r"connected:\n`(.*)`", DOCUMENT)
+    assert bytes.fromhex(example) == encode_response(Reply.SUCCEEDED)
+
+
+def test_every_reply_is_listed() -> None:
+    (table,) = re.findall(r"\| reply \| meaning.*\n\|---.*\n((?:\|.*\n)*)", DOCUMENT)
+    listed = [int(row.split("`")[1], 16) for row in table.splitlines()]
+    assert listed == [reply.value for reply in Reply]
+
+
+def test_method_and_version_are_the_codes() -> None:
+    assert f"methods | `{METHOD_CLIENT_METADATA:02x}`: client metadata" in DOCUMENT
+    assert f"version of the metadata | `{METADATA_VERSION:02x}`" in DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("row", "received"),
+    [
+        ("no method `80` among those offered", "05 01 00"),
+        ("metadata of another version than `01`", "05 01 80 02"),
+    ],
+)
+def test_what_is_no_request_gets_the_answer_listed(row: str, received: str) -> None:
+    with pytest.raises(SocksError) as caught:
+        parse_request(bytes.fromhex(received))
+    assert caught.value.answer == NO_METHOD
+    (line,) = [line for line in DOCUMENT.splitlines() if row in line]
+    assert bytes.fromhex(line.split("|")[2].strip(" `")) == NO_METHOD
+
+
+def test_a_client_reads_an_ipv6_bound_address_too() -> None:
+    answer = encode_response(Reply.SUCCEEDED)[:5] + b"\x04" + bytes(16 + 2)
+    assert parse_response(answer[:12]) == len(answer) - 12
+    assert parse_response(answer) is Reply.SUCCEEDED
