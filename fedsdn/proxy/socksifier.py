@@ -26,8 +26,8 @@ from fedsdn.proxy.stats import Counter, WorkerStatistics
 
 _LOG = logging.getLogger(__name__)
 
-REPLY_SECONDS = 75.0
-"""How long the peer may take to answer: its own connection attempt has to fit in."""
+REPLY_SECONDS = 35.0
+"""How long the peer may take to answer: to read the request, and to connect to its VM."""
 
 
 def listen_for_tenants() -> socket.socket:

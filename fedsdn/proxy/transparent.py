@@ -17,8 +17,11 @@ _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
 """include/uapi/linux/in.h and in6.h; Python does not have the names."""
 
-CONNECT_SECONDS = 60.0
-"""How long a VM may take to answer."""
+CONNECT_SECONDS = 20.0
+"""How long a VM may take to answer: five SYNs, at 0, 1, 3, 7 and 15 s."""
+
+_REUSE_SECONDS = 3.0
+_RETRY_SECONDS = 0.05
 
 
 def listen(port: int, mark: SocketMark) -> socket.socket:
@@ -47,18 +50,37 @@ async def connect_as(client: Endpoint, destination: Endpoint, mark: SocketMark) 
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
 
     """
-    sock = _socket(mark)
     try:
-        sock.bind((tcp.mapped(client.address), client.port))
         async with asyncio.timeout(CONNECT_SECONDS):
-            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
+            return await _connect_when_free(client, destination, mark)
     except TimeoutError as error:
-        sock.close()
         raise OSError(errno.ETIMEDOUT, f"{destination} does not answer") from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+
+
+async def _connect_when_free(
+    client: Endpoint, destination: Endpoint, mark: SocketMark
+) -> socket.socket:
+    """Connect; wait a moment if the client's last connection between the two has not quite ended.
+
+    The client may know of that end before us, and use its port again at once.
+    """
+    loop = asyncio.get_running_loop()
+    last_try = loop.time() + _REUSE_SECONDS
+    while True:
+        sock = _socket(mark)
+        try:
+            sock.bind((tcp.mapped(client.address), client.port))
+            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRNOTAVAIL or loop.time() > last_try:
+                raise
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 def _socket(mark: SocketMark) -> socket.socket:

@@ -1,0 +1,153 @@
+"""Accepting connections, also when descriptors run out."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+
+import pytest
+
+from fedsdn.proxy.listener import Listener, Name
+from tests.unit.loopback import asynchronous, descriptors, until
+
+
+class Doorkeeper(socket.socket):
+    """A listening socket that notes when it was asked for a connection."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_INET6, socket.SOCK_STREAM)
+        self.bind(("::1", 0))
+        self.listen(512)
+        self.setblocking(False)
+        self.asked_at: list[float] = []
+
+    def accept(self) -> tuple[socket.socket, Name]:
+        self.asked_at.append(asyncio.get_running_loop().time())
+        return super().accept()
+
+
+class House:
+    """A listener whose visitors stay until they hang up, or are sent away."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.door = Doorkeeper()
+        self.address = self.door.getsockname()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.names: list[Name] = []
+        self.stack = stack
+
+    def open(self) -> Listener:
+        return Listener(self.door, self.handle, self.tasks)
+
+    async def handle(self, sock: socket.socket, name: Name) -> None:
+        with sock:
+            self.names.append(name)
+            await asyncio.get_running_loop().sock_recv(sock, 1)
+
+    def visitors(self, count: int) -> list[socket.socket]:
+        return [
+            self.stack.enter_context(socket.create_connection(self.address[:2]))
+            for _ in range(count)
+        ]
+
+
+@contextmanager
+def house() -> Iterator[House]:
+    with ExitStack() as stack:
+        yield House(stack)
+
+
+@contextmanager
+def descriptors_limited_to(most: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def hang_up(visitors: list[socket.socket], h: House) -> None:
+    for visitor in visitors:
+        visitor.close()
+    await until(lambda: not h.tasks)
+
+
+@asynchronous
+async def test_everyone_is_let_in_with_their_name() -> None:
+    with house() as h:
+        listener, visitors = h.open(), h.visitors(200)
+        await until(lambda: len(h.names) == 200)
+        assert {name[:2] for name in h.names} == {v.getsockname()[:2] for v in visitors}
+        await hang_up(visitors, h)
+        listener.close()
+
+
+@asynchronous
+async def test_without_descriptors_it_waits_instead_of_spinning_and_lets_all_in_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with house() as h:
+        listener, visitors = h.open(), h.visitors(20)
+        with descriptors_limited_to(0):
+            await until(lambda: len(h.door.asked_at) >= 4)
+            asked = h.door.asked_at[:]
+            assert not h.names
+        assert all(later - earlier > 0.09 for earlier, later in pairwise(asked))
+        await until(lambda: len(h.names) == 20)
+        warnings = [r.getMessage() for r in caplog.records]
+        assert warnings == ["Too many open files: new connections wait until some of 0 end"]
+        await hang_up(visitors, h)
+        listener.close()
+
+
+@asynchronous
+async def test_the_last_descriptors_are_kept_for_those_already_in() -> None:
+    with house() as h:
+        visitors = h.visitors(100)
+        limit = len(descriptors()) + 60
+        with descriptors_limited_to(limit):
+            listener = h.open()
+            await until(lambda: len(h.door.asked_at) > 20)
+            await until(lambda: len(h.names) == len(h.tasks))
+            assert 0 < len(h.names) < 60 - limit // 8 + 5
+            with socket.socket(), socket.socket():
+                pass
+        while visitors:
+            visitors.pop(0).close()
+            await asyncio.sleep(0)
+        await until(lambda: len(h.names) == 100 and not h.tasks)
+        listener.close()
+
+
+@asynchronous
+async def test_closed_it_lets_in_who_waits_and_nobody_else() -> None:
+    with house() as h:
+        visitors = h.visitors(100)
+        h.open().close()
+        await until(lambda: len(h.names) == 100)
+        with pytest.raises(ConnectionRefusedError):
+            h.visitors(1)
+        await hang_up(visitors, h)
+
+
+@asynchronous
+async def test_a_handler_that_fails_is_logged_and_disturbs_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with house() as h:
+
+        async def fail(sock: socket.socket, name: Name) -> None:
+            h.names.append(name)
+            with sock:
+                raise RuntimeError("broken")
+
+        listener = Listener(h.door, fail, h.tasks)
+        h.visitors(2)
+        await until(lambda: len(h.names) == 2 and not h.tasks)
+        assert [r.getMessage() for r in caplog.records] == ["a connection's handler failed"] * 2
+        listener.close()
