@@ -1,0 +1,379 @@
+"""The proxy's processes: stopped, killed, told to read its file again, kept from starting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from fedsdn.config.model import Federation, Prefix
+from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
+from tests.real.site_host import wait_until
+from tests.unit.federations import two_sites
+
+pytestmark = pytest.mark.real
+
+BYTES = 1 << 20
+RESET = struct.pack("ii", 1, 0)
+Pair = tuple[socket.socket, socket.socket]
+
+
+class Net:
+    """Both sites, and connections between their VMs that end with the test."""
+
+    def __init__(self, near: SiteOfNet, far: SiteOfNet, stack: ExitStack) -> None:
+        self.near = near
+        self.far = far
+        self._stack = stack
+
+    def connection(self, family: int = 4) -> Pair:
+        """Open one from a to b; it carries a byte each way."""
+        address = self.far.addresses[family]
+        listener = self._stack.enter_context(self.far.vm.listen(address))
+        client = self._stack.enter_context(self.near.vm.connect(address, listener.getsockname()[1]))
+        client.sendall(b"?")
+        server = self._stack.enter_context(listener.accept()[0])
+        server.settimeout(LIMIT_S)
+        assert server.recv(1) == b"?"
+        server.sendall(b"!")
+        assert client.recv(1) == b"!"
+        return client, server
+
+
+@pytest.fixture(scope="module")
+def sites() -> Iterator[tuple[SiteOfNet, SiteOfNet]]:
+    with proxy_net(two_sites()) as (near, far):
+        yield near, far
+
+
+@pytest.fixture
+def net(sites: tuple[SiteOfNet, SiteOfNet]) -> Iterator[Net]:
+    """Return the two sites with running proxies; whatever a test did to them is undone."""
+    for site in sites:
+        site.write(two_sites())
+        if site.process is None or site.process.poll() is not None:
+            site.start_proxy()
+    with ExitStack() as stack:
+        yield Net(*sites, stack)
+
+
+@pytest.fixture
+def stopped(sites: tuple[SiteOfNet, SiteOfNet]) -> Iterator[SiteOfNet]:
+    """Return a site whose proxy does not run."""
+    near, _ = sites
+    near.write(two_sites())
+    if near.process is not None and near.process.poll() is None:
+        near.stop_proxy()
+    yield near
+    near.write(two_sites())
+
+
+def exchange(one: socket.socket, other: socket.socket) -> None:
+    """Move data and the end of the stream both ways; that ends the connection."""
+    move(one, other)
+    move(other, one)
+
+
+def move(one: socket.socket, other: socket.socket) -> None:
+    one.setblocking(False)
+    sent, received = 0, 0
+    while received < BYTES:
+        with suppress(BlockingIOError):
+            if sent < BYTES:
+                sent += one.send(bytes(min(BYTES - sent, 1 << 16)))
+                if sent == BYTES:
+                    one.shutdown(socket.SHUT_WR)
+                continue
+        received += len(other.recv(1 << 16))
+    assert other.recv(1) == b""
+    assert received == BYTES
+    one.settimeout(LIMIT_S)
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def is_listening(site: SiteOfNet) -> bool:
+    return bool(site.inside("ss -Hltn").strip())
+
+
+def listens_with_all_workers(site: SiteOfNet, port: int) -> bool:
+    listeners = site.inside(f"ss -Hltn sport = :{port}").count("\n")
+    return listeners == len(site.proxy_pids()) - 1
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def the_socket_is_gone(site: SiteOfNet) -> bool:
+    return not (site.run_directory / "fedsdn/proxy.sock").exists()
+
+
+def open_connections(net: Net) -> tuple[int, int]:
+    return net.near.statistics()["outbound_open"], net.far.statistics()["inbound_open"]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["socksifier", "server"])
+def test_a_stop_takes_no_more_and_lets_what_runs_finish(net: Net, which: int) -> None:
+    site = (net.near, net.far)[which]
+    client, server = net.connection()
+    site.signal_proxy(signal.SIGTERM)
+    wait_until(lambda: not is_listening(site))
+    exchange(client, server)
+    assert site.process is not None
+    assert site.process.wait(LIMIT_S) == 0
+    assert the_socket_is_gone(site)
+    assert "Traceback" not in site.log
+    site.start_proxy()
+    exchange(*net.connection(6))
+
+
+def test_an_idle_proxy_stops_at_once_with_status_0(net: Net) -> None:
+    assert net.near.stop_proxy() == 0
+    assert the_socket_is_gone(net.near)
+
+
+def test_a_second_sigterm_resets_what_has_not_ended(net: Net) -> None:
+    client, server = net.connection()
+    net.far.signal_proxy(signal.SIGTERM)
+    wait_until(lambda: not is_listening(net.far))
+    assert net.far.stop_proxy() == 0
+    assert is_reset(client)
+    assert is_reset(server)
+    assert "resetting 1 connections" in net.far.log
+
+
+def test_what_has_not_ended_when_the_time_is_over_is_reset(net: Net) -> None:
+    assert net.far.stop_proxy() == 0
+    net.far.start_proxy("--drain-seconds", "0.2")
+    client, server = net.connection()
+    assert net.far.stop_proxy() == 0
+    assert is_reset(client)
+    assert is_reset(server)
+
+
+def test_an_interrupt_from_the_terminal_is_one_stop_not_two(net: Net) -> None:
+    """A terminal sends SIGINT to parent and workers alike."""
+    client, server = net.connection()
+    for pid in net.far.proxy_pids():
+        os.kill(pid, signal.SIGINT)
+    wait_until(lambda: not is_listening(net.far))
+    exchange(client, server)
+    assert net.far.process is not None
+    assert net.far.process.wait(LIMIT_S) == 0
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["socksifier", "server"])
+def test_killed_workers_reset_their_connections_and_are_started_again(net: Net, which: int) -> None:
+    site = (net.near, net.far)[which]
+    client, server = net.connection()
+    client.sendall(bytes(1000))
+    parent, *workers = site.proxy_pids()
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    assert is_reset(client)
+    assert is_reset(server)
+    wait_until(lambda: open_connections(net) == (0, 0))
+    wait_until(lambda: len(site.proxy_pids()) == len(workers) + 1)
+    assert site.proxy_pids()[0] == parent
+    assert not set(site.proxy_pids()[1:]) & set(workers)
+    wait_until(partial(listens_with_all_workers, site, 1080))
+    wait_until(partial(listens_with_all_workers, site, 1081))
+    exchange(*net.connection())
+    assert site.statistics()["workers"] == len(workers)
+    assert site.log.count("ended (status -9); starting it again") == len(workers)
+
+
+def test_a_stop_while_workers_are_missing_is_a_stop(net: Net) -> None:
+    for worker in net.near.proxy_pids()[1:]:
+        os.kill(worker, signal.SIGKILL)
+    assert net.near.stop_proxy() == 0
+    assert the_socket_is_gone(net.near)
+
+
+def test_workers_do_not_outlive_their_parent_and_the_next_proxy_starts(net: Net) -> None:
+    client, server = net.connection()
+    pids = net.far.proxy_pids()
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: all(map(is_gone, pids)))
+    assert is_reset(client)
+    assert is_reset(server)
+    net.far.start_proxy()
+    exchange(*net.connection())
+
+
+def test_a_second_proxy_says_so_and_disturbs_nobody(net: Net) -> None:
+    client, server = net.connection()
+    second = net.near.run("fedsdn proxy run")
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert "another proxy runs here" in second.stderr
+    exchange(client, server)
+    assert net.near.statistics()["outbound"] >= 1
+
+
+def test_somebody_who_asks_for_statistics_and_does_not_read_holds_nothing_up(net: Net) -> None:
+    path = str(net.near.run_directory / "fedsdn/proxy.sock")
+    with socket.socket(socket.AF_UNIX) as lazy, socket.socket(socket.AF_UNIX) as gone:
+        gone.connect(path)
+        gone.close()
+        lazy.connect(path)
+        assert net.near.statistics()["workers"]
+        assert net.near.stop_proxy() == 0
+
+
+def sockets_of(site: SiteOfNet) -> int:
+    """How many sockets the workers have open."""
+    links = [link for pid in site.proxy_pids()[1:] for link in Path(f"/proc/{pid}/fd").iterdir()]
+    names = []
+    for link in links:
+        with suppress(FileNotFoundError):
+            names.append(str(link.readlink()))
+    return sum(name.startswith("socket:") for name in names)
+
+
+def test_whatever_ended_a_connection_no_socket_is_left(net: Net) -> None:
+    near, far = net.near, net.far
+    exchange(*net.connection())
+    wait_until(lambda: open_connections(net) == (0, 0))
+    before = sockets_of(near), sockets_of(far)
+    for round_number in range(10):
+        exchange(*net.connection(6))
+        for which in (0, 1):
+            pair = net.connection()
+            pair[1 - which].sendall(bytes(1000))
+            pair[which].close()  # with data unread: a reset
+        with near.vm.connect(far.addresses[4], 9) as refused:
+            assert is_reset(refused)
+        with near.vm.connect("10.2.0.99", 80 + round_number) as gives_up:
+            wait_until(lambda: open_connections(net)[1] > 0)
+            gives_up.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    wait_until(lambda: open_connections(net) == (0, 0))
+    wait_until(lambda: (sockets_of(near), sockets_of(far)) == before)
+
+
+def without_the_vm(federation: Federation) -> Federation:
+    """The same sites, but the VM's IPv6 address is outside the first one's prefixes."""
+    a, b = federation.sites
+    small = Prefix(ip_network("fd00:1:0:0:8000::/65"), ip_address("fd00:1:0:0:8000::2"))
+    return replace(federation, sites=(replace(a, prefixes=(a.prefixes[0], small)), b))
+
+
+def test_a_changed_file_is_taken_up_and_running_connections_stay(net: Net) -> None:
+    client, server = net.connection(6)
+    net.far.write(without_the_vm(two_sites()))
+    with net.far.counts(refused_foreign_client=1):
+        net.far.signal_proxy(signal.SIGHUP)
+        wait_until(lambda: "taking up the changed federation file" in net.far.log)
+        with net.near.vm.connect(net.far.addresses[6], 80) as refused:
+            assert is_reset(refused)
+    exchange(client, server)
+    exchange(*net.connection(4))
+    net.far.write(two_sites())
+    net.far.signal_proxy(signal.SIGHUP)
+    wait_until(lambda: net.far.log.count("taking up the changed federation file") == 2)
+    exchange(*net.connection(6))
+
+
+def test_a_bad_file_is_named_once_and_changes_nothing(net: Net) -> None:
+    file = net.far.run_directory / "fedsdn/federation.yaml"
+    file.write_text("sites: 7\n")
+    before = net.far.log
+    net.far.signal_proxy(signal.SIGHUP)
+    wait_until(lambda: net.far.log != before and net.far.log.endswith("\n"))
+    assert "keeping the federation as it was" in net.far.log
+    exchange(*net.connection(4))
+    exchange(*net.connection(6))
+    assert net.far.log.count("\n") == before.count("\n") + 1
+
+
+def test_another_port_for_peers_is_listened_on(net: Net) -> None:
+    elsewhere = replace(two_sites(), proxy_port=1090)
+    client, server = net.connection()
+    for site in (net.near, net.far):
+        site.inside("nft insert rule inet fedsdn from_peer tcp dport 1090 accept")
+        site.write(elsewhere)
+        site.signal_proxy(signal.SIGHUP)
+        wait_until(partial(listens_with_all_workers, site, 1090))
+        assert not site.inside("ss -Hltn sport = :1080")
+    exchange(*net.connection())
+    exchange(client, server)
+    for site in (net.near, net.far):
+        assert site.stop_proxy() == 0
+
+
+def refused_start(site: SiteOfNet, *options: str, before: str = "") -> str:
+    """Start the proxy, which is to fail; return the one line that says why."""
+    done = site.run(f"unshare --mount sh -c '{before} fedsdn proxy run {' '.join(options)}'")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fedsdn: ")
+    assert the_socket_is_gone(site)
+    assert "fedsdn proxy run" not in site.output("ps -eo args")
+    return line
+
+
+def test_a_bad_federation_file_keeps_it_from_starting(stopped: SiteOfNet) -> None:
+    (stopped.run_directory / "fedsdn/federation.yaml").write_text("sites: 7\n")
+    assert "federation.yaml:1: " in refused_start(stopped)
+
+
+def test_an_unknown_site_keeps_it_from_starting(stopped: SiteOfNet) -> None:
+    assert "unknown site 'x'" in refused_start(stopped, "--site", "x")
+
+
+@pytest.mark.parametrize("port", [1080, 1081])
+def test_a_port_that_is_taken_keeps_it_from_starting(stopped: SiteOfNet, port: int) -> None:
+    taker = stopped.proxy.open("::1")
+    with taker:
+        taker.bind(("::1", port))
+        taker.listen()
+        line = refused_start(stopped)
+    assert f"cannot listen on TCP port {port} (Address already in use)" in line
+
+
+def test_mptcp_switched_off_keeps_it_from_starting(stopped: SiteOfNet) -> None:
+    stopped.inside("sysctl -qw net.mptcp.enabled=0")
+    try:
+        line = refused_start(stopped)
+    finally:
+        stopped.inside("sysctl -qw net.mptcp.enabled=1")
+    assert "MPTCP is off in namespace fedsdn; run 'fedsdn site up'" in line
+
+
+def test_a_missing_namespace_keeps_it_from_starting(stopped: SiteOfNet) -> None:
+    line = refused_start(stopped, before="umount /run/netns/fedsdn;")
+    assert "network namespace fedsdn is missing: run 'fedsdn site up' first" in line
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("setpriv --reuid=65534 --clear-groups", "network namespace fedsdn cannot be entered"),
+        ("setpriv --bounding-set=-net_admin,-net_raw", "port 1081 (Operation not permitted)"),
+    ],
+)
+def test_missing_rights_keep_it_from_starting(stopped: SiteOfNet, before: str, said: str) -> None:
+    line = refused_start(stopped, before=before)
+    assert said in line
+    assert "root" in line
