@@ -9,18 +9,18 @@ from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.shell import last_words
 from fedsdn.diagnostics.view import FEDSDN, SiteView
 from fedsdn.pipeline.declarations import (
+    PROXY_NAMESPACE,
     SOCKSIFIER_LISTEN_PORT,
     SOCKSIFIER_PORT,
     wan_port,
 )
-from fedsdn.site.plan import NAMESPACE
 
 
 def namespace(view: SiteView) -> str:
     """Enter the namespace."""
     if view.proxy.run("true").returncode:
-        raise CheckFailedError(f"no network namespace {NAMESPACE!r}", view.set_up)
-    return NAMESPACE
+        raise CheckFailedError(f"no network namespace {PROXY_NAMESPACE!r}", view.set_up)
+    return PROXY_NAMESPACE
 
 
 def addresses(view: SiteView) -> str:
@@ -36,7 +36,7 @@ def addresses(view: SiteView) -> str:
     }
     if absent := sorted(wanted - present):
         listed = ", ".join(f"{address} on {name}" for name, address in absent)
-        raise CheckFailedError(f"{NAMESPACE} has no {listed} (or it is down)", view.set_up)
+        raise CheckFailedError(f"{PROXY_NAMESPACE} has no {listed} (or it is down)", view.set_up)
     return ", ".join(sorted(str(uplink.address.ip) for uplink in view.site.uplinks))
 
 

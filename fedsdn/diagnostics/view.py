@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from fedsdn.config.model import Address, Family, Federation, Site, Uplink
 from fedsdn.diagnostics.shell import Shell
-from fedsdn.site.plan import NAMESPACE
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 
 FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
 """The fedsdn command of this very installation, wherever PATH leads."""
@@ -72,7 +72,7 @@ class SiteView:
     @property
     def proxy(self) -> Shell:
         """The proxy's network namespace."""
-        return self.shell.inside(NAMESPACE)
+        return self.shell.inside(PROXY_NAMESPACE)
 
 
 def uplink_pairs(near: Site, far: Site) -> tuple[tuple[Uplink, Uplink], ...]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import namespace, network, ovs, record
 from fedsdn.site.ovs import Database
-from fedsdn.site.plan import NAMESPACE, port_names
+from fedsdn.site.plan import port_names
 
 _TOOLS = {
     "nft": "nftables",
@@ -98,13 +99,13 @@ def _check_table_miss(provider: ProviderNetwork) -> None:
 
 
 def _check_names(site: Site, there: Database) -> None:
-    if namespace.taken(NAMESPACE) and record.read() is None:
+    if namespace.taken(PROXY_NAMESPACE) and record.read() is None:
         raise FedsdnError(
-            f"network namespace {NAMESPACE} is already there and was not made by "
-            f"'fedsdn site up': run 'ip netns delete {NAMESPACE}' if nobody needs it"
+            f"network namespace {PROXY_NAMESPACE} is already there and was not made by "
+            f"'fedsdn site up': run 'ip netns delete {PROXY_NAMESPACE}' if nobody needs it"
         )
     host = network.host_links()
-    inside = network.namespace_links(NAMESPACE)
+    inside = network.namespace_links(PROXY_NAMESPACE)
     for name in port_names(site):
         port = there.ports.get(name)
         if port is not None and port.owner is None:

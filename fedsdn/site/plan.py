@@ -12,6 +12,7 @@ from ipaddress import ip_interface, ip_network
 
 from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
 from fedsdn.pipeline.declarations import (
+    PROXY_NAMESPACE,
     SERVER_PORT,
     SOCKSIFIER_PORT,
     SocketMark,
@@ -21,9 +22,6 @@ from fedsdn.pipeline.declarations import (
 from fedsdn.site import nft, sysctls
 from fedsdn.site.sysctls import Sysctl
 from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Limits
-
-NAMESPACE = "fedsdn"
-"""Name of the proxy's network namespace."""
 
 DEFAULT_MTU = 1500
 """MTU in bytes of a port whose bridge says nothing else."""
@@ -182,7 +180,7 @@ def site_plan(
     facts = facts or BridgeFacts()
     return SitePlan(
         site=site.name,
-        namespace=NAMESPACE,
+        namespace=PROXY_NAMESPACE,
         bridge=site.provider_network.bridge,
         controller=f"tcp:127.0.0.1:{openflow_port}",
         ports=tuple(_ports(site)),

@@ -14,10 +14,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import checks, firewall, namespace, network, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.ovs import Database
-from fedsdn.site.plan import NAMESPACE, SitePlan, site_plan
+from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
 from fedsdn.uplinks.endpoints import Endpoints
 
@@ -68,12 +69,12 @@ def _remove_all() -> bool:
     names = {port.port.name for port in there.own_ports}
     if recorded:
         _check_no_process()
-        names |= network.wired_links(NAMESPACE)
+        names |= network.wired_links(PROXY_NAMESPACE)
     changed = ovs.remove(there)
     for name in sorted(names):
         changed |= network.delete_host_veth(name)
     if recorded:
-        namespace.delete(NAMESPACE)
+        namespace.delete(PROXY_NAMESPACE)
     return record.remove() or changed
 
 
@@ -143,9 +144,9 @@ def _write_one(setting: Sysctl) -> bool:
 
 
 def _check_no_process() -> None:
-    running = [f"{pid} ({command})" for pid, command in namespace.processes(NAMESPACE)]
+    running = [f"{pid} ({command})" for pid, command in namespace.processes(PROXY_NAMESPACE)]
     if running:
         raise FedsdnError(
-            f"processes still run in network namespace {NAMESPACE}: {', '.join(running)}; "
+            f"processes still run in network namespace {PROXY_NAMESPACE}: {', '.join(running)}; "
             "stop the proxy first"
         )

@@ -22,11 +22,17 @@ from typing import Any, TypeVar
 
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Site
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, port_mac, wan_port
+from fedsdn.pipeline.declarations import (
+    PROXY_NAMESPACE,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    port_mac,
+    wan_port,
+)
 from fedsdn.proxy.stats_socket import read_statistics
 from fedsdn.site import firewall, namespace
 from fedsdn.site.network import Network
-from fedsdn.site.plan import NAMESPACE, site_plan
+from fedsdn.site.plan import site_plan
 from fedsdn.site.sysctls import Sysctl
 from fedsdn.uplinks.endpoints import Endpoints
 from tests.real.site_host import wait_until
@@ -138,7 +144,7 @@ class SiteOfNet:
         self.pid = int(children.read_text().split()[0])
         self.run_directory = Path(f"/proc/{self.pid}/root/run")
         self.vm = Namespace(self.run_directory / "netns/vm")
-        self.proxy = Namespace(self.run_directory / "netns" / NAMESPACE)
+        self.proxy = Namespace(self.run_directory / "netns" / PROXY_NAMESPACE)
         self.process: subprocess.Popen[bytes] | None = None
         self.write(federation)
 
@@ -187,7 +193,7 @@ class SiteOfNet:
 
     def inside(self, command: str) -> str:
         """Run a command in the proxy's namespace."""
-        return self.output(f"ip netns exec {NAMESPACE} {command}")
+        return self.output(f"ip netns exec {PROXY_NAMESPACE} {command}")
 
     # The proxy
 
@@ -285,7 +291,7 @@ def _wire(near: tuple[SiteOfNet, str], far: tuple[SiteOfNet, str]) -> None:
 
 def _tenant_wire(host: SiteOfNet, port: str) -> None:
     host.output(
-        f"ip link add {port} address {port_mac(host.site, port)} netns {NAMESPACE} "
+        f"ip link add {port} address {port_mac(host.site, port)} netns {PROXY_NAMESPACE} "
         f"type veth peer {port} netns vm"
     )
     host.inside(f"ip link set {port} up")
@@ -320,7 +326,7 @@ def _write(settings: tuple[Sysctl, ...]) -> None:
             if setting.path.exists() or not setting.optional:
                 setting.path.write_text(setting.value)
 
-    namespace.inside(NAMESPACE, write)
+    namespace.inside(PROXY_NAMESPACE, write)
 
 
 def main() -> None:
