@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Federation, Prefix
+from fedsdn.lab.wait import wait_until as wait_at_most
+from fedsdn.proxy import transport
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
@@ -64,17 +66,6 @@ def net(sites: tuple[SiteOfNet, SiteOfNet]) -> Iterator[Net]:
             site.start_proxy()
     with ExitStack() as stack:
         yield Net(*sites, stack)
-
-
-@pytest.fixture
-def stopped(sites: tuple[SiteOfNet, SiteOfNet]) -> Iterator[SiteOfNet]:
-    """Return a site whose proxy does not run."""
-    near, _ = sites
-    near.write(two_sites())
-    if near.process is not None and near.process.poll() is None:
-        near.stop_proxy()
-    yield near
-    near.write(two_sites())
 
 
 def exchange(one: socket.socket, other: socket.socket) -> None:
@@ -210,8 +201,10 @@ def test_killed_workers_reset_their_connections_and_are_started_again(net: Net, 
 
 
 def test_a_stop_while_workers_are_missing_is_a_stop(net: Net) -> None:
-    for worker in net.near.proxy_pids()[1:]:
+    workers = net.near.proxy_pids()[1:]
+    for worker in workers:
         os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: net.near.log.count("starting it again") == len(workers))
     assert net.near.stop_proxy() == 0
     assert the_socket_is_gone(net.near)
 
@@ -262,6 +255,7 @@ def test_whatever_ended_a_connection_no_socket_is_left(net: Net) -> None:
     exchange(*net.connection())
     wait_until(lambda: open_connections(net) == (0, 0))
     before = sockets_of(near), sockets_of(far)
+    failed = far.statistics()["inbound_failed"]
     for round_number in range(10):
         exchange(*net.connection(6))
         for which in (0, 1):
@@ -274,6 +268,21 @@ def test_whatever_ended_a_connection_no_socket_is_left(net: Net) -> None:
             gives_up.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     wait_until(lambda: open_connections(net) == (0, 0))
     wait_until(lambda: (sockets_of(near), sockets_of(far)) == before)
+    assert far.statistics()["inbound_failed"] == failed + 10, "the refused; who gives up has not"
+
+
+def test_a_client_that_gives_up_before_a_path_answers_is_let_go_at_once(net: Net) -> None:
+    silence = "table inet silence { chain output { type filter hook output priority 0; }; }"
+    net.near.inside(f"nft '{silence}'")
+    try:
+        net.near.inside("nft add rule inet silence output tcp dport 1080 drop")
+        with net.near.vm.connect(net.far.addresses[4], 9) as gives_up:
+            wait_until(lambda: open_connections(net) == (1, 0))
+            gives_up.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        less = transport.ATTEMPT_SECONDS / 3
+        wait_at_most(lambda: open_connections(net) == (0, 0), less, lambda: "it is still open")
+    finally:
+        net.near.inside("nft delete table inet silence")
 
 
 def without_the_vm(federation: Federation) -> Federation:
@@ -330,61 +339,3 @@ def test_another_port_for_peers_is_listened_on(net: Net) -> None:
     exchange(client, server)
     for site in (net.near, net.far):
         assert site.stop_proxy() == 0
-
-
-def refused_start(site: SiteOfNet, *options: str, before: str = "") -> str:
-    """Start the proxy, which is to fail; return the one line that says why."""
-    done = site.run(f"unshare --mount sh -c '{before} fedsdn proxy run {' '.join(options)}'")
-    assert done.returncode == 1, done.stderr
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("fedsdn: ")
-    assert the_socket_is_gone(site)
-    assert "fedsdn proxy run" not in site.output("ps -eo args")
-    return line
-
-
-def test_a_bad_federation_file_keeps_it_from_starting(stopped: SiteOfNet) -> None:
-    (stopped.run_directory / "fedsdn/federation.yaml").write_text("sites: 7\n")
-    assert "federation.yaml:1: " in refused_start(stopped)
-
-
-def test_an_unknown_site_keeps_it_from_starting(stopped: SiteOfNet) -> None:
-    assert "unknown site 'x'" in refused_start(stopped, "--site", "x")
-
-
-@pytest.mark.parametrize("port", [1080, 1081])
-def test_a_port_that_is_taken_keeps_it_from_starting(stopped: SiteOfNet, port: int) -> None:
-    taker = stopped.proxy.open("::1")
-    with taker:
-        taker.bind(("::1", port))
-        taker.listen()
-        line = refused_start(stopped)
-    assert f"cannot listen on TCP port {port} (Address already in use)" in line
-
-
-def test_mptcp_switched_off_keeps_it_from_starting(stopped: SiteOfNet) -> None:
-    stopped.inside("sysctl -qw net.mptcp.enabled=0")
-    try:
-        line = refused_start(stopped)
-    finally:
-        stopped.inside("sysctl -qw net.mptcp.enabled=1")
-    assert "MPTCP is off in namespace fedsdn; run 'fedsdn site up'" in line
-
-
-def test_a_missing_namespace_keeps_it_from_starting(stopped: SiteOfNet) -> None:
-    line = refused_start(stopped, before="umount /run/netns/fedsdn;")
-    assert "network namespace fedsdn is missing: run 'fedsdn site up' first" in line
-
-
-@pytest.mark.parametrize(
-    ("before", "said"),
-    [
-        ("setpriv --reuid=65534 --clear-groups", "network namespace fedsdn cannot be entered"),
-        ("setpriv --bounding-set=-net_admin,-net_raw", "port 1081 (Operation not permitted)"),
-    ],
-)
-def test_missing_rights_keep_it_from_starting(stopped: SiteOfNet, before: str, said: str) -> None:
-    line = refused_start(stopped, before=before)
-    assert said in line
-    assert "root" in line
