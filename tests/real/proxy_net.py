@@ -201,11 +201,15 @@ class SiteOfNet:
     def log(self) -> str:
         return (self.run_directory / "fedsdn/proxy.log").read_text()
 
-    def start_proxy(self, *options: str) -> None:
-        """Run the operator's command; wait until its workers listen."""
+    def start_proxy(self, *options: str, descriptors: int | None = None) -> None:
+        """Run the operator's command; wait until its workers listen.
+
+        ``descriptors`` is how many each of its processes may have.
+        """
+        limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
         with (self.run_directory / "fedsdn/proxy.log").open("wb") as log:
             self.process = subprocess.Popen(
-                self.command("fedsdn", "proxy", "run", *options),
+                self.command(*limit, "fedsdn", "proxy", "run", *options),
                 env=self.environment(),
                 stdout=log,
                 stderr=log,
@@ -224,6 +228,12 @@ class SiteOfNet:
         assert self.process is not None
         self.signal_proxy(signal.SIGTERM)
         return self.process.wait(LIMIT_S)
+
+    def cpu_ticks(self) -> int:
+        """Processor time that the workers have used, in clock ticks (proc(5))."""
+        _parent, *workers = self.proxy_pids()
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2] for pid in workers]
+        return sum(int(ticks) for line in fields for ticks in line.split()[11:13])
 
     def signal_proxy(self, number: signal.Signals) -> None:
         """Send a signal to the proxy's parent process, and not to nsenter."""
