@@ -134,4 +134,4 @@ def test_bad_lab_is_found_too(tmp_path: Path) -> None:
     path.write_text(TWO_SITE.read_text().replace("ends: [a/up1, b/up1]", "ends: [a/up1, b/up3]"))
     result = fedsdn("check", path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"fedsdn: {path}:25: lab.wires.wire1.ends[1]: found 'b/up3'")
+    assert result.stderr.startswith(f"fedsdn: {path}:27: lab.wires.wire1.ends[1]: found 'b/up3'")

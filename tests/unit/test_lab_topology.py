@@ -28,7 +28,7 @@ def test_two_site() -> None:
     topology = load_topology(TWO_SITE)
     assert [wire.name for wire in topology.wires] == ["wire1", "wire2"]
     assert [end.name for end in topology.wires[0].ends] == ["a/up1", "b/up1"]
-    assert topology.wires[0].quality == Quality(15, 100, loss_percent=0, queue_ms=40)
+    assert topology.wires[0].quality == Quality(15, 100, loss_percent=0, queue_ms=80)
     site = topology.sites[0]
     assert site.gateways == (ip_interface("10.1.0.1/24"), ip_interface("fd00:1::1/64"))
     assert site.vms[1].name == "vm2"
