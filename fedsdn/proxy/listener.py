@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import resource
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -22,9 +21,6 @@ _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_SECONDS = 0.1
 _SAY_AGAIN_SECONDS = 60.0
 
-_KEPT_FREE = 8
-"""One descriptor in so many is kept for what accepted connections need."""
-
 Name = tuple[str, int, int, int]
 """What an IPv6 socket calls an endpoint: address, port, flow and scope."""
 
@@ -36,15 +32,18 @@ class Listener:
     """Accepts on a listening socket and runs ``handle`` for every connection."""
 
     def __init__(
-        self, sock: socket.socket, handle: Handler, tasks: set[asyncio.Task[None]]
+        self, sock: socket.socket, handle: Handler, tasks: set[asyncio.Task[None]], most: int
     ) -> None:
-        """Take over ``sock``; accepting begins at once. Running handlers are in ``tasks``."""
+        """Take over ``sock``; accepting begins at once.
+
+        Running handlers are in ``tasks``, which listeners may share. While there are ``most``,
+        new connections wait.
+        """
         self._sock = sock
         self._handle = handle
         self._tasks = tasks
+        self._most = most
         self._loop = asyncio.get_running_loop()
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = limit - limit // _KEPT_FREE
         self._pause: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
         self._resume()
@@ -55,16 +54,19 @@ class Listener:
     def _accept(self) -> None:
         try:
             for _ in range(_AT_ONCE):
+                if len(self._tasks) >= self._most:
+                    self._rest("as many connections as the descriptors allow")
+                    return
                 if not self._accept_one():
                     return
         except OSError as error:
-            self._rest(error)
+            self._rest(str(error.strerror))
 
     def _accept_one(self) -> bool:
         """Accept a connection; False if none waits.
 
         Raises:
-            OSError: there is not enough memory, or few descriptors are left.
+            OSError: there is not enough memory, or no descriptor is left.
 
         """
         try:
@@ -79,17 +81,13 @@ class Listener:
         task = self._loop.create_task(self._handle(connection, name))
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        if connection.fileno() >= self._most:  # the kernel gives the lowest that is free
-            raise OSError(errno.EMFILE, "few descriptors are left")
         return True
 
-    def _rest(self, error: OSError) -> None:
+    def _rest(self, why: str) -> None:
         """Let new connections wait in the kernel for a moment, instead of failing again at once."""
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
-            _LOG.warning(
-                "%s: new connections wait until some of %d end", error.strerror, len(self._tasks)
-            )
+            _LOG.warning("%s: new ones wait until some of %d end", why, len(self._tasks))
         self._loop.remove_reader(self._sock.fileno())
         self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume)
 

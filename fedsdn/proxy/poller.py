@@ -33,8 +33,8 @@ class Poller:
     def watch(self, sock: socket.socket, on_events: OnEvents) -> Iterator[None]:
         """Tell ``on_events`` what happens to ``sock`` during the block, and its state at first."""
         number = sock.fileno()
-        self._watchers[number] = on_events
         self._epoll.register(number, _ALL)
+        self._watchers[number] = on_events
         try:
             yield
         finally:

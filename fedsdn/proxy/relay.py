@@ -8,23 +8,16 @@ of stream as an end of stream, its reset as a reset.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
 
 from fedsdn.proxy import tcp
-from fedsdn.proxy.pipes import PIPE_BYTES, Pipe, PipePool
+from fedsdn.proxy.pipes import Memory, Pipe, PipePool
 from fedsdn.proxy.poller import Poller
 
 _ROUNDS = 8
 """How many times a direction may move bytes before others get their turn."""
-
-_PAUSE_SECONDS = 0.1
-"""How long a direction waits for a pipe when no descriptors are left."""
-
-_FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 Counter = Callable[[int], None]
 """Takes a number of bytes that have been passed on."""
@@ -40,10 +33,9 @@ class _Direction:
         self._source = source
         self._sink = sink
         self._count = count
-        self._pipe: Pipe | None = None
+        self._pipe: Pipe | Memory | None = None
         self._started = False
         self._sink_is_full = False
-        self._retry: asyncio.TimerHandle | None = None
         self.ended = False
 
     def start(self) -> None:
@@ -73,11 +65,9 @@ class _Direction:
 
     def _fill(self) -> bool:
         """Read into an empty pipe; False when there is nothing to go on with."""
-        pipe = self._pipe = self._pipe or self._take_pipe()
-        if pipe is None:
-            return False
+        pipe = self._pipe = self._pipe or self._relay.pipes.take()
         try:
-            pipe.filled = os.splice(self._source.fileno(), pipe.write, PIPE_BYTES, flags=_FLAGS)
+            pipe.fill(self._source)
         except BlockingIOError:
             self.release()
             return False
@@ -94,29 +84,12 @@ class _Direction:
         pipe = self._pipe
         while pipe is not None and pipe.filled:
             try:
-                moved = os.splice(pipe.read, self._sink.fileno(), pipe.filled, flags=_FLAGS)
+                self._count(pipe.drain(self._sink))
             except BlockingIOError:
                 self._sink_is_full = True
                 return False
-            pipe.filled -= moved
-            self._count(moved)
         self._sink_is_full = False
         return True
-
-    def _take_pipe(self) -> Pipe | None:
-        """Borrow a pipe; None, and another try later, while there is none."""
-        try:
-            return self._relay.pipes.take()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        if self._retry is None:
-            self._retry = self._relay.loop.call_later(_PAUSE_SECONDS, self._try_again)
-        return None
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._pump()
 
     def release(self) -> None:
         """Give the pipe back, if there is one."""

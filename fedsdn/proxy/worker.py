@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 
 from fedsdn.config.watch import WatchedFederation
@@ -17,6 +18,9 @@ from fedsdn.proxy.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
 
 _LOG = logging.getLogger(__name__)
+
+_KEPT_FREE = 8
+"""One descriptor in so many is not for connections' own two, but for pipes and second attempts."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that a worker handles; whoever starts it blocks them until then."""
@@ -52,17 +56,19 @@ class _Worker:
         policy = Policy.at(federation.current, site)
         self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes)
         self._server = Server(policy, statistics, self._poller, self._pipes)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = (limit - limit // _KEPT_FREE) // 2
         self.connections: set[asyncio.Task[None]] = set()
         self._peers = self._listen_for_peers(policy)
         self._tenants = Listener(
-            socksifier.listen_for_tenants(), self._socksifier.handle, self.connections
+            socksifier.listen_for_tenants(), self._socksifier.handle, self.connections, self._most
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
 
     def _listen_for_peers(self, policy: Policy) -> Listener:
         listener = transport.listen(policy.federation.proxy_port)
-        return Listener(listener, self._server.handle, self.connections)
+        return Listener(listener, self._server.handle, self.connections, self._most)
 
     def handle_signals(self) -> None:
         """Take signals from now on."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from fedsdn.proxy.listener import Listener, Name
-from tests.unit.loopback import asynchronous, descriptors, until
+from tests.unit.loopback import asynchronous, until
 
 
 class Doorkeeper(socket.socket):
@@ -40,8 +40,8 @@ class House:
         self.names: list[Name] = []
         self.stack = stack
 
-    def open(self) -> Listener:
-        return Listener(self.door, self.handle, self.tasks)
+    def open(self, most: int = 500) -> Listener:
+        return Listener(self.door, self.handle, self.tasks, most)
 
     async def handle(self, sock: socket.socket, name: Name) -> None:
         with sock:
@@ -100,27 +100,29 @@ async def test_without_descriptors_it_waits_instead_of_spinning_and_lets_all_in_
         assert all(later - earlier > 0.09 for earlier, later in pairwise(asked))
         await until(lambda: len(h.names) == 20)
         warnings = [r.getMessage() for r in caplog.records]
-        assert warnings == ["Too many open files: new connections wait until some of 0 end"]
+        assert warnings == ["Too many open files: new ones wait until some of 0 end"]
         await hang_up(visitors, h)
         listener.close()
 
 
 @asynchronous
-async def test_the_last_descriptors_are_kept_for_those_already_in() -> None:
+async def test_no_more_run_at_once_than_it_was_told_and_the_others_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with house() as h:
         visitors = h.visitors(100)
-        limit = len(descriptors()) + 60
-        with descriptors_limited_to(limit):
-            listener = h.open()
-            await until(lambda: len(h.door.asked_at) > 20)
-            await until(lambda: len(h.names) == len(h.tasks))
-            assert 0 < len(h.names) < 60 - limit // 8 + 5
-            with socket.socket(), socket.socket():
-                pass
+        listener = h.open(most=40)
+        await until(lambda: bool(caplog.records))
+        assert (len(h.tasks), len(h.door.asked_at)) == (40, 40)
         while visitors:
             visitors.pop(0).close()
             await asyncio.sleep(0)
+            assert len(h.tasks) <= 40
         await until(lambda: len(h.names) == 100 and not h.tasks)
+        warnings = [r.getMessage() for r in caplog.records]
+        assert warnings == [
+            "as many connections as the descriptors allow: new ones wait until some of 40 end"
+        ]
         listener.close()
 
 
@@ -146,7 +148,7 @@ async def test_a_handler_that_fails_is_logged_and_disturbs_nobody(
             with sock:
                 raise RuntimeError("broken")
 
-        listener = Listener(h.door, fail, h.tasks)
+        listener = Listener(h.door, fail, h.tasks, 500)
         h.visitors(2)
         await until(lambda: len(h.names) == 2 and not h.tasks)
         assert [r.getMessage() for r in caplog.records] == ["a connection's handler failed"] * 2
