@@ -3,7 +3,7 @@
 A connection that a VM opens belongs to the socksifier, one that a peer's VM opened to the SOCKS
 server. Conntrack remembers which. A packet whose connection it has lost (the userspace datapath
 forgets all when ovs-vswitchd restarts) goes to both ports: the proxy's namespace drops the copy
-that has no socket, and the owner's answer commits the connection again.
+at the port that is not its socket's, and the owner's answer commits the connection again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The packet filter of the proxy's namespace, as text for ``nft -f -``.
 
-Towards the tenants it hands to the proxy what belongs to one of its transparent sockets and drops
-other TCP without an answer: the bridge may send a packet to both tenant-side ports, and the one
-without the connection must not reset it. Towards the uplinks it takes connections from peers
-only; the bridge has the same rule.
+Towards the tenants it hands to the proxy what belongs to one of its transparent sockets. The
+bridge may send a packet to both tenant-side ports: the copy at the port that is not the socket's is
+dropped. TCP that belongs to no socket at either is reset: a VM whose connection was reset while
+segments were lost on the way to it asks once more (RFC 5961, section 3.2), and would hang without
+an answer. Towards the uplinks it takes connections from peers only; the bridge has the same rule.
 """
 
 from __future__ import annotations
@@ -52,12 +53,21 @@ def _prerouting() -> Iterator[str]:
 
 
 def _from_socksifier() -> Iterator[str]:
-    # A socket in TIME_WAIT or SYN_RECV has no mark to compare: its packets pass the second rule.
     yield f"meta l4proto tcp {_OPENING} jump opening"
-    yield "meta l4proto tcp socket wildcard 1 " + _drop("a listener, not a connection")
-    yield f"socket transparent 1 socket mark {SocketMark.SERVER:#x} " + _drop("the server's")
+    yield from _of_connections(SocketMark.SERVER, "the server's")
+
+
+def _from_server() -> Iterator[str]:
+    yield f"meta l4proto tcp {_OPENING} " + _drop("VMs open no connections here")
+    yield from _of_connections(SocketMark.SOCKSIFIER, "the socksifier's")
+
+
+def _of_connections(other: SocketMark, whose: str) -> Iterator[str]:
+    """Rules for what is no first SYN; sockets of the other port have the mark ``other``."""
+    # A socket in TIME_WAIT or SYN_RECV has no mark to compare: its packets pass the first rule.
+    yield f"socket transparent 1 socket mark {other:#x} socket wildcard 0 " + _drop(whose)
     yield f"socket transparent 1 meta mark set {SocketMark.LOCAL:#x} accept"
-    yield "meta l4proto tcp " + _drop("no socket")
+    yield f"meta l4proto tcp meta mark set {SocketMark.LOCAL:#x} accept"
 
 
 def _opening(federation: Federation, site: Site) -> Iterator[str]:
@@ -74,15 +84,6 @@ def _opening(federation: Federation, site: Site) -> Iterator[str]:
     yield _drop("not from a VM to a peer's prefix, or no proxy")
 
 
-def _from_server() -> Iterator[str]:
-    yield "meta l4proto tcp socket wildcard 1 " + _drop("a listener, not a connection")
-    yield f"socket transparent 1 socket mark {SocketMark.SOCKSIFIER:#x} " + _drop(
-        "the socksifier's"
-    )
-    yield f"socket transparent 1 meta mark set {SocketMark.LOCAL:#x} accept"
-    yield "meta l4proto tcp " + _drop("no socket")
-
-
 def _input(site: Site) -> Iterator[str]:
     uplinks = ", ".join(f'"{wan_port(uplink)}"' for uplink in site.uplinks)
     yield "type filter hook input priority filter; policy drop;"
@@ -94,7 +95,16 @@ def _input(site: Site) -> Iterator[str]:
 
 
 def _from_tenants() -> Iterator[str]:
-    yield f"meta mark {SocketMark.LOCAL:#x} accept"
+    # The kernel answers with a packet's mark (fwmark_reflect): out of the port that it came by.
+    for port, mark in (
+        (SOCKSIFIER_PORT, SocketMark.SOCKSIFIER),
+        (SERVER_PORT, SocketMark.SERVER),
+    ):
+        yield f'iifname "{port}" meta mark set {mark:#x}'
+    yield f"{_OPENING} accept"
+    yield "socket wildcard 1 " + _reset("a listener, not a connection")
+    yield "socket transparent 1 accept"
+    yield "meta l4proto tcp " + _reset("no socket")
     yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
     yield _drop("nothing of the proxy's")
 
@@ -121,12 +131,16 @@ def _from_peer(federation: Federation) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
     # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
     # came from. An answer ends that at once; silence would keep a subflow's place taken.
-    yield f"{_OPENING} counter reject with tcp reset"
+    yield f"{_OPENING} " + _reset("a peer's subflow of its own")
     yield "accept"
 
 
 def _drop(comment: str) -> str:
     return f'counter drop comment "{comment}"'
+
+
+def _reset(comment: str) -> str:
+    return f'counter reject with tcp reset comment "{comment}"'
 
 
 def _of(family: int, values: Iterable[Address | Network]) -> list[Address | Network]:

@@ -189,7 +189,11 @@ def site_plan(
         veths=tuple(_veths(site, facts)),
         port_sysctls=sysctls.port_sysctls(),
         addresses=tuple(_addresses(site)),
-        routes=(*_leg_routes(site), *_uplink_routes(site), *_peer_routes(federation, site)),
+        routes=(
+            *_leg_routes(federation, site),
+            *_uplink_routes(site),
+            *_peer_routes(federation, site),
+        ),
         rules=tuple(_rules(site)),
         limits=LIMITS,
         endpoints=tuple(_endpoint(uplink) for uplink in site.uplinks),
@@ -234,12 +238,17 @@ def _addresses(site: Site) -> Iterator[InterfaceAddress]:
         yield InterfaceAddress(wan_port(uplink), uplink.address)
 
 
-def _leg_routes(site: Site) -> Iterator[Route]:
+def _leg_routes(federation: Federation, site: Site) -> Iterator[Route]:
     for family in _FAMILIES:
         yield Route(LOCAL_TABLE, _EVERYTHING[family], RouteKind.LOCAL, interface="lo")
     for interface, (_, table) in _LEG_TABLES.items():
         for prefix in site.prefixes:
             yield Route(table, prefix.network, interface=interface)
+        # The kernel's own ICMP errors, to a socket that has a foreign address: without them a VM
+        # that answers no ARP would be waited for as long as one that answers no SYN.
+        for peer in federation.peers(site.name):
+            for prefix in peer.prefixes:
+                yield Route(table, prefix.network, RouteKind.LOCAL, interface="lo")
         for family in _FAMILIES:
             yield Route(table, _EVERYTHING[family], RouteKind.UNREACHABLE)
 

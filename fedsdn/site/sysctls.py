@@ -118,7 +118,7 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
         "tcp_slow_start_after_idle": ("0", "a pooled connection keeps its window while it waits"),
         "tcp_no_metrics_save": ("1", "one lossy minute must not slow the connections after it"),
         "tcp_mtu_probing": ("1", "get through an uplink that swallows large packets silently"),
-        "fwmark_reflect": ("0", "answers without a socket are not steered as if they had one"),
+        "fwmark_reflect": ("1", "an answer without a socket leaves by the port that was asked"),
         "tcp_tw_reuse": ("1", "a VM may use the same port again for the next connection"),
         "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),
         "ip_local_port_range": ("10240 65535", "source ports of connections to a peer"),
@@ -126,7 +126,7 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
     }
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
-    yield Sysctl("net.ipv6.fwmark_reflect", "0", settings["fwmark_reflect"][1])
+    yield Sysctl("net.ipv6.fwmark_reflect", "1", settings["fwmark_reflect"][1])
 
 
 def _mptcp() -> Iterator[Sysctl]:

@@ -31,8 +31,9 @@ class Vm:
     """A VM of the lab, in which the test itself has sockets."""
 
     def __init__(self, lab: Lab, site: str, name: str, family: int) -> None:
-        host = lab.host(site)
-        self.namespace = Namespace(Path(f"/proc/{host.process.pid}/root/run/netns/{name}"))
+        self.host = lab.host(site)
+        self.name = name
+        self.namespace = Namespace(Path(f"/proc/{self.host.process.pid}/root/run/netns/{name}"))
         (vms,) = [s.vms for s in lab.topology.sites if s.name == site]
         (self.address,) = [
             str(address.ip)
@@ -40,6 +41,22 @@ class Vm:
             for address in vm.addresses
             if vm.name == name and address.version == family
         ]
+
+    def run(self, command: str) -> str:
+        return self.host.run("ip", "netns", "exec", self.name, *command.split())
+
+    @contextmanager
+    def filtering(self, rule: str) -> Iterator[None]:
+        """Let a rule of the VM's own packet filter see all that arrives."""
+        self.run("nft add table inet test")
+        try:
+            self.run(
+                "nft add chain inet test arriving { type filter hook prerouting priority 0 ; }"
+            )
+            self.run(f"nft add rule inet test arriving {rule}")
+            yield
+        finally:
+            self.run("nft delete table inet test")
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
@@ -102,6 +119,14 @@ def open_connections(lab: Lab) -> int:
     return sum(one["outbound_open"] + one["inbound_open"] for one in totals)
 
 
+def wait_until_all_ended(lab: Lab) -> None:
+    wait_until(
+        lambda: open_connections(lab) == 0,
+        LIMIT_SECONDS,
+        lambda: f"{open_connections(lab)} connections are still open",
+    )
+
+
 def test_data_are_intact_both_ways_at_once(ends: tuple[Vm, Vm]) -> None:
     with connections(*ends) as [(client, server)], ThreadPoolExecutor() as threads:
         at_server, at_client = threads.submit(receive, server), threads.submit(receive, client)
@@ -134,19 +159,43 @@ def test_a_reset_is_passed_on(ends: tuple[Vm, Vm], who: int) -> None:
         assert is_reset(pair[1 - who])
 
 
+@pytest.mark.parametrize("who", [0, 1], ids=["client", "server"])
+def test_a_reset_is_passed_on_past_lost_segments(ends: tuple[Vm, Vm], who: int) -> None:
+    """The VM does not believe it, and asks again when the proxy has no socket any more."""
+    with connections(*ends) as [pair], ends[1 - who].filtering("tcp flags psh counter drop"):
+        pair[who].sendall(b"lost")
+        wait_until(
+            lambda: "packets 0" not in ends[1 - who].run("nft list table inet test"),
+            LIMIT_SECONDS,
+            lambda: "nothing was lost",
+        )
+        pair[who].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        pair[who].close()
+        assert is_reset(pair[1 - who])
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["client", "server"])
+def test_a_connection_outlives_the_loss_of_conntrack(ends: tuple[Vm, Vm], who: int) -> None:
+    """What its VM sends then comes by both ports; the one without the socket does not reset it."""
+    vm = ends[who]
+    with connections(*ends) as [pair], vm.filtering("tcp flags rst counter"):
+        vm.host.run("ovs-appctl", "dpctl/flush-conntrack")
+        pair[who].sendall(b"from here")
+        assert pair[1 - who].recv(100) == b"from here"
+        pair[1 - who].sendall(b"from there")
+        assert pair[who].recv(100) == b"from there"
+        assert "packets 0" in vm.run("nft list table inet test")
+
+
 def test_every_one_of_1000_parallel_connections_has_its_own_source(
     lab: Lab, ends: tuple[Vm, Vm]
 ) -> None:
-    before = open_connections(lab)
+    wait_until_all_ended(lab)
     with connections(*ends, count=CONNECTIONS) as pairs:
         assert len(pairs) == CONNECTIONS, "names at the server are those at the client"
         for number, (client, _) in enumerate(pairs):
             client.sendall(number.to_bytes(4, "big"))
         for number, (_, server) in enumerate(pairs):
             assert server.recv(4) == number.to_bytes(4, "big")
-        assert open_connections(lab) == before + 2 * CONNECTIONS
-    wait_until(
-        lambda: open_connections(lab) == before,
-        LIMIT_SECONDS,
-        lambda: f"{open_connections(lab)} connections are still open",
-    )
+        assert open_connections(lab) == 2 * CONNECTIONS
+    wait_until_all_ended(lab)

@@ -78,7 +78,9 @@ def test_routing_in_the_namespace(host: SiteHost) -> None:
     assert "dev server" in get("10.1.0.11 mark 3")
     assert "dev server" in get("fd00:1::11 mark 3")
     assert "local" in get("10.2.0.11 from 10.1.0.11 iif socksifier mark 1")
-    for unreachable in ("192.0.3.1 from 192.0.2.1", "10.2.0.11 mark 3", "fd00:2::1 mark 2"):
+    for errors in ("10.2.0.11 mark 3", "fd00:2::1 mark 2"):
+        assert get(errors).startswith("local")
+    for unreachable in ("192.0.3.1 from 192.0.2.1", "10.9.0.11 mark 3", "fd00:9::1 mark 2"):
         assert host.run(f"ip -n fedsdn route get {unreachable}").returncode != 0
 
 
