@@ -17,6 +17,7 @@ from fedsdn.config.model import (
     Interface,
     Network,
     Prefix,
+    Probes,
     ProviderNetwork,
     Site,
     Uplink,
@@ -27,6 +28,8 @@ DEFAULT_PROXY_PORT = 1080
 """The SOCKS port of IANA's registry."""
 
 DEFAULT_BRIDGE = "br-provider"
+
+_PROBE_TIMES = ("interval", "hold")
 
 T = TypeVar("T")
 
@@ -61,9 +64,18 @@ def parse_federation(document: Document) -> Federation:
     federation = Federation(
         sites=tuple(_site(name, site) for name, site in document.section("sites").items()),
         proxy_port=int(document.value.get("proxy_port", DEFAULT_PROXY_PORT)),
+        probes=_probes(document.section("probes").value),
     )
     check_federation(federation, document)
     return federation
+
+
+def _probes(value: dict[str, Any] | None) -> Probes | None:
+    if value is None:
+        return None
+    times = {name: value[f"{name}_ms"] / 1000 for name in _PROBE_TIMES if f"{name}_ms" in value}
+    counts = {"multiplier": int(value["multiplier"])} if "multiplier" in value else {}
+    return Probes(key=value["key"], **times, **counts)
 
 
 def _site(name: str, document: Document) -> Site:
@@ -170,10 +182,17 @@ def dump_federation(federation: Federation) -> str:
 
 def federation_document(federation: Federation) -> dict[str, Any]:
     """Return what a federation file holds, as plain mappings, lists and strings."""
+    probes = {} if federation.probes is None else {"probes": _probes_document(federation.probes)}
     return {
         "proxy_port": federation.proxy_port,
+        **probes,
         "sites": {site.name: _site_document(site) for site in federation.sites},
     }
+
+
+def _probes_document(probes: Probes) -> dict[str, Any]:
+    times = {f"{name}_ms": round(getattr(probes, name) * 1000) for name in _PROBE_TIMES}
+    return {"key": probes.key, "multiplier": probes.multiplier, **times}
 
 
 def _site_document(site: Site) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A value here is already checked; ``loader`` makes them from the federation file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -103,11 +103,35 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Probes:
+    """How every path between two uplinks is probed; all times in seconds.
+
+    A path is down after ``multiplier`` times ``interval`` without a probe, and used again when it
+    has been up for ``hold``. Whoever has the ``key`` can say which of a site's uplinks live.
+    """
+
+    key: str = field(repr=False)
+    interval: float = 0.1
+    multiplier: int = 3
+    hold: float = 0.2
+
+    @property
+    def detection(self) -> float:
+        """Seconds of silence after which a path is down (RFC 5880, section 6.8.4)."""
+        return self.interval * self.multiplier
+
+
+@dataclass(frozen=True, slots=True)
 class Federation:
-    """All sites, the same value at every site. ``proxy_port`` is the SOCKS servers' TCP port."""
+    """All sites, the same value at every site.
+
+    ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes. Without
+    ``probes`` a path that dies while its ports stay up is left to the kernel.
+    """
 
     sites: tuple[Site, ...]
     proxy_port: int
+    probes: Probes | None = None
 
     def site(self, name: str) -> Site:
         """Return the site called ``name``.

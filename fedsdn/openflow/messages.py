@@ -42,6 +42,8 @@ _PROTOCOL_FIELDS: dict[Protocol, dict[str, int]] = {
     Protocol.ICMP6: {"eth_type": 0x86DD, "ip_proto": 58},
     Protocol.TCP: {"eth_type": 0x0800, "ip_proto": 6},
     Protocol.TCP6: {"eth_type": 0x86DD, "ip_proto": 6},
+    Protocol.UDP: {"eth_type": 0x0800, "ip_proto": 17},
+    Protocol.UDP6: {"eth_type": 0x86DD, "ip_proto": 17},
 }
 _TAG_FIELDS: dict[Tag, Any] = {
     Tag.ABSENT: ofproto.OFPVID_NONE,

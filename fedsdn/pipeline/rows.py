@@ -24,11 +24,18 @@ class Protocol(Enum):
     ICMP6 = "icmp6"
     TCP = "tcp"
     TCP6 = "tcp6"
+    UDP = "udp"
+    UDP6 = "udp6"
 
 
 def tcp(of: Address | Network) -> Protocol:
     """TCP in the family of an address or network."""
     return Protocol.TCP if of.version == 4 else Protocol.TCP6
+
+
+def udp(of: Address | Network) -> Protocol:
+    """UDP in the family of an address or network."""
+    return Protocol.UDP if of.version == 4 else Protocol.UDP6
 
 
 def icmp(of: Address | Network) -> Protocol:
@@ -82,7 +89,7 @@ class Match:
         return ",".join(self._terms())
 
     def _terms(self) -> Iterator[str]:
-        v6 = self.protocol in {Protocol.IPV6, Protocol.TCP6, Protocol.ICMP6}
+        v6 = self.protocol in {Protocol.IPV6, Protocol.TCP6, Protocol.UDP6, Protocol.ICMP6}
         names = {
             "source": "ipv6_src" if v6 else "nw_src",
             "destination": "ipv6_dst" if v6 else "nw_dst",

@@ -12,7 +12,7 @@ from fedsdn.config.model import Uplink
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import HookPriority, Table, port_mac, wan_port
 from fedsdn.pipeline.link_local import link_local
-from fedsdn.pipeline.rows import Match, Normal, Output, Protocol, Resubmit, Row, icmp, ip, tcp
+from fedsdn.pipeline.rows import Match, Normal, Output, Protocol, Resubmit, Row, icmp, ip, tcp, udp
 
 _ND_SOLICITATION = 135
 _BELOW_PEERS = ABOVE_DEFAULT - 5
@@ -34,12 +34,14 @@ def rows(context: Context) -> Iterator[Row]:
 def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
     port, address = uplink.port, uplink.address.ip
     proxy = Output(wan_port(uplink))
+    probes = () if context.federation.probes is None else (udp(address),)
     for peer in context.peer_uplinks:
         if uplink.reaches(peer):
-            from_peer = Match(
-                protocol=tcp(address), in_port=port, source=peer.peer_address, destination=address
-            )
-            yield context.row(Table.UPLINK, from_peer, proxy)
+            for protocol in (tcp(address), *probes):
+                from_peer = Match(
+                    protocol=protocol, in_port=port, source=peer.peer_address, destination=address
+                )
+                yield context.row(Table.UPLINK, from_peer, proxy)
     ping = Match(protocol=icmp(address), in_port=port, destination=address)
     yield context.row(Table.UPLINK, ping, proxy)
     stranger = Match(protocol=ip(address), in_port=port, destination=address)

@@ -123,12 +123,15 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
     ]
     for family, word in ((4, "ip"), (6, "ip6")):
         if addresses := _of(family, peers):
-            yield f"meta l4proto tcp {word} saddr {_set(addresses)} jump from_peer"
+            yield f"{word} saddr {_set(addresses)} meta l4proto {{ tcp, udp }} jump from_peer"
     yield _drop("not from a peer")
 
 
 def _from_peer(federation: Federation) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
+    if federation.probes is not None:
+        yield f"udp dport {federation.proxy_port} accept"
+    yield "meta l4proto udp " + _drop("no probe")
     # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
     # came from. An answer ends that at once; silence would keep a subflow's place taken.
     yield f"{_OPENING} " + _reset("a peer's subflow of its own")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
-from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
 
 
 def _site(name: str, number: int) -> Site:
@@ -23,14 +23,17 @@ def _site(name: str, number: int) -> Site:
     )
 
 
+PROBES = Probes("the-lab-two-site-keeps-no-secrets-from-you")
+
+
 def two_sites() -> Federation:
     """What topo/two-site.yaml says."""
-    return Federation(sites=(_site("a", 1), _site("b", 2)), proxy_port=1080)
+    return Federation((_site("a", 1), _site("b", 2)), 1080, PROBES)
 
 
 def three_sites() -> Federation:
     """Every uplink of a family reaches every other."""
-    return Federation(sites=(_site("a", 1), _site("b", 2), _site("c", 3)), proxy_port=1080)
+    return Federation((_site("a", 1), _site("b", 2), _site("c", 3)), 1080, PROBES)
 
 
 def with_provider_network(federation: Federation, network: ProviderNetwork) -> Federation:

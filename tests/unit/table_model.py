@@ -30,8 +30,8 @@ from fedsdn.pipeline.rows import (
 )
 
 _SPECIAL_CASES = {
-    Protocol.IPV4: {Protocol.IPV4, Protocol.TCP, Protocol.ICMP},
-    Protocol.IPV6: {Protocol.IPV6, Protocol.TCP6, Protocol.ICMP6},
+    Protocol.IPV4: {Protocol.IPV4, Protocol.TCP, Protocol.UDP, Protocol.ICMP},
+    Protocol.IPV6: {Protocol.IPV6, Protocol.TCP6, Protocol.UDP6, Protocol.ICMP6},
 }
 
 

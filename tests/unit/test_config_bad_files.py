@@ -64,6 +64,11 @@ NETWORK = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
 UNICAST = "a unicast address that other sites can reach"
 SEGMENTATION_ID = "the VLAN of the provider network, 1 to 4094"
 
+KEY = (
+    "write a secret of 32 or more characters that all sites share, "
+    "as 'openssl rand -hex 32' prints one"
+)
+
 A, B = "sites.a", "sites.b"
 UP1, UP2, PREFIX0 = "uplinks.up1", "uplinks.up2", "prefixes[0]"
 UP2_A = "      up2:\n        port: eth2\n        address: 2001:db8:2::1/64\n"
@@ -72,10 +77,47 @@ PREFIX1_B = "      - prefix: fd00:2::/64\n        proxy_address: fd00:2::2\n"
 
 BAD = {
     # the file as YAML
-    "empty": (GOOD, "", "1: found nothing; write the keys 'proxy_port' and 'sites'"),
-    "comment only": (GOOD, "# x", "1: found nothing; write the keys 'proxy_port' and 'sites'"),
-    "a word": (GOOD, "hello", "1: found 'hello'; write the keys 'proxy_port' and 'sites'"),
-    "a list": (GOOD, "[]", "1: found an empty list; write the keys 'proxy_port' and 'sites'"),
+    "empty": (
+        GOOD,
+        "",
+        "1: found nothing; write the keys 'proxy_port', 'probes' and 'sites'",
+    ),
+    "comment only": (
+        GOOD,
+        "# x",
+        "1: found nothing; write the keys 'proxy_port', 'probes' and 'sites'",
+    ),
+    "a word": (
+        GOOD,
+        "hello",
+        "1: found 'hello'; write the keys 'proxy_port', 'probes' and 'sites'",
+    ),
+    "a list": (
+        GOOD,
+        "[]",
+        "1: found an empty list; write the keys 'proxy_port', 'probes' and 'sites'",
+    ),
+    "probes without a key": (
+        "sites:",
+        "probes: {}\nsites:",
+        f"2: probes.key: found nothing; {KEY}",
+    ),
+    "a short key": (
+        "sites:",
+        "probes: {key: secret}\nsites:",
+        f"2: probes.key: found 'secret'; {KEY}",
+    ),
+    "a key of digits": (
+        "sites:",
+        f"probes: {{key: {7 * 10**17}}}\nsites:",
+        f"2: probes.key: found the number {7 * 10**17}; {KEY}, in quotes",
+    ),
+    "probes too often": (
+        "sites:",
+        f"probes: {{key: {'k' * 32}, interval_ms: 1}}\nsites:",
+        "2: probes.interval_ms: found the number 1; write the time between two probes of a path, "
+        "10 to 60000 milliseconds",
+    ),
     "unclosed": (
         GOOD,
         "sites: {a: [1,",

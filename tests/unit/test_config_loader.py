@@ -23,7 +23,7 @@ from fedsdn.config.loader import (
     load_federation,
     parse_federation,
 )
-from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
 from tests.unit.federations import three_sites, two_sites
 
 FILE = Path("federation.yaml")
@@ -42,6 +42,7 @@ def test_every_key_is_read() -> None:
     federation = parse(
         """
         proxy_port: 9000
+        probes: {key: 0123456789abcdef0123456789abcdef, interval_ms: 50, multiplier: 4, hold_ms: 0}
         sites:
           a:
             provider_network: {bridge: br-ex, type: vlan, segmentation_id: 7, table_miss: normal}
@@ -77,6 +78,7 @@ def test_every_key_is_read() -> None:
             ),
         ),
         proxy_port=9000,
+        probes=Probes("0123456789abcdef0123456789abcdef", interval=0.05, multiplier=4, hold=0.0),
     )
 
 
@@ -133,6 +135,15 @@ def test_unknown_site_names_the_known_ones() -> None:
 NAMES = ["on", "null", "true", "1", "1e3", "1.5", "0x10", "010", "1_0", "2001-01-01", "a.b", "y"]
 
 
+PROBES = st.builds(
+    Probes,
+    key=st.sampled_from(["1" * 32, "true" * 8, "- a key: with, {signs} 'of' #YAML"]),
+    interval=st.integers(10, 60_000).map(lambda ms: ms / 1000),
+    multiplier=st.integers(2, 100),
+    hold=st.integers(0, 60_000).map(lambda ms: ms / 1000),
+)
+
+
 @st.composite
 def federations(draw: st.DrawFn) -> Federation:
     names = draw(st.lists(st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
@@ -154,6 +165,7 @@ def federations(draw: st.DrawFn) -> Federation:
             for number, name in enumerate(names, start=1)
         ),
         proxy_port=draw(st.integers(1, 65535).filter(lambda port: port != 1081)),
+        probes=draw(st.none() | PROBES),
     )
 
 

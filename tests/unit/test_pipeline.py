@@ -14,7 +14,7 @@ from fedsdn.config.model import Address, ProviderNetwork
 from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, CtMark, Table, port_mac
 from fedsdn.pipeline.link_local import link_local
-from fedsdn.pipeline.rows import Protocol, icmp, tcp
+from fedsdn.pipeline.rows import Protocol, icmp, tcp, udp
 from tests.unit.federations import three_sites, two_sites, with_provider_network
 from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
@@ -227,7 +227,12 @@ def test_peer_reaches_the_proxy_and_nobody_else_does(
     assert ports(bridge.push(replace(packet, protocol=icmp(own)))) == [f"wan-{uplink}"]
     assert bridge.push(replace(packet, source=peer + 7)) == [], "TCP from a stranger"
     other = Protocol.IPV4 if own.version == 4 else Protocol.IPV6
-    assert bridge.push(replace(packet, protocol=other)) == [], "UDP even from a peer"
+    assert bridge.push(replace(packet, protocol=other)) == [], "GRE even from a peer"
+    probe = replace(packet, protocol=udp(own))
+    assert ports(bridge.push(probe)) == [f"wan-{uplink}"]
+    assert bridge.push(replace(probe, source=peer + 7)) == [], "a probe from a stranger"
+    unprobed = TableModel(pipeline_rows(replace(two_sites(), probes=None), "a"))
+    assert unprobed.push(probe) == [], "a probe where nobody wants one"
 
 
 @UPLINKS

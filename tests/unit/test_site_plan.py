@@ -217,10 +217,16 @@ def test_an_uplink_that_reaches_nothing_has_no_pair() -> None:
 
 def test_the_ruleset_names_peers_and_prefixes() -> None:
     ruleset = plan_of(three_sites()).ruleset
-    assert "ip saddr { 192.0.2.2, 192.0.2.3 } jump from_peer" in ruleset
-    assert "ip6 saddr { 2001:db8:2::2, 2001:db8:2::3 } jump from_peer" in ruleset
+    assert "ip saddr { 192.0.2.2, 192.0.2.3 } meta l4proto { tcp, udp } jump from_peer" in ruleset
+    assert (
+        "ip6 saddr { 2001:db8:2::2, 2001:db8:2::3 } meta l4proto { tcp, udp } jump from_peer"
+        in ruleset
+    )
     assert "ip saddr { 10.1.0.0/24 } ip daddr { 10.2.0.0/24, 10.3.0.0/24 } tproxy ip to" in ruleset
     assert "tcp dport 1080 accept" in ruleset
+    assert "udp dport 1080 accept" in ruleset
+    unprobed = plan_of(replace(three_sites(), probes=None)).ruleset
+    assert "udp dport 1080 accept" not in unprobed
 
 
 def test_a_family_that_is_not_used_is_not_in_the_ruleset() -> None:
