@@ -7,6 +7,7 @@ pipeline's business, how they get there the reconciler's.
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -16,10 +17,17 @@ from os_ken.controller.handler import MAIN_DISPATCHER, set_ev_cls
 from os_ken.ofproto import ofproto_v1_3
 
 from fedsdn.config.local import settings_from
+from fedsdn.config.model import Uplink
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.openflow.reconciler import Reconciler
+from fedsdn.openflow.session import Port
 from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.rows import Row
+from fedsdn.site import namespace
+from fedsdn.uplinks.monitor import UplinkMonitor
+from fedsdn.uplinks.sockets import open_socket
+from fedsdn.uplinks.status import PortState
 
 _ANSWERS = [
     ofp_event.EventOFPPortDescStatsReply,
@@ -28,7 +36,6 @@ _ANSWERS = [
     ofp_event.EventONFBundleCtrlMsg,
     ofp_event.EventOFPErrorMsg,
 ]
-_CHANGES = [ofp_event.EventOFPPortStatus, ofp_event.EventOFPFlowRemoved]
 
 
 class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
@@ -50,13 +57,21 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         self._reload = threading.Event()
         self._reload.set()
         bridge = self._federation.current.site(self._site).provider_network.bridge
-        self._reconciler = Reconciler(bridge, self._wanted)
+        self._reconciler = Reconciler(bridge, self._wanted, self._ports_seen)
+        self._uplinks = UplinkMonitor(
+            self._federation.current, settings.site, PROXY_NAMESPACE, _open_socket
+        )
         signal.signal(signal.SIGHUP, self._hangup)
 
     def start(self) -> None:
         """Start the threads (called by os-ken)."""
         super().start()
         self._reconciler.start()
+        self._uplinks.start()
+
+    def close(self) -> None:
+        """Take leave (called when the process is to end)."""
+        self._uplinks.leave()
 
     def _hangup(self, _signal: int, _frame: object) -> None:
         self._reload.set()
@@ -68,6 +83,7 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         changed = self._federation.refresh(force=asked)
         if not changed and not asked:
             return None
+        self._uplinks.set_federation(self._federation.current)
         return pipeline_rows(self._federation.current, self._site)
 
     @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER])  # type: ignore[untyped-decorator]
@@ -75,12 +91,25 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         """Take up a bridge that has connected."""
         self._reconciler.connect(event.datapath)
 
-    @set_ev_cls(_CHANGES, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
-    def changed(self, _event: Any) -> None:
-        """Compare again: a port changed, or a row of ours was removed."""
+    def _ports_seen(self, ports: dict[str, Port]) -> None:
+        states = {True: PortState.UP, False: PortState.DOWN}
+        self._uplinks.set_ports({name: states[port.live] for name, port in ports.items()})
+
+    @set_ev_cls(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
+    def port_changed(self, event: Any) -> None:
+        """Follow a port that comes, goes or changes."""
+        self._reconciler.port_changed(event.msg)
+
+    @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
+    def row_removed(self, _event: Any) -> None:
+        """Compare again: a row of ours was removed."""
         self._reconciler.wake()
 
     @set_ev_cls(_ANSWERS, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
     def answered(self, event: Any) -> None:
         """Pass an answer on to the session that asked."""
         self._reconciler.deliver(event.msg)
+
+
+def _open_socket(uplink: Uplink, port: int) -> socket.socket:
+    return namespace.inside(PROXY_NAMESPACE, lambda: open_socket(uplink, port))

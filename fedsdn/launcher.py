@@ -81,6 +81,8 @@ def _check_port(host: str, port: int) -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     _LOG.info("stopping on %s; the rows stay on the bridge", signal.Signals(number).name)
+    for application in AppManager.get_instance().applications.values():
+        application.close()
     _leave(0)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow.difference import Difference, difference
-from fedsdn.openflow.session import Session, SessionError
+from fedsdn.openflow.session import Port, Session, SessionError, port_of
 from fedsdn.pipeline.rows import Row
 
 _LOG = logging.getLogger(__name__)
@@ -29,15 +29,21 @@ causes no message."""
 Wanted = Callable[[], tuple[Row, ...] | None]
 """All wanted rows, or None if they are the same as at the last call."""
 
+PortsSeen = Callable[[dict[str, Port]], None]
+"""Is told all ports of the bridge, by name, whenever one may have changed."""
+
 
 class Reconciler(threading.Thread):
     """One thread that talks to the bridge named ``bridge``, over whichever connection it has."""
 
-    def __init__(self, bridge: str, wanted: Wanted) -> None:
+    def __init__(self, bridge: str, wanted: Wanted, ports_seen: PortsSeen) -> None:
         """Prepare; ``start()`` starts."""
         super().__init__(name="reconciler", daemon=True)
         self._bridge = bridge
         self._wanted = wanted
+        self._ports_seen = ports_seen
+        self._ports: dict[str, Port] = {}
+        self._ours: Session | None = None
         self._rows: tuple[Row, ...] = ()
         self._sessions: list[Session] = []
         self._due = threading.Event()
@@ -53,6 +59,20 @@ class Reconciler(threading.Thread):
         for session in self._sessions:
             if session.datapath is message.datapath and session.deliver(message):
                 return
+
+    def port_changed(self, message: Any) -> None:
+        """Pass on at once what the bridge says of a port (``OFPPortStatus``), and compare soon."""
+        if self._ours is not None and message.datapath is self._ours.datapath:
+            name, port = port_of(message.desc)
+            ports = {known: seen for known, seen in self._ports.items() if known != name}
+            if message.reason != ofproto.OFPPR_DELETE:
+                ports[name] = port
+            self._see(ports)
+        self.wake()
+
+    def _see(self, ports: dict[str, Port]) -> None:
+        self._ports = ports
+        self._ports_seen(ports)
 
     def wake(self) -> None:
         """Compare soon: something changed."""
@@ -86,18 +106,22 @@ class Reconciler(threading.Thread):
                 self._drop(session)
                 continue
             ours = session
+        self._ours = ours
 
     def _reconcile(self, session: Session) -> bool:
         """Send the difference; False if the session is another bridge's."""
         ports = session.ports()
-        local = next((name for name, no in ports.items() if no == ofproto.OFPP_LOCAL), "unnamed")
+        numbers = {name: port.number for name, port in ports.items()}
+        local = next((name for name, no in numbers.items() if no == ofproto.OFPP_LOCAL), "unnamed")
         if local != self._bridge:
             _LOG.warning("bridge %s connected; this site's is %s", local, self._bridge)
             return False
-        found = difference(session.datapath, self._rows, session.own_rows(), ports)
+        self._ours = session
+        self._see(ports)
+        found = difference(session.datapath, self._rows, session.own_rows(), numbers)
         if found.messages:
             session.commit(found.messages)
-        self._report(found, ports)
+        self._report(found, numbers)
         return True
 
     def _report(self, found: Difference, ports: dict[str, int]) -> None:

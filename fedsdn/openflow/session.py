@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
@@ -25,6 +26,22 @@ _BUNDLE_FLAGS = ofproto.ONF_BF_ATOMIC | ofproto.ONF_BF_ORDERED
 
 class SessionError(Exception):
     """The bridge refused a message, or did not answer in time; the text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of a bridge. It is ``live`` when it is not set down and has its carrier."""
+
+    number: int
+    live: bool
+
+
+def port_of(description: Any) -> tuple[str, Port]:
+    """Return name and value of a port, from what the bridge says of it (``OFPPort``)."""
+    down = (
+        description.config & ofproto.OFPPC_PORT_DOWN or description.state & ofproto.OFPPS_LINK_DOWN
+    )
+    return description.name.decode(), Port(description.port_no, live=not down)
 
 
 class Session:
@@ -54,17 +71,15 @@ class Session:
         """
         self.datapath.send(b"", close_socket=True)
 
-    def ports(self) -> dict[str, int]:
-        """OpenFlow port numbers by port name.
+    def ports(self) -> dict[str, Port]:
+        """Return the bridge's ports by name.
 
         Raises:
             SessionError: no answer, or a refusal.
 
         """
         request = parser.OFPPortDescStatsRequest(self.datapath, 0)
-        return {
-            port.name.decode(): port.port_no for part in self._ask(request) for port in part.body
-        }
+        return dict(port_of(port) for part in self._ask(request) for port in part.body)
 
     def own_rows(self) -> list[Any]:
         """Flow statistics of every row whose cookie says that it is ours.

@@ -21,7 +21,7 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.site import nft, sysctls
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Limits
+from fedsdn.uplinks.endpoints import Endpoint, Limits, endpoint_of
 
 DEFAULT_MTU = 1500
 """MTU in bytes of a port whose bridge says nothing else."""
@@ -196,7 +196,7 @@ def site_plan(
         ),
         rules=tuple(_rules(site)),
         limits=LIMITS,
-        endpoints=tuple(_endpoint(uplink) for uplink in site.uplinks),
+        endpoints=tuple(endpoint_of(uplink) for uplink in site.uplinks),
     )
 
 
@@ -302,10 +302,3 @@ def _rules(site: Site) -> Iterator[Rule]:
             yield Rule(table, family, table, mark=mark)
     for table, uplink in enumerate(site.uplinks, _FIRST_UPLINK_TABLE):
         yield Rule(table, uplink.family, table, source=uplink.address.ip)
-
-
-def _endpoint(uplink: Uplink) -> Endpoint:
-    if uplink.public is not None:
-        # Peers cannot connect to an address that is not theirs to see.
-        return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
-    return Endpoint(uplink.address.ip, EndpointFlag.SIGNAL | EndpointFlag.SUBFLOW)

@@ -16,7 +16,7 @@ from pyroute2 import MPTCP
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
-from fedsdn.config.model import Address
+from fedsdn.config.model import Address, Uplink
 
 
 class EndpointFlag(IntFlag):
@@ -45,6 +45,14 @@ class Endpoint:
         """Text as ``ip mptcp endpoint`` prints it."""
         names = (flag.name or "" for flag in EndpointFlag if flag in self.flags)
         return f"{self.address} {' '.join(names).lower()}"
+
+
+def endpoint_of(uplink: Uplink) -> Endpoint:
+    """Return the endpoint of an uplink that may be used."""
+    if uplink.public is not None:
+        # Peers cannot connect to an address that is not theirs to see.
+        return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
+    return Endpoint(uplink.address.ip, EndpointFlag.SIGNAL | EndpointFlag.SUBFLOW)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,219 @@
+"""Watches the site's uplinks: probes every path, keeps the kernel and the status file in line.
+
+One thread with an event loop; what blocks (netlink) is done by a second one, so that thousands of
+subflows to be ended do not delay the next probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from fedsdn.config.model import Federation
+from fedsdn.errors import FedsdnError
+from fedsdn.uplinks.kernel import Kernel
+from fedsdn.uplinks.path import Path
+from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.probe import ProbeError, decode
+from fedsdn.uplinks.sockets import OpenSocket, ProbeSockets
+from fedsdn.uplinks.status import (
+    WRITE_SECONDS,
+    PathStatus,
+    PortState,
+    SiteStatus,
+    UplinkStatus,
+    write_status,
+)
+
+_LOG = logging.getLogger(__name__)
+
+_CHECK_SECONDS = 1.0
+"""How often endpoints and sockets are looked at, when nothing happens: others may change them."""
+
+_REPEATS = (0.01, 0.03)
+"""News are told at once, and again after so many seconds: the first probe may be lost."""
+
+_LEAVE_SECONDS = 1.0
+_SAY_AGAIN_SECONDS = 60.0
+
+
+class UplinkMonitor(threading.Thread):
+    """Knows which uplinks and paths live, and acts on it."""
+
+    def __init__(
+        self, federation: Federation, site: str, namespace: str, open_socket: OpenSocket
+    ) -> None:
+        """Prepare for ``site``; ``start()`` starts."""
+        super().__init__(name="uplinks", daemon=True)
+        self._site = site
+        self._kernel = Kernel(namespace)
+        self._kernel_thread = ThreadPoolExecutor(1, "kernel")
+        self._epoch = time.time_ns()
+        self._wall = time.time() - time.monotonic()
+        self._federation = federation
+        self._paths = self._new_paths(federation)
+        self._port_since: dict[str, float] = {}
+        self._endpoints: dict[str, int] = {}
+        self._said: dict[str, float] = {}
+        self._loop = asyncio.new_event_loop()
+        self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
+        self._changed = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def _new_paths(self, federation: Federation) -> Paths:
+        return Paths(federation, self._site, self._epoch, time.monotonic())
+
+    # From other threads
+
+    def set_ports(self, ports: dict[str, PortState]) -> None:
+        """Note the states of the bridge's ports, by name; a port that is not there is absent."""
+        self._loop.call_soon_threadsafe(self._take_ports, ports)
+
+    def set_federation(self, federation: Federation) -> None:
+        """Go over to a changed federation."""
+        self._loop.call_soon_threadsafe(self._take_federation, federation)
+
+    def leave(self) -> None:
+        """Tell the peers that no more probes follow, so that silence alarms nobody."""
+        if self.is_alive():
+            done = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
+            with suppress(TimeoutError):
+                done.result(_LEAVE_SECONDS)
+
+    # In the thread
+
+    def run(self) -> None:
+        """Watch for ever."""
+        asyncio.set_event_loop(self._loop)
+        self._loop.create_task(self._probe())
+        self._loop.create_task(self._keep())
+        self._loop.run_forever()
+
+    async def _leave(self) -> None:
+        self._send(leaving=True)
+
+    def _take_ports(self, ports: dict[str, PortState]) -> None:
+        uplinks = self._federation.site(self._site).uplinks
+        states = {one.name: ports.get(one.port, PortState.ABSENT) for one in uplinks}
+        before = self._paths.ports
+        if not self._paths.set_ports(states, time.monotonic()):
+            return
+        for name, state in states.items():
+            if before.get(name) is not state:
+                self._port_since[name] = time.time()
+                _LOG.info("uplink %s: port %s", name, state)
+        self._send()
+        for seconds in _REPEATS:
+            self._loop.call_later(seconds, self._send)
+        self._judge()
+
+    def _take_federation(self, federation: Federation) -> None:
+        paths = self._new_paths(federation)
+        paths.inherit(self._paths)
+        self._federation, self._paths = federation, paths
+        self._sockets.close()
+        self._changed.set()
+
+    async def _probe(self) -> None:
+        while True:
+            self._send()
+            self._judge()
+            probes = self._federation.probes
+            await asyncio.sleep(probes.interval if probes else _CHECK_SECONDS)
+
+    def _send(self, *, leaving: bool = False) -> None:
+        probes, port = self._federation.probes, self._federation.proxy_port
+        if probes is None:
+            return
+        key = probes.key.encode()
+        for path, probe in self._paths.next_round(time.monotonic(), leaving=leaving):
+            self._sockets.send(path.name.uplink, probe.encode(key), path.remote, port)
+
+    def _receive(self, datagrams: list[bytes]) -> None:
+        news = [self._take(datagram) for datagram in datagrams]
+        if any(news):
+            self._judge()
+
+    def _take(self, datagram: bytes) -> bool:
+        """Note a probe; True if it is news."""
+        probes = self._federation.probes
+        if probes is None:
+            return False
+        try:
+            probe = decode(datagram, probes.key.encode())
+        except ProbeError as error:
+            self._complain(str(error))
+            return False
+        return self._paths.take(probe, time.monotonic())
+
+    def _judge(self) -> None:
+        now = time.monotonic()
+        changed = self._paths.judge(now)
+        for path in changed:
+            _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
+        if changed:
+            self._changed.set()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_at(self._paths.next_deadline(now), self._judge)
+
+    # What follows from it
+
+    async def _keep(self) -> None:
+        """Tell the kernel and the others whenever something changed, and once in a while."""
+        while True:
+            self._changed.clear()
+            self._write()
+            site = self._federation.site(self._site)
+            orders = self._paths.orders()
+            try:
+                if self._federation.probes is not None:
+                    self._sockets.open(site.uplinks, self._federation.proxy_port)
+                self._endpoints = await self._loop.run_in_executor(
+                    self._kernel_thread, self._kernel.obey, orders, site
+                )
+            except FedsdnError as error:
+                self._complain(str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(_CHECK_SECONDS, WRITE_SECONDS))
+
+    def _write(self) -> None:
+        try:
+            write_status(self._status())
+        except OSError as error:
+            self._complain(f"the uplinks' status cannot be written: {error}")
+
+    def _status(self) -> SiteStatus:
+        now = time.time()
+        return SiteStatus(
+            site=self._site,
+            written=now,
+            uplinks=tuple(
+                UplinkStatus(name, port, self._port_since.get(name, now), self._endpoints.get(name))
+                for name, port in self._paths.ports.items()
+            ),
+            paths=tuple(self._path_status(path) for path in self._paths),
+        )
+
+    def _path_status(self, path: Path) -> PathStatus:
+        return PathStatus(
+            uplink=path.name.uplink,
+            peer=path.name.peer,
+            peer_uplink=path.name.peer_uplink,
+            state=path.state,
+            since=self._wall + path.since,
+            why=path.why,
+            rtt_ms=None if path.rtt is None else path.rtt * 1000,
+            loss=path.loss,
+        )
+
+    def _complain(self, text: str) -> None:
+        """Log a trouble, and not again for a while however often it is found."""
+        now = time.monotonic()
+        if now >= self._said.get(text, 0.0):
+            _LOG.warning("%s", text)
+            self._said[text] = now + _SAY_AGAIN_SECONDS

@@ -1,0 +1,225 @@
+"""All paths of a site, and what is to be done about them: no sockets, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from fedsdn.config.model import Address, Federation, Probes, Uplink
+from fedsdn.uplinks.path import Path, PathName, Verdict
+from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.status import PathState, PortState
+
+_REMEMBERED_ROUNDS = 256
+_UNPROBED = Probes(key="")
+"""Times for damping the ports where paths are not probed."""
+
+_DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
+
+Finding = tuple[Verdict, str]
+"""A verdict, and the reason in words."""
+
+Pair = tuple[Address, Address]
+"""Own address and the peer's, of a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the kernel is to be told.
+
+    Subflows use the ``usable`` uplinks' endpoints, none of the ``dead`` ones; the endpoints of
+    uplinks that are neither stay as they are. Subflows on ``dead_pairs`` are to end.
+    """
+
+    usable: frozenset[str]
+    dead: frozenset[str]
+    dead_pairs: frozenset[Pair]
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What a peer's newest probe says, by whichever path it came."""
+
+    newest: tuple[int, int] = (0, 0)
+    down: tuple[str, ...] = ()
+    leaving: bool = False
+    heard: float = float("-inf")
+    appeared: float = float("-inf")
+    """When its probes began to come, after its application's start or after a silence."""
+
+
+class Paths:
+    """Every way from an uplink of ``site`` to an uplink of a peer."""
+
+    def __init__(self, federation: Federation, site: str, epoch: int, now: float) -> None:
+        """Begin with nothing known. ``epoch`` is the start of this process, in ns of Unix time."""
+        self._site = federation.site(site)
+        self._probed = federation.probes is not None
+        self._probes = federation.probes or _UNPROBED
+        self._epoch = epoch
+        self._round = 0
+        self._sent: dict[int, float] = {}
+        self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
+        self._peers = {peer.name: _Peer() for peer in federation.peers(site)}
+        self._paths = {
+            path.name: path
+            for peer in federation.peers(site)
+            for uplink in self._site.uplinks
+            for other in peer.uplinks
+            if uplink.reaches(other)
+            for path in [_path(uplink, peer.name, other, now)]
+        }
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self._paths.values())
+
+    def inherit(self, old: Paths) -> None:
+        """Take over what an older federation's paths have found out about those that are left."""
+        self._round, self._sent = old._round, old._sent
+        self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
+        self._peers |= {name: peer for name, peer in old._peers.items() if name in self._peers}
+        for name, path in self._paths.items():
+            known = old._paths.get(name)
+            if known and (known.local, known.remote) == (path.local, path.remote):
+                self._paths[name] = known
+
+    # What happens
+
+    def set_ports(self, ports: Mapping[str, PortState], now: float) -> bool:
+        """Note the ports' states, by uplink; True if that is news."""
+        if ports == self.ports:
+            return False
+        for path in self:
+            before, after = self.ports[path.name.uplink], ports[path.name.uplink]
+            if before in _DEAD_PORT and after not in _DEAD_PORT:
+                path.restart(now)
+        self.ports = dict(ports)
+        return True
+
+    def next_round(self, now: float, *, leaving: bool = False) -> list[tuple[Path, Probe]]:
+        """Make one probe for every path whose own port is not down."""
+        if not self._probed:
+            return []
+        self._round += 1
+        self._sent[self._round] = now
+        self._sent.pop(self._round - _REMEMBERED_ROUNDS, None)
+        down = tuple(name for name, port in self.ports.items() if port in _DEAD_PORT)
+        return [
+            (path, self._probe(path, now, down, leaving))
+            for path in self
+            if path.name.uplink not in down
+        ]
+
+    def _probe(self, path: Path, now: float, down: tuple[str, ...], leaving: bool) -> Probe:
+        epoch, number = (0, 0) if path.heard is None else path.newest
+        return Probe(
+            site=self._site.name,
+            uplink=path.name.uplink,
+            to=path.name.peer,
+            to_uplink=path.name.peer_uplink,
+            epoch=self._epoch,
+            number=self._round,
+            heard_epoch=epoch,
+            heard=number,
+            heard_ago=0 if path.heard is None else round((now - path.heard) * 1e6),
+            down=down,
+            leaving=leaving,
+        )
+
+    def take(self, probe: Probe, now: float) -> bool:
+        """Note a probe that came; True if it changes more than the time of the last one."""
+        path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
+        if probe.to != self._site.name or path is None:
+            return False
+        ours = probe.heard_epoch == self._epoch
+        if not path.take(probe, now, self._sent.get(probe.heard) if ours else None):
+            return False
+        news = path.state is not PathState.UP
+        peer = self._peers[probe.site]
+        if probe.epoch > peer.newest[0] or now - peer.heard >= self._probes.detection:
+            peer.appeared = now
+        peer.heard = now
+        if (probe.epoch, probe.number) > peer.newest:
+            peer.newest = (probe.epoch, probe.number)
+            news |= (probe.down, probe.leaving) != (peer.down, peer.leaving)
+            peer.down, peer.leaving = probe.down, probe.leaving
+        return news
+
+    # What follows
+
+    def judge(self, now: float) -> list[Path]:
+        """Judge every path anew; return those whose state changed."""
+        return [path for path in self if path.judge(*self._verdict(path, now), now, self._probes)]
+
+    def _verdict(self, path: Path, now: float) -> Finding:
+        port = self.ports[path.name.uplink]
+        if port in _DEAD_PORT:
+            return Verdict.BAD, f"port of {path.name.uplink} is {port}"
+        if not self._probed:
+            return Verdict.UNPROBED, "the federation file has no 'probes'"
+        peer = self._peers[path.name.peer]
+        if peer.leaving:
+            return Verdict.SILENT, f"the application of {path.name.peer} was stopped"
+        if path.name.peer_uplink in peer.down:
+            return Verdict.BAD, f"{path.name.peer} says that its port is down"
+        return self._heard(path, peer, now)
+
+    def _heard(self, path: Path, peer: _Peer, now: float) -> Finding:
+        """Judge by what comes from the peer, and by what the peer says of what comes to it."""
+        detection = self._probes.detection
+        last = max(peer.appeared, path.opened if path.heard is None else path.heard)
+        if now - last >= detection:
+            # Another path must have been heard clearly later: else it is the peer that is silent.
+            if peer.heard - last > detection - 1.5 * self._probes.interval:
+                return Verdict.BAD, f"nothing has come for {detection * 1000:.0f} ms"
+            return Verdict.SILENT, f"nothing comes from {path.name.peer}"
+        if path.heard is None:
+            return Verdict.SILENT, "no probe has come yet"
+        told = max(peer.appeared, path.opened if path.confirmed is None else path.confirmed)
+        if now - told >= detection:
+            return Verdict.BAD, f"{path.name.peer} has heard nothing for {detection * 1000:.0f} ms"
+        if path.confirmed is None:
+            return Verdict.SILENT, "no probe has been answered yet"
+        return Verdict.GOOD, "probes come and are answered"
+
+    def next_deadline(self, now: float) -> float:
+        """When to judge again, if no probe comes until then."""
+        return min(
+            (deadline for deadline in self._deadlines(now) if deadline > now), default=now + 1
+        )
+
+    def _deadlines(self, now: float) -> Iterator[float]:
+        for path in self:
+            if path.state is PathState.DOWN:
+                verdict, _ = self._verdict(path, now)
+                if verdict in (Verdict.GOOD, Verdict.UNPROBED):
+                    yield path.held_until(now, self._probes)
+            for moment in (path.heard, path.confirmed):
+                if moment is not None:
+                    yield moment + self._probes.detection
+
+    def orders(self) -> Orders:
+        """Say what the kernel is to do.
+
+        Where all paths to a peer are down nothing is ended: there is nothing to move to, and what
+        is there goes on by itself when one of them comes back.
+        """
+        alive = {path.name for path in self if path.state is not PathState.DOWN}
+        usable = {name.uplink for name in alive}
+        reachable = {name.peer for name in alive}
+        dead = {path.name.uplink for path in self} - usable
+        dead -= {path.name.uplink for path in self if path.name.peer not in reachable}
+        return Orders(
+            usable=frozenset(usable),
+            dead=frozenset(dead),
+            dead_pairs=frozenset(
+                (path.local, path.remote)
+                for path in self
+                if path.name not in alive and path.name.peer in reachable
+            ),
+        )
+
+
+def _path(uplink: Uplink, peer: str, other: Uplink, now: float) -> Path:
+    name = PathName(uplink.name, peer, other.name)
+    return Path(name, uplink.address.ip, other.peer_address, opened=now, since=now)

@@ -1,0 +1,80 @@
+"""The probes that two sites' applications send each other over every path: their bytes.
+
+A datagram is 16 bytes of HMAC-SHA256 (RFC 2104, truncated as its section 5 allows) over the rest,
+and the rest is a JSON object. There is no other message: what a site has to say (which of its
+ports are down, what it has heard) is in every probe, so that a lost one is made up for by the
+next, and nothing needs an acknowledgement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from dataclasses import asdict, dataclass, fields
+
+from fedsdn.errors import FedsdnError
+
+_MAC_BYTES = 16
+
+
+class ProbeError(FedsdnError):
+    """A datagram is no probe, or not one of somebody who has the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe. ``site`` and ``uplink`` are the sender's, ``to`` and ``to_uplink`` the receiver's.
+
+    ``epoch`` is when the sender started, in ns of Unix time; ``number`` counts its rounds, in each
+    of which it sends one probe over every path. A receiver takes only what is newer than the last,
+    so nothing can be replayed. ``heard`` is the number of the newest probe that came the other way,
+    of the receiver's ``heard_epoch`` (0: none), and ``heard_ago`` how many µs before this one was
+    sent. ``down`` names the sender's uplinks whose ports are down; ``leaving`` says that no more
+    probes follow.
+    """
+
+    site: str
+    uplink: str
+    to: str
+    to_uplink: str
+    epoch: int
+    number: int
+    heard_epoch: int = 0
+    heard: int = 0
+    heard_ago: int = 0
+    down: tuple[str, ...] = ()
+    leaving: bool = False
+
+    def encode(self, key: bytes) -> bytes:
+        """Return the datagram, signed with ``key``."""
+        body = json.dumps(asdict(self), separators=(",", ":")).encode()
+        return _mac(key, body) + body
+
+
+_NAMES = ("site", "uplink", "to", "to_uplink")
+_TYPES = {"down": list, "leaving": bool, **dict.fromkeys(_NAMES, str)}
+_FIELDS = {field.name: _TYPES.get(field.name, int) for field in fields(Probe)}
+
+
+def decode(datagram: bytes, key: bytes) -> Probe:
+    """Read a datagram that was signed with ``key``.
+
+    Raises:
+        ProbeError: it is not signed with it, or is no probe of this version.
+
+    """
+    mac, body = datagram[:_MAC_BYTES], datagram[_MAC_BYTES:]
+    if not hmac.compare_digest(mac, _mac(key, body)):
+        raise ProbeError("a probe is not signed with our key: compare 'probes.key' at both sites")
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or {n: type(v) for n, v in found.items()} != _FIELDS:
+        raise ProbeError("a probe of another version of fedsdn: run the same one at both sites")
+    return Probe(**{**found, "down": tuple(found["down"])})
+
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, hashlib.sha256)[:_MAC_BYTES]
