@@ -11,6 +11,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
 from fedsdn.proxy.listener import Name
+from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.poller import Poller
@@ -114,15 +115,7 @@ class Server:
             return None
 
     def _relay(self, near: socket.socket, far: socket.socket) -> Relay:
-        count = self._statistics.add
-        return Relay(
-            near,
-            far,
-            self._poller,
-            self._pipes,
-            outward=lambda moved: count(Counter.BYTES_SENT, moved),
-            inward=lambda moved: count(Counter.BYTES_RECEIVED, moved),
-        )
+        return peer_relay(near, far, self._poller, self._pipes, self._statistics)
 
 
 async def _read_request(far: socket.socket) -> Request:

@@ -1,0 +1,82 @@
+"""Keeps what waits to be sent to a peer short, so that a lost uplink is a short silence.
+
+What was under way on a subflow that dies is sent again behind what already waits on the others. The
+kernel lets several times what a path holds wait there (net/ipv4/tcp_input.c, ``tcp_sndbuf_expand``:
+up to three congestion windows, reckoned generously): half a second at full speed. A send buffer
+no larger than the windows themselves keeps every path as full.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from contextlib import suppress
+
+_ADJUST_BYTES = 1 << 19
+"""The buffer is adjusted whenever so many bytes have been sent."""
+
+_SETTLED = 1.0
+_GROWING = 2.0
+"""Size of the send buffer, in congestion windows of all subflows together: while these still grow,
+there must be enough to fill the next ones."""
+
+_GROWTH = 1.05
+
+_LEAST_BYTES = 1 << 18
+_SO_SNDBUFFORCE = 32
+"""include/uapi/asm-generic/socket.h: SO_SNDBUF, not limited by the host's ``wmem_max``."""
+
+_SOL_MPTCP = 284
+_MPTCP_TCPINFO = 2
+_MOST_SUBFLOWS = 9
+_HEADER = struct.Struct("=IIII")
+_TCP_INFO_BYTES = 84
+_SND_MSS = struct.Struct("=16xI")
+_SND_CWND = struct.Struct("=80xI")
+"""``struct mptcp_subflow_data`` and fields of ``struct tcp_info`` (linux/mptcp.h, tcp.h)."""
+
+_libc = ctypes.CDLL(None)
+
+
+class SendQueue:
+    """The send buffer of one connection to a peer."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Leave it to the kernel until much is sent."""
+        self._sock = sock
+        self._sent = 0
+        self._windows = 0
+
+    def sent(self, amount: int) -> None:
+        """Note that so many bytes were given to the socket."""
+        self._sent += amount
+        if self._sent >= _ADJUST_BYTES:
+            self._sent = 0
+            self._adjust()
+
+    def _adjust(self) -> None:
+        windows = sum(_windows(self._sock))
+        if windows:
+            growing = windows > _GROWTH * self._windows
+            self._windows = windows
+            size = max(_LEAST_BYTES, round(windows * (_GROWING if growing else _SETTLED)))
+            with suppress(OSError):
+                # The kernel takes it twice, to make room for its own overhead (socket(7)).
+                self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size // 2)
+
+
+def _windows(sock: socket.socket) -> list[int]:
+    """Congestion windows of an MPTCP connection's subflows, in bytes; none if it is plain TCP."""
+    size = _HEADER.size + _MOST_SUBFLOWS * _TCP_INFO_BYTES
+    buffer = ctypes.create_string_buffer(_HEADER.pack(_HEADER.size, 0, 0, _TCP_INFO_BYTES), size)
+    length = ctypes.c_uint(size)
+    if _libc.getsockopt(sock.fileno(), _SOL_MPTCP, _MPTCP_TCPINFO, buffer, ctypes.byref(length)):
+        return []
+    _, count, _, _ = _HEADER.unpack_from(buffer)
+    found = []
+    for index in range(min(count, _MOST_SUBFLOWS)):
+        info = buffer.raw[_HEADER.size + index * _TCP_INFO_BYTES :]
+        (mss,), (cwnd,) = _SND_MSS.unpack_from(info), _SND_CWND.unpack_from(info)
+        found.append(mss * cwnd)
+    return found
