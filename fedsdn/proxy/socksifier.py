@@ -17,6 +17,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy import socks, tcp, transparent, transport
 from fedsdn.proxy.listener import Name
+from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import Policy, Refusal
@@ -53,6 +54,7 @@ class Socksifier:
         self._poller = poller
         self._pipes = pipes
         self._turns = itertools.count()
+        self._live_paths = LivePaths()
 
     async def handle(self, near: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
@@ -96,8 +98,8 @@ class Socksifier:
             raise
 
     async def _connect(self, peer: Site) -> socket.socket:
-        """Connect to a peer's server; connections take turns in which path they try first."""
-        paths = self.policy.paths(peer, next(self._turns))
+        """Connect to a peer's server; connections take turns in which live path they try first."""
+        paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         far = await transport.connect(paths, self.policy.federation.proxy_port)
         if transport.fell_back(far):
             self._statistics.fell_back(peer)

@@ -176,7 +176,9 @@ class Paths:
         if path.heard is None:
             return Verdict.SILENT, "no probe has come yet"
         told = max(peer.appeared, path.opened if path.confirmed is None else path.confirmed)
-        if now - told >= detection:
+        # What the peer said last is believed to go on for as long as its next probe is not late.
+        said = now if now - last < 1.5 * self._probes.interval else last
+        if said - told >= detection:
             return Verdict.BAD, f"{path.name.peer} has heard nothing for {detection * 1000:.0f} ms"
         if path.confirmed is None:
             return Verdict.SILENT, "no probe has been answered yet"

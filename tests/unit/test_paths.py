@@ -1,0 +1,288 @@
+"""What two sites find out about the paths between them, over wires and a clock that are modelled.
+
+Each step is a millisecond; a probe travels for the wire's delay, or is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+
+from fedsdn.config.model import Federation, Probes
+from fedsdn.uplinks.path import PathName
+from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.status import PathState, PortState
+from tests.unit.federations import three_sites, two_sites
+
+UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
+STEP = 0.001
+PROBES = Probes(key="k" * 32)
+Way = tuple[str, str, str]
+"""A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
+
+
+@dataclass
+class Model:
+    """The sites of a federation, each with its paths; uplinks of one name share a wire."""
+
+    federation: Federation
+    delay: float = 0.015
+    now: float = 1000.0
+    sites: dict[str, Paths] = field(default_factory=dict)
+    cut: set[Way] = field(default_factory=set)
+    under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
+    next_round: dict[str, float] = field(default_factory=dict)
+    changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for number, site in enumerate(self.federation.sites):
+            self.start(site.name, self.now + number * 0.037)
+        self.run(1.0)
+
+    def start(self, site: str, when: float) -> None:
+        """Start a site's application, for the first time or again."""
+        self.sites[site] = Paths(self.federation, site, epoch=int(when * 1e9), now=when)
+        self.sites[site].set_ports(
+            {up.name: PortState.UP for up in self.federation.site(site).uplinks}, when
+        )
+        self.next_round[site] = when
+
+    def stop(self, site: str, *, leaving: bool) -> None:
+        if leaving:
+            self.send(site, leaving=True)
+        del self.next_round[site]
+
+    def send(self, site: str, *, leaving: bool = False) -> None:
+        for path, probe in self.sites[site].next_round(self.now, leaving=leaving):
+            if (site, path.name.peer, path.name.uplink) not in self.cut:
+                self.under_way.append((self.now + self.delay, path.name.peer, probe))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += STEP
+            for site, when in self.next_round.items():
+                if self.now >= when:
+                    self.send(site)
+                    self.next_round[site] = when + PROBES.interval
+            for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
+                self.under_way.remove((arrival, site, probe))
+                if site in self.next_round:
+                    self.sites[site].take(probe, self.now)
+            for site in self.next_round:
+                for path in self.sites[site].judge(self.now):
+                    self.changes.append((self.now, site, path.name.uplink, path.state))
+
+    def set_port(self, site: str, uplink: str, state: PortState) -> None:
+        ports = {**self.sites[site].ports, uplink: state}
+        assert self.sites[site].set_ports(ports, self.now)
+        self.send(site)
+
+    def cut_wire(self, uplink: str, *ends: str) -> None:
+        """Lose what the ``ends`` send over a wire; by default both."""
+        names = [site.name for site in self.federation.sites]
+        self.cut |= {(source, target, uplink) for source in ends or names for target in names}
+
+    def mend(self) -> None:
+        self.cut.clear()
+
+    def states(self, site: str) -> dict[str, PathState]:
+        """By uplink; of two sites, so there is one path for each."""
+        return {path.name.uplink: path.state for path in self.sites[site]}
+
+    def seconds_until(self, site: str, uplink: str, state: PathState, limit: float = 10.0) -> float:
+        start = self.now
+        while self.states(site)[uplink] is not state:
+            assert self.now < start + limit, f"{uplink} of {site} is not {state}"
+            self.run(STEP)
+        return self.now - start
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(two_sites())
+
+
+def test_paths_come_up_and_are_measured(model: Model) -> None:
+    for site in "ab":
+        assert model.states(site) == {"up1": UP, "up2": UP}
+        for path in model.sites[site]:
+            assert path.rtt == pytest.approx(2 * model.delay, abs=2 * STEP)
+            assert path.loss == 0
+            assert path.why == "probes come and are answered"
+
+
+def test_start_alarms_nobody(model: Model) -> None:
+    assert not [change for change in model.changes if change[3] is DOWN]
+
+
+@pytest.mark.parametrize("ends", [(), ("a",), ("b",)], ids=["both ways", "from a", "from b"])
+def test_a_silent_wire_is_down_at_both_ends(model: Model, ends: tuple[str, ...]) -> None:
+    """Also if only one direction is lost: the other end tells that it hears nothing."""
+    model.cut_wire("up1", *ends)
+    assert 0.2 < model.seconds_until("a", "up1", DOWN) <= 0.3 + 0.1 + model.delay
+    model.seconds_until("b", "up1", DOWN, limit=0.1 + model.delay)
+    assert model.states("a") == model.states("b") == {"up1": DOWN, "up2": UP}
+
+
+def test_a_lost_port_is_down_at_once_here_and_one_way_later_there(model: Model) -> None:
+    model.set_port("a", "up1", PortState.DOWN)
+    assert model.seconds_until("a", "up1", DOWN) <= 2 * STEP
+    assert model.seconds_until("b", "up1", DOWN) <= model.delay + 2 * STEP
+    (path,) = [path for path in model.sites["b"] if path.name.uplink == "up1"]
+    assert path.why == "a says that its port is down"
+
+
+def test_a_path_that_comes_back_is_held_first(model: Model) -> None:
+    model.set_port("a", "up1", PortState.ABSENT)
+    model.run(3)
+    model.set_port("a", "up1", PortState.UP)
+    start = model.now
+    for site in "ab":
+        model.seconds_until(site, "up1", UP)
+        assert PROBES.hold < model.now - start < PROBES.hold + 0.3
+
+
+def test_flapping_is_damped_and_never_stuck(model: Model) -> None:
+    waits = []
+    for _ in range(4):
+        model.set_port("a", "up1", PortState.DOWN)
+        model.run(0.05)
+        model.set_port("a", "up1", PortState.UP)
+        waits.append(model.seconds_until("a", "up1", UP))
+    assert all(later > earlier + 0.15 for earlier, later in pairwise(waits))
+    model.run(15)
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(0.05)
+    model.set_port("a", "up1", PortState.UP)
+    assert model.seconds_until("a", "up1", UP) < PROBES.hold + 0.3, "old losses are forgotten"
+
+
+@pytest.mark.parametrize("leaving", [True, False], ids=["stopped", "killed"])
+def test_a_peer_without_its_application_is_no_dead_path(model: Model, *, leaving: bool) -> None:
+    model.stop("b", leaving=leaving)
+    model.run(5)
+    assert model.states("a") == {"up1": UNKNOWN, "up2": UNKNOWN}
+    assert model.sites["a"].orders().usable == {"up1", "up2"}
+    model.start("b", model.now)
+    model.seconds_until("a", "up1", UP, limit=0.5)
+    assert DOWN not in [state for *_, state in model.changes]
+
+
+def test_an_application_that_starts_while_an_uplink_is_dead_finds_out(model: Model) -> None:
+    model.cut_wire("up1")
+    model.run(1)
+    model.start("a", model.now)
+    assert model.seconds_until("a", "up1", DOWN) < 0.5
+    assert model.sites["a"].orders().dead == {"up1"}
+
+
+def test_the_dead_uplinks_endpoint_and_subflows_go(model: Model) -> None:
+    model.cut_wire("up1")
+    model.run(1)
+    for site in "ab":
+        orders = model.sites[site].orders()
+        (dead,) = [path for path in model.sites[site] if path.name.uplink == "up1"]
+        assert orders.usable == {"up2"}
+        assert orders.dead == {"up1"}
+        assert orders.dead_pairs == {(dead.local, dead.remote)}
+
+
+def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:
+    model.cut_wire("up1")
+    model.run(1)
+    model.cut_wire("up2")
+    model.run(2)
+    orders = model.sites["a"].orders()
+    assert "up2" not in orders.dead
+    assert not orders.dead_pairs - {
+        (path.local, path.remote) for path in model.sites["a"] if path.name.uplink == "up1"
+    }
+    for uplink in ("up1", "up2"):
+        model.set_port("a", uplink, PortState.DOWN)
+    model.run(2)
+    orders = model.sites["a"].orders()
+    assert (orders.usable, orders.dead, orders.dead_pairs) == (frozenset(),) * 3
+    for uplink in ("up1", "up2"):
+        model.set_port("a", uplink, PortState.UP)
+    model.mend()
+    model.seconds_until("a", "up1", UP, limit=2)
+    model.seconds_until("a", "up2", UP, limit=2)
+
+
+def test_a_path_to_one_peer_ends_its_subflows_but_not_the_uplinks_endpoint() -> None:
+    model = Model(three_sites())
+    model.cut = {("a", "b", "up1"), ("b", "a", "up1")}
+    model.run(1)
+    orders = model.sites["a"].orders()
+    assert orders.usable == {"up1", "up2"}
+    (dead,) = [path for path in model.sites["a"] if path.state is DOWN]
+    assert dead.name == PathName("up1", "b", "up1")
+    assert orders.dead_pairs == {(dead.local, dead.remote)}
+
+
+def test_loss_is_measured(model: Model) -> None:
+    for number in range(64):
+        if number % 4 == 0:
+            model.cut_wire("up1", "b")
+        model.run(PROBES.interval)
+        model.mend()
+    (path,) = [path for path in model.sites["a"] if path.name.uplink == "up1"]
+    assert path.loss == pytest.approx(0.25, abs=0.05)
+    assert path.state is UP
+
+
+def test_copies_and_strangers_change_nothing(model: Model) -> None:
+    a, b = model.sites["a"], model.sites["b"]
+    first, *_ = [probe for _, probe in b.next_round(model.now)]
+    assert not a.take(first, model.now)
+    (path,) = [path for path in a if path.name.uplink == first.to_uplink]
+    heard = path.heard
+    for copy in (
+        first,
+        replace(first, number=first.number - 1, down=("up1", "up2")),
+        replace(first, epoch=first.epoch - 1, number=10**9, leaving=True),
+        replace(first, number=10**9, site="x"),
+        replace(first, number=10**9, uplink="x"),
+        replace(first, number=10**9, to="x"),
+    ):
+        assert not a.take(copy, model.now + 5)
+        assert path.heard == heard
+    assert not a.judge(model.now)
+
+
+def test_without_probes_the_ports_decide() -> None:
+    model = Model(replace(two_sites(), probes=None))
+    assert model.states("a") == {"up1": UNKNOWN, "up2": UNKNOWN}
+    assert not model.under_way
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(0.1)
+    assert model.states("a") == {"up1": DOWN, "up2": UNKNOWN}
+    assert model.sites["a"].orders().dead == {"up1"}
+    model.set_port("a", "up1", PortState.UP)
+    assert model.seconds_until("a", "up1", UNKNOWN) == pytest.approx(PROBES.hold, abs=2 * STEP)
+
+
+def test_a_changed_federation_keeps_what_is_known(model: Model) -> None:
+    model.cut_wire("up1")
+    model.run(1)
+    bigger = Paths(three_sites(), "a", epoch=1, now=model.now)
+    bigger.inherit(model.sites["a"])
+    known = {path.name: path.state for path in bigger}
+    assert known[PathName("up1", "b", "up1")] is DOWN
+    assert known[PathName("up2", "b", "up2")] is UP
+    assert known[PathName("up1", "c", "up1")] is UNKNOWN
+
+
+def test_the_next_deadline_is_when_something_would_change(model: Model) -> None:
+    model.cut_wire("up1")
+    for _ in range(10):
+        deadline = model.sites["a"].next_deadline(model.now)
+        assert model.now < deadline <= model.now + 1
+        if any(path.state is DOWN for path in model.sites["a"]):
+            break
+        model.run(deadline - model.now)
+    assert model.states("a")["up1"] is DOWN
