@@ -30,20 +30,26 @@ come too early filled the buffer, and there was no room left for what was missin
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """A kernel setting; an ``optional`` one is written only where the kernel knows it."""
+    """A kernel setting.
+
+    An ``optional`` one is written only where the kernel knows it, and the one it ``goes_with``.
+    """
 
     name: str
     value: str
     meaning: str
     optional: bool = False
+    goes_with: str = ""
 
     @property
     def path(self) -> Path:
         """File of the setting, under the /proc of whoever is inside the namespace."""
-        return Path("/proc/sys", *self.name.split("."))
+        return _path(self.name)
 
     def read(self) -> str | None:
         """Return the value in the calling thread's namespace, None if the kernel has no such."""
+        if self.goes_with and not _path(self.goes_with).exists():
+            return None
         try:
             return " ".join(self.path.read_text().split())
         except FileNotFoundError:
@@ -52,6 +58,10 @@ class Sysctl:
     def __str__(self) -> str:
         """Text as ``sysctl`` prints it."""
         return f"{self.name} = {self.value}"
+
+
+def _path(name: str) -> Path:
+    return Path("/proc/sys", *name.split("."))
 
 
 def namespace_sysctls(proxy_port: int) -> tuple[Sysctl, ...]:
@@ -126,6 +136,20 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
     }
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
+    rto_max = "net.ipv4.tcp_rto_max_ms"
+    yield Sysctl(
+        rto_max,
+        "1000",
+        "what waits for an uplink goes on within a second after it is back",
+        optional=True,  # Linux 6.15
+    )
+    yield Sysctl(
+        "net.ipv4.tcp_retries2",
+        "80",
+        "a second each: a subflow outlives the loss of all uplinks for over a minute",
+        optional=True,
+        goes_with=rto_max,
+    )
     yield Sysctl("net.ipv6.fwmark_reflect", "1", settings["fwmark_reflect"][1])
 
 
@@ -141,6 +165,16 @@ def _mptcp() -> Iterator[Sysctl]:
         "net.mptcp.close_timeout",
         "60",
         "seconds a connection lives on after its last uplink is gone",
+    )
+    yield Sysctl(
+        "net.mptcp.add_addr_timeout",
+        "1",
+        "seconds until an announced address that got lost is announced again",
+    )
+    yield Sysctl(
+        "net.mptcp.stale_loss_cnt",
+        "4",
+        "time-outs without an answer after which a subflow's data go to the others",
     )
     yield Sysctl(
         "net.mptcp.blackhole_timeout",

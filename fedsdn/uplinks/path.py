@@ -70,6 +70,8 @@ class Path:
     confirmed: float | None = None
     """When the peer had the newest of our probes that it tells of."""
     rtt: float | None = None
+    ended: bool = False
+    """Whether its subflows were given up when it went down."""
     _received: int = 0
     """A bit for each of the last probes, the newest lowest: 1 if it came."""
     _expected: int = 0

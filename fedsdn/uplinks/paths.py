@@ -27,8 +27,8 @@ Pair = tuple[Address, Address]
 class Orders:
     """What the kernel is to be told.
 
-    Subflows use the ``usable`` uplinks' endpoints, none of the ``dead`` ones; the endpoints of
-    uplinks that are neither stay as they are. Subflows on ``dead_pairs`` are to end.
+    There are endpoints of the ``usable`` uplinks, and none of the ``dead`` ones; those of the
+    others stay as they are. Subflows on ``dead_pairs`` are to end.
     """
 
     usable: frozenset[str]
@@ -149,7 +149,19 @@ class Paths:
 
     def judge(self, now: float) -> list[Path]:
         """Judge every path anew; return those whose state changed."""
-        return [path for path in self if path.judge(*self._verdict(path, now), now, self._probes)]
+        changed = [p for p in self if p.judge(*self._verdict(p, now), now, self._probes)]
+        for path in changed:
+            path.ended = path.state is PathState.DOWN and self._reachable(path.name.peer)
+        return changed
+
+    def _reachable(self, peer: str) -> bool:
+        """Whether subflows to a peer have a path to move to.
+
+        If not, they stay where they are, and go on by themselves when that path comes back. They
+        could not be opened anew: the kernel joins a connection from the client's side only, and to
+        the address that it began with.
+        """
+        return any(path.name.peer == peer and path.state is not PathState.DOWN for path in self)
 
     def _verdict(self, path: Path, now: float) -> Finding:
         port = self.ports[path.name.uplink]
@@ -201,24 +213,15 @@ class Paths:
                     yield moment + self._probes.detection
 
     def orders(self) -> Orders:
-        """Say what the kernel is to do.
-
-        Where all paths to a peer are down nothing is ended: there is nothing to move to, and what
-        is there goes on by itself when one of them comes back.
-        """
-        alive = {path.name for path in self if path.state is not PathState.DOWN}
-        usable = {name.uplink for name in alive}
-        reachable = {name.peer for name in alive}
-        dead = {path.name.uplink for path in self} - usable
-        dead -= {path.name.uplink for path in self if path.name.peer not in reachable}
+        """Say what the kernel is to do."""
+        ended = {path.name for path in self if path.ended}
         return Orders(
-            usable=frozenset(usable),
-            dead=frozenset(dead),
-            dead_pairs=frozenset(
-                (path.local, path.remote)
-                for path in self
-                if path.name not in alive and path.name.peer in reachable
+            usable=frozenset(path.name.uplink for path in self if path.state is not PathState.DOWN),
+            dead=frozenset(
+                {name.uplink for name in ended}
+                - {path.name.uplink for path in self if not path.ended}
             ),
+            dead_pairs=frozenset((path.local, path.remote) for path in self if path.ended),
         )
 
 

@@ -333,7 +333,7 @@ def _finish(federation: Federation, site: Site) -> None:
 def _write(settings: tuple[Sysctl, ...]) -> None:
     def write() -> None:
         for setting in settings:
-            if setting.path.exists() or not setting.optional:
+            if setting.read() is not None or not setting.optional:
                 setting.path.write_text(setting.value)
 
     namespace.inside(PROXY_NAMESPACE, write)
