@@ -8,6 +8,7 @@ import typer
 
 from fedsdn.cli import lab, proxy, site, topology
 from fedsdn.cli.demo import demo
+from fedsdn.cli.uplinks import uplinks
 from fedsdn.cli.verify import verify
 from fedsdn.errors import FedsdnError
 
@@ -25,6 +26,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(proxy.app, name="proxy")
 app.command()(verify)
 app.command()(demo)
+app.command()(uplinks)
 
 
 def main() -> None:
