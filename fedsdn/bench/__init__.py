@@ -1,0 +1,1 @@
+"""Measurements of a lab: what its users would notice, in figures."""

@@ -1,0 +1,87 @@
+"""The benchmark of losing uplinks: what is measured, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fedsdn.bench import deletion, flaps, loss
+from fedsdn.bench.cases import Case, losses, losses_beside
+from fedsdn.bench.live import live_connections
+from fedsdn.bench.results import Results
+from fedsdn.bench.rig import Rig
+
+Report = Callable[[str], None]
+"""Takes one line on how far things are."""
+
+
+class Part(StrEnum):
+    """What can be measured by itself."""
+
+    LOSSES = "losses"
+    LIVE = "live"
+    DELETION = "deletion"
+    FLAPS = "flaps"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured: losses per class, idle connections, flaps."""
+
+    losses: int
+    live: int
+    deletion: int
+    flaps: int
+    flaps_live: int
+
+
+FULL = Effort(losses=32, live=1000, deletion=5000, flaps=200, flaps_live=200)
+QUICK = Effort(losses=4, live=100, deletion=500, flaps=20, flaps_live=50)
+
+
+def run(rig: Rig, effort: Effort, parts: Iterable[Part], seed: int, report: Report) -> Results:
+    """Measure the parts that are asked for.
+
+    Raises:
+        FedsdnError: something cannot be measured.
+
+    """
+    results = Results()
+    wanted = set(parts)
+    if Part.LOSSES in wanted:
+        _losses(rig, losses(effort.losses), results, report)
+    if Part.LIVE in wanted:
+        report(f"opening {effort.live} connections")
+        with live_connections(rig, effort.live) as live:
+            _losses(rig, losses_beside(effort.losses, effort.live), results, report)
+            results.broken += [f"one of {effort.live} idle: {e}" for e in live.finish()]
+    if Part.DELETION in wanted:
+        report(f"deleting an endpoint with {effort.deletion} connections")
+        results.deletion = deletion.measure(rig, effort.deletion, 0)
+        results.broken += [f"endpoint deleted: {e}" for e in results.deletion.errors]
+    if Part.FLAPS in wanted:
+        report(f"flapping {effort.flaps} times, seed {seed}")
+        results.flaps = flaps.measure(rig, seed, effort.flaps, effort.flaps_live)
+        results.broken += [f"flaps: {e}" for e in results.flaps.errors]
+        if results.flaps.settled_ms is None:
+            results.broken.append(f"after the flaps: {results.flaps.endpoints}")
+    return results
+
+
+def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -> None:
+    for case in cases:
+        found = loss.measure(rig, case)
+        results.losses.append(found)
+        back = "never" if found.back_ms is None else f"{found.back_ms:.0f} ms"
+        report(f"{_name(case)}: silent for {found.silence_ms:.0f} ms, used again after {back}")
+        if found.error:
+            results.broken.append(f"{_name(case)}: {found.error}")
+
+
+def _name(case: Case) -> str:
+    beside = f", {case.live} idle" if case.live else ""
+    return (
+        f"{case.control}, {case.kind}, uplink {case.uplink + 1}, {case.direction}, "
+        f"IPv{case.family}{beside}"
+    )

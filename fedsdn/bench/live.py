@@ -1,0 +1,73 @@
+"""Connections that are open beside what is measured, and must come through unharmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from fedsdn.bench.rig import Rig
+from fedsdn.config.model import Family
+from fedsdn.diagnostics.application import PORT, PROGRAM, Transfer, finish
+from fedsdn.diagnostics.shell import Started
+from fedsdn.diagnostics.traffic import Amount, Connection
+from fedsdn.errors import FedsdnError
+
+_EACH = Amount(size=16 * 1024)
+"""What each of them carries in the end, as proof that it lives."""
+_LIMIT = ("--limit", "7200")
+_FAMILIES: tuple[Family, ...] = (4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConnections:
+    """Open connections between the sites' last VMs, half of them IPv6."""
+
+    count: int
+    _clients: Sequence[Started]
+
+    def finish(self) -> list[str]:
+        """Have each carry some data and end; return what is wrong with those that cannot.
+
+        Raises:
+            FedsdnError: the test application did not run to its end.
+
+        """
+        found = [connection for client in self._clients for connection in finish(client)]
+        return [wrong for connection in found if (wrong := _wrong(connection))]
+
+
+@contextmanager
+def live_connections(rig: Rig, count: int) -> Iterator[LiveConnections]:
+    """Have ``count`` connections open while the block runs; they end with it.
+
+    Raises:
+        FedsdnError: they cannot be opened.
+
+    """
+    near, far = (view.vms[-1] for view in rig.sites)
+    with ExitStack() as stack:
+        command = (*PROGRAM, "serve", "--port", str(PORT), *_LIMIT)
+        server = stack.enter_context(far.shell.started(*command))
+        if not server.line():
+            server.finish()
+        clients = []
+        for family, share in zip(_FAMILIES, (count - count // 2, count // 2), strict=True):
+            address = far.address(family)
+            if address is None or not share:
+                continue
+            transfer = Transfer(address, _EACH, connections=share)
+            client = stack.enter_context(near.shell.started(*transfer.command, *_LIMIT))
+            if not client.line():
+                client.finish()
+                raise FedsdnError(f"{client.name} opened no connections")
+            clients.append(client)
+        yield LiveConnections(count, clients)
+
+
+def _wrong(connection: Connection) -> str | None:
+    if connection.error:
+        return connection.error
+    if connection.received is None or not connection.received.intact:
+        return "its data did not come as they were sent"
+    return None

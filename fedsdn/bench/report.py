@@ -1,0 +1,74 @@
+"""The benchmark's results for people (tables) and for programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from fedsdn.bench.results import Judged, Results, returns, silences
+
+Rows = Sequence[Sequence[str]]
+_MET = {True: "✓", False: "✗", None: ""}
+_CLASS = ("with", "loss", "idle")
+_FIGURES = ("n", "median", "p99", "worst")
+
+
+def tables(results: Results) -> Iterator[tuple[str, Sequence[str], Rows]]:
+    """Yield title, headings and rows of each table that has something to say."""
+    if results.losses:
+        yield (
+            "Longest silence of the receiver after a loss, ms",
+            (*_CLASS, *_FIGURES, "RTT", "over RTT (p99)", "bound", ""),
+            [_silence_row(judged) for judged in silences(results.losses)],
+        )
+        yield (
+            "Until a restored uplink carries 90 % of what it did before, ms",
+            (*_CLASS, *_FIGURES, "bound", ""),
+            [_row(judged) for judged in returns(results.losses)],
+        )
+    if found := results.deletion:
+        yield (
+            "An endpoint deleted and added again by hand, ms",
+            ("connections", "subflows", "deleted", "all gone", "added", "all back"),
+            [(
+                *(str(found.connections), str(found.subflows)),
+                *(_ms(found.delete_ms), _ms(found.gone_ms)),
+                *(_ms(found.add_ms), _ms(found.back_ms)),
+            )],
+        )  # fmt: skip
+    if flaps := results.flaps:
+        yield (
+            "Flaps at random moments",
+            ("flaps", "seed", "idle", "bytes", "broken", "longest silence, ms", "endpoints"),
+            [(
+                *(str(flaps.count), str(flaps.seed), str(flaps.live), str(flaps.bytes)),
+                *(str(len(flaps.errors)), _ms(flaps.silence_ms)),
+                f"{flaps.endpoints} after {_ms(flaps.settled_ms)} ms",
+            )],
+        )  # fmt: skip
+
+
+def _row(judged: Judged) -> list[str]:
+    found = judged.figures
+    return [
+        *(judged.control, judged.kind, str(judged.live), str(found.n)),
+        *(_ms(found.median), _ms(found.p99), _ms(found.worst)),
+        *(judged.bound, _MET[judged.met]),
+    ]
+
+
+def _silence_row(judged: Judged) -> list[str]:
+    row = _row(judged)
+    return [*row[:-2], _ms(judged.rtt), _ms(judged.over_rtt), *row[-2:]]
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "never"
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def as_json(results: Results) -> str:
+    """Return every single measurement as one JSON object."""
+    return json.dumps(asdict(results), indent=2)

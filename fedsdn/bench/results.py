@@ -1,0 +1,91 @@
+"""What a run of the benchmark found, and how it compares with what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fedsdn.bench.cases import Control, Kind
+from fedsdn.bench.deletion import Deletion
+from fedsdn.bench.figures import Summary, summary
+from fedsdn.bench.flaps import Flaps
+from fedsdn.bench.loss import Loss
+
+OVER_RTT_MS = 50.0
+"""Silence after a loss that either end is told of, at the 99th percentile, beyond the RTT."""
+SILENT_MS = 400.0
+BACK_MS = 1000.0
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything that was measured; ``broken`` are the losses of data, resets and wrong states."""
+
+    losses: list[Loss] = field(default_factory=list)
+    deletion: Deletion | None = None
+    flaps: Flaps | None = None
+    broken: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One class of losses: its figures in ms, the bound, and whether it was met (None: no bound).
+
+    ``rtt`` is the median round-trip time, where the bound depends on it, and ``over_rtt`` the 99th
+    percentile of what each silence had beyond its own.
+    """
+
+    kind: Kind
+    control: Control
+    live: int
+    figures: Summary
+    bound: str
+    met: bool | None
+    rtt: float | None = None
+    over_rtt: float | None = None
+
+
+def _classes(losses: Iterable[Loss]) -> Iterator[tuple[tuple[Kind, Control, int], list[Loss]]]:
+    classes: dict[tuple[Kind, Control, int], list[Loss]] = {}
+    for loss in losses:
+        key = (loss.case.kind, loss.case.control, loss.case.live)
+        classes.setdefault(key, []).append(loss)
+    order = {key: number for number, key in enumerate((*Control, *Kind))}
+    yield from sorted(
+        classes.items(), key=lambda item: (item[0][2], order[item[0][1]], order[item[0][0]])
+    )
+
+
+def silences(losses: Sequence[Loss]) -> Iterator[Judged]:
+    """Judge the receiver's longest silence of each class."""
+    for (kind, control, live), members in _classes(losses):
+        found = summary(loss.silence_ms for loss in members)
+        rtt = summary(loss.rtt_ms for loss in members if loss.rtt_ms is not None)
+        over = summary(loss.silence_ms - loss.rtt_ms for loss in members if loss.rtt_ms is not None)
+        if found is None:
+            continue
+        if kind is Kind.SILENT:
+            bound, met = f"{SILENT_MS:.0f}", found.p99 <= SILENT_MS
+        else:
+            bound, met = f"RTT + {OVER_RTT_MS:.0f}", over is not None and over.p99 <= OVER_RTT_MS
+        bounded = control is Control.APPLICATION
+        yield Judged(
+            *(kind, control, live, found),
+            bound if bounded else "",
+            met if bounded else None,
+            rtt.median if rtt else None,
+            over.p99 if over else None,
+        )
+
+
+def returns(losses: Sequence[Loss]) -> Iterator[Judged]:
+    """Judge the time until a restored uplink is used again, of each class."""
+    for (kind, control, live), members in _classes(losses):
+        found = summary(math.inf if loss.back_ms is None else loss.back_ms for loss in members)
+        if found is not None:
+            bounded = control is Control.APPLICATION
+            bound, met = f"{BACK_MS:.0f}", found.p99 <= BACK_MS
+            yield Judged(
+                kind, control, live, found, bound if bounded else "", met if bounded else None
+            )

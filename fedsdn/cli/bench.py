@@ -1,0 +1,84 @@
+"""fedsdn bench: what the users of a federation would notice, in figures."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsdn.bench.failover import FULL, QUICK, Part, run
+from fedsdn.bench.report import as_json, tables
+from fedsdn.bench.rig import Rig
+from fedsdn.cli.tables import print_table
+from fedsdn.cli.verify import lab_views
+from fedsdn.lab import build
+
+app = typer.Typer(help="Measure, in a lab made for it.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure, in a lab made for it."""
+
+
+@app.command()
+def failover(
+    *,
+    topology: Annotated[Path, typer.Option(help="The lab to build; two sites, two wires.")] = Path(
+        "topo/two-site.yaml"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A handful of losses only.")] = False,
+    part: Annotated[
+        list[Part] | None, typer.Option(help="Measure only this; may be given again.")
+    ] = None,
+    losses: Annotated[int | None, typer.Option(min=1, help="Losses per class.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeat the flaps of another run.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Lose uplinks under running connections, with the application and without it.
+
+    Exit status 1 if a connection broke, bytes were lost or endpoints were wrong in the end;
+    figures beyond their bounds are marked in the tables.
+    """
+    effort = QUICK if quick else FULL
+    if losses is not None:
+        effort = replace(effort, losses=losses)
+    console = Console(stderr=True, quiet=json_output)
+    with _rig(topology, console) as rig:
+        results = run(
+            rig,
+            effort,
+            part or list(Part),
+            secrets.randbelow(1_000_000) if seed is None else seed,
+            lambda line: console.print(f"  {line}", highlight=False),
+        )
+    if json_output:
+        print(as_json(results))
+    else:
+        for title, headings, rows in tables(results):
+            print_table(title, headings, rows)
+        for line in results.broken:
+            console.print(f"[bold red]broken:[/] {line}", highlight=False)
+    if results.broken:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _rig(topology: Path, console: Console) -> Iterator[Rig]:
+    """Have a lab of our own while the block runs, and remove it also when we are told to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    name = f"bench-{os.getpid()}"
+    console.print(f"[bold]lab {name}[/]", highlight=False)
+    lab = build.up(topology, name, report=lambda line: console.print(f"  {line}"))
+    try:
+        yield Rig(lab, lab_views(lab))
+    finally:
+        build.down(name)
