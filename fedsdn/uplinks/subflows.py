@@ -117,9 +117,9 @@ class SubflowKind(StrEnum):
 class Subflow:
     """An established subflow. IPv4 addresses are such, whatever the family of the socket.
 
-    ``token`` names the connection within the namespace, 0 for a fallback. ``bytes_sent`` has those
-    in it that were sent again, ``bytes_retransmitted`` is how many these are; ``bytes_unsent`` wait
-    in the send buffer. ``rtt_ms`` is the smoothed round-trip time, ``congestion_window`` is in
+    ``token`` names the connection within the namespace; 0 where it has never been an MPTCP one.
+    ``bytes_sent`` has those in it that were sent again, ``bytes_retransmitted`` is how many these
+    are; ``bytes_unsent`` wait in the send buffer. ``rtt_ms`` is the smoothed round-trip time, ``congestion_window`` is in
     segments (``struct tcp_info``).
     """
 
@@ -184,10 +184,10 @@ class Subflows:
     def end(self, pairs: Collection[tuple[Address, Address]]) -> int:
         """End all subflows from a local to a remote address of ``pairs``; return how many.
 
-        The peer is sent a reset for each. Their connections go on over their other subflows, which
-        send again what was under way; a connection without others stays without, until it gets one
-        or the kernel gives it up. What is plain TCP is left alone. The kernel opens no new subflow
-        in place of an ended one before its endpoint is deleted and added.
+        Their connections go on over their other subflows, which send again what was under way. The
+        peer is sent a reset for each, and keeps those whose reset is lost; it should end them too.
+        What is plain TCP is left alone. The kernel opens no new subflow in place of an ended one
+        before the endpoint is deleted and added.
 
         Raises:
             FedsdnError: the kernel refuses.

@@ -1,0 +1,225 @@
+"""Subflows read and ended in a lab, under connections between its VMs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsdn.errors import FedsdnError
+from fedsdn.lab.host import Host
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.uplinks.subflows import Subflows
+from tests.real.proxy_net import Namespace
+from tests.real.test_proxy_lab import Vm, connections
+
+pytestmark = pytest.mark.real
+
+BYTES = 20_000_000
+LIMIT_SECONDS = 20.0
+MPTCP = 262
+PAIRS = {("192.0.2.1", "192.0.2.2"), ("2001:db8:2::1", "2001:db8:2::2")}
+DECOYS = [
+    pair
+    for number in range(400)
+    for pair in [(f"192.0.2.1{number % 10}", f"198.51.100.{number % 250}"), ("fd00::1", "fd00::2")]
+]
+"""Pairs without subflows, more than the kernel is asked about at once."""
+
+# Calls of ``Subflows`` on a site's host, one JSON list each line: the method, and its arguments.
+_SERVE = """
+import json, sys
+from dataclasses import asdict
+from ipaddress import ip_address
+from fedsdn.uplinks.subflows import Subflows
+with Subflows("fedsdn") as subflows:
+    for line in sys.stdin:
+        method, *pairs = json.loads(line)
+        if method == "read":
+            answer = [asdict(one) for one in subflows.read()]
+        else:
+            answer = subflows.end([tuple(map(ip_address, pair)) for pair in pairs])
+        print(json.dumps(answer, default=str), flush=True)
+"""
+
+
+class SubflowsOf:
+    """``Subflows`` of a site."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def _call(self, *request: object) -> Any:  # noqa: ANN401 -- JSON
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def read(self) -> list[dict[str, Any]]:
+        return list(self._call("read"))
+
+    def end(self, *pairs: tuple[str, str]) -> int:
+        return int(self._call("end", *pairs))
+
+    def tokens(self) -> set[int]:
+        return {one["token"] for one in self.read()}
+
+
+@contextmanager
+def subflows_of(host: Host) -> Iterator[SubflowsOf]:
+    with subprocess.Popen(
+        [*host.prefix, sys.executable, "-c", _SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield SubflowsOf(process)
+
+
+@pytest.fixture
+def at_a(lab: Lab) -> Iterator[SubflowsOf]:
+    with subflows_of(lab.host("a")) as subflows:
+        yield subflows
+
+
+@pytest.fixture
+def ends(lab: Lab) -> tuple[Vm, Vm]:
+    return Vm(lab, "a", "vm1", 4), Vm(lab, "b", "vm2", 4)
+
+
+def proxy_of(lab: Lab, site: str) -> Namespace:
+    pid = lab.host(site).process.pid
+    return Namespace(Path(f"/proc/{pid}/root/run/netns/{PROXY_NAMESPACE}"))
+
+
+def pair_of(subflow: dict[str, Any]) -> tuple[str, str]:
+    return subflow["local"], subflow["remote"]
+
+
+def both_subflows(at_a: SubflowsOf, before: set[int]) -> list[dict[str, Any]]:
+    """Wait for the one new connection's two subflows."""
+
+    def found() -> list[dict[str, Any]]:
+        return [one for one in at_a.read() if one["token"] not in before]
+
+    wait_until(lambda: len(found()) == 2, LIMIT_SECONDS, lambda: f"not two subflows: {found()}")
+    return found()
+
+
+def move(sender: socket.socket, receiver: socket.socket, seed: int) -> None:
+    """Move data that the receiver compares."""
+    data = random.Random(seed).randbytes(BYTES)  # noqa: S311 -- no secrets
+    with ThreadPoolExecutor() as threads:
+        sent = threads.submit(sender.sendall, data)
+        received = bytearray()
+        while len(received) < BYTES:
+            part = receiver.recv(1 << 16)
+            assert part, f"the connection ended after {len(received)} bytes"
+            received += part
+        sent.result()
+    assert received == data
+
+
+def test_both_subflows_of_a_connection_are_read(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
+    before = at_a.tokens()
+    with connections(*ends) as [(client, server)]:
+        subflows = both_subflows(at_a, before)
+        assert {pair_of(one) for one in subflows} == PAIRS
+        assert {one["kind"] for one in subflows} == {"first", "joined"}
+        (token,) = {one["token"] for one in subflows}
+        move(client, server, 1)
+        subflows = [one for one in at_a.read() if one["token"] == token]
+        assert sum(one["bytes_sent"] for one in subflows) >= BYTES
+        assert all(one["rtt_ms"] > 29 for one in subflows), "the wires' delay"
+
+
+@pytest.mark.parametrize("kind", ["first", "joined"])
+def test_a_connection_goes_on_without_an_ended_subflow(
+    at_a: SubflowsOf, ends: tuple[Vm, Vm], kind: str
+) -> None:
+    near, far = ends
+    before = at_a.tokens()
+    with (
+        near.filtering("tcp flags rst counter"),
+        far.filtering("tcp flags rst counter"),
+        connections(*ends) as [(client, server)],
+        ThreadPoolExecutor() as threads,
+    ):
+        subflows = both_subflows(at_a, before)
+        token = subflows[0]["token"]
+        (doomed,) = [pair_of(one) for one in subflows if one["kind"] == kind]
+        moves = threads.submit(move, client, server, 2), threads.submit(move, server, client, 3)
+
+        def busy() -> bool:
+            found = [one for one in at_a.read() if one["token"] == token]
+            return all(min(one["bytes_sent"], one["bytes_received"]) > BYTES / 50 for one in found)
+
+        wait_until(busy, LIMIT_SECONDS, lambda: "nothing moves")
+        assert at_a.end(*DECOYS, doomed) == 1
+        assert not any(one.done() for one in moves), "it was to be ended in mid-transfer"
+        for one in moves:
+            one.result()
+        (left,) = [pair_of(one) for one in at_a.read() if one["token"] == token]
+        assert {left} == PAIRS - {doomed}
+        assert at_a.end(doomed) == 0
+        move(client, server, 4)
+        assert "packets 0" in near.run("nft list table inet test")
+        assert "packets 0" in far.run("nft list table inet test")
+
+
+def test_nothing_to_end(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
+    before = at_a.tokens()
+    with connections(*ends):
+        both_subflows(at_a, before)
+        assert at_a.end() == 0
+        assert at_a.end(*DECOYS) == 0
+        assert len(both_subflows(at_a, before)) == 2
+
+
+@pytest.mark.parametrize("protocol", [0, MPTCP], ids=["TCP", "MPTCP"])
+def test_a_fallback_is_read_but_not_ended(lab: Lab, at_a: SubflowsOf, protocol: int) -> None:
+    """Whoever asked for it, it is known by one end that is plain TCP."""
+    proxy = proxy_of(lab, "a")
+    with proxy.listen("192.0.2.1") as listener:
+        _, port = listener.getsockname()
+        with proxy.connect("192.0.2.1", port, protocol=protocol) as sock:
+            pair = ("192.0.2.1", "192.0.2.1")
+            found = [one for one in at_a.read() if pair_of(one) == pair]
+            assert [one["kind"] for one in found] == ["fallback", "fallback"]
+            assert at_a.end(pair) == 0
+            other, _ = listener.accept()
+            with other:
+                other.sendall(b"alive")
+                assert sock.recv(100) == b"alive"
+
+
+def test_a_subflow_without_an_answer_is_ended(lab: Lab, at_a: SubflowsOf) -> None:
+    with proxy_of(lab, "a").open("192.0.2.1", MPTCP) as sock:
+        sock.setblocking(False)
+        sock.bind(("192.0.2.1", 0))
+        assert sock.connect_ex(("192.0.2.99", 1080)) == errno.EINPROGRESS
+        assert at_a.end(("192.0.2.1", "192.0.2.99")) == 1
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNABORTED
+
+
+def test_connections_to_vms_are_not_read(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
+    with connections(*ends, count=10):
+        assert {pair_of(one) for one in at_a.read()} <= PAIRS
+
+
+def test_a_missing_namespace_is_one_line() -> None:
+    with pytest.raises(FedsdnError, match=r"^network namespace no-such is missing: .*$"):
+        Subflows("no-such")
