@@ -119,8 +119,8 @@ class Subflow:
 
     ``token`` names the connection within the namespace; 0 where it has never been an MPTCP one.
     ``bytes_sent`` has those in it that were sent again, ``bytes_retransmitted`` is how many these
-    are; ``bytes_unsent`` wait in the send buffer. ``rtt_ms`` is the smoothed round-trip time, ``congestion_window`` is in
-    segments (``struct tcp_info``).
+    are; ``bytes_unsent`` wait in the send buffer. ``rtt_ms`` is the smoothed round-trip time,
+    ``congestion_window`` is in segments (``struct tcp_info``).
     """
 
     kind: SubflowKind
