@@ -280,7 +280,7 @@ def ago(since: float | None, now: float) -> str:
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{int(seconds)} s"
 
 
 def _rates(now: UplinkView, before: UplinkView | None, seconds: float) -> tuple[str, str]:
