@@ -22,7 +22,7 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.uplinks.endpoints import Endpoints
 
 _PROGRAM = (sys.executable, "-m", "fedsdn.bench.deletion")
-_LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 20.0
 _POLL_SECONDS = 0.01
 
 
@@ -32,7 +32,7 @@ class Deletion:
 
     ``delete_ms`` is the duration of the netlink request, ``gone_ms`` the time from its start until
     no subflow was left, ``back_ms`` from the start of adding the endpoint again until there were as
-    many as before; None: not within the limit.
+    many as before; None: not within ``LIMIT_SECONDS``. ``returned`` is how many there were then.
     """
 
     connections: int
@@ -41,6 +41,7 @@ class Deletion:
     gone_ms: float | None
     add_ms: float
     back_ms: float | None
+    returned: int
     errors: tuple[str, ...]
 
 
@@ -66,8 +67,18 @@ def measure(rig: Rig, connections: int, uplink: int) -> Deletion:
             gone = _ms_until(lambda: count() == 0, start)
             added_start, added = _times(program.finish())
         back = _ms_until(lambda: count() >= before, added_start)
+        returned = count()
         errors = tuple(live.finish())
-    return Deletion(connections, before, deleted * 1e3, gone, added * 1e3, back, errors)
+    return Deletion(
+        connections=connections,
+        subflows=before,
+        delete_ms=deleted * 1e3,
+        gone_ms=gone,
+        add_ms=added * 1e3,
+        back_ms=back,
+        returned=returned,
+        errors=errors,
+    )
 
 
 def _times(line: str) -> tuple[float, float]:
@@ -80,7 +91,7 @@ def _times(line: str) -> tuple[float, float]:
 def _settled(count: Callable[[], int]) -> int:
     """Wait until the number of subflows grows no more, and return it."""
     last, since = count(), time.monotonic()
-    deadline = since + _LIMIT_SECONDS
+    deadline = since + LIMIT_SECONDS
     while time.monotonic() < min(since + 1.0, deadline):
         time.sleep(_POLL_SECONDS)
         if (found := count()) != last:
@@ -89,7 +100,7 @@ def _settled(count: Callable[[], int]) -> int:
 
 
 def _ms_until(condition: Callable[[], bool], start: float) -> float | None:
-    while time.monotonic() < start + _LIMIT_SECONDS:
+    while time.monotonic() < start + LIMIT_SECONDS:
         if condition():
             return (time.monotonic() - start) * 1e3
         time.sleep(_POLL_SECONDS)

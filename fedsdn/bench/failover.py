@@ -73,7 +73,7 @@ def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -
     for case in cases:
         found = loss.measure(rig, case)
         results.losses.append(found)
-        back = "never" if found.back_ms is None else f"{found.back_ms:.0f} ms"
+        back = "not within the limit" if found.back_ms is None else f"{found.back_ms:.0f} ms"
         report(f"{_name(case)}: silent for {found.silence_ms:.0f} ms, used again after {back}")
         if found.error:
             results.broken.append(f"{_name(case)}: {found.error}")

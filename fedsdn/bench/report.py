@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -19,7 +20,7 @@ def tables(results: Results) -> Iterator[tuple[str, Sequence[str], Rows]]:
     if results.losses:
         yield (
             "Longest silence of the receiver after a loss, ms",
-            (*_CLASS, *_FIGURES, "RTT", "over RTT (p99)", "bound", ""),
+            (*_CLASS, *_FIGURES, "before (p99)", "RTT", "over RTT (p99)", "bound", ""),
             [_silence_row(judged) for judged in silences(results.losses)],
         )
         yield (
@@ -30,11 +31,11 @@ def tables(results: Results) -> Iterator[tuple[str, Sequence[str], Rows]]:
     if found := results.deletion:
         yield (
             "An endpoint deleted and added again by hand, ms",
-            ("connections", "subflows", "deleted", "all gone", "added", "all back"),
+            ("connections", "subflows", "deleted", "all gone", "added", "all back", "of them"),
             [(
                 *(str(found.connections), str(found.subflows)),
-                *(_ms(found.delete_ms), _ms(found.gone_ms)),
-                *(_ms(found.add_ms), _ms(found.back_ms)),
+                *(_ms(found.delete_ms), _limited(found.gone_ms)),
+                *(_ms(found.add_ms), _limited(found.back_ms), str(found.returned)),
             )],
         )  # fmt: skip
     if flaps := results.flaps:
@@ -44,7 +45,7 @@ def tables(results: Results) -> Iterator[tuple[str, Sequence[str], Rows]]:
             [(
                 *(str(flaps.count), str(flaps.seed), str(flaps.live), str(flaps.bytes)),
                 *(str(len(flaps.errors)), _ms(flaps.silence_ms)),
-                f"{flaps.endpoints} after {_ms(flaps.settled_ms)} ms",
+                f"{flaps.endpoints} after {_limited(flaps.settled_ms)} ms",
             )],
         )  # fmt: skip
 
@@ -60,11 +61,17 @@ def _row(judged: Judged) -> list[str]:
 
 def _silence_row(judged: Judged) -> list[str]:
     row = _row(judged)
-    return [*row[:-2], _ms(judged.rtt), _ms(judged.over_rtt), *row[-2:]]
+    return [*row[:-2], _ms(judged.noise), _ms(judged.rtt), _ms(judged.over_rtt), *row[-2:]]
+
+
+def _limited(value: float | None) -> str:
+    return _ms(math.inf if value is None else value)
 
 
 def _ms(value: float | None) -> str:
     if value is None:
+        return "-"
+    if value == math.inf:
         return "never"
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 

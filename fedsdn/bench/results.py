@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.deletion import Deletion
-from fedsdn.bench.figures import Summary, summary
+from fedsdn.bench.figures import Summary, percentile, summary
 from fedsdn.bench.flaps import Flaps
 from fedsdn.bench.loss import Loss
 
@@ -33,7 +33,8 @@ class Judged:
     """One class of losses: its figures in ms, the bound, and whether it was met (None: no bound).
 
     ``rtt`` is the median round-trip time, where the bound depends on it, and ``over_rtt`` the 99th
-    percentile of what each silence had beyond its own.
+    percentile of what each silence had beyond its own (beyond 0, where it is not known). ``noise``
+    is that of the longest silence in the second before each loss: the machine's own part.
     """
 
     kind: Kind
@@ -44,6 +45,7 @@ class Judged:
     met: bool | None
     rtt: float | None = None
     over_rtt: float | None = None
+    noise: float | None = None
 
 
 def _classes(losses: Iterable[Loss]) -> Iterator[tuple[tuple[Kind, Control, int], list[Loss]]]:
@@ -62,20 +64,21 @@ def silences(losses: Sequence[Loss]) -> Iterator[Judged]:
     for (kind, control, live), members in _classes(losses):
         found = summary(loss.silence_ms for loss in members)
         rtt = summary(loss.rtt_ms for loss in members if loss.rtt_ms is not None)
-        over = summary(loss.silence_ms - loss.rtt_ms for loss in members if loss.rtt_ms is not None)
+        over = percentile([loss.silence_ms - (loss.rtt_ms or 0.0) for loss in members], 99)
         if found is None:
             continue
         if kind is Kind.SILENT:
             bound, met = f"{SILENT_MS:.0f}", found.p99 <= SILENT_MS
         else:
-            bound, met = f"RTT + {OVER_RTT_MS:.0f}", over is not None and over.p99 <= OVER_RTT_MS
+            bound, met = f"RTT + {OVER_RTT_MS:.0f}", over <= OVER_RTT_MS
         bounded = control is Control.APPLICATION
         yield Judged(
             *(kind, control, live, found),
             bound if bounded else "",
             met if bounded else None,
             rtt.median if rtt else None,
-            over.p99 if over else None,
+            over,
+            percentile([loss.noise_ms for loss in members], 99),
         )
 
 

@@ -58,7 +58,7 @@ def failover(
             effort,
             part or list(Part),
             secrets.randbelow(1_000_000) if seed is None else seed,
-            lambda line: console.print(f"  {line}", highlight=False),
+            lambda line: console.print(f"  {line}", highlight=False, soft_wrap=True),
         )
     if json_output:
         print(as_json(results))
