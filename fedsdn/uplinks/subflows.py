@@ -385,10 +385,11 @@ class _SockDiag:
 def _attributes(packed: memoryview) -> _Attributes:
     """Return netlink attributes by type; of two with the same type the last."""
     found = {}
-    while len(packed) >= _ATTRIBUTE.size:
-        length, type_ = _ATTRIBUTE.unpack_from(packed)
-        found[type_ & ~NLA_F_NESTED] = packed[_ATTRIBUTE.size : length]
-        packed = packed[_aligned(length) :]
+    offset = 0
+    while offset < len(packed):
+        length, type_ = _ATTRIBUTE.unpack_from(packed, offset)
+        found[type_ & ~NLA_F_NESTED] = packed[offset + _ATTRIBUTE.size : offset + length]
+        offset += _aligned(length)
     return found
 
 
