@@ -113,7 +113,7 @@ class Probes:
     key: str = field(repr=False)
     interval: float = 0.1
     multiplier: int = 3
-    hold: float = 0.2
+    hold: float = 0.1
 
     @property
     def detection(self) -> float:

@@ -17,6 +17,10 @@ from fedsdn.uplinks.status import (
 )
 
 _ORDER = (PathState.UP, PathState.UNKNOWN, PathState.DOWN)
+_UNKNOWN = (_ORDER.index(PathState.UNKNOWN), False)
+
+_FAR = 2.0
+"""A path is far if its round-trip time is so many times that of the nearest one."""
 
 
 class LivePaths:
@@ -27,19 +31,21 @@ class LivePaths:
         self._file = file
         self._version = 0
         self._written = 0.0
-        self._states: dict[tuple[str, str, str], PathState] = {}
+        self._ranks: dict[tuple[str, str, str], tuple[int, bool]] = {}
 
     def live_first(
         self, paths: Iterable[tuple[Uplink, Uplink]], peer: Site
     ) -> list[tuple[Uplink, Uplink]]:
-        """Put paths to ``peer`` that are up first, and those that are down last."""
-        self._refresh()
-        known = self._states if time.time() - self._written < STALE_SECONDS else {}
+        """Put paths to ``peer`` that are up and near first, and those that are down last.
 
-        def rank(path: tuple[Uplink, Uplink]) -> int:
+        A connection begins on the first; a much longer path would delay all that it begins with.
+        """
+        self._refresh()
+        known = self._ranks if time.time() - self._written < STALE_SECONDS else {}
+
+        def rank(path: tuple[Uplink, Uplink]) -> tuple[int, bool]:
             own, other = path
-            state = known.get((own.name, peer.name, other.name), PathState.UNKNOWN)
-            return _ORDER.index(state)
+            return known.get((own.name, peer.name, other.name), _UNKNOWN)
 
         return sorted(paths, key=rank)
 
@@ -54,7 +60,15 @@ class LivePaths:
 
     def _take(self, status: SiteStatus | None) -> None:
         self._written = 0.0 if status is None else status.written
-        self._states = {
-            (path.uplink, path.peer, path.peer_uplink): path.state
-            for path in (() if status is None else status.paths)
+        paths = () if status is None else status.paths
+        nearest: dict[str, float] = {}
+        for path in paths:
+            if path.state is PathState.UP and path.rtt_ms is not None:
+                nearest[path.peer] = min(path.rtt_ms, nearest.get(path.peer, path.rtt_ms))
+        self._ranks = {
+            (path.uplink, path.peer, path.peer_uplink): (
+                _ORDER.index(path.state),
+                (path.rtt_ms or 0.0) > _FAR * nearest.get(path.peer, 0.0),
+            )
+            for path in paths
         }

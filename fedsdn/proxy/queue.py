@@ -33,6 +33,7 @@ _MOST_SUBFLOWS = 9
 _HEADER = struct.Struct("=IIII")
 _TCP_INFO_BYTES = 84
 _SND_MSS = struct.Struct("=16xI")
+_RTT = struct.Struct("=68xI")
 _SND_CWND = struct.Struct("=80xI")
 """``struct mptcp_subflow_data`` and fields of ``struct tcp_info`` (linux/mptcp.h, tcp.h)."""
 
@@ -56,8 +57,12 @@ class SendQueue:
             self._adjust()
 
     def _adjust(self) -> None:
-        windows = sum(_windows(self._sock))
-        if windows:
+        paths = _paths(self._sock)
+        if paths:
+            # What the slowest path carries is acknowledged last, and the others must go on until
+            # then (RFC 8684, section 3.3.1 reckons the receive buffer in the same way).
+            longest = max(rtt for _, rtt in paths)
+            windows = round(sum(window * longest / rtt for window, rtt in paths))
             growing = windows > _GROWTH * self._windows
             self._windows = windows
             size = max(_LEAST_BYTES, round(windows * (_GROWING if growing else _SETTLED)))
@@ -66,8 +71,11 @@ class SendQueue:
                 self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size // 2)
 
 
-def _windows(sock: socket.socket) -> list[int]:
-    """Congestion windows of an MPTCP connection's subflows, in bytes; none if it is plain TCP."""
+def _paths(sock: socket.socket) -> list[tuple[int, int]]:
+    """Congestion window in bytes and round-trip time in µs of an MPTCP connection's subflows.
+
+    None if it is plain TCP.
+    """
     size = _HEADER.size + _MOST_SUBFLOWS * _TCP_INFO_BYTES
     buffer = ctypes.create_string_buffer(_HEADER.pack(_HEADER.size, 0, 0, _TCP_INFO_BYTES), size)
     length = ctypes.c_uint(size)
@@ -78,5 +86,7 @@ def _windows(sock: socket.socket) -> list[int]:
     for index in range(min(count, _MOST_SUBFLOWS)):
         info = buffer.raw[_HEADER.size + index * _TCP_INFO_BYTES :]
         (mss,), (cwnd,) = _SND_MSS.unpack_from(info), _SND_CWND.unpack_from(info)
-        found.append(mss * cwnd)
+        (rtt,) = _RTT.unpack_from(info)
+        if rtt:
+            found.append((mss * cwnd, rtt))
     return found

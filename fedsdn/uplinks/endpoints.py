@@ -92,11 +92,14 @@ class Endpoints:
         """Make the endpoints exactly the wanted ones; say whether anything had to change.
 
         What does not change is not touched: deleting an endpoint closes the subflows that use it.
+        So an implicit endpoint is left, to be replaced by the one that is added.
         """
         target = tuple(wanted)
         there = self.read()
+        addresses = {endpoint.address for endpoint in target}
         for endpoint, identifier in there.items():
-            if endpoint not in target:
+            implicit = endpoint.flags == EndpointFlag.IMPLICIT and endpoint.address in addresses
+            if endpoint not in target and not implicit:
                 self._delete(identifier)
         for endpoint in target:
             if endpoint not in there:
@@ -126,7 +129,7 @@ class Endpoints:
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            # A subflow made it an implicit endpoint after the list was read.
+            # Older kernels do not replace an implicit one.
             for there, identifier in self.read().items():
                 if there.address == endpoint.address:
                     self._delete(identifier)

@@ -11,6 +11,7 @@ from fedsdn.config.model import Site
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.uplinks.paths import Orders, Pair
+from fedsdn.uplinks.subflows import Subflows
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,11 +51,15 @@ class Kernel:
             self._ended = frozenset()
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
+                self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
         there = self._endpoints.read()
         wanted = _wanted(orders, site, frozenset(there))
         if self._endpoints.apply(wanted):
             there = self._endpoints.read()
+        if new := orders.dead_pairs - self._ended:
+            self._subflows.end(new)
+        self._ended = orders.dead_pairs
         names = {uplink.address.ip: uplink.name for uplink in site.uplinks}
         return {names[one.address]: number for one, number in there.items() if one.address in names}
 

@@ -71,6 +71,16 @@ def test_a_dead_path_is_tried_last(tmp_path: Path, dead: str) -> None:
     assert first(paths, 1) == "up1", "a path of which nothing is known comes after a live one"
 
 
+def test_a_much_longer_path_is_tried_after_the_near_ones(tmp_path: Path) -> None:
+    file = tmp_path / "uplinks.json"
+    even = status(PathState.UP, PathState.UP)
+    up1, up2 = even.paths
+    write_status(replace(even, paths=(up1, replace(up2, rtt_ms=55.0))), file)
+    assert {first(LivePaths(file), turn) for turn in range(2)} == {"up1", "up2"}
+    write_status(replace(even, paths=(up1, replace(up2, rtt_ms=65.0))), file)
+    assert {first(LivePaths(file), turn) for turn in range(2)} == {"up1"}
+
+
 def test_what_an_application_left_is_not_believed_for_long(tmp_path: Path) -> None:
     file = tmp_path / "uplinks.json"
     paths = LivePaths(file)

@@ -153,7 +153,7 @@ def test_flapping_is_damped_and_never_stuck(model: Model) -> None:
         model.run(0.05)
         model.set_port("a", "up1", PortState.UP)
         waits.append(model.seconds_until("a", "up1", UP))
-    assert all(later > earlier + 0.15 for earlier, later in pairwise(waits))
+    assert all(later > earlier + PROBES.hold / 2 for earlier, later in pairwise(waits))
     model.run(15)
     model.set_port("a", "up1", PortState.DOWN)
     model.run(0.05)
