@@ -40,14 +40,15 @@ FULL = Effort(losses=32, live=1000, deletion=5000, flaps=200, flaps_live=200)
 QUICK = Effort(losses=4, live=100, deletion=500, flaps=20, flaps_live=50)
 
 
-def run(rig: Rig, effort: Effort, parts: Iterable[Part], seed: int, report: Report) -> Results:
-    """Measure the parts that are asked for.
+def run(
+    rig: Rig, effort: Effort, parts: Iterable[Part], seed: int, results: Results, report: Report
+) -> None:
+    """Measure the parts that are asked for; ``results`` has what was found so far at any time.
 
     Raises:
         FedsdnError: something cannot be measured.
 
     """
-    results = Results()
     wanted = set(parts)
     if Part.LOSSES in wanted:
         _losses(rig, losses(effort.losses), results, report)
@@ -66,7 +67,6 @@ def run(rig: Rig, effort: Effort, parts: Iterable[Part], seed: int, report: Repo
         results.broken += [f"flaps: {e}" for e in results.flaps.errors]
         if results.flaps.settled_ms is None:
             results.broken.append(f"after the flaps: {results.flaps.endpoints}")
-    return results
 
 
 def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -> None:

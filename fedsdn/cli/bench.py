@@ -13,9 +13,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from fedsdn.bench.failover import FULL, QUICK, Part, run
 from fedsdn.bench.report import as_json, tables
+from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.verify import lab_views
@@ -41,7 +43,9 @@ def failover(
     ] = None,
     losses: Annotated[int | None, typer.Option(min=1, help="Losses per class.")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeat the flaps of another run.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of tables.")
+    ] = False,
 ) -> None:
     """Lose uplinks under running connections, with the application and without it.
 
@@ -51,24 +55,30 @@ def failover(
     effort = QUICK if quick else FULL
     if losses is not None:
         effort = replace(effort, losses=losses)
-    console = Console(stderr=True, quiet=json_output)
-    with _rig(topology, console) as rig:
-        results = run(
-            rig,
-            effort,
-            part or list(Part),
-            secrets.randbelow(1_000_000) if seed is None else seed,
-            lambda line: console.print(f"  {line}", highlight=False, soft_wrap=True),
-        )
-    if json_output:
-        print(as_json(results))
-    else:
-        for title, headings, rows in tables(results):
-            print_table(title, headings, rows)
-        for line in results.broken:
-            console.print(f"[bold red]broken:[/] {line}", highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    results = Results()
+    try:
+        with _rig(topology, console) as rig:
+            run(
+                *(rig, effort, part or list(Part)),
+                secrets.randbelow(1_000_000) if seed is None else seed,
+                results,
+                lambda line: console.print(f"  {line}"),
+            )
+    finally:  # an hour's figures are not to be lost by what went wrong in its last minute
+        _show(results, console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
+
+
+def _show(results: Results, console: Console, *, json_output: bool) -> None:
+    if json_output:
+        print(as_json(results))
+        return
+    for title, headings, rows in tables(results):
+        print_table(title, headings, rows)
+    for line in results.broken:
+        console.print(f"[bold red]broken:[/] {escape(line)}")
 
 
 @contextmanager
@@ -76,7 +86,7 @@ def _rig(topology: Path, console: Console) -> Iterator[Rig]:
     """Have a lab of our own while the block runs, and remove it also when we are told to end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     name = f"bench-{os.getpid()}"
-    console.print(f"[bold]lab {name}[/]", highlight=False)
+    console.print(f"[bold]lab {name}[/]")
     lab = build.up(topology, name, report=lambda line: console.print(f"  {line}"))
     try:
         yield Rig(lab, lab_views(lab))
