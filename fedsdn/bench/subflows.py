@@ -26,40 +26,43 @@ class Subflow:
     sent: int
 
 
+_SS = ("ss", "--tcp", "--numeric", "--no-header", "--oneline")
+_MAPPED = "::ffff:"
+
+
 def parse(text: str) -> Iterator[Subflow]:
     """Read the output of ``ss --tcp --info --numeric --no-header --oneline`` (ss(8))."""
     for line in text.splitlines():
         rtt, sent = _RTT.search(line), _SENT.search(line)
         if rtt is None:
             continue
-        local, remote = line.split()[3:5]
-        size = int(sent[1]) if sent else 0
-        yield Subflow(_address(local), _address(remote), float(rtt[1]), size)
+        local, remote = (ip_address(_address(end)) for end in line.split()[3:5])
+        yield Subflow(local, remote, float(rtt[1]), int(sent[1]) if sent else 0)
 
 
-def _address(text: str) -> Address:
-    # An address that is no other interface's is followed by %INTERFACE.
-    return ip_address(text.rpartition(":")[0].strip("[]").partition("%")[0])
+def _address(end: str) -> str:
+    # An address that is no other interface's is followed by %INTERFACE. An IPv4 subflow of a
+    # connection that began over IPv6 has IPv4-mapped addresses.
+    address = end.rpartition(":")[0].strip("[]").partition("%")[0]
+    return address.removeprefix(_MAPPED)
 
 
-def _source(address: Address) -> str:
-    return f"[{address}]" if address.version == 6 else str(address)
+def count(text: str, address: Address) -> int:
+    """Count the established connections from an address in the output of ss."""
+    ends = (line.split()[3] for line in text.splitlines() if line.startswith("ESTAB"))
+    return sum(_address(end) == str(address) for end in ends)
+
+
+# ss is not asked for addresses or ports: it does not find mapped addresses by their IPv4 address,
+# and a subflow that the server's side opened has the proxy's port at neither end.
 
 
 def busy_subflows(view: SiteView) -> list[Subflow]:
     """Return the subflows by which this site's proxy sends much."""
-    # Not by port: a subflow that the server's side opened has the proxy's port at neither end.
-    ours = " or ".join(f"src {_source(uplink.address.ip)}" for uplink in view.site.uplinks)
-    found = view.proxy.output(
-        *("ss", "--tcp", "--info", "--numeric", "--no-header", "--oneline"), f"( {ours} )"
-    )
-    return [subflow for subflow in parse(found) if subflow.sent >= _BUSY_BYTES]
+    every = parse(view.proxy.output(*_SS, "--info"))
+    return [subflow for subflow in every if subflow.sent >= _BUSY_BYTES]
 
 
 def count_from(view: SiteView, address: Address) -> int:
-    """Count the established TCP connections from an address of the proxy's namespace."""
-    found = view.proxy.output(
-        *("ss", "--tcp", "--numeric", "--no-header", "--oneline", "state", "established"),
-        f"src {_source(address)}",
-    )
-    return len(found.splitlines())
+    """Count the subflows from an address of the proxy's namespace."""
+    return count(view.proxy.output(*_SS), address)
