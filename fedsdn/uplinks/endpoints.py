@@ -106,6 +106,13 @@ class Endpoints:
                 self._add(endpoint)
         return set(target) != there.keys()
 
+    def renew(self, endpoint: Endpoint) -> None:
+        """Delete an endpoint and add it again, so that subflows are opened from it anew."""
+        identifier = self.read().get(endpoint)
+        if identifier is not None:
+            self._delete(identifier)
+            self._add(endpoint)
+
     def read_limits(self) -> Limits:
         """Return the limits in force."""
         (message,) = self._netlink.limits("show")

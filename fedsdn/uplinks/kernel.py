@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from contextlib import ExitStack
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -13,7 +13,11 @@ from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.uplinks.paths import Orders, Pair
 from fedsdn.uplinks.subflows import Subflows
 
-_LOG = logging.getLogger(__name__)
+_REPAIR_SECONDS = 3.0
+"""How often it is looked for uplinks that are not used; twice in a row, as joining takes time."""
+
+_MOST_LOAD = 50
+"""Looking takes at most one part in so many of the time, however many subflows there are."""
 
 
 class Kernel:
@@ -24,6 +28,8 @@ class Kernel:
         self._namespace = namespace
         self._open: ExitStack | None = None
         self._ended: frozenset[Pair] = frozenset()
+        self._idle: set[Endpoint] = set()
+        self._next_repair = 0.0
 
     def obey(self, orders: Orders, site: Site) -> dict[str, int]:
         """Bring endpoints in line and end subflows on paths that have died.
@@ -60,8 +66,29 @@ class Kernel:
         if new := orders.dead_pairs - self._ended:
             self._subflows.end(new)
         self._ended = orders.dead_pairs
+        if time.monotonic() >= self._next_repair:
+            self._repair(orders, site)
         names = {uplink.address.ip: uplink.name for uplink in site.uplinks}
         return {names[one.address]: number for one, number in there.items() if one.address in names}
+
+    def _repair(self, orders: Orders, site: Site) -> None:
+        """Announce uplinks anew on which no connection has a subflow although it could.
+
+        What opened them may have been lost, or have come when a connection had no subflow at all.
+        """
+        began = time.monotonic()
+        carried = {subflow.local for subflow in self._subflows.read()}
+        idle = {
+            endpoint_of(uplink)
+            for uplink in site.uplinks
+            if uplink.name in orders.usable and uplink.address.ip not in carried
+        }
+        if carried:
+            for endpoint in idle & self._idle:
+                self._endpoints.renew(endpoint)
+        self._idle = idle if carried else set()
+        took = time.monotonic() - began
+        self._next_repair = began + max(_REPAIR_SECONDS, took * _MOST_LOAD)
 
 
 def _wanted(orders: Orders, site: Site, there: frozenset[Endpoint]) -> list[Endpoint]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -87,11 +89,16 @@ class UplinkMonitor(threading.Thread):
     # In the thread
 
     def run(self) -> None:
-        """Watch for ever."""
+        """Watch for ever; if that fails, the process ends, to be started again."""
         asyncio.set_event_loop(self._loop)
-        self._loop.create_task(self._probe())
-        self._loop.create_task(self._keep())
-        self._loop.run_forever()
+        try:
+            self._loop.run_until_complete(self._watch())
+        except Exception:
+            _LOG.exception("the uplinks are not watched any more")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _watch(self) -> None:
+        await asyncio.gather(self._probe(), self._keep())
 
     async def _leave(self) -> None:
         self._send(leaving=True)
@@ -168,18 +175,24 @@ class UplinkMonitor(threading.Thread):
         while True:
             self._changed.clear()
             self._write()
-            site = self._federation.site(self._site)
-            orders = self._paths.orders()
-            try:
-                if self._federation.probes is not None:
-                    self._sockets.open(site.uplinks, self._federation.proxy_port)
-                self._endpoints = await self._loop.run_in_executor(
-                    self._kernel_thread, self._kernel.obey, orders, site
-                )
-            except FedsdnError as error:
-                self._complain(str(error))
+            if await self._obeyed():
+                self._write()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(_CHECK_SECONDS, WRITE_SECONDS))
+
+    async def _obeyed(self) -> bool:
+        """Have the kernel brought in line; True if the endpoints are others now."""
+        site = self._federation.site(self._site)
+        before = self._endpoints
+        try:
+            self._endpoints = await self._loop.run_in_executor(
+                self._kernel_thread, self._kernel.obey, self._paths.orders(), site
+            )
+            if self._federation.probes is not None:
+                self._sockets.open(site.uplinks, self._federation.proxy_port)
+        except FedsdnError as error:
+            self._complain(str(error))
+        return self._endpoints != before
 
     def _write(self) -> None:
         try:

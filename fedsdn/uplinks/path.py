@@ -24,6 +24,9 @@ _FLAP_WINDOW = 10.0
 
 _MOST_HOLD = 5.0
 
+_SETTLE_SECONDS = 2.0
+"""What the kernels may take to open subflows of every connection on a path that came back."""
+
 _PATIENCE = 10
 """A path that was down stays so for this many detection times after its peer has gone silent."""
 
@@ -71,7 +74,9 @@ class Path:
     """When the peer had the newest of our probes that it tells of."""
     rtt: float | None = None
     ended: bool = False
-    """Whether its subflows were given up when it went down."""
+    """Whether its subflows have been given up since it went down."""
+    waits: bool = False
+    """Whether they are to wait until it comes back."""
     _received: int = 0
     """A bit for each of the last probes, the newest lowest: 1 if it came."""
     _expected: int = 0
@@ -111,6 +116,10 @@ class Path:
         if not self._expected:
             return None
         return 1 - self._received.bit_count() / self._expected
+
+    def settled(self, now: float) -> bool:
+        """Whether connections have had the time to get subflows on it, if it lives."""
+        return not self._losses or now - self.since > _SETTLE_SECONDS
 
     def restart(self, now: float) -> None:
         """Forget what came: probes begin anew, after the port was down or the peer had left."""

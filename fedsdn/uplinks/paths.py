@@ -44,6 +44,8 @@ class _Peer:
     down: tuple[str, ...] = ()
     leaving: bool = False
     heard: float = float("-inf")
+    confirmed: float = float("-inf")
+    """When the peer had the newest of our probes that it tells of, by whichever path that came."""
     appeared: float = float("-inf")
     """When its probes began to come, after its application's start or after a silence."""
 
@@ -136,6 +138,7 @@ class Paths:
             return False
         news = path.state is not PathState.UP
         peer = self._peers[probe.site]
+        peer.confirmed = max(peer.confirmed, path.confirmed or peer.confirmed)
         if probe.epoch > peer.newest[0] or now - peer.heard >= self._probes.detection:
             peer.appeared = now
         peer.heard = now
@@ -150,18 +153,27 @@ class Paths:
     def judge(self, now: float) -> list[Path]:
         """Judge every path anew; return those whose state changed."""
         changed = [p for p in self if p.judge(*self._verdict(p, now), now, self._probes)]
-        for path in changed:
-            path.ended = path.state is PathState.DOWN and self._reachable(path.name.peer)
+        for path in self:
+            if path.state is not PathState.DOWN:
+                path.ended = path.waits = False
+            elif not (path.ended or path.waits):
+                self._give_up(path, now)
         return changed
 
-    def _reachable(self, peer: str) -> bool:
-        """Whether subflows to a peer have a path to move to.
+    def _give_up(self, path: Path, now: float) -> None:
+        """End the subflows of a path that is down, once every connection has others.
 
-        If not, they stay where they are, and go on by themselves when that path comes back. They
-        could not be opened anew: the kernel joins a connection from the client's side only, and to
-        the address that it began with.
+        If there is nothing to move to, they stay where they are, and go on by themselves when the
+        path comes back. They could not be opened anew: the kernel joins a connection from the
+        client's side only, and to the address that it began with.
         """
-        return any(path.name.peer == peer and path.state is not PathState.DOWN for path in self)
+        others = [
+            other
+            for other in self
+            if other.name.peer == path.name.peer and other.state is not PathState.DOWN
+        ]
+        path.waits = not others
+        path.ended = any(other.settled(now) for other in others)
 
     def _verdict(self, path: Path, now: float) -> Finding:
         port = self.ports[path.name.uplink]
@@ -179,20 +191,23 @@ class Paths:
     def _heard(self, path: Path, peer: _Peer, now: float) -> Finding:
         """Judge by what comes from the peer, and by what the peer says of what comes to it."""
         detection = self._probes.detection
+        clearly = detection - 1.5 * self._probes.interval
+        silence = f"{detection * 1000:.0f} ms"
         last = max(peer.appeared, path.opened if path.heard is None else path.heard)
         if now - last >= detection:
             # Another path must have been heard clearly later: else it is the peer that is silent.
-            if peer.heard - last > detection - 1.5 * self._probes.interval:
-                return Verdict.BAD, f"nothing has come for {detection * 1000:.0f} ms"
+            if peer.heard - last > clearly:
+                return Verdict.BAD, f"nothing has come for {silence}"
             return Verdict.SILENT, f"nothing comes from {path.name.peer}"
-        if path.heard is None:
-            return Verdict.SILENT, "no probe has come yet"
         told = max(peer.appeared, path.opened if path.confirmed is None else path.confirmed)
         # What the peer said last is believed to go on for as long as its next probe is not late.
         said = now if now - last < 1.5 * self._probes.interval else last
         if said - told >= detection:
-            return Verdict.BAD, f"{path.name.peer} has heard nothing for {detection * 1000:.0f} ms"
-        if path.confirmed is None:
+            # The same the other way: it may be this process that was not run for a while.
+            if peer.confirmed - told > clearly:
+                return Verdict.BAD, f"{path.name.peer} has heard nothing for {silence}"
+            return Verdict.SILENT, f"{path.name.peer} hears nothing, by no path"
+        if path.heard is None or path.confirmed is None:
             return Verdict.SILENT, "no probe has been answered yet"
         return Verdict.GOOD, "probes come and are answered"
 

@@ -209,10 +209,37 @@ def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:
     assert orders.dead == set()
     assert orders.dead_pairs == set()
     model.set_port("a", "up2", PortState.UP)
-    model.run(1)
+    model.run(3)
     model.set_port("a", "up2", PortState.DOWN)
     model.run(0.1)
     assert model.sites["a"].orders().dead_pairs == {up2}
+
+
+def test_nothing_is_ended_before_the_other_path_has_subflows_again(model: Model) -> None:
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(1)
+    model.set_port("a", "up1", PortState.UP)
+    model.seconds_until("a", "up1", UP)
+    model.run(0.5)
+    model.set_port("a", "up2", PortState.DOWN)
+    model.run(0.1)
+    for site in "ab":
+        assert model.states(site) == {"up1": UP, "up2": DOWN}
+        assert not model.sites[site].orders().dead
+        assert not model.sites[site].orders().dead_pairs
+    model.run(2)
+    for site in "ab":
+        assert model.sites[site].orders().dead == {"up2"}
+
+
+def test_a_process_that_is_not_run_for_a_while_blames_no_path(model: Model) -> None:
+    """Neither it nor its peer, whom it did not send to."""
+    stalled = model.next_round.pop("a")
+    model.run(0.7)
+    model.next_round["a"] = stalled
+    model.run(1)
+    assert DOWN not in [state for *_, state in model.changes]
+    assert model.states("a") == model.states("b") == {"up1": UP, "up2": UP}
 
 
 def test_a_path_to_one_peer_ends_its_subflows_but_not_the_uplinks_endpoint() -> None:
