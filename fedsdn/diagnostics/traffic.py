@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 Direction = Literal["upload", "download"]
@@ -33,7 +34,7 @@ Endpoint = tuple[str, int]
 """Address and port."""
 
 MOST_CONNECTIONS = 10_000
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.01
 _CHUNK = 64 * 1024
 _BUFFER = 1024 * 1024
 _DIGEST = hashlib.sha256().digest_size
@@ -66,6 +67,11 @@ class Received:
             return 0.0
         (first, before), (last, after) = window[0], window[-1]
         return 8 * (after - before) / (last - first)
+
+    def longest_silence(self) -> float:
+        """Seconds in which nothing came, at most; less than ``SAMPLE_SECONDS`` is not told apart."""
+        times = [0.0, *(at for at, _ in self.samples)]
+        return max(after - before for before, after in pairwise(times))
 
 
 @dataclass(slots=True)
