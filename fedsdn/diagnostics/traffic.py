@@ -69,7 +69,7 @@ class Received:
         return 8 * (after - before) / (last - first)
 
     def longest_silence(self) -> float:
-        """Seconds in which nothing came, at most; less than ``SAMPLE_SECONDS`` is not told apart."""
+        """Most seconds in which nothing came; fewer than ``SAMPLE_SECONDS`` are not told apart."""
         times = [0.0, *(at for at, _ in self.samples)]
         return max(after - before for before, after in pairwise(times))
 

@@ -142,7 +142,8 @@ class Paths:
         if probe.epoch > peer.newest[0] or now - peer.heard >= self._probes.detection:
             peer.appeared = now
         peer.heard = now
-        if (probe.epoch, probe.number) > peer.newest:
+        # Only from one that has heard this process: what it said to an older one may be replayed.
+        if ours and (probe.epoch, probe.number) > peer.newest:
             peer.newest = (probe.epoch, probe.number)
             news |= (probe.down, probe.leaving) != (peer.down, peer.leaving)
             peer.down, peer.leaving = probe.down, probe.leaving

@@ -267,6 +267,8 @@ def test_loss_is_measured(model: Model) -> None:
 def test_copies_and_strangers_change_nothing(model: Model) -> None:
     a, b = model.sites["a"], model.sites["b"]
     first, *_ = [probe for _, probe in b.next_round(model.now)]
+    stale = replace(first, heard_epoch=first.heard_epoch - 1, down=("up1", "up2"))
+    a.take(stale, model.now)
     assert not a.take(first, model.now)
     (path,) = [path for path in a if path.name.uplink == first.to_uplink]
     heard = path.heard
