@@ -1,0 +1,75 @@
+"""The send buffer towards a peer follows the congestion windows; on loopback, with real MPTCP."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from fedsdn.proxy.queue import SendQueue
+from fedsdn.proxy.transport import IPPROTO_MPTCP
+
+MUCH = 1 << 20
+LEAST = 1 << 18
+
+
+@contextmanager
+def connection(protocol: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_INET, proto=protocol))
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = stack.enter_context(socket.socket(socket.AF_INET, proto=protocol))
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        stack.enter_context(server)
+        client.sendall(b"?")
+        assert server.recv(1) == b"?"
+        yield client, server
+
+
+def buffer_of(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def test_it_is_left_to_the_kernel_until_much_is_sent() -> None:
+    with connection(IPPROTO_MPTCP) as (client, _):
+        before = buffer_of(client)
+        SendQueue(client).sent(1000)
+        assert buffer_of(client) == before
+
+
+def test_it_is_as_large_as_the_windows_and_twice_that_while_these_grow() -> None:
+    """A window of loopback's ten segments is more than the least buffer."""
+    with connection(IPPROTO_MPTCP) as (client, _):
+        queue = SendQueue(client)
+        queue.sent(MUCH)
+        growing = buffer_of(client)
+        queue.sent(MUCH)
+        settled = buffer_of(client)
+        assert settled >= LEAST
+        assert growing == pytest.approx(2 * settled, rel=0.01)
+
+
+def test_a_window_that_grows_again_makes_it_larger() -> None:
+    with connection(IPPROTO_MPTCP) as (client, server):
+        queue = SendQueue(client)
+        for _ in range(2):
+            queue.sent(MUCH)
+        before = buffer_of(client)
+        for _ in range(64):
+            client.sendall(bytes(1 << 18))
+            left = 1 << 18
+            while left:
+                left -= len(server.recv(left))
+            queue.sent(1 << 18)
+        assert buffer_of(client) > before
+
+
+def test_plain_tcp_is_left_to_the_kernel() -> None:
+    with connection(0) as (client, _):
+        before = buffer_of(client)
+        SendQueue(client).sent(MUCH)
+        assert buffer_of(client) == before
