@@ -17,6 +17,7 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Address, Uplink
+from fedsdn.errors import FedsdnError
 
 
 class EndpointFlag(IntFlag):
@@ -71,8 +72,18 @@ class Endpoints:
     """The path manager of one network namespace. One object per thread (pyroute2)."""
 
     def __init__(self, namespace: str) -> None:
-        """Open the path manager of the network namespace called ``namespace``."""
-        self._netlink = MPTCP(netns=namespace)
+        """Open the path manager of the network namespace called ``namespace``.
+
+        Raises:
+            FedsdnError: there is none.
+
+        """
+        try:
+            self._netlink = MPTCP(netns=namespace, flags=0)  # by default it would make one
+        except FileNotFoundError as error:
+            raise FedsdnError(
+                f"network namespace {namespace} is missing: run 'fedsdn site up' first"
+            ) from error
 
     def __enter__(self) -> Endpoints:
         return self

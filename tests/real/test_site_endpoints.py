@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from fedsdn.errors import FedsdnError
 from fedsdn.site import namespace
 from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Endpoints, Limits
 
@@ -123,3 +124,10 @@ def test_limits(name: str) -> None:
 def test_values_print_as_iproute2_does(name: str) -> None:
     assert str(V4) == "192.0.2.1 signal subflow"
     assert str(Limits(8, 4)) == "subflows 8 add_addr_accepted 4"
+
+
+def test_a_namespace_that_is_missing_is_not_made(name: str) -> None:
+    namespace.delete(name)
+    with pytest.raises(FedsdnError, match=f"{name} is missing: run 'fedsdn site up' first"):
+        Endpoints(name)
+    assert not namespace.exists(name)
