@@ -16,6 +16,7 @@ from os_ken.controller import ofp_event
 from os_ken.controller.handler import MAIN_DISPATCHER, set_ev_cls
 from os_ken.ofproto import ofproto_v1_3
 
+from fedsdn import namespace
 from fedsdn.config.local import settings_from
 from fedsdn.config.model import Uplink
 from fedsdn.config.watch import WatchedFederation
@@ -24,7 +25,6 @@ from fedsdn.openflow.session import Port
 from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.rows import Row
-from fedsdn.site import namespace
 from fedsdn.uplinks.monitor import UplinkMonitor
 from fedsdn.uplinks.sockets import open_socket
 from fedsdn.uplinks.status import PortState

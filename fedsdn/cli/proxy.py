@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
+from fedsdn import namespace
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy import workers
 from fedsdn.proxy.stats_socket import STATISTICS_SOCKET, read_statistics
-from fedsdn.site import namespace
 
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
 

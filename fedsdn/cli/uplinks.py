@@ -23,8 +23,8 @@ from fedsdn.cli.tables import print_table
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Address, Federation, Uplink
 from fedsdn.errors import FedsdnError
+from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
-from fedsdn.site.namespace import inside
 from fedsdn.uplinks.endpoints import Endpoints
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.status import (

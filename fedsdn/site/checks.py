@@ -6,10 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+from fedsdn import namespace
 from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import namespace, network, ovs, record
+from fedsdn.site import network, ovs, record
 from fedsdn.site.ovs import Database
 from fedsdn.site.plan import port_names
 

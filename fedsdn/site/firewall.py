@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
+from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.site import namespace
 from fedsdn.site.nft import TABLE
 
 

@@ -19,8 +19,8 @@ from pyroute2.ethtool import Ethtool
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
+from fedsdn import namespace
 from fedsdn.config.model import Family
-from fedsdn.site import namespace
 from fedsdn.site.plan import InterfaceAddress, Route, RouteKind, Rule, Veth
 
 _AF: dict[Family, int] = {4: 2, 6: 10}

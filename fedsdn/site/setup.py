@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import checks, firewall, namespace, network, ovs, record
+from fedsdn.site import checks, firewall, network, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from fedsdn import namespace
 from fedsdn.config.model import Federation
-from fedsdn.site import checks, firewall, namespace, ovs, record
+from fedsdn.site import checks, firewall, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.nft import TABLE
 from fedsdn.site.ovs import Database

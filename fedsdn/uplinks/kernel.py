@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from fedsdn import namespace
 from fedsdn.config.model import Site
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of
@@ -27,6 +28,7 @@ class Kernel:
         """Open the namespace called ``namespace`` at the first use."""
         self._namespace = namespace
         self._open: ExitStack | None = None
+        self._identity: int | None = None
         self._ended: frozenset[Pair] = frozenset()
         self._idle: set[Endpoint] = set()
         self._next_repair = 0.0
@@ -53,6 +55,10 @@ class Kernel:
             self._open = None
 
     def _obey(self, orders: Orders, site: Site) -> dict[str, int]:
+        identity = namespace.identity(self._namespace)
+        if identity != self._identity:
+            self.close()  # what is open keeps a namespace that was removed alive
+            self._identity = identity
         if self._open is None:
             self._ended = frozenset()
             with ExitStack() as stack:

@@ -36,7 +36,7 @@ from pyroute2.netlink.diag import (
 
 from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
-from fedsdn.site.namespace import inside
+from fedsdn.namespace import inside
 
 _HEADER = struct.Struct("=IHHII")
 """Length, type, flags, sequence number, port (``struct nlmsghdr``)."""

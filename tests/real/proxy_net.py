@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedsdn import namespace
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.declarations import (
@@ -30,7 +31,7 @@ from fedsdn.pipeline.declarations import (
     wan_port,
 )
 from fedsdn.proxy.stats_socket import read_statistics
-from fedsdn.site import firewall, namespace
+from fedsdn.site import firewall
 from fedsdn.site.network import Network
 from fedsdn.site.plan import site_plan
 from fedsdn.site.sysctls import Sysctl

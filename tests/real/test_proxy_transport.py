@@ -18,10 +18,10 @@ from uuid import uuid4
 import pytest
 
 from fedsdn.config.model import Uplink
+from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import tcp, transparent, transport
 from fedsdn.proxy.socks import Endpoint
-from fedsdn.site.namespace import inside
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
 
 pytestmark = pytest.mark.real

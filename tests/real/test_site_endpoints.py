@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.site import namespace
 from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Endpoints, Limits
 
 pytestmark = pytest.mark.real

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from fedsdn.lab.lab import Lab
-from fedsdn.lab.operator import CONTROLLER, start_controller
+from fedsdn.lab.operator import CONTROLLER, PROXY, start_controller, start_proxy
 from fedsdn.lab.wait import wait_until
 from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
 from tests.real.test_proxy_lab import Vm
@@ -283,6 +283,26 @@ def test_a_peer_without_its_application_keeps_its_connections(lab: Lab, talk: Ta
     assert endpoints(lab, "a") == subflows(lab, "a") == BOTH
     talk.goes_on()
     start_controller(lab.host("b"))
+
+
+def test_a_site_that_is_taken_down_and_set_up_again(lab: Lab) -> None:
+    """The application goes on in the new namespace."""
+    host = lab.host("a")
+    wait_for(lab, BOTH, carried=False)
+    proxy = host.daemon(PROXY)
+    proxy.signal("TERM")
+    wait_until(lambda: not proxy.alive(), 40, lambda: "the proxy does not stop")
+    host.run("fedsdn", "site", "down")
+    host.run("fedsdn", "site", "up")
+    inside(lab, "a", "ip", "mptcp", "endpoint", "flush")
+    start_proxy(host)
+    wait_for(lab, BOTH, carried=False)
+    wait_until(
+        lambda: "*:1080" in inside(lab, "a", "ss", "-Hltn"), LIMIT_S, lambda: "no proxy listens"
+    )
+    with talking(lab) as talk:
+        wait_for(lab, BOTH)
+        talk.goes_on()
 
 
 def test_new_connections_begin_on_a_live_path(lab: Lab) -> None:

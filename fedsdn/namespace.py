@@ -25,6 +25,11 @@ def exists(name: str) -> bool:
         return False
 
 
+def identity(name: str) -> int | None:
+    """Return a number that no other namespace has as long as this one lives; None without one."""
+    return (_DIRECTORY / name).stat().st_ino if exists(name) else None
+
+
 def taken(name: str) -> bool:
     """Whether the name is in use, be it by a namespace or by what an interrupted start left."""
     return (_DIRECTORY / name).exists()
