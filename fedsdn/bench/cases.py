@@ -51,10 +51,13 @@ _FAMILIES: tuple[Family, ...] = (4, 6)
 
 
 def variations(n: int) -> Iterator[tuple[int, Direction, Family]]:
-    """Yield ``n`` of uplink, direction and family: each four in a row have each of them twice."""
+    """Yield ``n`` of uplink, direction and family: each four in a row have each of them twice.
+
+    Uplinks take turns: one that is lost often is used again with a delay on purpose.
+    """
     every = [
         (uplink, _DIRECTIONS[direction], _FAMILIES[uplink ^ direction ^ odd])
-        for odd, uplink, direction in product((0, 1), repeat=3)
+        for odd, direction, uplink in product((0, 1), repeat=3)
     ]
     return islice(cycle(every), n)
 
@@ -62,14 +65,16 @@ def variations(n: int) -> Iterator[tuple[int, Direction, Family]]:
 def losses(n: int) -> Iterator[Case]:
     """Yield ``n`` losses of every kind, with and without the application, interleaved.
 
-    So whatever else the machine does in the meantime does it to all of them.
+    So whatever else the machine does in the meantime does it to all of them. Uplinks take turns
+    from each loss to the next.
     """
-    controls = list(Control)
+    controls, kinds = list(Control), list(enumerate(Kind))
     for uplink, direction, family in variations(n):
         for control in controls:
-            for kind in Kind:
-                yield Case(kind, control, uplink, direction, family)
+            for number, kind in kinds:
+                yield Case(kind, control, uplink ^ (number & 1), direction, family)
         controls.reverse()  # the application is stopped or started once in a round, not twice
+        kinds.reverse()
 
 
 def losses_beside(n: int, live: int) -> Iterator[Case]:

@@ -3,6 +3,8 @@
 from collections import Counter
 from itertools import pairwise
 
+import pytest
+
 from fedsdn.bench.cases import Control, Kind, losses, losses_beside, variations
 from fedsdn.bench.flaps import random_flaps
 
@@ -27,6 +29,18 @@ def test_classes_take_turns_and_the_application_is_rarely_stopped() -> None:
     assert changes == 4
     first = cases[: len(Kind)]
     assert [case.kind for case in first] == list(Kind)
+
+
+def test_no_uplink_is_lost_twice_in_a_row() -> None:
+    for cases in (list(losses(9)), list(losses_beside(9, 1))):
+        assert all(a.uplink != b.uplink for a, b in pairwise(cases))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_class_has_every_uplink_direction_and_family(kind: Kind) -> None:
+    for control in Control:
+        of_class = [c for c in losses(8) if (c.kind, c.control) == (kind, control)]
+        assert len({(c.uplink, c.direction, c.family) for c in of_class}) == 8
 
 
 def test_losses_beside_live_connections() -> None:
