@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -56,15 +57,15 @@ def run(
         report(f"opening {effort.live} connections")
         with live_connections(rig, effort.live) as live:
             _losses(rig, losses_beside(effort.losses, effort.live), results, report)
-            results.broken += [f"one of {effort.live} idle: {e}" for e in live.finish()]
+            results.broken += _counted(f"of {effort.live} idle connections", live.finish())
     if Part.DELETION in wanted:
         report(f"deleting an endpoint with {effort.deletion} connections")
         results.deletion = deletion.measure(rig, effort.deletion, 0)
-        results.broken += [f"endpoint deleted: {e}" for e in results.deletion.errors]
+        results.broken += _counted("endpoint deleted", results.deletion.errors)
     if Part.FLAPS in wanted:
         report(f"flapping {effort.flaps} times, seed {seed}")
         results.flaps = flaps.measure(rig, seed, effort.flaps, effort.flaps_live)
-        results.broken += [f"flaps: {e}" for e in results.flaps.errors]
+        results.broken += _counted("flaps", results.flaps.errors)
         if results.flaps.settled_ms is None:
             results.broken.append(f"after the flaps: {results.flaps.endpoints}")
 
@@ -77,6 +78,10 @@ def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -
         report(f"{_name(case)}: silent for {found.silence_ms:.0f} ms, used again after {back}")
         if found.error:
             results.broken.append(f"{_name(case)}: {found.error}")
+
+
+def _counted(what: str, errors: Iterable[str]) -> list[str]:
+    return [f"{what}: {n} × {error}" for error, n in Counter(errors).items()]
 
 
 def _name(case: Case) -> str:
