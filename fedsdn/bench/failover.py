@@ -81,7 +81,7 @@ def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -
 
 
 def _counted(what: str, errors: Iterable[str]) -> list[str]:
-    return [f"{what}: {n} × {error}" for error, n in Counter(errors).items()]
+    return [f"{what}: {error} ({n} times)" for error, n in Counter(errors).items()]
 
 
 def _name(case: Case) -> str:
