@@ -14,6 +14,7 @@ from fedsdn.pipeline.declarations import (
     SOCKSIFIER_PORT,
     wan_port,
 )
+from fedsdn.uplinks.status import STATUS_FILE, parse_status
 
 
 def namespace(view: SiteView) -> str:
@@ -54,11 +55,16 @@ def mptcp(view: SiteView) -> str:
 
 
 def endpoints(view: SiteView) -> str:
-    """Compare the path manager's endpoints with the uplinks."""
+    """Compare the path manager's endpoints with the uplinks that live."""
     listed = view.proxy.output("ip", "-json", "mptcp", "endpoint", "show")
     endpoints = json.loads(listed) if listed.strip() else []
     present = {e["address"] for e in endpoints if not e.get("implicit")}
-    wanted = {str(uplink.address.ip) for uplink in view.site.uplinks}
+    told = view.shell.run("cat", str(STATUS_FILE)).stdout
+    status = parse_status(told)
+    dead = frozenset() if status is None else status.dead
+    addresses = {uplink.name: str(uplink.address.ip) for uplink in view.site.uplinks}
+    present -= {addresses[name] for name in dead}
+    wanted = {address for name, address in addresses.items() if name not in dead}
     if present != wanted:
         raise CheckFailedError(
             f"endpoints {_sorted(present)}, uplinks {_sorted(wanted)}", view.set_up

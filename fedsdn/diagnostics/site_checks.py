@@ -133,7 +133,7 @@ def _proxy_checks(view: SiteView) -> list[Check]:
         ),
         check(
             Ground.ENDPOINTS,
-            "every uplink is an MPTCP endpoint, and nothing else is",
+            "every uplink that lives is an MPTCP endpoint, and nothing else is",
             proxy_checks.endpoints,
             Ground.MPTCP,
         ),

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedsdn import namespace
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Site
 from fedsdn.site import checks, firewall, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.nft import TABLE
 from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoints
+from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of
+from fedsdn.uplinks.status import read_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def compare(federation: Federation, site_name: str, openflow_port: int) -> list[
     bridge = site.provider_network.bridge
     facts = there.facts(bridge) if bridge in there.bridges else None
     plan = site_plan(federation, site, openflow_port, facts)
-    return [*_record(plan), *_bridge(plan, there), *_namespace(plan)]
+    return [*_record(plan), *_bridge(plan, there), *_namespace(plan, site)]
 
 
 def _record(plan: SitePlan) -> Iterator[Item]:
@@ -68,7 +69,7 @@ def _bridge(plan: SitePlan, there: Database) -> Iterator[Item]:
     yield Item(f"controller of {plan.bridge}", text, wanted=True, there=text in targets)
 
 
-def _namespace(plan: SitePlan) -> Iterator[Item]:
+def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:
     if not namespace.exists(plan.namespace):
         return
     with Network(plan.namespace) as network:
@@ -77,7 +78,9 @@ def _namespace(plan: SitePlan) -> Iterator[Item]:
         yield from _both("route", plan.routes, network.routes())
         yield from _both("rule", plan.rules, network.rules())
     with Endpoints(plan.namespace) as endpoints:
-        yield from _both("MPTCP endpoint", plan.endpoints, endpoints.read())
+        dead = _dead_endpoints(site)
+        wanted = (endpoint for endpoint in plan.endpoints if endpoint not in dead)
+        yield from _both("MPTCP endpoint", wanted, endpoints.read().keys() - dead)
         limits = endpoints.read_limits()
     text = str(plan.limits)
     yield Item("MPTCP limits", text, True, limits == plan.limits, found=str(limits))
@@ -86,6 +89,13 @@ def _namespace(plan: SitePlan) -> Iterator[Item]:
     yield Item("packet filter", f"table {TABLE}", True, same, found=found)
     for setting in (*plan.sysctls, *plan.port_sysctls):
         yield _sysctl(plan, setting)
+
+
+def _dead_endpoints(site: Site) -> frozenset[Endpoint]:
+    """Return the endpoints of uplinks that the application has found dead."""
+    status = read_status()
+    dead = frozenset() if status is None else status.dead
+    return frozenset(endpoint_of(uplink) for uplink in site.uplinks if uplink.name in dead)
 
 
 def _sysctl(plan: SitePlan, setting: Sysctl) -> Item:

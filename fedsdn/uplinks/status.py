@@ -81,6 +81,12 @@ class SiteStatus:
     uplinks: tuple[UplinkStatus, ...]
     paths: tuple[PathStatus, ...]
 
+    @property
+    def dead(self) -> frozenset[str]:
+        """Uplinks without a path that lives; they need no endpoint, and mostly have none."""
+        alive = {path.uplink for path in self.paths if path.state is not PathState.DOWN}
+        return frozenset(path.uplink for path in self.paths) - alive
+
 
 def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
     """Put a status in place of the last one, whole or not at all.
@@ -98,10 +104,17 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
 def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
     """Read the status; None if there is none, or only one of an application that has ended."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return parse_status(path.read_text())
+    except OSError:
         return None
-    status = _status(found)
+
+
+def parse_status(text: str) -> SiteStatus | None:
+    """Read the text of a status file, as ``read_status``."""
+    try:
+        status = _status(json.loads(text))
+    except ValueError:
+        return None
     return status if abs(time.time() - status.written) < STALE_SECONDS else None
 
 

@@ -170,11 +170,11 @@ def test_a_connection_goes_on_without_an_ended_subflow(
         wait_until(busy, LIMIT_SECONDS, lambda: "nothing moves")
         assert at_a.end(*DECOYS, doomed) == 1
         assert not any(one.done() for one in moves), "it was to be ended in mid-transfer"
-        for one in moves:
-            one.result()
         (left,) = [pair_of(one) for one in at_a.read() if one["token"] == token]
         assert {left} == PAIRS - {doomed}
         assert at_a.end(doomed) == 0
+        for one in moves:
+            one.result()
         move(client, server, 4)
         assert "packets 0" in near.run("nft list table inet test")
         assert "packets 0" in far.run("nft list table inet test")

@@ -191,7 +191,6 @@ def _link(host: Host) -> str:
 @pytest.mark.parametrize(
     ("trouble", "check", "found"),
     [
-        ("ip mptcp endpoint flush", Ground.ENDPOINTS, "endpoints none, uplinks 192.0.2.1"),
         ("ip address del 192.0.2.1/24 dev wan-up1", Ground.ADDRESSES, "192.0.2.1 on wan-up1"),
         ("ip link set wan-up2 down", Ground.ADDRESSES, "2001:db8:2::1 on wan-up2"),
         ("sysctl -q net.mptcp.enabled=0", Ground.MPTCP, "net.mptcp.enabled is 0"),
@@ -207,6 +206,18 @@ def test_what_breaks_in_the_namespace_fails_its_check_and_the_fix_mends_it(
     assert found in failure.found
     mend(failure.fix)
     all_well(view)
+
+
+def test_endpoints_that_are_gone_fail_their_check_and_the_fix_mends_it(
+    view: SiteView, host: Host
+) -> None:
+    """The application is halted, or it would put them back at once."""
+    with process(host, "osken-manager", "STOP"):
+        view.proxy.output("ip", "mptcp", "endpoint", "flush")
+        failure = the_only_failure(view, Ground.ENDPOINTS)
+        assert "endpoints none, uplinks 192.0.2.1" in failure.found
+        mend(failure.fix)
+        all_well(view)
 
 
 @pytest.mark.parametrize("port", ["server", "up1"])
@@ -243,9 +254,10 @@ def test_a_failure_is_exit_status_1_and_in_every_report(
     lab: Lab, view: SiteView, tmp_path: Path
 ) -> None:
     junit = tmp_path / "verify.xml"
-    view.proxy.output("ip", "mptcp", "endpoint", "flush")
-    done = on_site_a(lab, "--json", "--junit", str(junit))
-    mend(view.set_up)
+    with process(lab.host("a"), "osken-manager", "STOP"):
+        view.proxy.output("ip", "mptcp", "endpoint", "flush")
+        done = on_site_a(lab, "--json", "--junit", str(junit))
+        mend(view.set_up)
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert report["totals"]["failed"] == 1
