@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+import time
+from collections import deque
 from contextlib import suppress
 
 _ADJUST_BYTES = 1 << 19
@@ -22,6 +24,10 @@ _GROWING = 2.0
 there must be enough to fill the next ones."""
 
 _GROWTH = 1.05
+
+_DIP_SECONDS = 0.5
+"""Windows that are smaller for a shorter time are no reason: BBR shrinks one to four segments for
+200 ms, every ten seconds, to measure the round-trip time."""
 
 _LEAST_BYTES = 1 << 18
 _SO_SNDBUFFORCE = 32
@@ -47,7 +53,7 @@ class SendQueue:
         """Leave it to the kernel until much is sent."""
         self._sock = sock
         self._sent = 0
-        self._windows = 0
+        self._recent: deque[tuple[float, int]] = deque()
 
     def sent(self, amount: int) -> None:
         """Note that so many bytes were given to the socket."""
@@ -63,12 +69,20 @@ class SendQueue:
             # then (RFC 8684, section 3.3.1 reckons the receive buffer in the same way).
             longest = max(rtt for _, rtt in paths)
             windows = round(sum(window * longest / rtt for window, rtt in paths))
-            growing = windows > _GROWTH * self._windows
-            self._windows = windows
-            size = max(_LEAST_BYTES, round(windows * (_GROWING if growing else _SETTLED)))
+            before = self._largest()
+            self._recent.append((time.monotonic(), windows))
+            factor = _GROWING if windows > _GROWTH * before else _SETTLED
+            size = max(_LEAST_BYTES, round(max(windows, before) * factor))
             with suppress(OSError):
                 # The kernel takes it twice, to make room for its own overhead (socket(7)).
                 self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size // 2)
+
+    def _largest(self) -> int:
+        """Return the largest windows of the last moments."""
+        oldest = time.monotonic() - _DIP_SECONDS
+        while self._recent and self._recent[0][0] < oldest:
+            self._recent.popleft()
+        return max((windows for _, windows in self._recent), default=0)
 
 
 def _paths(sock: socket.socket) -> list[tuple[int, int]]:
