@@ -1,9 +1,11 @@
 """Keeps what waits to be sent to a peer short, so that a lost uplink is a short silence.
 
-What was under way on a subflow that dies is sent again behind what already waits on the others. The
-kernel lets several times what a path holds wait there (net/ipv4/tcp_input.c, ``tcp_sndbuf_expand``:
-up to three congestion windows, reckoned generously): half a second at full speed. A send buffer
-no larger than the windows themselves keeps every path as full.
+What was under way on a subflow that dies is sent again behind what already waits on the others, and
+behind what else is not acknowledged yet (net/mptcp/protocol.c, ``__mptcp_retransmit_pending_data``:
+all of it is sent again, in order). The kernel lets several times what a path holds wait there
+(net/ipv4/tcp_input.c, ``tcp_sndbuf_expand``: up to three congestion windows, reckoned generously):
+half a second at full speed. A send buffer a little larger than what the paths hold without a queue
+keeps them as full.
 """
 
 from __future__ import annotations
@@ -18,10 +20,16 @@ from contextlib import suppress
 _ADJUST_BYTES = 1 << 19
 """The buffer is adjusted whenever so many bytes have been sent."""
 
+_PROBING = 1.25
+_DELAY_MICROSECONDS = 10000.0
+"""A path is filled by its bandwidth-delay product, a quarter more to find out whether there is more
+bandwidth, and what is sent while acknowledgements or this process are late. BBR lets twice the
+product be under way, of which half only waits before the wire."""
+
 _SETTLED = 1.0
 _GROWING = 2.0
-"""Size of the send buffer, in congestion windows of all subflows together: while these still grow,
-there must be enough to fill the next ones."""
+"""Size of the send buffer, in what the paths hold: while this still grows, there must be enough to
+find out how much more it can be."""
 
 _GROWTH = 1.05
 
@@ -37,10 +45,12 @@ _SOL_MPTCP = 284
 _MPTCP_TCPINFO = 2
 _MOST_SUBFLOWS = 9
 _HEADER = struct.Struct("=IIII")
-_TCP_INFO_BYTES = 84
+_TCP_INFO_BYTES = 152
 _SND_MSS = struct.Struct("=16xI")
-_RTT = struct.Struct("=68xI")
 _SND_CWND = struct.Struct("=80xI")
+_PACING_RATE = struct.Struct("=104xQ")
+_MIN_RTT = struct.Struct("=148xI")
+_UNKNOWN_RTT = 0xFFFFFFFF
 """``struct mptcp_subflow_data`` and fields of ``struct tcp_info`` (linux/mptcp.h, tcp.h)."""
 
 _libc = ctypes.CDLL(None)
@@ -67,26 +77,26 @@ class SendQueue:
         if paths:
             # What the slowest path carries is acknowledged last, and the others must go on until
             # then (RFC 8684, section 3.3.1 reckons the receive buffer in the same way).
-            longest = max(rtt for _, rtt in paths)
-            windows = round(sum(window * longest / rtt for window, rtt in paths))
+            longest = max(span for _, span in paths)
+            held = round(sum(held * longest / span for held, span in paths))
             before = self._largest()
-            self._recent.append((time.monotonic(), windows))
-            factor = _GROWING if windows > _GROWTH * before else _SETTLED
-            size = max(_LEAST_BYTES, round(max(windows, before) * factor))
+            self._recent.append((time.monotonic(), held))
+            factor = _GROWING if held > _GROWTH * before else _SETTLED
+            size = max(_LEAST_BYTES, round(max(held, before) * factor))
             with suppress(OSError):
                 # The kernel takes it twice, to make room for its own overhead (socket(7)).
                 self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size // 2)
 
     def _largest(self) -> int:
-        """Return the largest windows of the last moments."""
+        """Return the most that the paths held in the last moments."""
         oldest = time.monotonic() - _DIP_SECONDS
         while self._recent and self._recent[0][0] < oldest:
             self._recent.popleft()
-        return max((windows for _, windows in self._recent), default=0)
+        return max((held for _, held in self._recent), default=0)
 
 
-def _paths(sock: socket.socket) -> list[tuple[int, int]]:
-    """Congestion window in bytes and round-trip time in µs of an MPTCP connection's subflows.
+def _paths(sock: socket.socket) -> list[tuple[float, float]]:
+    """Bytes that each path should hold, and for what time in µs that is, for each subflow.
 
     None if it is plain TCP.
     """
@@ -100,7 +110,8 @@ def _paths(sock: socket.socket) -> list[tuple[int, int]]:
     for index in range(min(count, _MOST_SUBFLOWS)):
         info = buffer.raw[_HEADER.size + index * _TCP_INFO_BYTES :]
         (mss,), (cwnd,) = _SND_MSS.unpack_from(info), _SND_CWND.unpack_from(info)
-        (rtt,) = _RTT.unpack_from(info)
-        if rtt:
-            found.append((mss * cwnd, rtt))
+        (rate,), (rtt,) = _PACING_RATE.unpack_from(info), _MIN_RTT.unpack_from(info)
+        if rtt != _UNKNOWN_RTT:
+            span = _PROBING * rtt + _DELAY_MICROSECONDS
+            found.append((min(mss * cwnd, rate * span / 1e6), span))
     return found

@@ -41,7 +41,7 @@ def test_it_is_left_to_the_kernel_until_much_is_sent() -> None:
         assert buffer_of(client) == before
 
 
-def test_it_is_as_large_as_the_windows_and_twice_that_while_these_grow() -> None:
+def test_it_is_as_large_as_what_the_paths_hold_and_twice_that_while_it_grows() -> None:
     """A window of loopback's ten segments is more than the least buffer."""
     with connection(IPPROTO_MPTCP) as (client, _):
         queue = SendQueue(client)
