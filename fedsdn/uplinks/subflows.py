@@ -11,10 +11,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+from operator import itemgetter
 
 from pyroute2.netlink import (
     NETLINK_SOCK_DIAG,
@@ -99,6 +100,7 @@ _RETRANSMITTED = _INFO_FIELDS.index("tcpi_bytes_retrans")
 _RECEIVED = _INFO_FIELDS.index("tcpi_bytes_received")
 _UNSENT = _INFO_FIELDS.index("tcpi_notsent_bytes")
 _RTT = _INFO_FIELDS.index("tcpi_rtt")
+_UNACKNOWLEDGED = _INFO_FIELDS.index("tcpi_unacked")
 _WINDOW = _INFO_FIELDS.index("tcpi_snd_cwnd")
 
 
@@ -181,13 +183,14 @@ class Subflows:
                 found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
         return found
 
-    def end(self, pairs: Collection[tuple[Address, Address]]) -> int:
-        """End all subflows from a local to a remote address of ``pairs``; return how many.
+    def end(self, pairs: Collection[tuple[Address, Address]], tokens: Container[int]) -> int:
+        """End the subflows of some connections from a local to a remote address of ``pairs``.
 
-        Their connections go on over their other subflows, which send again what was under way. The
-        peer is sent a reset for each, and keeps those whose reset is lost; it should end them too.
-        What is plain TCP is left alone. The kernel opens no new subflow in place of an ended one
-        before the endpoint is deleted and added.
+        Those that have something under way come first. The connections, named by their ``tokens``,
+        go on over their other subflows, which send it again. The peer is sent a reset for each, and
+        keeps those whose reset is lost; it should end them too. What is plain TCP is left alone.
+        The kernel opens no new subflow in place of an ended one before the endpoint is deleted and
+        added. Returns how many there were.
 
         Raises:
             FedsdnError: the kernel refuses.
@@ -198,8 +201,13 @@ class Subflows:
         for start in range(0, len(every), _PAIRS_AT_ONCE):
             filter_ = _filter(every[start : start + _PAIRS_AT_ONCE])
             found = self._kernel.dump(SS_CONN, filter_)
-            doomed = [name for name, state, attributes in found if _may_end(state, attributes)]
-            ended += self._kernel.destroy(doomed)
+            doomed = [
+                (not _under_way(attributes), name)
+                for name, state, attributes in found
+                if _may_end(state, attributes, tokens)
+            ]
+            doomed.sort(key=itemgetter(0))
+            ended += self._kernel.destroy([name for _, name in doomed])
         return ended
 
     def _subflow(
@@ -254,12 +262,18 @@ def _kind(mptcp: _Attributes | None) -> SubflowKind:
     return SubflowKind.FIRST if flags & _CAPABLE else SubflowKind.FALLBACK
 
 
-def _may_end(state: int, attributes: _Attributes) -> bool:
-    """Whether a socket is a subflow, be it one that waits for the peer's answer."""
+def _may_end(state: int, attributes: _Attributes, tokens: Container[int]) -> bool:
+    """Whether a socket is a subflow of one of the connections, be it one that is being opened."""
     mptcp = _mptcp(attributes)
-    if mptcp is None:
+    if mptcp is None or _UNSIGNED.unpack(mptcp[_TOKEN])[0] not in tokens:
         return False
     return state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK
+
+
+def _under_way(attributes: _Attributes) -> bool:
+    """Whether a socket has sent what is not acknowledged yet."""
+    unacknowledged: int = _INFO.unpack_from(attributes[_DIAG_INFO])[_UNACKNOWLEDGED]
+    return unacknowledged > 0
 
 
 def _filter(pairs: Iterable[tuple[Address, Address]]) -> bytes:

@@ -50,7 +50,8 @@ with Subflows("fedsdn") as subflows:
         if method == "read":
             answer = [asdict(one) for one in subflows.read()]
         else:
-            answer = subflows.end([tuple(map(ip_address, pair)) for pair in pairs])
+            tokens = range(1 << 32) if method == "end" else ()
+            answer = subflows.end([tuple(map(ip_address, pair)) for pair in pairs], tokens)
         print(json.dumps(answer, default=str), flush=True)
 """
 
@@ -73,6 +74,9 @@ class SubflowsOf:
 
     def end(self, *pairs: tuple[str, str]) -> int:
         return int(self._call("end", *pairs))
+
+    def end_of_no_connection(self, *pairs: tuple[str, str]) -> int:
+        return int(self._call("end of no connection", *pairs))
 
     def tokens(self) -> set[int]:
         return {one["token"] for one in self.read()}
@@ -168,6 +172,7 @@ def test_a_connection_goes_on_without_an_ended_subflow(
             return all(min(one["bytes_sent"], one["bytes_received"]) > BYTES / 50 for one in found)
 
         wait_until(busy, LIMIT_SECONDS, lambda: "nothing moves")
+        assert at_a.end_of_no_connection(doomed) == 0
         assert at_a.end(*DECOYS, doomed) == 1
         assert not any(one.done() for one in moves), "it was to be ended in mid-transfer"
         (left,) = [pair_of(one) for one in at_a.read() if one["token"] == token]
