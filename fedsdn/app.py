@@ -17,13 +17,16 @@ from os_ken.controller.handler import MAIN_DISPATCHER, set_ev_cls
 from os_ken.ofproto import ofproto_v1_3
 
 from fedsdn import namespace
+from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.local import settings_from
 from fedsdn.config.model import Uplink
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.openflow.reconciler import Reconciler
+from fedsdn.openflow.restorer import Restorer
 from fedsdn.openflow.session import Port
 from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.pipeline.restore import Restoration, restoring_rows
 from fedsdn.pipeline.rows import Row
 from fedsdn.uplinks.monitor import UplinkMonitor
 from fedsdn.uplinks.sockets import open_socket
@@ -58,8 +61,14 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         self._reload.set()
         bridge = self._federation.current.site(self._site).provider_network.bridge
         self._reconciler = Reconciler(bridge, self._wanted, self._ports_seen)
+        self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_rows)
+        self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restorer.restore)
         self._uplinks = UplinkMonitor(
-            self._federation.current, settings.site, PROXY_NAMESPACE, _open_socket
+            self._federation.current,
+            settings.site,
+            PROXY_NAMESPACE,
+            _open_socket,
+            self._channel.tell_status,
         )
         signal.signal(signal.SIGHUP, self._hangup)
 
@@ -67,6 +76,8 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         """Start the threads (called by os-ken)."""
         super().start()
         self._reconciler.start()
+        self._restorer.start()
+        self._channel.start()
         self._uplinks.start()
 
     def close(self) -> None:
@@ -84,7 +95,13 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         if not changed and not asked:
             return None
         self._uplinks.set_federation(self._federation.current)
+        if changed:
+            self._channel.tell_reload()
         return pipeline_rows(self._federation.current, self._site)
+
+    def _restoring_rows(self, wanted: Restoration) -> tuple[Row, ...]:
+        federation = self._federation.current
+        return restoring_rows(federation, federation.site(self._site), wanted)
 
     @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER])  # type: ignore[untyped-decorator]
     def connected(self, event: Any) -> None:

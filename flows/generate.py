@@ -1,7 +1,7 @@
 """Write flows/ anew from running labs: ``make flows``.
 
 Brings every topology of topo/ up, takes each site's rows as ovs-ofctl prints them, and fills
-PIPELINE.md with those of the first site of two-site.
+PIPELINE.md with those of the sites called a.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from fedsdn.lab.lab import Lab
 FLOWS = Path(__file__).parent
 TOPOLOGIES = FLOWS.parent / "topo"
 DOCUMENT = FLOWS / "PIPELINE.md"
-DOCUMENT_DUMP = FLOWS / "two-site" / "a.flows"
 
 _DUMP = ("ovs-ofctl", "-O", "OpenFlow13", "--names", "--no-stats", "dump-flows")
 
@@ -37,9 +36,10 @@ def dumps(lab: Lab, topology: Path) -> dict[Path, str]:
     return found
 
 
-def document(dump: str) -> str:
-    """Fill PIPELINE.md with the rows of a dump."""
-    return filled(DOCUMENT.read_text(), dump.splitlines())
+def document() -> str:
+    """Fill PIPELINE.md with the rows of the reference dumps."""
+    rows = {dump.parent.name: dump.read_text().splitlines() for dump in FLOWS.glob("*/a.flows")}
+    return filled(DOCUMENT.read_text(), rows)
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
             print(path.relative_to(FLOWS.parent))
-    DOCUMENT.write_text(document(DOCUMENT_DUMP.read_text()))
+    DOCUMENT.write_text(document())
 
 
 if __name__ == "__main__":

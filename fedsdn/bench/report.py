@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from fedsdn.bench.restore import RestoreResults
 from fedsdn.bench.results import Judged, Results, returns, silences
 
 Rows = Sequence[Sequence[str]]
 _MET = {True: "✓", False: "✗", None: ""}
+_RESTORERS = {"transparent": "the proxy (transparent)", "nat": "the bridge (nat)"}
 _CLASS = ("with", "loss", "idle")
 _FIGURES = ("n", "median", "p99", "worst")
 
@@ -76,6 +78,22 @@ def _ms(value: float | None) -> str:
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
-def as_json(results: Results) -> str:
+def restore_table(results: RestoreResults) -> tuple[str, Sequence[str], Rows]:
+    """Return title, headings and rows of what restoring sources costs."""
+    return (
+        "Connections from one VM to another, seen there with the client's address and port",
+        ("restored by", "asked", "right", "per s", "one by one: median, ms", "p99", "worst"),
+        [
+            (
+                *(_RESTORERS[one.how], str(one.asked), str(one.right)),
+                f"{one.rate.median:.0f}",
+                *(_ms(one.set_up_ms.median), _ms(one.set_up_ms.p99), _ms(one.set_up_ms.worst)),
+            )
+            for one in results.figures()
+        ],
+    )
+
+
+def as_json(results: Results | RestoreResults) -> str:
     """Return every single measurement as one JSON object."""
     return json.dumps(asdict(results), indent=2)

@@ -15,13 +15,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fedsdn.bench.failover import FULL, QUICK, Part, run
-from fedsdn.bench.report import as_json, tables
+from fedsdn.bench import failover as failover_bench
+from fedsdn.bench import restore as restore_bench
+from fedsdn.bench.failover import Part
+from fedsdn.bench.report import as_json, restore_table, tables
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.verify import lab_views
 from fedsdn.lab import build
+from fedsdn.lab.lab import Lab
 
 app = typer.Typer(help="Measure, in a lab made for it.")
 
@@ -52,15 +55,15 @@ def failover(
     Exit status 1 if a connection broke, bytes were lost or endpoints were wrong in the end;
     figures beyond their bounds are marked in the tables.
     """
-    effort = QUICK if quick else FULL
+    effort = failover_bench.QUICK if quick else failover_bench.FULL
     if losses is not None:
         effort = replace(effort, losses=losses)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = Results()
     try:
-        with _rig(topology, console) as rig:
-            run(
-                *(rig, effort, part or list(Part)),
+        with _lab(topology, console) as lab:
+            failover_bench.run(
+                *(Rig(lab, lab_views(lab)), effort, part or list(Part)),
                 secrets.randbelow(1_000_000) if seed is None else seed,
                 results,
                 lambda line: console.print(f"  {line}"),
@@ -81,14 +84,43 @@ def _show(results: Results, console: Console, *, json_output: bool) -> None:
         console.print(f"[bold red]broken:[/] {escape(line)}")
 
 
+@app.command()
+def restore(
+    *,
+    topology: Annotated[Path, typer.Option(help="The lab to build.")] = Path("topo/two-site.yaml"),
+    quick: Annotated[bool, typer.Option("--quick", help="A few hundred connections only.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Open connections whose sources the proxy restores, and the bridge, turn about.
+
+    Exit status 1 if one failed, or was seen as somebody else.
+    """
+    effort = restore_bench.QUICK if quick else restore_bench.FULL
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with _lab(topology, console) as lab:
+        results = restore_bench.run(
+            lab, lab_views(lab), effort, lambda line: console.print(f"  {line}")
+        )
+    if json_output:
+        print(as_json(results))
+    else:
+        print_table(*restore_table(results))
+    for line in results.broken:
+        console.print(f"[bold red]broken:[/] {escape(line)}")
+    if results.broken:
+        raise typer.Exit(1)
+
+
 @contextmanager
-def _rig(topology: Path, console: Console) -> Iterator[Rig]:
+def _lab(topology: Path, console: Console) -> Iterator[Lab]:
     """Have a lab of our own while the block runs, and remove it also when we are told to end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     name = f"bench-{os.getpid()}"
     console.print(f"[bold]lab {name}[/]")
     lab = build.up(topology, name, report=lambda line: console.print(f"  {line}"))
     try:
-        yield Rig(lab, lab_views(lab))
+        yield lab
     finally:
         build.down(name)

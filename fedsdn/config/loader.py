@@ -87,6 +87,7 @@ def _site(name: str, document: Document) -> Site:
             _uplink(uplink_name, uplink)
             for uplink_name, uplink in document.section("uplinks").items()
         ),
+        source_restore=document.value.get("source_restore", "transparent"),
     )
 
 
@@ -207,6 +208,7 @@ def _site_document(site: Site) -> dict[str, Any]:
             for prefix in site.prefixes
         ],
         "uplinks": {uplink.name: _uplink_document(uplink) for uplink in site.uplinks},
+        "source_restore": site.source_restore,
     }
 
 

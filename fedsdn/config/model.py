@@ -25,6 +25,9 @@ Family = Literal[4, 6]
 
 TableMiss = Literal["normal", "none"]
 
+SourceRestore = Literal["transparent", "nat"]
+"""Who gives a connection from a peer's VM its client's address back: the proxy, or the bridge."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
@@ -94,12 +97,16 @@ class ProviderNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One private cloud of the federation."""
+    """One private cloud of the federation.
+
+    ``source_restore`` is for connections to this site's VMs.
+    """
 
     name: str
     provider_network: ProviderNetwork
     prefixes: tuple[Prefix, ...]
     uplinks: tuple[Uplink, ...]
+    source_restore: SourceRestore = "transparent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,20 @@
-"""``flows/PIPELINE.md`` filled with the rows of a dump.
+"""``flows/PIPELINE.md`` filled with the rows of dumps.
 
-The prose is written by hand. Behind each ``<!-- rows: TABLE -->`` stands a fenced block that is
+The prose is written by hand. Behind each ``<!-- rows: TABLE TOPOLOGY -->`` stands a block that is
 generated.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ovs.flow.ofp import OFPFlow
 
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import Table
 
-_BLOCK = re.compile(r"(<!-- rows: (\w+) -->\n```\n).*?(```\n)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- rows: (\w+) ([\w-]+) -->\n```\n).*?(```\n)", re.DOTALL)
 _NOT_SHOWN = re.compile(r"cookie=0x[0-9a-f]+, |send_flow_rem ")
 
 
@@ -35,18 +35,22 @@ def own_rows(dump: Iterable[str]) -> list[str]:
     return [text for _table, _priority, text in sorted(rows)]
 
 
-def filled(document: str, rows: Iterable[str]) -> str:
-    """Put the ``rows`` of a dump into the blocks of ``document``.
+def filled(document: str, dumps: Mapping[str, Sequence[str]]) -> str:
+    """Put the rows of ``dumps``, by their topology, into the blocks of ``document``.
 
     Raises:
-        ValueError: a table has no block.
+        ValueError: a table has no block, or a block's topology has no dump.
 
     """
-    blocks = {table.name: "".join(_lines(table, rows)) for table in Table}
-    absent = blocks.keys() - {name for _head, name, _tail in _BLOCK.findall(document)}
+    blocks = [(Table[name], topology) for _, name, topology, _ in _BLOCK.findall(document)]
+    absent = [f"table {table.name}" for table in set(Table) - {table for table, _ in blocks}]
+    absent += [f"dump {topology}" for topology in {topology for _, topology in blocks} - {*dumps}]
     if absent:
-        raise ValueError(f"no block for {', '.join(sorted(absent))}")
-    return _BLOCK.sub(lambda block: block[1] + blocks[block[2]] + block[3], document)
+        raise ValueError(f"{', '.join(sorted(absent))}: a table without block, or a block without")
+    return _BLOCK.sub(
+        lambda block: block[1] + "".join(_lines(Table[block[2]], dumps[block[3]])) + block[4],
+        document,
+    )
 
 
 def _lines(table: Table, rows: Iterable[str]) -> Iterator[str]:

@@ -48,6 +48,8 @@ def difference(
         additions[_key(add)] = add
     deletions = []
     for stats in present:
+        if stats.hard_timeout:
+            continue  # made for one connection that is being opened; it goes by itself
         key = _key(stats)
         if key not in additions:
             deletions.append(_deletion(datapath, stats))

@@ -5,6 +5,7 @@ Conntrack, resubmit and TCP flags are Nicira extensions (ovs-actions(7), ovs-fie
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
@@ -13,7 +14,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE
+from fedsdn.pipeline.declarations import CT_ZONE, CtMark
 from fedsdn.pipeline.rows import (
     Action,
     AddressToSender,
@@ -24,12 +25,14 @@ from fedsdn.pipeline.rows import (
     Output,
     PopVlan,
     Protocol,
+    Restore,
     Resubmit,
     Row,
     SetDestinationMac,
     Tag,
     Track,
 )
+from fedsdn.socket_address import SocketAddress
 
 Ports = Mapping[str, int]
 """OpenFlow port numbers of a bridge by port name."""
@@ -57,6 +60,14 @@ _STATE_FIELDS: dict[ConnState, tuple[int, int]] = {
 _TCP_SYN, _TCP_ACK = 0x02, 0x10
 _CT_COMMIT, _CT_FORCE = 0x1, 0x2
 _NO_RECIRCULATION = 0xFF
+_NAT_SOURCE = 0x1
+_NICIRA = 0x2320
+_NXT_CT_FLUSH = 32
+_CT_ORIGINAL, _CT_ZONE_ID = 0, 2
+_TCP = 6
+_PROPERTY = struct.Struct("!HH")
+_PROPERTY_16 = struct.Struct("!HHH2x")
+_NX_HEADER_BYTES = 10
 _SAME_IN_PORT = 0xFFF8
 _MAC_BITS = 48
 
@@ -78,12 +89,39 @@ def flow_mod(datapath: Any, row: Row, ports: Ports, command: int) -> Any:
         table_id=row.table,
         priority=row.priority,
         command=command,
-        flags=ofproto.OFPFF_SEND_FLOW_REM,
+        # Of rows that are to go by themselves nobody needs to hear.
+        flags=0 if row.hard_timeout else ofproto.OFPFF_SEND_FLOW_REM,
+        hard_timeout=row.hard_timeout,
         out_port=ofproto.OFPP_ANY,
         out_group=ofproto.OFPG_ANY,
         match=parser.OFPMatch(**match_fields(row.match, ports)),
         instructions=instructions,
     )
+
+
+def forget(datapath: Any, source: SocketAddress, destination: SocketAddress) -> Any:
+    """Message that has conntrack forget a TCP connection of ours (``NXT_CT_FLUSH``, OVS 3.1).
+
+    What it still knows of one that has ended would stand in the way of a new one between the same
+    sockets: the userspace datapath then finds no room for the translation.
+    """
+    addresses = b"".join(
+        _PROPERTY.pack(kind, _PROPERTY.size + len(_mapped(of))) + _mapped(of) + bytes(4)
+        for kind, of in enumerate((source.address, destination.address))
+    )
+    ports = b"".join(
+        _PROPERTY_16.pack(kind, _PROPERTY_16.size, of.port)
+        for kind, of in enumerate((source, destination), start=2)
+    )
+    original = _PROPERTY.pack(_CT_ORIGINAL, 8 + len(addresses + ports)) + bytes(4)
+    zone = _PROPERTY_16.pack(_CT_ZONE_ID, _PROPERTY_16.size, CT_ZONE)
+    body = bytes([_TCP]).ljust(8, b"\0") + original + addresses + ports + zone
+    return parser.OFPExperimenter(datapath, _NICIRA, _NXT_CT_FLUSH, body)
+
+
+def _mapped(address: Address) -> bytes:
+    prefix = b"\xff\xff" if address.version == 4 else b""
+    return (prefix + address.packed).rjust(16, b"\0")
 
 
 def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
@@ -109,6 +147,8 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
     simple: dict[str, Any] = {
         f"{family}_src": _masked(match.source),
         f"{family}_dst": _masked(match.destination),
+        "tcp_src": match.source_port,
+        "tcp_dst": match.destination_port,
         "arp_spa": _text(match.arp_source),
         "arp_sha": match.arp_source_mac,
         "arp_tpa": _text(match.arp_target),
@@ -154,8 +194,34 @@ def _track(action: Track, _ports: Ports) -> Any:
         zone_ofs_nbits=CT_ZONE,
         recirc_table=action.table,
         alg=0,
-        actions=[],
+        actions=[parser.NXActionNAT(flags=0)] if action.nat else [],
     )
+
+
+def _restore(action: Restore, _ports: Ports) -> Any:
+    mark = parser.OFPActionSetField(ct_mark=int(CtMark.INBOUND))
+    return parser.NXActionCT(
+        flags=_CT_COMMIT,
+        zone_src="",
+        zone_ofs_nbits=CT_ZONE,
+        recirc_table=action.table,
+        alg=0,
+        actions=[_SourceNat(action.client), mark],
+    )
+
+
+class _SourceNat(parser.NXActionNAT):  # type: ignore[misc]
+    """Translation of the source to one address and port; os-ken forgets to pad it to 8 bytes."""
+
+    def __init__(self, source: SocketAddress) -> None:
+        family = f"range_ipv{source.address.version}_min"
+        super().__init__(
+            flags=_NAT_SOURCE, **{family: str(source.address)}, range_proto_min=source.port
+        )
+
+    def serialize_body(self) -> bytearray:
+        body: bytearray = super().serialize_body()
+        return body + bytes(-(_NX_HEADER_BYTES + len(body)) % 8)
 
 
 _ACTIONS: dict[type[Any], Callable[..., Any]] = {
@@ -169,4 +235,5 @@ _ACTIONS: dict[type[Any], Callable[..., Any]] = {
     PopVlan: lambda _action, _ports: parser.OFPActionPopVlan(),
     Commit: _commit,
     Track: _track,
+    Restore: _restore,
 }

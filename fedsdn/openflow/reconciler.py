@@ -74,6 +74,11 @@ class Reconciler(threading.Thread):
         self._ports = ports
         self._ports_seen(ports)
 
+    @property
+    def session(self) -> Session | None:
+        """The connection that our bridge has, as far as is known."""
+        return self._ours
+
     def wake(self) -> None:
         """Compare soon: something changed."""
         self._due.set()

@@ -117,6 +117,28 @@ class Session:
             raise
         self._control(ofproto.ONF_BCT_COMMIT_REQUEST)
 
+    def send(self, messages: Iterable[Any]) -> dict[int, SessionError]:
+        """Apply flow mods one by one; return which were refused, by their place in ``messages``.
+
+        When this returns, the bridge has dealt with all of them (OpenFlow 1.3.5, section 6.2,
+        barrier).
+
+        Raises:
+            SessionError: no answer.
+
+        """
+        sent = list(messages)
+        with self._expect(*sent) as answers:
+            for message in sent:
+                self._send(message)
+            self._ask(parser.OFPBarrierRequest(self.datapath))
+            places = {message.xid: place for place, message in enumerate(sent)}
+            refused = {}
+            while not answers.empty():
+                error = answers.get_nowait()
+                refused[places[error.xid]] = _refusal(error)
+            return refused
+
     def _fill(self, messages: Iterable[Any]) -> None:
         adds = [
             parser.ONFBundleAddMsg(self.datapath, self._bundle_id, _BUNDLE_FLAGS, message, [])

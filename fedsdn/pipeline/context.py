@@ -37,7 +37,12 @@ class Context:
         return tuple(uplink for peer in peers for uplink in peer.uplinks)
 
     def row(
-        self, table: Table, match: Match, *actions: Action, priority: int = ABOVE_DEFAULT
+        self,
+        table: Table,
+        match: Match,
+        *actions: Action,
+        priority: int = ABOVE_DEFAULT,
+        hard_timeout: int = 0,
     ) -> Row:
         """Make a row; its cookie names the line of the caller."""
         return Row(
@@ -46,6 +51,7 @@ class Context:
             match=match,
             actions=actions,
             cookie=cookie_here(self.site, self.feature, depth=2),
+            hard_timeout=hard_timeout,
         )
 
     def default(self, table: Table, *actions: Action) -> Row:

@@ -35,6 +35,10 @@ class Table(IntEnum):
     """Tracked answers from the socksifier, on their way to a VM."""
     SERVER = 130
     """Frames from the SOCKS server: connections that peers' VMs opened to ours."""
+    RESTORE = 132
+    """First segments from the SOCKS server's own address: each gets its client's address back."""
+    RESTORED = 133
+    """The same with the client's address: on to the VM, if it is the one that was asked for."""
     SERVER_STATE = 135
     """Tracked packets from the SOCKS server, on their way to a VM."""
     TO_SOCKSIFIER = 140
@@ -70,7 +74,12 @@ class Feature(IntEnum):
     TENANTS = 2
     PROXY_PORTS = 3
     TABLE_MISS = 4
+    RESTORE = 5
 
+
+RESTORE_SECONDS = 3
+"""How long the bridge keeps the rows that restore one connection's client address: enough for two
+first segments, sent a second apart (RFC 6298, section 2)."""
 
 COOKIE_OWNER = 0xFED5 << 48
 """Upper 16 bits of the cookie of every row of ours."""

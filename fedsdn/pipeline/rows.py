@@ -12,6 +12,7 @@ from enum import Enum
 
 from fedsdn.config.model import Address, Network
 from fedsdn.pipeline.declarations import CT_ZONE, CtMark, Table
+from fedsdn.socket_address import SocketAddress
 
 
 class Protocol(Enum):
@@ -66,8 +67,8 @@ class Tag(Enum):
 class Match:
     """What a row matches; a field that is None matches anything.
 
-    ``source`` and ``destination`` are of the IP header. ``opening`` is TCP with SYN and without
-    ACK: the first segment of a connection (RFC 9293, section 3.5).
+    ``source`` and ``destination`` are of the IP header, ports of the TCP header. ``opening`` is TCP
+    with SYN and without ACK: the first segment of a connection (RFC 9293, section 3.5).
     """
 
     protocol: Protocol | None = None
@@ -75,6 +76,8 @@ class Match:
     tag: Tag | None = None
     source: Address | Network | None = None
     destination: Address | Network | None = None
+    source_port: int | None = None
+    destination_port: int | None = None
     arp_source: Address | None = None
     arp_source_mac: str | None = None
     arp_target: Address | None = None
@@ -93,6 +96,8 @@ class Match:
         names = {
             "source": "ipv6_src" if v6 else "nw_src",
             "destination": "ipv6_dst" if v6 else "nw_dst",
+            "source_port": "tp_src",
+            "destination_port": "tp_dst",
             "arp_source": "arp_spa",
             "arp_source_mac": "arp_sha",
             "arp_target": "arp_tpa",
@@ -171,12 +176,17 @@ class PopVlan:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """Look the packet up in the federation's conntrack zone, and go on in ``table``."""
+    """Look the packet up in the federation's conntrack zone, and go on in ``table``.
+
+    With ``nat`` its addresses are translated as its connection was committed with, if it was.
+    """
 
     table: Table
+    nat: bool = False
 
     def __str__(self) -> str:
-        return f"ct(table={self.table.value},zone={CT_ZONE})"
+        nat = ",nat" if self.nat else ""
+        return f"ct(table={self.table.value},zone={CT_ZONE}{nat})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,18 +205,44 @@ class Commit:
         return f"ct(commit,{force}zone={CT_ZONE},exec(set_field:{int(self.mark):#x}->ct_mark))"
 
 
-Action = Output | Normal | Resubmit | SetDestinationMac | AddressToSender | PopVlan | Track | Commit
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Remember the connection as inbound, give it its client's address, and go on in ``table``."""
+
+    client: SocketAddress
+    table: Table
+
+    def __str__(self) -> str:
+        mark = f"exec(set_field:{int(CtMark.INBOUND):#x}->ct_mark)"
+        return f"ct(commit,table={self.table.value},zone={CT_ZONE},nat(src={self.client}),{mark})"
+
+
+Action = (
+    Output
+    | Normal
+    | Resubmit
+    | SetDestinationMac
+    | AddressToSender
+    | PopVlan
+    | Track
+    | Commit
+    | Restore
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a flow table. Without actions, what matches is dropped (and counted)."""
+    """One row of a flow table. Without actions, what matches is dropped (and counted).
+
+    With ``hard_timeout`` the bridge removes it after so many seconds.
+    """
 
     table: Table
     priority: int
     match: Match
     actions: tuple[Action, ...]
     cookie: int
+    hard_timeout: int = 0
 
     @property
     def ports(self) -> frozenset[str]:
@@ -217,6 +253,8 @@ class Row:
     def __str__(self) -> str:
         """Text as ``ovs-ofctl add-flow`` reads it."""
         head = f"cookie={self.cookie:#x},table={self.table.value},priority={self.priority}"
+        if self.hard_timeout:
+            head += f",hard_timeout={self.hard_timeout}"
         match = str(self.match)
         actions = ",".join(str(action) for action in self.actions) or "drop"
         return f"{head}{',' if match else ''}{match} actions={actions}"

@@ -53,10 +53,11 @@ def rows(context: Context) -> Iterator[Row]:
                 Resubmit(Table.TENANT),
                 priority=HookPriority.PREFIX,
             )
+    restored = context.site.source_restore == "nat"
     for prefix in context.site.prefixes:
         for protocol in (tcp(prefix.network), icmp(prefix.network)):
             own = Match(protocol=protocol, source=prefix.network)
-            yield context.row(Table.TENANT, own, Track(Table.TENANT_STATE))
+            yield context.row(Table.TENANT, own, Track(Table.TENANT_STATE, nat=restored))
     yield context.default(Table.TENANT, Normal())
     yield from _by_state(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)

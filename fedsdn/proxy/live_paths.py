@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 from fedsdn.config.model import Site, Uplink
-from fedsdn.uplinks.status import (
-    STALE_SECONDS,
-    STATUS_FILE,
-    PathState,
-    SiteStatus,
-    read_status,
-)
+from fedsdn.uplinks.status import STALE_SECONDS, PathState, SiteStatus
 
 _ORDER = (PathState.UP, PathState.UNKNOWN, PathState.DOWN)
 _UNKNOWN = (_ORDER.index(PathState.UNKNOWN), False)
@@ -24,13 +16,12 @@ _FAR = 2.0
 
 
 class LivePaths:
-    """Follows the application's status file; without one every path is as good."""
+    """Knows what the application said last; when that is old, every path is as good."""
 
-    def __init__(self, file: Path = STATUS_FILE) -> None:
-        """Follow ``file``, which need not be there yet."""
-        self._file = file
-        self._version = 0
-        self._written = 0.0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with nothing known. ``clock`` tells seconds."""
+        self._clock = clock
+        self._fresh_until = 0.0
         self._ranks: dict[tuple[str, str, str], tuple[int, bool]] = {}
 
     def live_first(
@@ -40,8 +31,7 @@ class LivePaths:
 
         A connection begins on the first; a much longer path would delay all that it begins with.
         """
-        self._refresh()
-        known = self._ranks if time.time() - self._written < STALE_SECONDS else {}
+        known = self._ranks if self._clock() < self._fresh_until else {}
 
         def rank(path: tuple[Uplink, Uplink]) -> tuple[int, bool]:
             own, other = path
@@ -49,20 +39,11 @@ class LivePaths:
 
         return sorted(paths, key=rank)
 
-    def _refresh(self) -> None:
-        try:
-            version = os.stat(self._file).st_mtime_ns
-        except OSError:
-            version = 0
-        if version != self._version:
-            self._version = version
-            self._take(read_status(self._file))
-
-    def _take(self, status: SiteStatus | None) -> None:
-        self._written = 0.0 if status is None else status.written
-        paths = () if status is None else status.paths
+    def take(self, status: SiteStatus) -> None:
+        """Go by a status from now on, until the next one."""
+        self._fresh_until = self._clock() + STALE_SECONDS
         nearest: dict[str, float] = {}
-        for path in paths:
+        for path in status.paths:
             if path.state is PathState.UP and path.rtt_ms is not None:
                 nearest[path.peer] = min(path.rtt_ms, nearest.get(path.peer, path.rtt_ms))
         self._ranks = {
@@ -70,5 +51,5 @@ class LivePaths:
                 _ORDER.index(path.state),
                 (path.rtt_ms or 0.0) > _FAR * nearest.get(path.peer, 0.0),
             )
-            for path in paths
+            for path in status.paths
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from fedsdn.channel.connection import Connection
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.queue import SendQueue
@@ -17,15 +18,18 @@ def peer_relay(
     poller: Poller,
     pipes: PipePool,
     statistics: WorkerStatistics,
+    connection: Connection,
 ) -> Relay:
-    """Prepare to relay between ``near``, a VM's socket, and ``far``, a peer's."""
+    """Prepare to relay a connection between ``near``, a VM's socket, and ``far``, a peer's."""
     queue = SendQueue(far)
 
     def sent(moved: int) -> None:
         statistics.add(Counter.BYTES_SENT, moved)
+        connection.sent += moved
         queue.sent(moved)
 
     def received(moved: int) -> None:
         statistics.add(Counter.BYTES_RECEIVED, moved)
+        connection.received += moved
 
     return Relay(near, far, poller, pipes, outward=sent, inward=received)

@@ -55,6 +55,17 @@ class Policy:
             return FOREIGN_DESTINATION
         return None
 
+    def own_address(self, destination: Address) -> Address:
+        """Return the proxy's address in the prefix of this site that holds ``destination``.
+
+        Raises:
+            StopIteration: no prefix does; ``admits`` would have said so.
+
+        """
+        return next(
+            prefix.proxy_address for prefix in self.site.prefixes if destination in prefix.network
+        )
+
     def peer_towards(self, destination: Address) -> Site | Refusal:
         """Return the peer in whose prefixes ``destination`` lies."""
         for peer in self.federation.peers(self.site.name):

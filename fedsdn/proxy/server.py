@@ -7,6 +7,8 @@ import logging
 import socket
 from contextlib import suppress
 
+from fedsdn.channel.connection import Direction
+from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
@@ -15,7 +17,7 @@ from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.poller import Poller
-from fedsdn.proxy.relay import Relay
+from fedsdn.proxy.restored import Restore, connect_restored
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.proxy.transparent import connect_as
@@ -33,10 +35,21 @@ class Server:
     """Carries connections that peers' VMs open."""
 
     def __init__(
-        self, policy: Policy, statistics: WorkerStatistics, poller: Poller, pipes: PipePool
+        self,
+        policy: Policy,
+        statistics: WorkerStatistics,
+        poller: Poller,
+        pipes: PipePool,
+        report: Report,
+        restore: Restore,
     ) -> None:
-        """Carry what ``policy`` allows; the policy may be replaced at any time."""
+        """Carry what ``policy`` allows; the policy may be replaced at any time.
+
+        ``restore`` has the bridge restore a client's address.
+        """
         self.policy = policy
+        self._report = report
+        self._restore = restore
         self._statistics = statistics
         self._poller = poller
         self._pipes = pipes
@@ -55,7 +68,7 @@ class Server:
                     self._statistics.fell_back(peer)
                 request = await self._read_request(far, peer)
                 if request is not None:
-                    await self._carry(far, request)
+                    await self._carry(far, request, peer)
             except OSError as error:
                 _LOG.debug("connection from %s: %s", address, error)
 
@@ -90,7 +103,7 @@ class Server:
         await _turn_away(far, socks.encode_response(Reply.NOT_ALLOWED))
         return None
 
-    async def _carry(self, far: socket.socket, request: Request) -> None:
+    async def _carry(self, far: socket.socket, request: Request, peer: Site) -> None:
         self._statistics.add(Counter.INBOUND)
         self._statistics.add(Counter.INBOUND_OPEN)
         try:
@@ -99,7 +112,7 @@ class Server:
                 with near:
                     success = socks.encode_response(Reply.SUCCEEDED)
                     await asyncio.get_running_loop().sock_sendall(far, success)
-                    await self._relay(near, far).run()
+                    await self._relay(near, far, request, peer)
         finally:
             self._statistics.add(Counter.INBOUND_OPEN, -1)
 
@@ -107,15 +120,34 @@ class Server:
         """Connect to the VM; None, once the peer is told, if that fails."""
         try:
             with self._poller.cancelled_by_reset(far):
-                return await connect_as(request.client, request.destination, SocketMark.SERVER)
+                return await self._connect_as_client(request)
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)
             await _turn_away(far, socks.encode_response(socks.reply_for(error)))
             return None
 
-    def _relay(self, near: socket.socket, far: socket.socket) -> Relay:
-        return peer_relay(near, far, self._poller, self._pipes, self._statistics)
+    async def _connect_as_client(self, request: Request) -> socket.socket:
+        """Connect to the VM so that it sees the client's address.
+
+        Raises:
+            OSError: the connection failed.
+
+        """
+        if self.policy.site.source_restore == "nat":
+            own = self.policy.own_address(request.destination.address)
+            near = await connect_restored(request, own, self._restore)
+            self._statistics.add(Counter.INBOUND_RESTORED)
+            return near
+        return await connect_as(request.client, request.destination, SocketMark.SERVER)
+
+    async def _relay(
+        self, near: socket.socket, far: socket.socket, request: Request, peer: Site
+    ) -> None:
+        client, destination = request.client, request.destination
+        with self._report.carried(Direction.INBOUND, peer.name, client, destination) as connection:
+            relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
+            await relay.run()
 
 
 async def _read_request(far: socket.socket) -> Request:

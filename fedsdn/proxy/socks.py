@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
-from fedsdn.config.model import Address
+from fedsdn.socket_address import SocketAddress
 
 SOCKS_VERSION = 5
 METADATA_VERSION = 1
@@ -68,41 +68,30 @@ class SocksError(Exception):
         self.answer = answer
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One side of a TCP connection."""
-
-    address: Address
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
-        return f"{host}:{self.port}"
-
-    def encode(self) -> bytes:
-        """Address type, address and port (RFC 1928, section 5)."""
-        kind = TYPE_IPV4 if self.address.version == 4 else TYPE_IPV6
-        return bytes([kind]) + self.address.packed + self.port.to_bytes(_PORT_BYTES, "big")
+def encode_address(of: SocketAddress) -> bytes:
+    """Address type, address and port (RFC 1928, section 5)."""
+    kind = TYPE_IPV4 if of.address.version == 4 else TYPE_IPV6
+    return bytes([kind]) + of.address.packed + of.port.to_bytes(_PORT_BYTES, "big")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the socksifier asks for: a connection to ``destination`` on behalf of ``client``."""
 
-    client: Endpoint
-    destination: Endpoint
+    client: SocketAddress
+    destination: SocketAddress
 
     def encode(self) -> bytes:
         """Greeting, client metadata and CONNECT: all that leaves before the first data."""
         greeting = bytes([SOCKS_VERSION, 1, METHOD_CLIENT_METADATA])
-        metadata = bytes([METADATA_VERSION]) + self.client.encode()
-        connect = bytes([SOCKS_VERSION, COMMAND_CONNECT, 0]) + self.destination.encode()
+        metadata = bytes([METADATA_VERSION]) + encode_address(self.client)
+        connect = bytes([SOCKS_VERSION, COMMAND_CONNECT, 0]) + encode_address(self.destination)
         return greeting + metadata + connect
 
 
 NO_METHOD = bytes([SOCKS_VERSION, METHOD_NONE_ACCEPTABLE])
 _METHOD_SELECTION = bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA])
-_UNSPECIFIED = Endpoint(IPv4Address(0), 0)
+_UNSPECIFIED = SocketAddress(IPv4Address(0), 0)
 
 
 def encode_response(reply: Reply) -> bytes:
@@ -110,7 +99,7 @@ def encode_response(reply: Reply) -> bytes:
 
     The bound address is of no use to anybody, so it is all zero.
     """
-    return _METHOD_SELECTION + bytes([SOCKS_VERSION, reply.value, 0]) + _UNSPECIFIED.encode()
+    return _METHOD_SELECTION + bytes([SOCKS_VERSION, reply.value, 0]) + encode_address(_UNSPECIFIED)
 
 
 class _Reader:
@@ -137,7 +126,7 @@ class _Reader:
         self._least += count - 1
         return self.take(count)
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> SocketAddress:
         kind = self.byte()
         if kind not in _ADDRESS_BYTES:
             answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
@@ -145,7 +134,7 @@ class _Reader:
         self._least += _ADDRESS_BYTES[kind] - _ADDRESS_BYTES[TYPE_IPV4]
         raw = self.take(_ADDRESS_BYTES[kind])
         address = IPv4Address(raw) if kind == TYPE_IPV4 else IPv6Address(raw)
-        return Endpoint(address, int.from_bytes(self.take(_PORT_BYTES), "big"))
+        return SocketAddress(address, int.from_bytes(self.take(_PORT_BYTES), "big"))
 
 
 class _ShortError(Exception):

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fedsdn.channel.connection import Direction
+from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy import socks, tcp, transparent, transport
@@ -22,9 +24,9 @@ from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import Policy, Refusal
 from fedsdn.proxy.poller import Poller
-from fedsdn.proxy.relay import Relay
-from fedsdn.proxy.socks import Endpoint, Reply, Request, SocksError
+from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,15 +48,24 @@ class Socksifier:
     """Carries connections that this site's VMs open."""
 
     def __init__(
-        self, policy: Policy, statistics: WorkerStatistics, poller: Poller, pipes: PipePool
+        self,
+        policy: Policy,
+        statistics: WorkerStatistics,
+        poller: Poller,
+        pipes: PipePool,
+        report: Report,
     ) -> None:
-        """Carry what ``policy`` allows; the policy may be replaced at any time."""
+        """Carry what ``policy`` allows; the policy may be replaced at any time.
+
+        ``live_paths`` are to be told what the application says.
+        """
         self.policy = policy
+        self.live_paths = LivePaths()
+        self._report = report
         self._statistics = statistics
         self._poller = poller
         self._pipes = pipes
         self._turns = itertools.count()
-        self._live_paths = LivePaths()
 
     async def handle(self, near: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
@@ -62,7 +73,9 @@ class Socksifier:
             self._statistics.add(Counter.OUTBOUND)
             self._statistics.add(Counter.OUTBOUND_OPEN)
             try:
-                await self._carry(near, Request(_endpoint(name), _endpoint(near.getsockname())))
+                await self._carry(
+                    near, Request(_socket_address(name), _socket_address(near.getsockname()))
+                )
             finally:
                 self._statistics.add(Counter.OUTBOUND_OPEN, -1)
 
@@ -78,7 +91,7 @@ class Socksifier:
             with far:
                 # The VM's first data follow the request without waiting for the answer.
                 await asyncio.get_running_loop().sock_sendall(far, request.encode())
-                await self._relay(near, far).run(far_ready=self._answered(far, request, peer))
+                await self._relay(near, far, request, peer)
         except (OSError, SocksError):
             return  # counted; the VM sees a reset
 
@@ -99,7 +112,7 @@ class Socksifier:
 
     async def _connect(self, peer: Site) -> socket.socket:
         """Connect to a peer's server; connections take turns in which live path they try first."""
-        paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
+        paths = self.live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         far = await transport.connect(paths, self.policy.federation.proxy_port)
         if transport.fell_back(far):
             self._statistics.fell_back(peer)
@@ -110,8 +123,13 @@ class Socksifier:
             async with asyncio.timeout(REPLY_SECONDS):
                 await _read_success(far)
 
-    def _relay(self, near: socket.socket, far: socket.socket) -> Relay:
-        return peer_relay(near, far, self._poller, self._pipes, self._statistics)
+    async def _relay(
+        self, near: socket.socket, far: socket.socket, request: Request, peer: Site
+    ) -> None:
+        client, destination = request.client, request.destination
+        with self._report.carried(Direction.OUTBOUND, peer.name, client, destination) as connection:
+            relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
+            await relay.run(far_ready=self._answered(far, request, peer))
 
 
 async def _read_success(far: socket.socket) -> None:
@@ -133,5 +151,5 @@ async def _read_success(far: socket.socket) -> None:
         raise SocksError(f"the peer says {found.name.lower().replace('_', ' ')}")
 
 
-def _endpoint(name: Name) -> Endpoint:
-    return Endpoint(tcp.unmapped(name[0]), name[1])
+def _socket_address(name: Name) -> SocketAddress:
+    return SocketAddress(tcp.unmapped(name[0]), name[1])

@@ -26,6 +26,8 @@ class Counter(IntEnum):
     INBOUND_OPEN = auto()
     INBOUND_FAILED = auto()
     """Of those, connections that the VM refused or did not answer."""
+    INBOUND_RESTORED = auto()
+    """Connections whose client's address the bridge restores."""
     BYTES_SENT = auto()
     """Bytes handed to peers."""
     BYTES_RECEIVED = auto()
@@ -56,7 +58,7 @@ class Statistics:
     def row(self, worker: int) -> WorkerStatistics:
         """Return the counters that the worker with this number may change."""
         start = worker * len(Counter)
-        return WorkerStatistics(self._words[start : start + len(Counter)], self._said)
+        return WorkerStatistics(worker, self._words[start : start + len(Counter)], self._said)
 
     def forget_open(self, worker: int) -> None:
         """Set a dead worker's open connections to none: they ended with it."""
@@ -76,8 +78,9 @@ class Statistics:
 class WorkerStatistics:
     """One worker's counters."""
 
-    def __init__(self, words: memoryview[int], said: memoryview[int]) -> None:
+    def __init__(self, number: int, words: memoryview[int], said: memoryview[int]) -> None:
         """Count in ``words``, one for each ``Counter``; ``said`` is all workers'."""
+        self.number = number
         self._words = words
         self._said = said
 

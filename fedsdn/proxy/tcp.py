@@ -40,6 +40,8 @@ def end_in_order(sock: socket.socket) -> None:
     """Let ``close`` send what is still to be sent, and then the end of the stream."""
     with suppress(OSError):  # reset by the other side: no order any more
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
+        # Whoever had its port alone does not need it in TIME_WAIT. (MPTCP refuses, and never had.)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def reset(sock: socket.socket) -> None:

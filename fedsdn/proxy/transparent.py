@@ -11,7 +11,7 @@ import socket
 
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import tcp
-from fedsdn.proxy.socks import Endpoint
+from fedsdn.socket_address import SocketAddress
 
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
@@ -43,8 +43,38 @@ def listen(port: int, mark: SocketMark) -> socket.socket:
     return listener
 
 
-async def connect_as(client: Endpoint, destination: Endpoint, mark: SocketMark) -> socket.socket:
+async def connect_as(
+    client: SocketAddress, destination: SocketAddress, mark: SocketMark
+) -> socket.socket:
     """Connect to ``destination`` from the client's own address and port.
+
+    Waits a moment if the client's last connection between the two has not quite ended: the client
+    may know of that end before us, and use its port again at once.
+
+    Raises:
+        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
+
+    """
+    loop = asyncio.get_running_loop()
+    last_try = loop.time() + _REUSE_SECONDS
+    while True:
+        try:
+            sock = bound(client, mark)
+            try:
+                await connect(sock, destination)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or loop.time() > last_try:
+                raise
+        else:
+            return sock
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def connect(sock: socket.socket, destination: SocketAddress) -> None:
+    """Connect a socket that ``bound`` made.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
@@ -52,35 +82,30 @@ async def connect_as(client: Endpoint, destination: Endpoint, mark: SocketMark) 
     """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await _connect_when_free(client, destination, mark)
+            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
     except TimeoutError as error:
         raise OSError(errno.ETIMEDOUT, f"{destination} does not answer") from error
 
 
-async def _connect_when_free(
-    client: Endpoint, destination: Endpoint, mark: SocketMark
-) -> socket.socket:
-    """Connect; wait a moment if the client's last connection between the two has not quite ended.
+def bound(own: SocketAddress, mark: SocketMark, *, alone: bool = False) -> socket.socket:
+    """Make a socket that has any host's address as its own.
 
-    The client may know of that end before us, and use its port again at once.
+    With ``alone`` no other socket has the same port of that address for as long as this one lives,
+    but those in TIME_WAIT.
+
+    Raises:
+        OSError: the process lacks CAP_NET_ADMIN, or the port is taken (``EADDRINUSE``).
+
     """
-    loop = asyncio.get_running_loop()
-    last_try = loop.time() + _REUSE_SECONDS
-    while True:
-        sock = _socket(mark)
-        try:
-            sock.bind((tcp.mapped(client.address), client.port))
-            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
-        except OSError as error:
-            sock.close()
-            if error.errno != errno.EADDRNOTAVAIL or loop.time() > last_try:
-                raise
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-        await asyncio.sleep(_RETRY_SECONDS)
+    sock = _socket(mark)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(not alone))
+        sock.bind((tcp.mapped(own.address), own.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not alone))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _socket(mark: SocketMark) -> socket.socket:

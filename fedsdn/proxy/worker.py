@@ -6,7 +6,11 @@ import asyncio
 import logging
 import resource
 import signal
+from typing import Any
 
+from fedsdn.channel.client import ChannelClient
+from fedsdn.channel.report import Report
+from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.proxy import socksifier, transport
 from fedsdn.proxy.listener import Listener
@@ -16,6 +20,7 @@ from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.server import Server
 from fedsdn.proxy.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
+from fedsdn.uplinks.status import status_from
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,8 +59,15 @@ class _Worker:
         self._site = site
         self._poller, self._pipes = Poller(), PipePool()
         policy = Policy.at(federation.current, site)
-        self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes)
-        self._server = Server(policy, statistics, self._poller, self._pipes)
+        report = Report()
+        self._channel = ChannelClient(
+            CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
+        )
+        self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes, report)
+        self._server = Server(
+            policy, statistics, self._poller, self._pipes, report, self._channel.restore
+        )
+        self._talk = asyncio.create_task(self._channel.run())
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = (limit - limit // _KEPT_FREE) // 2
         self.connections: set[asyncio.Task[None]] = set()
@@ -84,6 +96,9 @@ class _Worker:
             self.at_once.set()
         self.stop.set()
 
+    def _take_status(self, document: dict[str, Any]) -> None:
+        self._socksifier.live_paths.take(status_from(document))
+
     def _reload(self) -> None:
         if self.stop.is_set() or not self._federation.refresh(force=True):
             return
@@ -107,6 +122,7 @@ class _Worker:
 
     def close(self) -> None:
         """Give back what connections needed."""
+        self._talk.cancel()
         self._poller.close()
         self._pipes.close()
 

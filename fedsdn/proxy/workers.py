@@ -151,6 +151,7 @@ class _Parent:
             os.kill(pid, what)  # not reaped yet, so the number is still theirs
 
     def _start(self, number: int) -> None:
+        self._federation.refresh()  # the application tells running workers of changes, not us
         # Blocked until the worker has handlers of its own: the parent's would swallow a signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
         parent = os.getpid()

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -47,10 +48,16 @@ class UplinkMonitor(threading.Thread):
     """Knows which uplinks and paths live, and acts on it."""
 
     def __init__(
-        self, federation: Federation, site: str, namespace: str, open_socket: OpenSocket
+        self,
+        federation: Federation,
+        site: str,
+        namespace: str,
+        open_socket: OpenSocket,
+        tell: Callable[[SiteStatus], None],
     ) -> None:
-        """Prepare for ``site``; ``start()`` starts."""
+        """Prepare for ``site``, and ``tell`` every status; ``start()`` starts."""
         super().__init__(name="uplinks", daemon=True)
+        self._tell = tell
         self._site = site
         self._kernel = Kernel(namespace)
         self._kernel_thread = ThreadPoolExecutor(1, "kernel")
@@ -195,8 +202,10 @@ class UplinkMonitor(threading.Thread):
         return self._endpoints != before
 
     def _write(self) -> None:
+        status = self._status()
+        self._tell(status)
         try:
-            write_status(self._status())
+            write_status(status)
         except OSError as error:
             self._complain(f"the uplinks' status cannot be written: {error}")
 

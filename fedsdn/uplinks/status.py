@@ -1,7 +1,7 @@
-"""What the application knows of the site's uplinks and paths, told to others by a file.
+"""What the application knows of the site's uplinks and paths, told to others.
 
-The application writes it, the proxy and ``fedsdn uplinks`` read it. A file outlives the restart
-of either side, and needs no connection between them; an old one says nothing.
+To the proxy by the channel, to ``fedsdn uplinks`` and the like by a file: that outlives a restart,
+and an old one says nothing.
 """
 
 from __future__ import annotations
@@ -112,13 +112,19 @@ def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
 def parse_status(text: str) -> SiteStatus | None:
     """Read the text of a status file, as ``read_status``."""
     try:
-        status = _status(json.loads(text))
+        status = status_from(json.loads(text))
     except ValueError:
         return None
     return status if abs(time.time() - status.written) < STALE_SECONDS else None
 
 
-def _status(found: dict[str, Any]) -> SiteStatus:
+def status_from(found: dict[str, Any]) -> SiteStatus:
+    """Read a status as ``asdict`` writes it.
+
+    Raises:
+        ValueError: a state is none.
+
+    """
     return SiteStatus(
         site=found["site"],
         written=found["written"],

@@ -15,12 +15,12 @@ import pytest
 from fedsdn.proxy.server import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks import (
     NO_METHOD,
-    Endpoint,
     Reply,
     Request,
     encode_response,
 )
 from fedsdn.proxy.transport import IPPROTO_MPTCP
+from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
@@ -61,7 +61,7 @@ def speak(
 
 def ask(client: str, destination: str, port: int = 80) -> bytes:
     return Request(
-        Endpoint(ip_address(client), 40000), Endpoint(ip_address(destination), port)
+        SocketAddress(ip_address(client), 40000), SocketAddress(ip_address(destination), port)
     ).encode()
 
 

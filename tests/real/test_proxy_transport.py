@@ -21,7 +21,7 @@ from fedsdn.config.model import Uplink
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import tcp, transparent, transport
-from fedsdn.proxy.socks import Endpoint
+from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
 
 pytestmark = pytest.mark.real
@@ -250,7 +250,7 @@ async def test_told_to_end_in_order_it_gets_everything_out(ground: str) -> None:
 async def test_a_clients_port_may_be_one_that_the_proxy_listens_on(
     ground: str, client: str, port: int
 ) -> None:
-    endpoint = Endpoint(tcp.unmapped(client), port)
+    endpoint = SocketAddress(tcp.unmapped(client), port)
     family = socket.AF_INET6 if ":" in client else socket.AF_INET
     with (
         transport.listen(PORT),
@@ -259,7 +259,7 @@ async def test_a_clients_port_may_be_one_that_the_proxy_listens_on(
     ):
         vm.bind((str(FAR_6.ip if ":" in client else FAR.ip), 0))
         vm.listen()
-        destination = Endpoint(tcp.unmapped(vm.getsockname()[0]), vm.getsockname()[1])
+        destination = SocketAddress(tcp.unmapped(vm.getsockname()[0]), vm.getsockname()[1])
         near = await transparent.connect_as(endpoint, destination, SocketMark.SERVER)
         with near, vm.accept()[0] as accepted:
             assert accepted.getpeername()[:2] == (client, port)
@@ -267,9 +267,9 @@ async def test_a_clients_port_may_be_one_that_the_proxy_listens_on(
 
 @inside_namespace
 async def test_a_port_that_is_still_in_use_is_waited_for(ground: str) -> None:
-    client = Endpoint(tcp.unmapped("10.1.0.11"), 50_001)
+    client = SocketAddress(tcp.unmapped("10.1.0.11"), 50_001)
     with socket.create_server((str(FAR.ip), 0)) as vm:
-        destination = Endpoint(FAR.ip, vm.getsockname()[1])
+        destination = SocketAddress(FAR.ip, vm.getsockname()[1])
         before = len(descriptors())
         first = await transparent.connect_as(client, destination, SocketMark.SERVER)
         second = asyncio.create_task(transparent.connect_as(client, destination, SocketMark.SERVER))

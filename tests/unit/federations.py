@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
-from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import (
+    Federation,
+    Prefix,
+    Probes,
+    ProviderNetwork,
+    Site,
+    SourceRestore,
+    Uplink,
+)
 
 
 def _site(name: str, number: int) -> Site:
@@ -39,4 +47,10 @@ def three_sites() -> Federation:
 def with_provider_network(federation: Federation, network: ProviderNetwork) -> Federation:
     """The same federation with another provider network at every site."""
     sites = tuple(replace(site, provider_network=network) for site in federation.sites)
+    return replace(federation, sites=sites)
+
+
+def with_source_restore(federation: Federation, how: SourceRestore) -> Federation:
+    """The same federation with another way of restoring sources at every site."""
+    sites = tuple(replace(site, source_restore=how) for site in federation.sites)
     return replace(federation, sites=sites)

@@ -22,12 +22,14 @@ from fedsdn.pipeline.rows import (
     Output,
     PopVlan,
     Protocol,
+    Restore,
     Resubmit,
     Row,
     SetDestinationMac,
     Tag,
     Track,
 )
+from fedsdn.socket_address import SocketAddress
 
 _SPECIAL_CASES = {
     Protocol.IPV4: {Protocol.IPV4, Protocol.TCP, Protocol.UDP, Protocol.ICMP},
@@ -97,6 +99,8 @@ class TableModel:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = sorted(rows, key=lambda row: -row.priority)
         self.connections: dict[Connection, CtMark] = {}
+        self.translated: dict[Connection, tuple[SocketAddress, SocketAddress]] = {}
+        """Own address and client's, by the connection as either side of the bridge sees it."""
         self.learned: set[tuple[str, str]] = set()
 
     def push(self, packet: Packet) -> list[Delivery]:
@@ -126,23 +130,60 @@ class TableModel:
                     way.deliveries.append(Delivery(NORMAL, way.packet))
             case Resubmit(table):
                 self._table(way, table)
-            case SetDestinationMac(mac):
-                way.packet = replace(way.packet, mac=mac)
-            case AddressToSender():
-                way.packet = replace(way.packet, mac=way.packet.source_mac)
-            case PopVlan():
-                assert way.packet.tagged, "pop_vlan on an untagged frame"
-                way.packet = replace(way.packet, tagged=False)
-            case Track(table):
+            case SetDestinationMac() | AddressToSender() | PopVlan():
+                way.packet = _changed(way.packet, action)
+            case Track(table, nat):
                 connection = way.packet.connection
                 way.tracked = True
                 way.new = connection not in self.connections
                 way.mark = self.connections.get(connection, 0)
+                if nat:
+                    self._translate(way)
+                self._table(way, table)
+            case Restore(client, table):
+                self._restore(way, client)
                 self._table(way, table)
             case Commit(mark, force):
-                connection = way.packet.connection
-                if force or connection not in self.connections:
-                    self.connections[connection] = mark
+                self._commit(way.packet.connection, mark, force=force)
+
+    def _commit(self, connection: Connection, mark: CtMark, *, force: bool) -> None:
+        if force or connection not in self.connections:
+            self.connections[connection] = mark
+
+    def _restore(self, way: _Way, client: SocketAddress) -> None:
+        packet = way.packet
+        connection = packet.connection
+        if connection not in self.connections:
+            assert packet.source is not None
+            own = SocketAddress(packet.source, packet.source_port)
+            seen = replace(packet, source=client.address, source_port=client.port).connection
+            if seen in self.connections:
+                return  # conntrack has no second entry for the answers (ovs-actions(7), ``ct``)
+            for one in (connection, seen):
+                self.connections[one] = CtMark.INBOUND
+                self.translated[one] = (own, client)
+        self._translate(way)
+
+    def _translate(self, way: _Way) -> None:
+        packet = way.packet
+        own, client = self.translated.get(packet.connection, (None, None))
+        if own is None or client is None:
+            return
+        if (packet.source, packet.source_port) == (own.address, own.port):
+            way.packet = replace(packet, source=client.address, source_port=client.port)
+        elif (packet.destination, packet.destination_port) == (client.address, client.port):
+            way.packet = replace(packet, destination=own.address, destination_port=own.port)
+
+
+def _changed(packet: Packet, action: SetDestinationMac | AddressToSender | PopVlan) -> Packet:
+    match action:
+        case SetDestinationMac(mac):
+            return replace(packet, mac=mac)
+        case AddressToSender():
+            return replace(packet, mac=packet.source_mac)
+        case PopVlan():
+            assert packet.tagged, "pop_vlan on an untagged frame"
+            return replace(packet, tagged=False)
 
 
 def _matches(match: Match, way: _Way) -> bool:
@@ -153,6 +194,8 @@ def _matches(match: Match, way: _Way) -> bool:
         and match.tag in {None, Tag.PRESENT if packet.tagged else Tag.ABSENT}
         and _inside(packet.source, match.source)
         and _inside(packet.destination, match.destination)
+        and match.source_port in {None, packet.source_port}
+        and match.destination_port in {None, packet.destination_port}
         and match.arp_source in {None, packet.arp_source}
         and match.arp_source_mac in {None, packet.source_mac}
         and match.arp_target in {None, packet.arp_target}

@@ -48,6 +48,7 @@ def test_every_key_is_read() -> None:
             provider_network: {bridge: br-ex, type: vlan, segmentation_id: 7, table_miss: normal}
             prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
             uplinks: {isp: {port: e1, address: 192.0.2.1/24, gateway: 192.0.2.254}}
+            source_restore: nat
           b:
             prefixes: [{prefix: 10.2.0.0/24, proxy_address: 10.2.0.2}]
             uplinks:
@@ -61,6 +62,7 @@ def test_every_key_is_read() -> None:
                 ProviderNetwork("br-ex", segmentation_id=7, table_miss="normal"),
                 (Prefix(ip_network("10.1.0.0/24"), ip_address("10.1.0.2")),),
                 (Uplink("isp", "e1", ip_interface("192.0.2.1/24"), ip_address("192.0.2.254")),),
+                source_restore="nat",
             ),
             Site(
                 "b",
@@ -161,6 +163,7 @@ def federations(draw: st.DrawFn) -> Federation:
                     _uplink(kind, uplink, port, wire, number)
                     for wire, (kind, uplink, port) in enumerate(zip(kinds, uplinks, ports))  # noqa: B905
                 ),
+                source_restore=draw(st.sampled_from(["transparent", "nat"])),
             )
             for number, name in enumerate(names, start=1)
         ),

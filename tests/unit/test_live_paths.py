@@ -26,8 +26,8 @@ POLICY = Policy.at(two_sites(), "a")
 PEER = two_sites().site("b")
 
 
-def status(up1: PathState, up2: PathState, age: float = 0.0) -> SiteStatus:
-    now = time.time() - age
+def status(up1: PathState, up2: PathState) -> SiteStatus:
+    now = time.time()
     return SiteStatus(
         site="a",
         written=now,
@@ -58,34 +58,33 @@ def test_a_status_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dead", ["up1", "up2"])
-def test_a_dead_path_is_tried_last(tmp_path: Path, dead: str) -> None:
-    file = tmp_path / "uplinks.json"
-    paths = LivePaths(file)
-    assert {first(paths, turn) for turn in range(2)} == {"up1", "up2"}, "no file"
+def test_a_dead_path_is_tried_last(dead: str) -> None:
+    paths = LivePaths()
+    assert {first(paths, turn) for turn in range(2)} == {"up1", "up2"}, "nothing is known"
     states = {name: PathState.DOWN if name == dead else PathState.UP for name in ("up1", "up2")}
-    write_status(status(states["up1"], states["up2"]), file)
+    paths.take(status(states["up1"], states["up2"]))
     (live,) = states.keys() - {dead}
     assert {first(paths, turn) for turn in range(4)} == {live}
     assert len(paths.live_first(POLICY.paths(PEER, 0), PEER)) == 2, "it is tried, though"
-    write_status(status(PathState.UP, PathState.UNKNOWN), file)
+    paths.take(status(PathState.UP, PathState.UNKNOWN))
     assert first(paths, 1) == "up1", "a path of which nothing is known comes after a live one"
 
 
-def test_a_much_longer_path_is_tried_after_the_near_ones(tmp_path: Path) -> None:
-    file = tmp_path / "uplinks.json"
+def test_a_much_longer_path_is_tried_after_the_near_ones() -> None:
+    paths = LivePaths()
     even = status(PathState.UP, PathState.UP)
     up1, up2 = even.paths
-    write_status(replace(even, paths=(up1, replace(up2, rtt_ms=55.0))), file)
-    assert {first(LivePaths(file), turn) for turn in range(2)} == {"up1", "up2"}
-    write_status(replace(even, paths=(up1, replace(up2, rtt_ms=65.0))), file)
-    assert {first(LivePaths(file), turn) for turn in range(2)} == {"up1"}
+    paths.take(replace(even, paths=(up1, replace(up2, rtt_ms=55.0))))
+    assert {first(paths, turn) for turn in range(2)} == {"up1", "up2"}
+    paths.take(replace(even, paths=(up1, replace(up2, rtt_ms=65.0))))
+    assert {first(paths, turn) for turn in range(2)} == {"up1"}
 
 
-def test_what_an_application_left_is_not_believed_for_long(tmp_path: Path) -> None:
-    file = tmp_path / "uplinks.json"
-    paths = LivePaths(file)
-    fresh = status(PathState.DOWN, PathState.UP)
-    write_status(replace(fresh, written=fresh.written - STALE_SECONDS + 1), file)
-    assert first(paths, 0) == "up2"
-    write_status(replace(fresh, written=fresh.written - STALE_SECONDS), file)
+def test_what_an_application_said_is_not_believed_for_long() -> None:
+    now = 100.0
+    paths = LivePaths(clock=lambda: now)
+    paths.take(status(PathState.DOWN, PathState.UP))
+    now += STALE_SECONDS - 1
+    assert {first(paths, turn) for turn in range(2)} == {"up2"}
+    now += 1
     assert {first(paths, turn) for turn in range(2)} == {"up1", "up2"}

@@ -15,7 +15,12 @@ from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, CtMark, Table, port_mac
 from fedsdn.pipeline.link_local import link_local
 from fedsdn.pipeline.rows import Protocol, icmp, tcp, udp
-from tests.unit.federations import three_sites, two_sites, with_provider_network
+from tests.unit.federations import (
+    three_sites,
+    two_sites,
+    with_provider_network,
+    with_source_restore,
+)
 from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
 TENANT = "tap-vm1"
@@ -309,15 +314,16 @@ def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None
 
 def test_rows_are_distinct_and_reachable() -> None:
     """No two rows of one table, priority and match; no table of ours that nothing leads to."""
-    for federation in (two_sites(), three_sites()):
+    for federation in (two_sites(), three_sites(), with_source_restore(two_sites(), "nat")):
         rows = pipeline_rows(federation, "a")
         keys = {(row.table, row.priority, row.match) for row in rows}
         assert len(keys) == len(rows)
         text = "\n".join(str(row) for row in rows)
-        for table in Table:
-            if table is not Table.HOOK:
-                assert f"resubmit(,{table.value})" in text or f"ct(table={table.value}," in text
-            assert any(row.table is table for row in rows)
+        # To the last of these lead only the rows of single connections.
+        for table in {row.table for row in rows} - {Table.HOOK, Table.RESTORED}:
+            assert f"resubmit(,{table.value})" in text or f"ct(table={table.value}," in text
+        if federation.site("a").source_restore == "nat":
+            assert {row.table for row in rows} == set(Table)
 
 
 def test_only_the_hook_is_outside_our_own_tables() -> None:

@@ -15,21 +15,22 @@ from fedsdn.proxy.socks import (
     LONGEST_REQUEST,
     METHOD_CLIENT_METADATA,
     NO_METHOD,
-    Endpoint,
     Reply,
     Request,
     SocksError,
+    encode_address,
     encode_response,
     parse_request,
     parse_response,
     reply_for,
 )
+from fedsdn.socket_address import SocketAddress
 
 PORTS = st.integers(1, 65535)
 
 
 def requests(version: Literal[4, 6]) -> st.SearchStrategy[Request]:
-    endpoints = st.builds(Endpoint, st.ip_addresses(v=version), PORTS)
+    endpoints = st.builds(SocketAddress, st.ip_addresses(v=version), PORTS)
     return st.builds(Request, endpoints, endpoints)
 
 
@@ -39,7 +40,9 @@ ERROR_ANSWERS = {
     NO_METHOD,
     *(encode_response(reply) for reply in Reply if reply is not Reply.SUCCEEDED),
 }
-EXAMPLE = Request(Endpoint(ip_address("10.1.0.11"), 45678), Endpoint(ip_address("10.2.0.11"), 80))
+EXAMPLE = Request(
+    SocketAddress(ip_address("10.1.0.11"), 45678), SocketAddress(ip_address("10.2.0.11"), 80)
+)
 
 
 def with_methods(request: Request, methods: bytes) -> bytes:
@@ -147,7 +150,7 @@ V4 = EXAMPLE.encode()
         (V4[:9] + b"\x00\x00" + V4[11:], "port 0", encode_response(Reply.FAILURE)),
         (V4[:-2] + b"\x00\x00", "port 0", encode_response(Reply.FAILURE)),
         (
-            V4[:14] + Endpoint(ip_address("fd00:2::11"), 80).encode(),
+            V4[:14] + encode_address(SocketAddress(ip_address("fd00:2::11"), 80)),
             "different families",
             encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
         ),
@@ -217,4 +220,4 @@ def test_why_a_connection_failed_is_told(number: int, reply: Reply) -> None:
 
 def test_an_endpoint_reads_as_people_write_it() -> None:
     assert str(EXAMPLE.client) == "10.1.0.11:45678"
-    assert str(Endpoint(ip_address("fd00:1::11"), 80)) == "[fd00:1::11]:80"
+    assert str(SocketAddress(ip_address("fd00:1::11"), 80)) == "[fd00:1::11]:80"

@@ -13,7 +13,6 @@ from fedsdn.proxy.socks import (
     METADATA_VERSION,
     METHOD_CLIENT_METADATA,
     NO_METHOD,
-    Endpoint,
     Reply,
     Request,
     SocksError,
@@ -21,12 +20,15 @@ from fedsdn.proxy.socks import (
     parse_request,
     parse_response,
 )
+from fedsdn.socket_address import SocketAddress
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
 
 
 def request(client: str, destination: str) -> Request:
-    return Request(Endpoint(ip_address(client), 40000), Endpoint(ip_address(destination), 80))
+    return Request(
+        SocketAddress(ip_address(client), 40000), SocketAddress(ip_address(destination), 80)
+    )
 
 
 def test_the_example_is_what_a_client_sends() -> None:

@@ -1,0 +1,195 @@
+"""A worker's side of the channel: it finds the application, and finds it again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedsdn.channel.lines import read_line
+from fedsdn.channel.messages import (
+    LONGEST_LINE,
+    METHOD_NOT_FOUND,
+    MOST_CONNECTIONS,
+    NOT_RESTORED,
+    VERSION,
+    WRONG_VERSION,
+    Answer,
+    Call,
+    ChannelError,
+    connections_params,
+    decode,
+    restore_params,
+)
+from fedsdn.channel.report import Report
+from fedsdn.pipeline.restore import Restoration
+
+_LOG = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+"""How long a worker waits before it looks for the application again."""
+
+REPORT_SECONDS = 0.2
+"""How often a worker tells which connections were opened and closed, at most."""
+
+TRAFFIC_SECONDS = 1.0
+"""How often a worker tells how many bytes its connections have moved."""
+
+_SAY_AGAIN_SECONDS = 60.0
+
+Restored = asyncio.Future[None]
+
+
+class ChannelClient:
+    """Tells of connections and asks for restorations over whichever channel there is."""
+
+    def __init__(
+        self,
+        path: Path,
+        worker: int,
+        report: Report,
+        status: Callable[[dict[str, Any]], None],
+        reload: Callable[[], None],
+    ) -> None:
+        """Use the application that listens at ``path``; ``run`` does the work.
+
+        ``status`` is given every status of uplinks and paths, ``reload`` is called when the
+        federation file has changed.
+        """
+        self._path = path
+        self._worker = worker
+        self._report = report
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "status": status,
+            "reload": lambda _params: reload(),
+        }
+        self._loop = asyncio.get_running_loop()
+        self._writer: asyncio.StreamWriter | None = None
+        self._numbers = itertools.count(1)
+        self._wanted: list[tuple[Restoration, Restored]] = []
+        self._asked: dict[int, list[tuple[Restoration, Restored]]] = {}
+        self._quiet_until = 0.0
+
+    async def restore(self, wanted: Restoration) -> None:
+        """Return when the bridge restores the client of a connection that is to be opened.
+
+        Waits for as long as there is no application.
+
+        Raises:
+            ChannelError: the bridge, or the application, refuses.
+
+        """
+        done: Restored = self._loop.create_future()
+        if not self._wanted:
+            # Whoever asks in the same turn of the loop is in the same message.
+            self._loop.call_soon(self._ask)
+        self._wanted.append((wanted, done))
+        await done
+
+    def _ask(self) -> None:
+        self._wanted = [(one, done) for one, done in self._wanted if not done.done()]
+        while self._wanted and self._writer is not None:
+            page = self._wanted[:MOST_CONNECTIONS]
+            del self._wanted[:MOST_CONNECTIONS]
+            number = next(self._numbers)
+            self._asked[number] = page
+            call = Call("restore", restore_params(one for one, _ in page), number)
+            self._writer.write(call.encode())
+
+    async def run(self) -> None:
+        """Keep a channel for ever."""
+        while True:
+            try:
+                await self._converse()
+            except (OSError, ChannelError) as error:
+                self._complain(str(error))
+            finally:
+                self._writer = None
+                # What was not answered is asked of the next application.
+                self._wanted[:0] = [one for page in self._asked.values() for one in page]
+                self._asked.clear()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _converse(self) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=LONGEST_LINE)
+        try:
+            await self._introduce(reader, writer)
+            self._quiet_until = 0.0
+            _LOG.info("worker %d: the application is here", self._worker)
+            self._writer = writer
+            self._report.begin_again()
+            reporting = self._loop.create_task(self._tell_for_ever(writer))
+            reporting.add_done_callback(lambda _task: writer.transport.abort())
+            self._ask()
+            try:
+                while line := await read_line(reader):
+                    self._take_line(line)
+            finally:
+                reporting.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    await reporting
+        finally:
+            writer.transport.abort()
+        raise OSError("the application has gone")
+
+    async def _introduce(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(self._numbers)
+        params = {"version": VERSION, "worker": self._worker, "pid": os.getpid()}
+        writer.write(Call("hello", params, number).encode())
+        answer = decode(await read_line(reader))
+        if not isinstance(answer, Answer) or answer.result.get("version") != VERSION:
+            raise ChannelError(WRONG_VERSION, "the application has another version")
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            self._take(decode(line))
+        except ChannelError as error:
+            if error.call not in self._asked:
+                raise
+            for _, done in self._asked.pop(error.call):
+                _settle(done, str(error))
+
+    def _take(self, message: Call | Answer) -> None:
+        if isinstance(message, Answer):
+            page = self._asked.pop(message.number, [])
+            errors = message.result.get("errors", [])
+            for (_, done), error in zip(page, errors, strict=False):
+                _settle(done, error)
+            return
+        handler = self._handlers.get(message.method)
+        if handler is None:
+            raise ChannelError(METHOD_NOT_FOUND, f"the application calls {message.method!r}")
+        handler(message.params)
+
+    async def _tell_for_ever(self, writer: asyncio.StreamWriter) -> None:
+        next_traffic = time.monotonic() + TRAFFIC_SECONDS
+        while True:
+            traffic = time.monotonic() >= next_traffic
+            if traffic:
+                next_traffic = time.monotonic() + TRAFFIC_SECONDS
+            for opened, moved, closed in self._report.pages(MOST_CONNECTIONS, traffic=traffic):
+                params = connections_params(opened, moved, closed)
+                writer.write(Call("connections", params).encode())
+                await writer.drain()
+            await asyncio.sleep(REPORT_SECONDS)
+
+    def _complain(self, text: str) -> None:
+        """Log once in a while that there is no channel: everything but nat goes on without."""
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _SAY_AGAIN_SECONDS
+            _LOG.warning("worker %d: no channel to the application: %s", self._worker, text)
+
+
+def _settle(done: Restored, error: str | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(ChannelError(NOT_RESTORED, error))

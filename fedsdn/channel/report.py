@@ -1,0 +1,66 @@
+"""What a worker has to tell of its connections: pure book-keeping."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedsdn.channel.connection import Connection, Direction
+from fedsdn.socket_address import SocketAddress
+
+Page = tuple[list[Connection], list[Connection], list[Connection]]
+"""Connections opened, moved and closed."""
+
+
+class Report:
+    """Connections that are open, and what has not been told of them."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._numbers = itertools.count(1)
+        self._open: dict[int, Connection] = {}
+        self._opened: dict[int, Connection] = {}
+        self._closed: list[Connection] = []
+        self._told: dict[int, int] = {}
+        """Bytes that were told of, by connection."""
+
+    @contextmanager
+    def carried(
+        self, direction: Direction, peer: str, client: SocketAddress, destination: SocketAddress
+    ) -> Iterator[Connection]:
+        """Report a connection as open for as long as this lasts."""
+        number = next(self._numbers)
+        connection = Connection(number, direction, peer, client, destination, time.time())
+        self._open[number] = self._opened[number] = connection
+        try:
+            yield connection
+        finally:
+            del self._open[number]
+            self._told.pop(number, None)
+            # Of one that nobody has heard of, nobody needs to hear that it has ended.
+            if self._opened.pop(number, None) is None:
+                self._closed.append(connection)
+
+    def begin_again(self) -> None:
+        """Prepare to tell everything to somebody new."""
+        self._opened = dict(self._open)
+        self._closed.clear()
+        self._told.clear()
+
+    def pages(self, most: int, *, traffic: bool) -> Iterator[Page]:
+        """Take what has changed, at most ``most`` of a kind at a time; bytes with ``traffic``."""
+        moved = [one for one in self._open.values() if traffic and self._has_moved(one)]
+        while self._opened or moved or self._closed:
+            opened = [self._opened.pop(number) for number in [*self._opened][:most]]
+            page = (opened, moved[:most], self._closed[:most])
+            del moved[:most], self._closed[:most]
+            yield page
+
+    def _has_moved(self, one: Connection) -> bool:
+        total = one.sent + one.received
+        if one.number in self._opened or self._told.get(one.number, 0) == total:
+            return False
+        self._told[one.number] = total
+        return True

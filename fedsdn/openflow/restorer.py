@@ -1,0 +1,106 @@
+"""Has the bridge restore the client's address of connections that are about to be opened.
+
+Whatever is asked while the bridge takes one batch of rows makes the next: connections that open at
+once share messages and barriers, however many they are.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3 as ofproto
+
+from fedsdn.openflow.messages import flow_mod, forget
+from fedsdn.openflow.session import Session, SessionError
+from fedsdn.pipeline.restore import Restoration
+from fedsdn.pipeline.rows import Row
+from fedsdn.socket_address import SocketAddress
+
+_MOST_REMEMBERED = 100_000
+_MOST = 500
+"""Connections in one batch: more would keep the first of them waiting."""
+
+Rows = Callable[[Restoration], Sequence[Row]]
+"""The rows that restore one connection's client."""
+
+Errors = Future[list[str | None]]
+"""For each connection why it is not restored, or None."""
+
+
+class _Used:
+    """Which own addresses connections had: those that conntrack must forget before a new one.
+
+    A new connection of the same client to the same destination shows that the old one is over, and
+    so does one from the same own address. Conntrack is asked about no others: it would complain.
+    """
+
+    def __init__(self) -> None:
+        self._by_sockets: dict[tuple[SocketAddress, SocketAddress], SocketAddress] = {}
+
+    def used(self, wanted: Restoration) -> set[SocketAddress]:
+        """Return own addresses that were used before; note the new connection's."""
+        destination = wanted.destination
+        keys = {(wanted.client, destination), (wanted.own, destination)}
+        before = {self._by_sockets.pop(key) for key in keys if key in self._by_sockets}
+        self._by_sockets |= dict.fromkeys(keys, wanted.own)
+        while len(self._by_sockets) > _MOST_REMEMBERED:
+            del self._by_sockets[next(iter(self._by_sockets))]
+        return before
+
+
+class Restorer(threading.Thread):
+    """One thread that adds rows for as many connections at a time as wait for it."""
+
+    def __init__(self, session: Callable[[], Session | None], rows: Rows) -> None:
+        """Use whichever ``session`` with the bridge there is; ``start()`` starts."""
+        super().__init__(name="restorer", daemon=True)
+        self._session = session
+        self._rows = rows
+        self._over = _Used()
+        self._waiting: queue.SimpleQueue[tuple[list[Restoration], Errors]] = queue.SimpleQueue()
+
+    def restore(self, wanted: Iterable[Restoration]) -> Errors:
+        """Ask for some connections; the outcome says of each why not, or None."""
+        outcome: Errors = Future()
+        self._waiting.put((list(wanted), outcome))
+        return outcome
+
+    def run(self) -> None:
+        """Restore for ever."""
+        while True:
+            batch = [self._waiting.get()]
+            while not self._waiting.empty() and sum(len(one) for one, _ in batch) < _MOST:
+                batch.append(self._waiting.get())
+            errors = iter(self._restore([one for wanted, _ in batch for one in wanted]))
+            for wanted, outcome in batch:
+                outcome.set_result([next(errors) for _ in wanted])
+
+    def _restore(self, wanted: list[Restoration]) -> list[str | None]:
+        session = self._session()
+        if session is None:
+            return ["the bridge is not connected to the application"] * len(wanted)
+        messages: list[Any] = []
+        ends = []
+        for one in wanted:
+            messages += self._messages(session.datapath, one)
+            ends.append(len(messages))
+        try:
+            refused = session.send(messages)
+        except SessionError as error:
+            return [str(error)] * len(wanted)
+        starts = [0, *ends[:-1]]
+        return [
+            next((str(refused[at]) for at in range(start, end) if at in refused), None)
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def _messages(self, datapath: Any, wanted: Restoration) -> Iterator[Any]:
+        """Yield what restores one connection's client."""
+        for own in self._over.used(wanted):
+            yield forget(datapath, own, wanted.destination)
+        for row in self._rows(wanted):
+            yield flow_mod(datapath, row, {}, ofproto.OFPFC_ADD)

@@ -1,0 +1,208 @@
+"""Sources restored by the bridge (``source_restore: nat``), on two whole sites."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from fedsdn.lab import build, operator
+from fedsdn.lab.host import Host
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
+from fedsdn.pipeline.declarations import RESTORE_SECONDS, Table
+from fedsdn.proxy.stats_socket import read_statistics
+from tests.real.test_proxy_lab import LIMIT_SECONDS, RESET, Vm, connections, is_reset, receive, send
+
+pytestmark = pytest.mark.real
+
+TOPOLOGY = Path(__file__).parents[2] / "topo" / "two-site-nat.yaml"
+MANY = 300
+BURST = 40
+EVERYWHERE = [(near, far, family) for near, far in ("ab", "ba") for family in (4, 6)]
+
+
+@pytest.fixture(scope="module")
+def nat() -> Iterator[Lab]:
+    name = f"test-nat-{os.getpid()}"
+    try:
+        yield build.up(TOPOLOGY, name)
+    finally:
+        build.down(name)
+
+
+@pytest.fixture(params=EVERYWHERE, ids=["a to b, v4", "a to b, v6", "b to a, v4", "b to a, v6"])
+def ends(request: pytest.FixtureRequest, nat: Lab) -> tuple[Vm, Vm]:
+    near, far, family = request.param
+    return Vm(nat, near, "vm1", family), Vm(nat, far, "vm2", family)
+
+
+def restored(host: Host) -> int:
+    count: int = read_statistics(host.run_directory / "fedsdn/proxy.sock")["inbound_restored"]
+    return count
+
+
+def single_rows(host: Host) -> list[str]:
+    """Rows of single connections that are on a site's bridge."""
+    dump = host.run("ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "br-provider")
+    ours = rf"table=({Table.RESTORE.value}|{Table.RESTORED.value}),.*hard_timeout="
+    return [row for row in dump.splitlines() if re.search(ours, row)]
+
+
+def test_each_of_many_has_its_clients_address_and_data_both_ways(ends: tuple[Vm, Vm]) -> None:
+    near, far = ends
+    before = restored(far.host)
+    with connections(near, far, count=MANY) as pairs:
+        # Which server's end is whose was found by the client's address and port.
+        for number, (client, server) in enumerate(pairs):
+            client.sendall(number.to_bytes(4, "big"))
+            server.sendall(number.to_bytes(4, "little"))
+        for number, (client, server) in enumerate(pairs):
+            assert server.recv(4) == number.to_bytes(4, "big")
+            assert client.recv(4) == number.to_bytes(4, "little")
+    assert restored(far.host) - before == MANY
+
+
+def test_much_data_is_intact(ends: tuple[Vm, Vm]) -> None:
+    with connections(*ends) as [(client, server)], ThreadPoolExecutor() as threads:
+        at_server, at_client = threads.submit(receive, server), threads.submit(receive, client)
+        sent = threads.submit(send, client, 1), threads.submit(send, server, 2)
+        assert at_server.result() == sent[0].result()
+        assert at_client.result() == sent[1].result()
+
+
+def test_two_clients_with_the_same_port_are_two_clients(nat: Lab) -> None:
+    clients = [Vm(nat, "a", name, 4) for name in ("vm1", "vm2")]
+    far = Vm(nat, "b", "vm1", 4)
+    with ExitStack() as stack:
+        listener = stack.enter_context(far.namespace.listen(far.address))
+        port = listener.getsockname()[1]
+        for client in clients:
+            source = (client.address, 45678)
+            stack.enter_context(client.namespace.connect(far.address, port, source))
+        seen = set()
+        for _ in clients:
+            server, name = listener.accept()
+            stack.enter_context(server)
+            seen.add(name)
+        assert seen == {(client.address, 45678) for client in clients}
+
+
+def test_a_port_that_is_used_again_at_once_is_seen_again(ends: tuple[Vm, Vm]) -> None:
+    """Although conntrack still knows the connection that it was used for."""
+    near, far = ends
+    with far.namespace.listen(far.address) as listener:
+        listener.settimeout(LIMIT_SECONDS)
+        for _ in range(3):
+            source = (near.address, 45679)
+            with near.namespace.connect(far.address, listener.getsockname()[1], source) as client:
+                server, name = listener.accept()
+                assert name[:2] == source
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            with server:
+                assert is_reset(server)
+
+
+def test_rows_are_there_while_connections_are_opened_and_no_longer(ends: tuple[Vm, Vm]) -> None:
+    near, far = ends
+    with connections(near, far, count=BURST) as pairs:
+        wait_until(
+            lambda: not single_rows(far.host),
+            RESTORE_SECONDS + LIMIT_SECONDS,
+            lambda: f"{len(single_rows(far.host))} rows of single connections are still there",
+        )
+        for client, server in pairs:
+            client.sendall(b"still")
+            assert server.recv(5) == b"still"
+
+
+def test_a_closed_port_is_a_reset(ends: tuple[Vm, Vm]) -> None:
+    near, far = ends
+    with far.namespace.listen(far.address) as closed:
+        port = closed.getsockname()[1]
+    with near.namespace.connect(far.address, port) as client:
+        assert is_reset(client)
+
+
+def test_a_vm_whose_connection_conntrack_has_lost_is_reset(ends: tuple[Vm, Vm]) -> None:
+    """Nobody could restore its source any more."""
+    with connections(*ends) as [(_, server)]:
+        ends[1].host.run("ovs-appctl", "dpctl/flush-conntrack")
+        server.sendall(b"to whom?")
+        assert is_reset(server)
+
+
+class Openers:
+    """Threads that open connections one after another until told to stop; all stay open."""
+
+    def __init__(self, near: Vm, far: Vm, count: int) -> None:
+        self._near, self._far = near, far
+        self._stop = threading.Event()
+        self.listener = far.namespace.listen(far.address)
+        self.seen: set[tuple[str, int]] = set()
+        self.open: list[tuple[tuple[str, int], socket.socket]] = []
+        self.failed: set[tuple[str, int]] = set()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+        self._threads = [threading.Thread(target=self._connect) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                server, name = self.listener.accept()
+                self.seen.add(name[:2])
+                server.sendall(b"!")
+                self.open.append((name[:2], server))
+
+    def _connect(self) -> None:
+        port = self.listener.getsockname()[1]
+        while not self._stop.is_set():
+            client = self._near.namespace.connect(self._far.address, port)
+            client.settimeout(LIMIT_SECONDS)
+            try:
+                assert client.recv(1) == b"!"
+                self.open.append((client.getsockname()[:2], client))
+            except ConnectionResetError:
+                self.failed.add(client.getsockname()[:2])
+                client.close()
+
+    def finish(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("how", ["KILL", "TERM"])
+def test_an_application_that_is_started_again_restores_again(nat: Lab, how: str) -> None:
+    """Open connections live, those being opened wait or are reset, none has a wrong address."""
+    near, far = Vm(nat, "a", "vm1", 4), Vm(nat, "b", "vm2", 4)
+    site = nat.topology.federation.site("b")
+    with connections(near, far, count=BURST) as pairs:
+        load = Openers(near, far, count=8)
+        wait_until(lambda: len(load.seen) > BURST, LIMIT_SECONDS, lambda: "nothing is opened")
+        daemon = far.host.daemon(operator.CONTROLLER)
+        daemon.signal(how)
+        wait_until(lambda: not daemon.alive(), LIMIT_SECONDS, lambda: "it does not end")
+        operator.wait_for_controller(far.host, site, operator.start_controller(far.host))
+        so_far = len(load.seen)
+        wait_until(
+            lambda: len(load.seen) > so_far + BURST, LIMIT_SECONDS, lambda: "nothing is opened"
+        )
+        load.finish()
+        own = {name for name, _ in load.open if name[0] == near.address} | load.failed
+        assert load.seen <= own, "whom the server sees is a client"
+        for client, server in pairs:
+            client.sendall(b"still")
+            assert server.recv(5) == b"still"
+        load.listener.close()
+        for _, sock in load.open:
+            sock.close()

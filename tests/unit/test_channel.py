@@ -1,0 +1,207 @@
+"""Workers and the application on a real channel. The bridge is a function of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsdn.channel.client import ChannelClient
+from fedsdn.channel.connection import Direction
+from fedsdn.channel.messages import LONGEST_LINE, Answer, Call, ChannelError, decode
+from fedsdn.channel.report import Report
+from fedsdn.channel.server import Channel
+from fedsdn.pipeline.restore import Restoration
+from fedsdn.socket_address import SocketAddress
+from fedsdn.uplinks.status import SiteStatus
+
+LIMIT = 10.0
+
+
+def at(port: int) -> SocketAddress:
+    return SocketAddress(ip_address("10.1.0.11"), port)
+
+
+class Bridge:
+    """Notes what it is asked to restore; refuses what comes from port 1."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Restoration]] = []
+
+    def restore(self, wanted: Iterable[Restoration]) -> Future[list[str | None]]:
+        batch = list(wanted)
+        self.batches.append(batch)
+        outcome: Future[list[str | None]] = Future()
+        outcome.set_result(["no" if one.own.port == 1 else None for one in batch])
+        return outcome
+
+
+class Worker:
+    """A worker's side, with what it was told."""
+
+    def __init__(self, path: Path) -> None:
+        self.report = Report()
+        self.statuses: list[dict[str, Any]] = []
+        self.reloads = 0
+        self.client = ChannelClient(path, 0, self.report, self.statuses.append, self._reload)
+
+    def _reload(self) -> None:
+        self.reloads += 1
+
+
+@asynccontextmanager
+async def worker(path: Path) -> AsyncIterator[Worker]:
+    one = Worker(path)
+    running = asyncio.create_task(one.client.run())
+    try:
+        yield one
+    finally:
+        running.cancel()
+
+
+def application(path: Path) -> tuple[Channel, Bridge]:
+    bridge = Bridge()
+    channel = Channel(path, "a", bridge.restore)
+    channel.start()
+    return channel, bridge
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def listed(path: Path) -> list[dict[str, Any]]:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(Call("list", {"skip": 0}, 1).encode())
+    answer = decode(await reader.readline())
+    writer.close()
+    assert isinstance(answer, Answer)
+    connections: list[dict[str, Any]] = answer.result["connections"]
+    return connections
+
+
+def run(scenario: Callable[[Path], Any], path: Path) -> None:
+    asyncio.run(asyncio.wait_for(scenario(path), 3 * LIMIT))
+
+
+def status(written: float) -> SiteStatus:
+    return SiteStatus("a", written, (), ())
+
+
+def test_connections_that_open_at_once_share_a_message(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        _, bridge = application(path)
+        async with worker(path) as one:
+            asked = [
+                one.client.restore(Restoration(at(port), at(port), at(80)))
+                for port in range(2, 102)
+            ]
+            await asyncio.gather(*asked)
+        assert [len(batch) for batch in bridge.batches] == [100]
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_one_that_the_bridge_refuses_fails_alone(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        application(path)
+        async with worker(path) as one:
+            outcome = await asyncio.gather(
+                *(one.client.restore(Restoration(at(port), at(9), at(80))) for port in (1, 2)),
+                return_exceptions=True,
+            )
+        assert isinstance(outcome[0], ChannelError)
+        assert outcome[1] is None
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_an_application_that_comes_later_answers_what_was_asked_before(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        async with worker(path) as one:
+            asked = asyncio.create_task(one.client.restore(Restoration(at(5), at(5), at(80))))
+            await asyncio.sleep(0)
+            assert not asked.done()
+            _, bridge = application(path)
+            await asked
+        assert len(bridge.batches) == 1
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_the_application_knows_what_is_open_and_what_it_has_moved(tmp_path: Path) -> None:
+    async def until_listed(path: Path, sent: list[int]) -> None:
+        async with asyncio.timeout(LIMIT):
+            while [one["sent"] for one in await listed(path)] != sent:
+                await asyncio.sleep(0.01)
+
+    async def scenario(path: Path) -> None:
+        application(path)
+        async with worker(path) as one:
+            with one.report.carried(Direction.INBOUND, "b", at(1), at(2)) as connection:
+                connection.sent = 7
+                await until_listed(path, [7])
+                connection.sent = 9
+                await until_listed(path, [9])
+                async with worker(path) as other:
+                    with other.report.carried(Direction.OUTBOUND, "b", at(3), at(4)):
+                        await until_listed(path, [9, 0])
+                    await until_listed(path, [9])
+            await until_listed(path, [])
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_status_is_sent_when_it_changes_and_to_whoever_comes_later(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        channel, _ = application(path)
+        channel.tell_status(status(1.0))
+        async with worker(path) as one:
+            await until(lambda: [found["written"] for found in one.statuses] == [1.0])
+            channel.tell_status(status(2.0))
+            channel.tell_reload()
+            await until(lambda: one.reloads)
+            assert [found["written"] for found in one.statuses] == [1.0, 2.0]
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_another_version_is_turned_away_with_the_reason(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        application(path)
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(Call("hello", {"version": 2, "worker": 0, "pid": 1}, 1).encode())
+        assert b"version 2 of the channel; the application has 1" in await reader.readline()
+        writer.close()
+
+    run(scenario, tmp_path / "channel")
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"x" * (LONGEST_LINE + 2), b"\0" * 100 + b"\n", b"{}\n" * 1000]
+)
+def test_garbage_ends_at_most_the_channel_it_came_by(tmp_path: Path, garbage: bytes) -> None:
+    async def scenario(path: Path) -> None:
+        _, bridge = application(path)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(path))
+            await asyncio.get_running_loop().run_in_executor(None, _send_all, stranger, garbage)
+            async with worker(path) as one:
+                await one.client.restore(Restoration(at(5), at(5), at(80)))
+        assert len(bridge.batches) == 1
+
+    run(scenario, tmp_path / "channel")
+
+
+def _send_all(stranger: socket.socket, garbage: bytes) -> None:
+    with suppress(OSError):  # the application has had enough of it
+        stranger.sendall(garbage)
