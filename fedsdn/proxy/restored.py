@@ -16,7 +16,7 @@ from fedsdn.proxy import transparent
 from fedsdn.proxy.socks import Request
 from fedsdn.socket_address import SocketAddress
 
-RESTORE_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
 """How long the application may take, or be away."""
 
 _ANY_PORT = 0
@@ -74,7 +74,7 @@ def _claimed(own: SocketAddress) -> Iterator[SocketAddress]:
 
 async def _restored(wanted: Restoration, restore: Restore) -> None:
     try:
-        async with asyncio.timeout(RESTORE_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS):
             await restore(wanted)
     except (TimeoutError, ChannelError) as error:
         reason = str(error) or "the application does not answer"

@@ -259,6 +259,48 @@ def test_endpoints_that_somebody_changed_are_repaired(lab: Lab, talk: Talk) -> N
     talk.goes_on()
 
 
+@pytest.fixture
+def single(lab: Lab) -> Iterator[Talk]:
+    """Return a connection that never has more than its first subflow, and a fresh other one."""
+    limits = ("ip", "mptcp", "limits", "set", "subflows", "8", "add_addr_accepted")
+    for site in SITES:
+        inside(lab, site, *limits, "0")
+    try:
+        with talking(lab) as talk:
+            talk.goes_on()
+            for site in SITES:
+                inside(lab, site, *limits, "8")
+            yield talk
+    finally:
+        for site in SITES:
+            inside(lab, site, *limits, "8")
+
+
+def test_a_connections_last_subflow_is_not_ended(lab: Lab, single: Talk) -> None:
+    """It could not be opened anew, as others of the namespace could."""
+    wait_for(lab, BOTH, carried=False)
+    (uplink,) = subflows(lab, "a")
+    wire = uplink.replace("up", "wire")
+    with talking(lab) as other:
+        wait_until(lambda: subflows(lab, "a") == BOTH, LIMIT_S, lambda: "no second subflow")
+        lab.change_wire(wire, carrier=False)
+        try:
+            other.goes_on()
+            wait_until(
+                lambda: paths(lab, "a")[uplink] is DOWN and paths(lab, "b")[uplink] is DOWN,
+                LIMIT_S,
+                lambda: f"path of {uplink} is still up",
+            )
+            for _ in range(3):
+                other.goes_on()
+                assert endpoints(lab, "a") == endpoints(lab, "b") == BOTH
+        finally:
+            lab.change_wire(wire, carrier=True)
+        single.goes_on()
+        other.goes_on()
+    assert not single.trouble
+
+
 def test_an_application_that_is_started_while_an_uplink_is_down(lab: Lab, talk: Talk) -> None:
     """It finds an endpoint of a dead uplink, and takes it away; later it is put back."""
     lab.host("a").daemon(CONTROLLER).signal("TERM")
