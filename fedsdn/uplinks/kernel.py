@@ -80,17 +80,16 @@ class Kernel:
 
     def _end(self, dead: frozenset[Pair]) -> None:
         """End subflows on dead paths, but no connection's last: that would not come back."""
-        # First by what was seen before: it takes a while to look at thousands of them.
-        self._subflows.end(dead, _elsewhere(self._seen, dead))
+        self._subflows.end(dead, self._subflows.elsewhere(dead))
         self._seen = self._subflows.read()
-        self._subflows.end(dead, _elsewhere(self._seen, dead))
 
     def _look(self, orders: Orders, site: Site) -> None:
         """Look at all subflows: whether more of them may end, and all uplinks are in use."""
         began = time.monotonic()
-        self._seen = self._subflows.read()
         if orders.dead_pairs:
-            self._subflows.end(orders.dead_pairs, _elsewhere(self._seen, orders.dead_pairs))
+            self._end(orders.dead_pairs)
+        else:
+            self._seen = self._subflows.read()
         self._repair(orders, site)
         took = time.monotonic() - began
         self._next_look = began + max(_LOOK_SECONDS, took * _MOST_LOAD)
@@ -127,11 +126,6 @@ class Kernel:
         self._kept -= kept
         self._kept &= every.keys()
         self._idle = idle if carried else set()
-
-
-def _elsewhere(seen: Iterable[Subflow], dead: frozenset[Pair]) -> set[int]:
-    """Tokens of connections that have a subflow which is not on a dead path."""
-    return {one.token for one in seen if (one.local, one.remote) not in dead}
 
 
 def _lasts(seen: Iterable[Subflow]) -> set[Address]:

@@ -129,6 +129,22 @@ class Subflows:
                 found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
         return found
 
+    def elsewhere(self, pairs: Collection[tuple[Address, Address]]) -> set[int]:
+        """Return the tokens of connections with an established subflow that is not on ``pairs``.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        tokens = set()
+        for (family, name), _, attributes in self._kernel.dump(1 << SS_ESTABLISHED):
+            _, _, local, remote = _NAMES.unpack_from(name)
+            if (self._address(family, local), self._address(family, remote)) not in pairs:
+                mptcp = _mptcp(attributes)
+                if mptcp is not None:
+                    tokens.add(_UNSIGNED.unpack(mptcp[_TOKEN])[0])
+        return tokens
+
     def end(self, pairs: Collection[tuple[Address, Address]], tokens: Container[int]) -> int:
         """End the subflows of some connections from a local to a remote address of ``pairs``.
 

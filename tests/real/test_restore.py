@@ -110,8 +110,9 @@ def test_a_port_that_is_used_again_at_once_is_seen_again(ends: tuple[Vm, Vm]) ->
                 assert is_reset(server)
 
 
-def test_rows_are_there_while_connections_are_opened_and_no_longer(ends: tuple[Vm, Vm]) -> None:
-    near, far = ends
+@pytest.mark.parametrize("family", [4, 6])
+def test_rows_are_there_while_connections_are_opened_and_no_longer(nat: Lab, family: int) -> None:
+    near, far = Vm(nat, "a", "vm1", family), Vm(nat, "b", "vm2", family)
     with connections(near, far, count=BURST) as pairs:
         wait_until(
             lambda: not single_rows(far.host),

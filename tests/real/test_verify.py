@@ -16,6 +16,7 @@ from fedsdn.cli.verify import lab_views
 from fedsdn.diagnostics import bridge_checks
 from fedsdn.diagnostics.checks import CheckFailedError, Outcome, Result, run_checks
 from fedsdn.diagnostics.path_checks import paths
+from fedsdn.diagnostics.proxy_checks import endpoints
 from fedsdn.diagnostics.site_checks import Ground, section, site_checks, traffic_counter_checks
 from fedsdn.diagnostics.throughput_checks import Wires, carry, check_shares
 from fedsdn.diagnostics.traffic import Direction
@@ -181,7 +182,17 @@ def test_a_pulled_wire_fails_carrier_at_both_ends(lab: Lab) -> None:
     for view in views:
         host = lab.host(view.name)
         wait_until(lambda host=host: _link(host) == "up", LIMIT, lambda: "up1 stays down")  # type: ignore[misc]
+        wait_until(lambda view=view: _has_endpoints(view), LIMIT, lambda: "no endpoint of up1")  # type: ignore[misc]
         all_well(view)
+
+
+def _has_endpoints(view: SiteView) -> bool:
+    """Whether the uplink is used again: not before it has been back for a while."""
+    try:
+        endpoints(view)
+    except CheckFailedError:
+        return False
+    return True
 
 
 def _link(host: Host) -> str:
