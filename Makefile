@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
-.PHONY: install lint test demo flows
+.PHONY: install lint test fuzz demo flows
 
 install: $(VENV)/installed
 	@scripts/install-packages
@@ -23,7 +23,16 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
+	@scripts/install-packages --tests
 	$(BIN)/pytest
+
+# Looks for bytes that break what reads them, for so many seconds each.
+FUZZ_SECONDS ?= 60
+fuzz: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	for target in socks channel probe; do \
+		$(BIN)/python -m tests.fuzz.$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	done
 
 demo: install
 	$(BIN)/fedsdn demo

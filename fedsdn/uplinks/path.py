@@ -92,7 +92,7 @@ class Path:
         if newest <= self.newest:
             return False
         if probe.epoch == self.newest[0]:
-            gap = probe.number - self.newest[1]
+            gap = min(probe.number - self.newest[1], _LOSS_WINDOW)
             self._received = (self._received << gap | 1) & ((1 << _LOSS_WINDOW) - 1)
             self._expected = min(self._expected + gap, _LOSS_WINDOW)
         else:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from fedsdn.errors import FedsdnError
 
 _MAC_BYTES = 16
+_LARGEST = 2**63
 
 
 class ProbeError(FedsdnError):
@@ -49,7 +50,12 @@ class Probe:
     def encode(self, key: bytes) -> bytes:
         """Return the datagram, signed with ``key``."""
         body = json.dumps(asdict(self), separators=(",", ":")).encode()
-        return _mac(key, body) + body
+        return sign(body, key)
+
+
+def sign(body: bytes, key: bytes) -> bytes:
+    """Make a datagram of a probe's text."""
+    return hmac.digest(key, body, hashlib.sha256)[:_MAC_BYTES] + body
 
 
 _NAMES = ("site", "uplink", "to", "to_uplink")
@@ -64,17 +70,20 @@ def decode(datagram: bytes, key: bytes) -> Probe:
         ProbeError: it is not signed with it, or is no probe of this version.
 
     """
-    mac, body = datagram[:_MAC_BYTES], datagram[_MAC_BYTES:]
-    if not hmac.compare_digest(mac, _mac(key, body)):
+    body = datagram[_MAC_BYTES:]
+    if not hmac.compare_digest(datagram, sign(body, key)):
         raise ProbeError("a probe is not signed with our key: compare 'probes.key' at both sites")
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or {n: type(v) for n, v in found.items()} != _FIELDS:
+    if not isinstance(found, dict) or not _fits(found):
         raise ProbeError("a probe of another version of fedsdn: run the same one at both sites")
     return Probe(**{**found, "down": tuple(found["down"])})
 
 
-def _mac(key: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, body, hashlib.sha256)[:_MAC_BYTES]
+def _fits(found: dict[str, object]) -> bool:
+    """Whether an object has a probe's fields, and numbers no larger than a counter gets."""
+    return {name: type(value) for name, value in found.items()} == _FIELDS and all(
+        0 <= value <= _LARGEST for value in found.values() if isinstance(value, int)
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.uplinks.probe import Probe, ProbeError, decode
+from fedsdn.uplinks.probe import Probe, ProbeError, decode, sign
 
 KEY = b"k" * 32
 PROBE = Probe("a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), leaving=True)
@@ -56,11 +57,14 @@ def test_a_changed_probe_is_refused(position: int) -> None:
         decode(bytes(changed), KEY)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"site": 1}', b"\xff"])
-def test_a_signed_one_of_another_version_is_refused(
-    body: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json, "dumps", lambda *_args, **_options: body.decode("latin-1"))
-    signed = PROBE.encode(KEY)
+@pytest.mark.parametrize("number", [-1, 2**63 + 1, 10**4000])
+def test_numbers_that_no_counter_gets_are_refused(number: int) -> None:
+    body = json.dumps({**asdict(PROBE), "heard_ago": number}).encode()
     with pytest.raises(ProbeError, match="another version"):
-        decode(signed, KEY)
+        decode(sign(body, KEY), KEY)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"site": 1}', b"\xff"])
+def test_a_signed_one_of_another_version_is_refused(body: bytes) -> None:
+    with pytest.raises(ProbeError, match="another version"):
+        decode(sign(body, KEY), KEY)

@@ -1,0 +1,1 @@
+"""Programs that look for bytes that break what reads them; ``make fuzz`` runs them."""

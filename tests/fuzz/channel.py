@@ -1,0 +1,31 @@
+"""Lines of the channel: any bytes give a message of the schema, or a ``ChannelError``."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports():
+    from fedsdn.channel import messages
+
+
+def one_input(data: bytes) -> None:
+    """Read a line, and what its message holds."""
+    try:
+        found = messages.decode(data)
+        if not isinstance(found, messages.Call):
+            return
+        if found.method == "restore":
+            for one in messages.restorations(found):
+                assert one.own.address.version == one.client.address.version
+        if found.method == "connections":
+            for document in found.params["opened"]:
+                messages.parse_connection(document)
+    except messages.ChannelError as error:
+        messages.encode_error(error)
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()

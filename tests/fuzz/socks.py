@@ -1,0 +1,57 @@
+"""SOCKS off the wire: any stream gives a message or a refusal, in few reads of few bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import atheris
+
+with atheris.instrument_imports():
+    from fedsdn.proxy import socks
+
+PARSERS: tuple[Callable[[bytes], object], ...] = (
+    socks.parse_request,
+    socks.parse_response,
+    socks.parse_plain_greeting,
+    socks.parse_plain_selection,
+    socks.parse_plain_connect,
+    socks.parse_plain_reply,
+)
+MOST_READS = 8
+
+
+def read(parse: Callable[[bytes], object], stream: bytes, piece: int) -> tuple[object, int]:
+    """Read a message as the proxy does, some bytes at a time; return it, and how many it took."""
+    seen, reads = b"", 0
+    while True:
+        try:
+            found = parse(seen)
+        except socks.SocksError as error:
+            return (str(error), error.answer), len(seen)
+        if not isinstance(found, int):
+            return found, len(seen)
+        assert found > 0, "it waits for nothing"
+        more = stream[len(seen) : len(seen) + min(found, piece)]
+        if not more:
+            return None, len(seen)
+        seen += more
+        reads += 1
+        assert len(seen) <= socks.LONGEST_REQUEST, "it takes more than the longest message"
+        assert piece < socks.LONGEST_REQUEST or reads <= MOST_READS, "it reads in crumbs"
+
+
+def one_input(data: bytes) -> None:
+    """Read the same stream at once and octet by octet: it must be the same message."""
+    for parse in PARSERS:
+        whole, taken = read(parse, data, socks.LONGEST_REQUEST)
+        in_pieces, taken_in_pieces = read(parse, data, 1)
+        assert whole == in_pieces
+        assert taken_in_pieces <= taken
+        if isinstance(whole, socks.Request):
+            assert socks.parse_request(whole.encode()) == whole
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
