@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedsdn.cli import bench, lab, proxy, site, topology
+from fedsdn.cli import bench, flows, lab, proxy, site, topology
 from fedsdn.cli.demo import demo
 from fedsdn.cli.uplinks import uplinks
 from fedsdn.cli.verify import verify
@@ -24,6 +24,7 @@ app.add_typer(topology.app, name="topology")
 app.add_typer(lab.app, name="lab")
 app.add_typer(site.app, name="site")
 app.add_typer(proxy.app, name="proxy")
+app.add_typer(flows.app, name="flows")
 app.add_typer(bench.app, name="bench")
 app.command()(verify)
 app.command()(demo)

@@ -41,20 +41,25 @@ class Context:
         table: Table,
         match: Match,
         *actions: Action,
+        why: str,
         priority: int = ABOVE_DEFAULT,
         hard_timeout: int = 0,
     ) -> Row:
-        """Make a row; its cookie names the line of the caller."""
+        """Make a row; its cookie names the line of the caller.
+
+        ``why`` is a literal: whoever has only the cookie finds it in the source.
+        """
         return Row(
             table=table,
             priority=priority,
             match=match,
             actions=actions,
             cookie=cookie_here(self.site, self.feature, depth=2),
+            why=why,
             hard_timeout=hard_timeout,
         )
 
-    def default(self, table: Table, *actions: Action) -> Row:
+    def default(self, table: Table, *actions: Action, why: str) -> Row:
         """Make the row for what no other row of the table matches; without actions, a drop."""
         return Row(
             table=table,
@@ -62,4 +67,5 @@ class Context:
             match=Match(),
             actions=actions,
             cookie=cookie_here(self.site, self.feature, depth=2),
+            why=why,
         )

@@ -58,12 +58,15 @@ def rows(context: Context) -> Iterator[Row]:
             Match(in_port=port.name),
             Resubmit(port.table),
             priority=HookPriority.PORT,
+            why="frames from the proxy to VMs",
         )
         yield from _neighbours(context, port)
         for remote in context.remote_prefixes:
             foreign = Match(protocol=tcp(remote.network), source=remote.network)
-            yield context.row(port.table, foreign, Track(port.state))
-        yield context.default(port.table)
+            yield context.row(
+                port.table, foreign, Track(port.state), why="in the name of a peer's VM"
+            )
+        yield context.default(port.table, why="drop what the proxy may not send")
     yield from _opening(context)
     for port in (_SOCKSIFIER, _SERVER):
         yield from _to_tenant(context, port)
@@ -75,23 +78,31 @@ def _neighbours(context: Context, port: _Port) -> Iterator[Row]:
     for source in (*sources, link_local(mac)):
         if source.version == 4:
             arp = Match(protocol=Protocol.ARP, arp_source=source, arp_source_mac=mac)
-            yield context.row(port.table, arp, Normal())
+            yield context.row(port.table, arp, Normal(), why="the proxy asks for VMs as itself")
             continue
         for kind in (_ND_SOLICITATION, _ND_ADVERTISEMENT):
             discovery = Match(protocol=Protocol.ICMP6, source=source, icmp6_type=kind)
-            yield context.row(port.table, discovery, Normal())
+            yield context.row(
+                port.table, discovery, Normal(), why="the proxy asks for VMs as itself"
+            )
 
 
 def _opening(context: Context) -> Iterator[Row]:
     for prefix in context.site.prefixes:
         opening = Match(protocol=tcp(prefix.network), destination=prefix.network, opening=True)
-        yield context.row(Table.SOCKSIFIER_STATE, opening, priority=_OPENING)
+        yield context.row(
+            Table.SOCKSIFIER_STATE,
+            opening,
+            priority=_OPENING,
+            why="drop: the socksifier answers, and opens nothing",
+        )
         yield context.row(
             Table.SERVER_STATE,
             opening,
             Commit(CtMark.INBOUND, force=True),
             Normal(),
             priority=_OPENING,
+            why="a peer's VM opens a connection: inbound",
         )
 
 
@@ -99,7 +110,14 @@ def _to_tenant(context: Context, port: _Port) -> Iterator[Row]:
     for prefix in context.site.prefixes:
         protocol = tcp(prefix.network)
         lost = Match(protocol=protocol, destination=prefix.network, conn_state=ConnState.NEW)
-        yield context.row(port.state, lost, Commit(port.mark), Normal(), priority=_NEW)
+        yield context.row(
+            port.state,
+            lost,
+            Commit(port.mark),
+            Normal(),
+            priority=_NEW,
+            why="conntrack has lost it: the sender is its owner",
+        )
         known = Match(protocol=protocol, destination=prefix.network)
-        yield context.row(port.state, known, Normal())
-    yield context.default(port.state)
+        yield context.row(port.state, known, Normal(), why="on to the VM")
+    yield context.default(port.state, why="drop what is not for our prefixes")

@@ -6,6 +6,7 @@ numbered: numbers belong to one run of one bridge, names to the federation file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -13,6 +14,13 @@ from enum import Enum
 from fedsdn.config.model import Address, Network
 from fedsdn.pipeline.declarations import CT_ZONE, CtMark, Table
 from fedsdn.socket_address import SocketAddress
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _quoted(port: str) -> str:
+    """Return a port's name as ovs-ofctl writes it."""
+    return port if _PLAIN_NAME.fullmatch(port) else f'"{port}"'
 
 
 class Protocol(Enum):
@@ -115,6 +123,8 @@ class Match:
                 yield "tcp_flags=+syn-ack"
             elif field.name == "ct_mark":
                 yield f"ct_mark={int(value):#x}"
+            elif field.name == "in_port":
+                yield f"in_port={_quoted(value)}"
             else:
                 text = value.value if isinstance(value, Enum) else value
                 yield f"{names.get(field.name, field.name)}={text}"
@@ -127,7 +137,7 @@ class Output:
     port: str
 
     def __str__(self) -> str:
-        return f"output:{self.port}"
+        return f"output:{_quoted(self.port)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +244,8 @@ Action = (
 class Row:
     """One row of a flow table. Without actions, what matches is dropped (and counted).
 
-    With ``hard_timeout`` the bridge removes it after so many seconds.
+    With ``hard_timeout`` the bridge removes it after so many seconds. ``why`` says in a few words
+    what it is for.
     """
 
     table: Table
@@ -242,6 +253,7 @@ class Row:
     match: Match
     actions: tuple[Action, ...]
     cookie: int
+    why: str
     hard_timeout: int = 0
 
     @property
@@ -251,10 +263,10 @@ class Row:
         return frozenset(named | ({self.match.in_port} if self.match.in_port else set()))
 
     def __str__(self) -> str:
-        """Text as ``ovs-ofctl add-flow`` reads it."""
-        head = f"cookie={self.cookie:#x},table={self.table.value},priority={self.priority}"
-        if self.hard_timeout:
-            head += f",hard_timeout={self.hard_timeout}"
+        """Text as ``ovs-ofctl add-flow`` reads it, and ``ovs-ofctl dump-flows`` prints it."""
+        # Of rows that are to go by themselves nobody needs to hear.
+        life = f"hard_timeout={self.hard_timeout}, " if self.hard_timeout else "send_flow_rem "
+        head = f"cookie={self.cookie:#x}, table={self.table.value}, {life}priority={self.priority}"
         match = str(self.match)
         actions = ",".join(str(action) for action in self.actions) or "drop"
         return f"{head}{',' if match else ''}{match} actions={actions}"

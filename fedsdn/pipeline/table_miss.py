@@ -12,4 +12,10 @@ from fedsdn.pipeline.rows import Match, Normal, Row
 def rows(context: Context) -> Iterator[Row]:
     """Make the table-miss row, or none."""
     if context.site.provider_network.table_miss == "normal":
-        yield context.row(Table.HOOK, Match(), Normal(), priority=HookPriority.MISS)
+        yield context.row(
+            Table.HOOK,
+            Match(),
+            Normal(),
+            priority=HookPriority.MISS,
+            why="what is not ours stays as it was",
+        )

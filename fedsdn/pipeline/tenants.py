@@ -52,13 +52,19 @@ def rows(context: Context) -> Iterator[Row]:
                 Match(protocol=protocol, destination=remote.network),
                 Resubmit(Table.TENANT),
                 priority=HookPriority.PREFIX,
+                why="packets to another site's prefix",
             )
     restored = context.site.source_restore == "nat"
     for prefix in context.site.prefixes:
         for protocol in (tcp(prefix.network), icmp(prefix.network)):
             own = Match(protocol=protocol, source=prefix.network)
-            yield context.row(Table.TENANT, own, Track(Table.TENANT_STATE, nat=restored))
-    yield context.default(Table.TENANT, Normal())
+            yield context.row(
+                Table.TENANT,
+                own,
+                Track(Table.TENANT_STATE, nat=restored),
+                why="from one of our prefixes: whose connection is it?",
+            )
+    yield context.default(Table.TENANT, Normal(), why="not from our prefixes: not federated")
     yield from _by_state(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
@@ -73,6 +79,7 @@ def _by_state(context: Context) -> Iterator[Row]:
             Commit(CtMark.OUTBOUND, force=True),
             Resubmit(_DELIVERY[CtMark.OUTBOUND]),
             priority=_OPENING,
+            why="a VM opens a connection: outbound, to the socksifier",
         )
         for mark, delivery in _DELIVERY.items():
             yield context.row(
@@ -80,12 +87,24 @@ def _by_state(context: Context) -> Iterator[Row]:
                 Match(protocol=protocol, ct_mark=mark),
                 Resubmit(delivery),
                 priority=_BY_DIRECTION,
+                why="a known connection: to the proxy port of its direction",
             )
-        yield context.row(Table.TENANT_STATE, Match(protocol=protocol), *both)
+        yield context.row(
+            Table.TENANT_STATE,
+            Match(protocol=protocol),
+            *both,
+            why="conntrack has lost it: a copy to each proxy port, its owner takes it",
+        )
     for mark, delivery in _DELIVERY.items():
         error = Match(conn_state=ConnState.RELATED, ct_mark=mark)
-        yield context.row(Table.TENANT_STATE, error, Resubmit(delivery), priority=_BY_DIRECTION)
-    yield context.default(Table.TENANT_STATE, Normal())
+        yield context.row(
+            Table.TENANT_STATE,
+            error,
+            Resubmit(delivery),
+            priority=_BY_DIRECTION,
+            why="an ICMP error about a connection goes the connection's way",
+        )
+    yield context.default(Table.TENANT_STATE, Normal(), why="other ICMP is not carried")
 
 
 def _delivery(context: Context, table: Table, port: str) -> Iterator[Row]:
@@ -97,5 +116,8 @@ def _delivery(context: Context, table: Table, port: str) -> Iterator[Row]:
     """
     learn = (AddressToSender(), Normal())
     to_proxy = (SetDestinationMac(port_mac(context.site, port)), Output(port))
-    yield context.row(table, Match(tag=Tag.PRESENT), *learn, PopVlan(), *to_proxy)
-    yield context.row(table, Match(tag=Tag.ABSENT), *learn, *to_proxy)
+    tagged, untagged = Match(tag=Tag.PRESENT), Match(tag=Tag.ABSENT)
+    yield context.row(
+        table, tagged, *learn, PopVlan(), *to_proxy, why="to the proxy, without its tag"
+    )
+    yield context.row(table, untagged, *learn, *to_proxy, why="to the proxy")

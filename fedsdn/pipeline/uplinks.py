@@ -23,12 +23,16 @@ def rows(context: Context) -> Iterator[Row]:
     for uplink in context.site.uplinks:
         for port, table in ((uplink.port, Table.UPLINK), (wan_port(uplink), Table.WAN)):
             yield context.row(
-                Table.HOOK, Match(in_port=port), Resubmit(table), priority=HookPriority.PORT
+                Table.HOOK,
+                Match(in_port=port),
+                Resubmit(table),
+                priority=HookPriority.PORT,
+                why="frames from an uplink, or from the proxy to it",
             )
         yield from _to_proxy(context, uplink)
         yield from _from_proxy(context, uplink)
-    yield context.default(Table.UPLINK, Normal())
-    yield context.default(Table.WAN)
+    yield context.default(Table.UPLINK, Normal(), why="the uplink's other traffic is not ours")
+    yield context.default(Table.WAN, why="drop what has not this uplink's own address")
 
 
 def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
@@ -41,34 +45,43 @@ def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
                 from_peer = Match(
                     protocol=protocol, in_port=port, source=peer.peer_address, destination=address
                 )
-                yield context.row(Table.UPLINK, from_peer, proxy)
+                yield context.row(
+                    Table.UPLINK, from_peer, proxy, why="connections and probes of a peer"
+                )
     ping = Match(protocol=icmp(address), in_port=port, destination=address)
-    yield context.row(Table.UPLINK, ping, proxy)
+    yield context.row(Table.UPLINK, ping, proxy, why="ping, and errors about connections to peers")
     stranger = Match(protocol=ip(address), in_port=port, destination=address)
-    yield context.row(Table.UPLINK, stranger, priority=_BELOW_PEERS)
+    yield context.row(
+        Table.UPLINK,
+        stranger,
+        priority=_BELOW_PEERS,
+        why="drop what is no peer's: the proxy is not open",
+    )
     if uplink.family == 4:
         arp = Match(protocol=Protocol.ARP, in_port=port, arp_target=address)
-        yield context.row(Table.UPLINK, arp, proxy)
+        yield context.row(Table.UPLINK, arp, proxy, why="who asks for the proxy's address")
         return
     own = link_local(port_mac(context.site, wan_port(uplink)))
     for target in (address, own):
         solicitation = Match(
             protocol=Protocol.ICMP6, in_port=port, icmp6_type=_ND_SOLICITATION, nd_target=target
         )
-        yield context.row(Table.UPLINK, solicitation, proxy)
+        yield context.row(Table.UPLINK, solicitation, proxy, why="who asks for the proxy's address")
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, destination=own)
-    yield context.row(Table.UPLINK, neighbour, proxy)
+    yield context.row(Table.UPLINK, neighbour, proxy, why="neighbours that answer the proxy")
 
 
 def _from_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
     port, address = wan_port(uplink), uplink.address.ip
     out = Output(uplink.port)
     sent = Match(protocol=ip(address), in_port=port, source=address)
-    yield context.row(Table.WAN, sent, out)
+    yield context.row(Table.WAN, sent, out, why="the proxy's own, out of the uplink of its address")
     if uplink.family == 4:
         arp = Match(protocol=Protocol.ARP, in_port=port, arp_source=address)
-        yield context.row(Table.WAN, arp, out)
+        yield context.row(Table.WAN, arp, out, why="the proxy asks for neighbours, or answers them")
         return
     own = link_local(port_mac(context.site, port))
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, source=own)
-    yield context.row(Table.WAN, neighbour, out)
+    yield context.row(
+        Table.WAN, neighbour, out, why="the proxy asks for neighbours, or answers them"
+    )

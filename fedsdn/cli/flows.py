@@ -1,0 +1,204 @@
+"""fedsdn flows: the bridge's flow tables by name, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
+from fedsdn.config.loader import load_federation
+from fedsdn.config.model import Federation, Site
+from fedsdn.errors import FedsdnError
+from fedsdn.flowtable import report
+from fedsdn.flowtable.compare import compare
+from fedsdn.flowtable.dump import DumpedRow, parse_dump
+from fedsdn.flowtable.live import bridge_rows
+from fedsdn.flowtable.names import table_name
+from fedsdn.flowtable.page import page
+from fedsdn.flowtable.purpose import table_purpose
+from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.declarations import Table
+
+_REFRESH_SECONDS = 1.0
+
+app = typer.Typer(help="Read the bridge's flow tables by name.", no_args_is_help=True)
+
+DumpFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[FILE]",
+        help="A saved dump (ovs-ofctl -O OpenFlow13 --names dump-flows BRIDGE); "
+        "without it, this host's bridge.",
+    ),
+]
+
+
+@app.command()
+def dump(
+    file: DumpFile = None,
+    *,
+    table: Annotated[
+        str | None, typer.Option("--table", help="Only this table, by name or number.")
+    ] = None,
+    nonzero: Annotated[
+        bool, typer.Option("--nonzero", help="Only rows that packets have met.")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Other people's rows too, in all tables.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one page with the pipeline drawn.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_file: ConfigFile = None,
+    site: SiteName = None,
+    federation: FederationFile = None,
+) -> None:
+    """Show every row with what it is for, and the packets that it has met."""
+    only = None if table is None else _table(table)
+
+    def views(rows: Sequence[DumpedRow]) -> list[report.TableView]:
+        return report.tables(rows, only, others=everything, nonzero=nonzero)
+
+    if file is None:
+        bridge = _local(config_file, site, federation)[1].provider_network.bridge
+        if watch:
+            _watch(bridge, views)
+            return
+        rows, title = bridge_rows(bridge), f"bridge {bridge}"
+    else:
+        if watch:
+            raise FedsdnError(f"{file} does not change: leave out '--watch', or the file")
+        rows, title = _read(file), str(file)
+    if html is not None:
+        _write(html, page(title, views(rows)))
+    if as_json:
+        print(json.dumps({"source": title, "tables": report.document(views(rows))}, indent=2))
+    elif html is None:
+        print("\n".join(_lines(title, rows, views(rows))))
+
+
+@app.command()
+def diff(
+    file: DumpFile = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_file: ConfigFile = None,
+    site: SiteName = None,
+    federation: FederationFile = None,
+) -> None:
+    """Compare the rows that the site is to have with those that are there.
+
+    The exit status is 0 only if they are the same, and every row can be reached.
+    """
+    whole, local = _local(config_file, site, federation)
+    bridge = local.provider_network.bridge
+    rows = bridge_rows(bridge) if file is None else _read(file)
+    wanted = pipeline_rows(whole, local.name)
+    findings = compare(wanted, rows)
+    if as_json:
+        print(json.dumps([report.finding_document(one) for one in findings], indent=2))
+    else:
+        for finding in findings:
+            print("\n".join(report.finding_text(finding)))
+        if not findings:
+            print(f"all {len(wanted)} rows of site {local.name} are there, and no others of ours")
+    sys.exit(1 if findings else 0)
+
+
+@app.command()
+def render(
+    name: Annotated[str, typer.Argument(metavar="SITE", help="A site of the federation file.")],
+    config_file: ConfigFile = None,
+    federation: FederationFile = None,
+) -> None:
+    """Print the rows that a site gets, as 'ovs-ofctl -O OpenFlow13 add-flows' reads them."""
+    if federation is None:
+        federation = settings(config_file, name, federation).federation
+    whole = load_federation(federation)
+    whole.local_site(name)
+    above: Table | None = None
+    why: str | None = None
+    for row in pipeline_rows(whole, name):
+        if row.table is not above:
+            print(f"\n# {table_name(row.table)}: {table_purpose(row.table)}")
+            above, why = row.table, None
+        if row.why != why:
+            print(f"# {row.why}")
+            why = row.why
+        print(row)
+
+
+def _local(
+    config_file: Path | None, site: str | None, federation: Path | None
+) -> tuple[Federation, Site]:
+    local = settings(config_file, site, federation)
+    whole = load_federation(local.federation)
+    return whole, whole.local_site(local.site)
+
+
+def _table(text: str) -> Table:
+    for table in Table:
+        if text.upper() == table.name or text == str(table.value):
+            return table
+    known = ", ".join(table.name for table in Table)
+    raise FedsdnError(f"no table {text!r}: name one of {known}")
+
+
+def _read(file: Path) -> list[DumpedRow]:
+    try:
+        return parse_dump(file.read_text("utf-8").splitlines(), str(file))
+    except UnicodeDecodeError as error:
+        raise FedsdnError(f"{file}: no text, so no dump of flows") from error
+    except OSError as error:
+        raise FedsdnError(f"{file}: {error.strerror}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise FedsdnError(f"{file}: {error.strerror}: name a file that can be written") from error
+
+
+def _lines(
+    title: str,
+    rows: Sequence[DumpedRow],
+    views: Sequence[report.TableView],
+    rates: report.Rates | None = None,
+) -> list[str]:
+    shown = sum(len(view.rows) for view in views)
+    rest = f", {len(rows) - shown} more of others or left out" if len(rows) > shown else ""
+    return [f"{title}: {shown} rows{rest}", "", *report.text(views, rates)]
+
+
+def _watch(bridge: str, views: Callable[[Sequence[DumpedRow]], list[report.TableView]]) -> None:
+    """Show rates until Ctrl-C: in place on a terminal, else one after the other."""
+
+    def lines(rows: Sequence[DumpedRow], rates: report.Rates) -> str:
+        return "\n".join(_lines(f"bridge {bridge}", rows, views(rows), rates))
+
+    rows, taken = bridge_rows(bridge), time.monotonic()
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        live = stack.enter_context(Live(auto_refresh=False)) if sys.stdout.isatty() else None
+        while True:
+            time.sleep(_REFRESH_SECONDS)
+            before, then = rows, taken
+            rows, taken = bridge_rows(bridge), time.monotonic()
+            shown = lines(rows, report.rates(before, rows, taken - then))
+            if live is None:
+                print(shown, flush=True)
+            else:
+                live.update(Text(shown), refresh=True)

@@ -1,0 +1,1 @@
+"""A bridge's flow tables as ovs-ofctl shows them, read by name."""
