@@ -66,7 +66,7 @@ def _load(file: Path | None, config_file: Path | None) -> tuple[Path, Federation
     if file is None:
         local = settings(config_file, site=None, federation=None)
         federation = load_federation(local.federation)
-        federation.site(local.site)
+        federation.local_site(local.site)
         return local.federation, federation
     if is_topology(load_document(file)):
         return file, load_topology(file).federation

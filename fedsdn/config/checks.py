@@ -32,6 +32,7 @@ def check_federation(federation: Federation, document: Document) -> None:
             _check_uplink_addresses(uplink, where)
             _check_owners(uplink, where, federation, taken)
     _check_families(federation, sites)
+    _check_proxies(federation, sites)
     _check_reach(federation, sites)
 
 
@@ -199,6 +200,27 @@ def _check_families(federation: Federation, sites: Document) -> None:
                     f"'{prefix.network}', but no other site has an IPv{prefix.family} prefix",
                     f"an IPv{prefix.family} prefix at another site too, or leave this one out",
                 )
+
+
+def _check_proxies(federation: Federation, sites: Document) -> None:
+    """Check that others' proxies have ours to talk to, which do not restore by the bridge.
+
+    For a connection that nobody restores, the bridge would have to let the proxy's address through:
+    then a row that goes too early would let a client's connection come from there.
+    """
+    for site in federation.sites:
+        peers = federation.peers(site.name)
+        here = sites.section(site.name)
+        if site.proxy == "socks5" and all(peer.proxy == "socks5" for peer in peers):
+            raise here.section("proxy").error(
+                "'socks5', but no other site has fedsdn's proxy", "'fedsdn', at one site or more"
+            )
+        foreign = [peer.name for peer in peers if peer.proxy == "socks5"]
+        if site.proxy == "fedsdn" and site.source_restore == "nat" and foreign:
+            raise here.section("source_restore").error(
+                f"'nat', but the proxy of site {foreign[0]} ('proxy: socks5') names no clients",
+                "'transparent' or 'none'",
+            )
 
 
 def _check_reach(federation: Federation, sites: Document) -> None:

@@ -88,6 +88,7 @@ def _site(name: str, document: Document) -> Site:
             for uplink_name, uplink in document.section("uplinks").items()
         ),
         source_restore=document.value.get("source_restore", "transparent"),
+        proxy=document.value.get("proxy", "fedsdn"),
     )
 
 
@@ -209,6 +210,7 @@ def _site_document(site: Site) -> dict[str, Any]:
         ],
         "uplinks": {uplink.name: _uplink_document(uplink) for uplink in site.uplinks},
         "source_restore": site.source_restore,
+        "proxy": site.proxy,
     }
 
 

@@ -25,8 +25,12 @@ Family = Literal[4, 6]
 
 TableMiss = Literal["normal", "none"]
 
-SourceRestore = Literal["transparent", "nat"]
-"""Who gives a connection from a peer's VM its client's address back: the proxy, or the bridge."""
+SourceRestore = Literal["transparent", "nat", "none"]
+"""Who gives a connection from a peer's VM its client's address back: the proxy, the bridge, or
+nobody, and the VM sees the proxy's address."""
+
+Proxy = Literal["fedsdn", "socks5"]
+"""Whose proxy a site has: ours, or one that speaks SOCKS5 as RFC 1928 has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ class ProviderNetwork:
 class Site:
     """One private cloud of the federation.
 
-    ``source_restore`` is for connections to this site's VMs.
+    ``source_restore`` is for connections to this site's VMs. Of a site whose ``proxy`` is another's
+    the rest is what its own operator makes it; nothing of fedsdn runs there.
     """
 
     name: str
@@ -107,6 +112,7 @@ class Site:
     prefixes: tuple[Prefix, ...]
     uplinks: tuple[Uplink, ...]
     source_restore: SourceRestore = "transparent"
+    proxy: Proxy = "fedsdn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,29 @@ class Federation:
         known = ", ".join(site.name for site in self.sites)
         raise FedsdnError(f"unknown site {name!r}: write one that the federation file has: {known}")
 
+    def local_site(self, name: str) -> Site:
+        """Return the site called ``name``, for fedsdn to run there.
+
+        Raises:
+            FedsdnError: no site has this name, or the site has another proxy.
+
+        """
+        site = self.site(name)
+        if site.proxy != "fedsdn":
+            raise FedsdnError(
+                f"site {name!r} has another's proxy ('proxy: {site.proxy}'): nothing of fedsdn "
+                "runs there; name a site that has fedsdn's"
+            )
+        return site
+
     def peers(self, name: str) -> tuple[Site, ...]:
         """Return every site but ``name``."""
         return tuple(site for site in self.sites if site.name != name)
+
+    def source_restore(self, name: str, peer: Site) -> SourceRestore:
+        """Who restores clients' addresses of connections from ``peer`` to VMs of a site."""
+        return "none" if peer.proxy == "socks5" else self.site(name).source_restore
+
+    def unrestored_peers(self, name: str) -> tuple[Site, ...]:
+        """Peers from which connections reach a site's VMs with its proxy's address."""
+        return tuple(peer for peer in self.peers(name) if self.source_restore(name, peer) == "none")

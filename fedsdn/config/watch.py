@@ -47,7 +47,7 @@ class WatchedFederation:
 
     def _read(self) -> Federation:
         federation = load_federation(self._path)
-        federation.site(self._site)
+        federation.local_site(self._site)
         return federation
 
     def _version_on_disk(self) -> _Version:

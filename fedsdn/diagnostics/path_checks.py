@@ -72,6 +72,17 @@ class VmPath:
         """Return the same way from the far VM to the near one."""
         return VmPath(self.far, self.near, self.far_vm, self.near_vm, self.destination, self.source)
 
+    @property
+    def shown_source(self) -> Address | None:
+        """What the far VM sees instead of the near one's address; None if it sees that."""
+        if self.far.federation.source_restore(self.far.name, self.near.site) != "none":
+            return None
+        return next(
+            prefix.proxy_address
+            for prefix in self.far.site.prefixes
+            if self.destination in prefix.network
+        )
+
     def transfer(self, amount: Amount, connections: int = 1) -> Transfer:
         """Return an upload along this path."""
         return Transfer(self.destination, amount, connections=connections)
@@ -109,7 +120,7 @@ def path_checks(path: VmPath, connections: int) -> list[Check]:
         check("data intact", "both directions of data arrive unchanged", partial(_intact, path)),
         check(
             "source address and port",
-            f"the far end sees the near VM's own, {connections} times of {connections}",
+            f"the far end sees {_seen(path)}, {connections} times of {connections}",
             lambda: check_sources(path, load().connections),
         ),
         check(
@@ -118,6 +129,12 @@ def path_checks(path: VmPath, connections: int) -> list[Check]:
             lambda: check_rows(path, load()),
         ),
     ]
+
+
+def _seen(path: VmPath) -> str:
+    if path.shown_source is None:
+        return "the near VM's own"
+    return f"the proxy's, {path.shown_source} (sources are not restored)"
 
 
 def both_sides_check(path: VmPath, back: VmPath) -> Check:
@@ -229,11 +246,16 @@ def _rows(path: VmPath) -> dict[str, frozenset[str]]:
 def check_sources(path: VmPath, connections: Sequence[Connection]) -> str:
     """Compare every connection's own address and port with what the far end saw.
 
+    Where sources are not restored, it must have seen the proxy's address.
+
     Raises:
         CheckFailedError: one is missing or differs.
 
     """
     _no_errors(path, connections)
+    shown = path.shown_source
+    if shown is not None:
+        return _check_unrestored(path, str(shown), connections)
     wrong = [c for c in connections if c.local != c.seen]
     if wrong:
         raise CheckFailedError(
@@ -242,6 +264,18 @@ def check_sources(path: VmPath, connections: Sequence[Connection]) -> str:
             f"see that no NAT is between proxy and VM at {path.far.name}; {path.far.set_up}",
         )
     return f"{len(connections)} of {len(connections)} right"
+
+
+def _check_unrestored(path: VmPath, shown: str, connections: Sequence[Connection]) -> str:
+    wrong = [c for c in connections if c.seen is None or c.seen[0] != shown]
+    if wrong:
+        raise CheckFailedError(
+            f"{len(wrong)} of {len(connections)} wrong: {_endpoint(wrong[0].local)} was seen as "
+            f"{_endpoint(wrong[0].seen)}, not as {shown}",
+            f"see that the proxy of {path.far.name} runs with this federation file; "
+            + path.far.start_proxy,
+        )
+    return f"all {len(connections)} seen as {shown}, as the federation file says"
 
 
 def _endpoint(endpoint: tuple[str, int] | None) -> str:

@@ -14,6 +14,7 @@ from fedsdn.pipeline.declarations import (
     SOCKSIFIER_PORT,
     wan_port,
 )
+from fedsdn.proxy.policy import Policy
 from fedsdn.uplinks.status import STATUS_FILE, parse_status
 
 
@@ -152,3 +153,9 @@ def refusals(view: SiteView) -> str:
         if name.startswith("refused_") and count
     }
     return ", ".join(f"{count} {reason}" for reason, count in found.items()) or "none"
+
+
+def sources(view: SiteView) -> str:
+    """Say who restores clients' addresses, and where nobody does: that is for its operator."""
+    warnings = Policy(view.federation, view.site).warnings()
+    return "; ".join(warnings) or f"all restored ({view.site.source_restore})"

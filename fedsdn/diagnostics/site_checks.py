@@ -35,6 +35,7 @@ class Ground(StrEnum):
     SET_UP = "rest of the set-up"
     FALLBACKS = "no fallbacks"
     REFUSALS = "refusals"
+    SOURCES = "clients' addresses"
 
 
 def section(view: SiteView) -> str:
@@ -196,5 +197,11 @@ def traffic_counter_checks(view: SiteView) -> list[Check]:
             "what the proxy refused can be seen",
             proxy_checks.refusals,
             Ground.PROXY,
+        ),
+        _check(
+            view,
+            Ground.SOURCES,
+            "which VMs do not see the address of their client can be seen",
+            proxy_checks.sources,
         ),
     ]

@@ -128,6 +128,10 @@ def _sites(document: Document, federation: Federation) -> tuple[LabSite, ...]:
     for name in names:
         if name not in document.value:
             raise document.error(f"no site {name}", f"'{name}:' with its gateways and vms")
+        if federation.site(name).proxy != "fedsdn":
+            raise document.section(name).error(
+                "a site with another's proxy ('proxy: socks5')", "a federation of fedsdn's alone"
+            )
     return tuple(_site(federation.site(name), document.section(name)) for name in names)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedsdn.config.model import Address, Federation, Site, Uplink
+from fedsdn.config.model import Address, Federation, Site, SourceRestore, Uplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,11 @@ class Policy:
         return NOT_A_PEER
 
     def admits(self, peer: Site, client: Address, destination: Address) -> Refusal | None:
-        """Check a request of ``peer``; None if it is allowed."""
-        if not _inside(client, peer):
+        """Check a request of ``peer``; None if it is allowed.
+
+        The client of another's proxy is not known: what asks is the proxy itself.
+        """
+        if peer.proxy == "fedsdn" and not _inside(client, peer):
             return FOREIGN_CLIENT
         if not _inside(destination, self.site):
             return FOREIGN_DESTINATION
@@ -65,6 +68,30 @@ class Policy:
         return next(
             prefix.proxy_address for prefix in self.site.prefixes if destination in prefix.network
         )
+
+    def source_restore(self, peer: Site) -> SourceRestore:
+        """Who restores the addresses of clients at ``peer``."""
+        return self.federation.source_restore(self.site.name, peer)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Say between which sites, and which way, VMs do not see the address of their client."""
+        own = ", ".join(str(prefix.proxy_address) for prefix in self.site.prefixes)
+        unrestored = [peer.name for peer in self.federation.unrestored_peers(self.site.name)]
+        foreign = [
+            peer.name for peer in self.federation.peers(self.site.name) if peer.proxy == "socks5"
+        ]
+        found = []
+        if unrestored:
+            found.append(
+                f"sources are not restored: VMs here see connections from {', '.join(unrestored)} "
+                f"come from the proxy ({own})"
+            )
+        if foreign:
+            found.append(
+                f"sources are not restored: VMs of {', '.join(foreign)} see connections from here "
+                "come from their own proxy, which is another's ('proxy: socks5')"
+            )
+        return tuple(found)
 
     def peer_towards(self, destination: Address) -> Site | Refusal:
         """Return the peer in whose prefixes ``destination`` lies."""

@@ -19,7 +19,6 @@ from fedsdn.socket_address import SocketAddress
 ANSWER_SECONDS = 10.0
 """How long the application may take, or be away."""
 
-_ANY_PORT = 0
 _TAKEN = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
 Restore = Callable[[Restoration], Awaitable[None]]
@@ -40,7 +39,7 @@ async def connect_restored(request: Request, own: Address, restore: Restore) -> 
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
-    return await _connect_from(SocketAddress(own, _ANY_PORT), request, restore)
+    return await _connect_from(SocketAddress(own, transparent.ANY_PORT), request, restore)
 
 
 async def _connect_from(own: SocketAddress, request: Request, restore: Restore) -> socket.socket:

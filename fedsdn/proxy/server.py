@@ -1,4 +1,4 @@
-"""The SOCKS server: connects peers' VMs to this site's, from their own addresses."""
+"""The SOCKS server: connects peers' VMs to this site's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
 from fedsdn.proxy.listener import Name
+from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
@@ -20,7 +21,8 @@ from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.restored import Restore, connect_restored
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
-from fedsdn.proxy.transparent import connect_as
+from fedsdn.proxy.transparent import ANY_PORT, connect_as
+from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,14 +68,19 @@ class Server:
                     return
                 if transport.fell_back(far):
                     self._statistics.fell_back(peer)
-                request = await self._read_request(far, peer)
+                asking = SocketAddress(address, name[1])
+                request = await self._read_request(far, asking, peer)
                 if request is not None:
                     await self._carry(far, request, peer)
             except OSError as error:
                 _LOG.debug("connection from %s: %s", address, error)
 
-    async def _read_request(self, far: socket.socket, peer: Site) -> Request | None:
+    async def _read_request(
+        self, far: socket.socket, asking: SocketAddress, peer: Site
+    ) -> Request | None:
         """Return what the peer asks for; None, once it is answered, if that is refused.
+
+        The client of another's proxy is not known; ``asking`` is the proxy, and stands for it.
 
         Raises:
             OSError: the connection broke.
@@ -82,7 +89,10 @@ class Server:
         who = f"site {peer.name}"
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                request = await _read_request(far)
+                if peer.proxy == "socks5":
+                    request = Request(asking, await _read_plain_request(far))
+                else:
+                    request = await read_message(far, socks.parse_request)
         except TimeoutError:
             late = Refusal(f"no request within {HANDSHAKE_SECONDS:g} s")
             self._statistics.refused(Counter.REFUSED_PROTOCOL, who, late)
@@ -100,46 +110,52 @@ class Server:
             else Counter.REFUSED_FOREIGN_DESTINATION
         )
         self._statistics.refused(counter, who, refusal)
-        await _turn_away(far, socks.encode_response(Reply.NOT_ALLOWED))
+        await _turn_away(far, _answer(Reply.NOT_ALLOWED, peer))
         return None
 
     async def _carry(self, far: socket.socket, request: Request, peer: Site) -> None:
         self._statistics.add(Counter.INBOUND)
         self._statistics.add(Counter.INBOUND_OPEN)
         try:
-            near = await self._connect(far, request)
+            near = await self._connect(far, request, peer)
             if near is not None:
                 with near:
-                    success = socks.encode_response(Reply.SUCCEEDED)
+                    success = _answer(Reply.SUCCEEDED, peer)
                     await asyncio.get_running_loop().sock_sendall(far, success)
                     await self._relay(near, far, request, peer)
         finally:
             self._statistics.add(Counter.INBOUND_OPEN, -1)
 
-    async def _connect(self, far: socket.socket, request: Request) -> socket.socket | None:
+    async def _connect(
+        self, far: socket.socket, request: Request, peer: Site
+    ) -> socket.socket | None:
         """Connect to the VM; None, once the peer is told, if that fails."""
         try:
             with self._poller.cancelled_by_reset(far):
-                return await self._connect_as_client(request)
+                return await self._connect_to_vm(request, peer)
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)
-            await _turn_away(far, socks.encode_response(socks.reply_for(error)))
+            await _turn_away(far, _answer(socks.reply_for(error), peer))
             return None
 
-    async def _connect_as_client(self, request: Request) -> socket.socket:
-        """Connect to the VM so that it sees the client's address.
+    async def _connect_to_vm(self, request: Request, peer: Site) -> socket.socket:
+        """Connect to the VM so that it sees the client's address, or as ourselves.
 
         Raises:
             OSError: the connection failed.
 
         """
-        if self.policy.site.source_restore == "nat":
-            own = self.policy.own_address(request.destination.address)
-            near = await connect_restored(request, own, self._restore)
-            self._statistics.add(Counter.INBOUND_RESTORED)
-            return near
-        return await connect_as(request.client, request.destination, SocketMark.SERVER)
+        how = self.policy.source_restore(peer)
+        if how == "transparent":
+            return await connect_as(request.client, request.destination, SocketMark.SERVER)
+        own = self.policy.own_address(request.destination.address)
+        if how == "none":
+            ourselves = SocketAddress(own, ANY_PORT)
+            return await connect_as(ourselves, request.destination, SocketMark.SERVER)
+        near = await connect_restored(request, own, self._restore)
+        self._statistics.add(Counter.INBOUND_RESTORED)
+        return near
 
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
@@ -150,22 +166,21 @@ class Server:
             await relay.run()
 
 
-async def _read_request(far: socket.socket) -> Request:
-    """Read the request, and not a byte of what follows it: that is for the relay.
+async def _read_plain_request(far: socket.socket) -> SocketAddress:
+    """Read what another's proxy asks for: the destination.
 
     Raises:
         OSError: the connection broke.
-        SocksError: it is no request of ours.
+        SocksError: it does not speak SOCKS5, or asks for what there is not.
 
     """
-    loop = asyncio.get_running_loop()
-    seen = b""
-    while isinstance(found := socks.parse_request(seen), int):
-        more = await loop.sock_recv(far, found)
-        if not more:
-            raise SocksError("connection closed before the request was complete")
-        seen += more
-    return found
+    await read_message(far, socks.parse_plain_greeting)
+    await asyncio.get_running_loop().sock_sendall(far, socks.PLAIN_SELECTION)
+    return await read_message(far, socks.parse_plain_connect)
+
+
+def _answer(reply: Reply, peer: Site) -> bytes:
+    return (socks.encode_reply if peer.proxy == "socks5" else socks.encode_response)(reply)
 
 
 async def _turn_away(far: socket.socket, answer: bytes) -> None:

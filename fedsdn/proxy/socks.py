@@ -1,4 +1,4 @@
-"""SOCKS5 (RFC 1928) with a private method that carries the client's address and port.
+"""SOCKS5 (RFC 1928), with a private method that carries the client's address and port, and plain.
 
 Pure code: bytes in, values out. ``docs/socks-extension.md`` has the exact bytes.
 """
@@ -6,6 +6,7 @@ Pure code: bytes in, values out. ``docs/socks-extension.md`` has the exact bytes
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -17,14 +18,26 @@ METADATA_VERSION = 1
 METHOD_CLIENT_METADATA = 0x80
 """First of the methods that RFC 1928 (section 3) reserves for private use."""
 
+METHOD_NO_AUTHENTICATION = 0
+"""The method of plain SOCKS5: nothing is said between greeting and request."""
+
 METHOD_NONE_ACCEPTABLE = 0xFF
 COMMAND_CONNECT = 1
-TYPE_IPV4, TYPE_IPV6 = 1, 4
+TYPE_IPV4, TYPE_NAME, TYPE_IPV6 = 1, 3, 4
 _ADDRESS_BYTES = {TYPE_IPV4: 4, TYPE_IPV6: 16}
 _PORT_BYTES = 2
 
 _SHORTEST_REQUEST = 21
 """One method, IPv4 addresses."""
+
+_SHORTEST_CONNECT = 10
+_SHORTEST_RESPONSE = 12
+"""IPv4 addresses."""
+
+_SHORTEST_REPLY = 8
+"""Of any server: a bound name of one letter."""
+
+_SHORTEST_GREETING = 3
 
 LONGEST_REQUEST = 299
 """255 methods, IPv6 addresses."""
@@ -85,30 +98,45 @@ class Request:
         """Greeting, client metadata and CONNECT: all that leaves before the first data."""
         greeting = bytes([SOCKS_VERSION, 1, METHOD_CLIENT_METADATA])
         metadata = bytes([METADATA_VERSION]) + encode_address(self.client)
-        connect = bytes([SOCKS_VERSION, COMMAND_CONNECT, 0]) + encode_address(self.destination)
-        return greeting + metadata + connect
+        return greeting + metadata + encode_connect(self.destination)
 
 
+PLAIN_GREETING = bytes([SOCKS_VERSION, 1, METHOD_NO_AUTHENTICATION])
+PLAIN_SELECTION = bytes([SOCKS_VERSION, METHOD_NO_AUTHENTICATION])
 NO_METHOD = bytes([SOCKS_VERSION, METHOD_NONE_ACCEPTABLE])
 _METHOD_SELECTION = bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA])
 _UNSPECIFIED = SocketAddress(IPv4Address(0), 0)
 
 
-def encode_response(reply: Reply) -> bytes:
-    """Make the method selection and the answer to CONNECT.
+def encode_connect(destination: SocketAddress) -> bytes:
+    """Make a request to connect (RFC 1928, section 4)."""
+    return bytes([SOCKS_VERSION, COMMAND_CONNECT, 0]) + encode_address(destination)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Make the answer to CONNECT (RFC 1928, section 6).
 
     The bound address is of no use to anybody, so it is all zero.
     """
-    return _METHOD_SELECTION + bytes([SOCKS_VERSION, reply.value, 0]) + encode_address(_UNSPECIFIED)
+    return bytes([SOCKS_VERSION, reply.value, 0]) + encode_address(_UNSPECIFIED)
+
+
+def encode_response(reply: Reply) -> bytes:
+    """Make the method selection and the answer to CONNECT, which leave together."""
+    return _METHOD_SELECTION + encode_reply(reply)
 
 
 class _Reader:
-    """Reads fields off the front of ``data``, of a message that has ``least`` bytes or more."""
+    """Reads fields off the front of ``data``, of a message that has ``least`` bytes or more.
 
-    def __init__(self, data: bytes, least: int) -> None:
+    ``answer`` makes what a client is told whose request is refused.
+    """
+
+    def __init__(self, data: bytes, least: int, answer: Callable[[Reply], bytes]) -> None:
         self._data = data
         self._position = 0
         self._least = least
+        self._answer = answer
 
     def take(self, count: int) -> bytes:
         end = self._position + count
@@ -126,15 +154,44 @@ class _Reader:
         self._least += count - 1
         return self.take(count)
 
-    def endpoint(self) -> SocketAddress:
+    def address(self) -> SocketAddress:
         kind = self.byte()
         if kind not in _ADDRESS_BYTES:
-            answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            answer = self._answer(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
             raise SocksError(f"address type {kind}", answer)
         self._least += _ADDRESS_BYTES[kind] - _ADDRESS_BYTES[TYPE_IPV4]
         raw = self.take(_ADDRESS_BYTES[kind])
         address = IPv4Address(raw) if kind == TYPE_IPV4 else IPv6Address(raw)
         return SocketAddress(address, int.from_bytes(self.take(_PORT_BYTES), "big"))
+
+    def connect(self) -> SocketAddress:
+        """Read a request to connect; port 0 is left to the caller."""
+        self.expect("SOCKS version of CONNECT", SOCKS_VERSION, self._answer(Reply.FAILURE))
+        command, _reserved = self.take(2)
+        if command != COMMAND_CONNECT:
+            answer = self._answer(Reply.COMMAND_NOT_SUPPORTED)
+            raise SocksError(f"command {command:#x} instead of {COMMAND_CONNECT:#x}", answer)
+        return self.address()
+
+    def reply(self) -> Reply:
+        """Read a reply, and a bound address of any type, which is of no use."""
+        self.expect("SOCKS version of the reply", SOCKS_VERSION)
+        code, _reserved, kind = self.take(3)
+        if kind == TYPE_NAME:
+            self.take(self.byte() + _PORT_BYTES)
+        elif kind in _ADDRESS_BYTES:
+            self.take(_ADDRESS_BYTES[kind] + _PORT_BYTES)
+        else:
+            raise SocksError(f"address type {kind}")
+        try:
+            return Reply(code)
+        except ValueError:
+            return Reply.FAILURE
+
+    def expect(self, what: str, wanted: int, answer: bytes = b"") -> None:
+        found = self.byte()
+        if found != wanted:
+            raise SocksError(f"{what} {found:#x} instead of {wanted:#x}", answer)
 
 
 class _ShortError(Exception):
@@ -143,6 +200,9 @@ class _ShortError(Exception):
     def __init__(self, missing: int) -> None:
         super().__init__()
         self.missing = missing
+
+
+# With client metadata
 
 
 def parse_request(data: bytes) -> Request | int:
@@ -155,25 +215,21 @@ def parse_request(data: bytes) -> Request | int:
         SocksError: whatever follows, it cannot become a request.
 
     """
-    reader = _Reader(data, _SHORTEST_REQUEST)
-    failure = encode_response(Reply.FAILURE)
+    reader = _Reader(data, _SHORTEST_REQUEST, encode_response)
     try:
-        _expect("SOCKS version", reader.byte(), SOCKS_VERSION)
+        reader.expect("SOCKS version", SOCKS_VERSION)
         if METHOD_CLIENT_METADATA not in reader.methods():
             raise SocksError("no method with client metadata offered", NO_METHOD)
-        _expect("metadata version", reader.byte(), METADATA_VERSION, NO_METHOD)
-        client = reader.endpoint()
-        _expect("SOCKS version of CONNECT", reader.byte(), SOCKS_VERSION, failure)
-        command, _reserved = reader.take(2)
-        _expect("command", command, COMMAND_CONNECT, encode_response(Reply.COMMAND_NOT_SUPPORTED))
-        destination = reader.endpoint()
+        reader.expect("metadata version", METADATA_VERSION, NO_METHOD)
+        client = reader.address()
+        destination = reader.connect()
     except _ShortError as short:
         return short.missing
     if client.address.version != destination.address.version:
         answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
         raise SocksError("client and destination of different families", answer)
     if not client.port or not destination.port:
-        raise SocksError("port 0", failure)
+        raise SocksError("port 0", encode_response(Reply.FAILURE))
     return Request(client, destination)
 
 
@@ -186,21 +242,56 @@ def parse_response(data: bytes) -> Reply | int:
         SocksError: whatever follows, it cannot become an answer to a request of ours.
 
     """
-    reader = _Reader(data, len(encode_response(Reply.SUCCEEDED)))
+    reader = _Reader(data, _SHORTEST_RESPONSE, encode_response)
     try:
-        _expect("SOCKS version", reader.byte(), SOCKS_VERSION)
-        _expect("method", reader.byte(), METHOD_CLIENT_METADATA)
-        _expect("SOCKS version of the reply", reader.byte(), SOCKS_VERSION)
-        code, _reserved = reader.take(2)
-        reader.endpoint()
+        reader.expect("SOCKS version", SOCKS_VERSION)
+        reader.expect("method", METHOD_CLIENT_METADATA)
+        return reader.reply()
     except _ShortError as short:
         return short.missing
+
+
+# Plain, message by message; all four return the missing bytes, and raise, as those above
+
+
+def parse_plain_greeting(data: bytes) -> bytes | int:
+    """Read a client's greeting: the methods that it offers, of which one must be ours."""
+    reader = _Reader(data, _SHORTEST_GREETING, encode_reply)
     try:
-        return Reply(code)
-    except ValueError:
-        return Reply.FAILURE
+        reader.expect("SOCKS version", SOCKS_VERSION)
+        methods = reader.methods()
+    except _ShortError as short:
+        return short.missing
+    if METHOD_NO_AUTHENTICATION not in methods:
+        raise SocksError("no method without authentication offered", NO_METHOD)
+    return methods
 
 
-def _expect(what: str, found: int, wanted: int, answer: bytes = b"") -> None:
-    if found != wanted:
-        raise SocksError(f"{what} {found:#x} instead of {wanted:#x}", answer)
+def parse_plain_selection(data: bytes) -> bytes | int:
+    """Read the method that a server has selected, which must be ours."""
+    if len(data) < len(PLAIN_SELECTION):
+        return len(PLAIN_SELECTION) - len(data)
+    if data != PLAIN_SELECTION:
+        raise SocksError(f"method selection {data.hex()} instead of {PLAIN_SELECTION.hex()}")
+    return data
+
+
+def parse_plain_connect(data: bytes) -> SocketAddress | int:
+    """Read a client's request to connect: the destination."""
+    reader = _Reader(data, _SHORTEST_CONNECT, encode_reply)
+    try:
+        destination = reader.connect()
+    except _ShortError as short:
+        return short.missing
+    if not destination.port:
+        raise SocksError("port 0", encode_reply(Reply.FAILURE))
+    return destination
+
+
+def parse_plain_reply(data: bytes) -> Reply | int:
+    """Read a server's answer to CONNECT, with a bound address of any type."""
+    reader = _Reader(data, _SHORTEST_REPLY, encode_reply)
+    try:
+        return reader.reply()
+    except _ShortError as short:
+        return short.missing

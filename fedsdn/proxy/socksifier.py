@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 from fedsdn.channel.connection import Direction
@@ -20,6 +20,7 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy import socks, tcp, transparent, transport
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
+from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import Policy, Refusal
@@ -89,9 +90,8 @@ class Socksifier:
             with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
                 far = await self._connect(peer)
             with far:
-                # The VM's first data follow the request without waiting for the answer.
-                await asyncio.get_running_loop().sock_sendall(far, request.encode())
-                await self._relay(near, far, request, peer)
+                ready = await self._asked(near, far, request, peer)
+                await self._relay(near, far, request, peer, ready)
         except (OSError, SocksError):
             return  # counted; the VM sees a reset
 
@@ -118,37 +118,58 @@ class Socksifier:
             self._statistics.fell_back(peer)
         return far
 
+    async def _asked(
+        self, near: socket.socket, far: socket.socket, request: Request, peer: Site
+    ) -> Awaitable[None] | None:
+        """Ask the peer for the VM; the answer, if it is yet to come."""
+        if peer.proxy == "socks5":
+            with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
+                await _ask_plainly(far, request.destination)
+            return None
+        # The VM's first data follow the request without waiting for the answer.
+        await asyncio.get_running_loop().sock_sendall(far, request.encode())
+        return self._answered(far, request, peer)
+
     async def _answered(self, far: socket.socket, request: Request, peer: Site) -> None:
         with self._failure_counted(request, peer):
             async with asyncio.timeout(REPLY_SECONDS):
-                await _read_success(far)
+                _check_success(await read_message(far, socks.parse_response))
 
     async def _relay(
-        self, near: socket.socket, far: socket.socket, request: Request, peer: Site
+        self,
+        near: socket.socket,
+        far: socket.socket,
+        request: Request,
+        peer: Site,
+        ready: Awaitable[None] | None,
     ) -> None:
         client, destination = request.client, request.destination
         with self._report.carried(Direction.OUTBOUND, peer.name, client, destination) as connection:
             relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
-            await relay.run(far_ready=self._answered(far, request, peer))
+            await relay.run(far_ready=ready)
 
 
-async def _read_success(far: socket.socket) -> None:
-    """Read the server's answer, and not a byte of what follows it: that is for the relay.
+async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:
+    """Ask another's server for a connection.
+
+    Its dialogue has two turns, and some take what comes in one piece for one message.
 
     Raises:
-        OSError: the connection broke.
-        SocksError: the server refuses, or it is no server of ours.
+        OSError: the connection broke, or the server does not answer in time.
+        SocksError: the server refuses, or does not speak SOCKS5.
 
     """
     loop = asyncio.get_running_loop()
-    seen = b""
-    while isinstance(found := socks.parse_response(seen), int):
-        more = await loop.sock_recv(far, found)
-        if not more:
-            raise SocksError("the peer closed the connection before it answered")
-        seen += more
-    if found is not Reply.SUCCEEDED:
-        raise SocksError(f"the peer says {found.name.lower().replace('_', ' ')}")
+    async with asyncio.timeout(REPLY_SECONDS):
+        await loop.sock_sendall(far, socks.PLAIN_GREETING)
+        await read_message(far, socks.parse_plain_selection)
+        await loop.sock_sendall(far, socks.encode_connect(destination))
+        _check_success(await read_message(far, socks.parse_plain_reply))
+
+
+def _check_success(reply: Reply) -> None:
+    if reply is not Reply.SUCCEEDED:
+        raise SocksError(f"the peer says {reply.name.lower().replace('_', ' ')}")
 
 
 def _socket_address(name: Name) -> SocketAddress:

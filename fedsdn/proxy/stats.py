@@ -44,6 +44,7 @@ class Counter(IntEnum):
 
 _WORD = 8
 _MESSAGES = 1 << 16
+_SEE = "(said once; see 'fedsdn proxy stats')"
 
 
 class Statistics:
@@ -95,16 +96,16 @@ class WorkerStatistics:
     def refused(self, counter: Counter, who: str, refusal: Refusal) -> None:
         """Count a refusal; log it once for each peer and reason."""
         self.add(counter)
-        self._say_once(f"{who}: refused: {refusal.reason}")
+        self.say_once(f"{who}: refused: {refusal.reason} {_SEE}")
 
     def fell_back(self, peer: Site) -> None:
         """Count a connection with ``peer`` that is plain TCP; log it once for each peer."""
         self.add(Counter.FALLBACKS)
-        self._say_once(f"site {peer.name}: no Multipath TCP, only TCP")
+        self.say_once(f"site {peer.name}: no Multipath TCP, only TCP {_SEE}")
 
-    def _say_once(self, message: str) -> None:
+    def say_once(self, message: str) -> None:
         """Log a message that no worker has logged yet; at most ``_MESSAGES`` in all."""
         place = crc32(message.encode()) % _MESSAGES
         if not self._said[place]:
             self._said[place] = 1
-            _LOG.warning("%s (said once; see 'fedsdn proxy stats')", message)
+            _LOG.warning("%s", message)

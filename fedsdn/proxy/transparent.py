@@ -17,6 +17,11 @@ _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
 """include/uapi/linux/in.h and in6.h; Python does not have the names."""
 
+_IP_BIND_ADDRESS_NO_PORT = 24
+"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
+
+ANY_PORT = 0
+
 CONNECT_SECONDS = 20.0
 """How long a VM may take to answer: five SYNs, at 0, 1, 3, 7 and 15 s."""
 
@@ -46,7 +51,7 @@ def listen(port: int, mark: SocketMark) -> socket.socket:
 async def connect_as(
     client: SocketAddress, destination: SocketAddress, mark: SocketMark
 ) -> socket.socket:
-    """Connect to ``destination`` from the client's own address and port.
+    """Connect to ``destination`` from the client's own address and port, be it ``ANY_PORT``.
 
     Waits a moment if the client's last connection between the two has not quite ended: the client
     may know of that end before us, and use its port again at once.
@@ -100,6 +105,8 @@ def bound(own: SocketAddress, mark: SocketMark, *, alone: bool = False) -> socke
     sock = _socket(mark)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(not alone))
+        # Any port is chosen when the destination is known: it may be in use towards another one.
+        sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((tcp.mapped(own.address), own.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not alone))
     except OSError:

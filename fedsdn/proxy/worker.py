@@ -58,7 +58,8 @@ class _Worker:
         self._federation = federation
         self._site = site
         self._poller, self._pipes = Poller(), PipePool()
-        policy = Policy.at(federation.current, site)
+        self._statistics = statistics
+        policy = self._policy()
         report = Report()
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
@@ -77,6 +78,13 @@ class _Worker:
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
+
+    def _policy(self) -> Policy:
+        """Return what the federation file allows now, and say what it takes away."""
+        policy = Policy.at(self._federation.current, self._site)
+        for warning in policy.warnings():
+            self._statistics.say_once(warning)
+        return policy
 
     def _listen_for_peers(self, policy: Policy) -> Listener:
         listener = transport.listen(policy.federation.proxy_port)
@@ -103,7 +111,7 @@ class _Worker:
         if self.stop.is_set() or not self._federation.refresh(force=True):
             return
         before = self._server.policy
-        policy = Policy.at(self._federation.current, self._site)
+        policy = self._policy()
         self._socksifier.policy = policy
         self._server.policy = policy
         if policy.federation.proxy_port != before.federation.proxy_port:

@@ -34,7 +34,7 @@ def up(federation: Federation, site_name: str, openflow_port: int) -> tuple[str,
         FedsdnError: the host cannot be set up as this site.
 
     """
-    site = federation.site(site_name)
+    site = federation.local_site(site_name)
     with _alone():
         there = checks.check_host(site)
         plan = site_plan(federation, site, openflow_port, there.facts(site.provider_network.bridge))

@@ -45,7 +45,7 @@ def compare(federation: Federation, site_name: str, openflow_port: int) -> list[
 
     """
     checks.check_root()
-    site = federation.site(site_name)
+    site = federation.local_site(site_name)
     there = ovs.read()
     bridge = site.provider_network.bridge
     facts = there.facts(bridge) if bridge in there.bridges else None

@@ -62,7 +62,9 @@ class Paths:
         self._round = 0
         self._sent: dict[int, float] = {}
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
-        self._peers = {peer.name: _Peer() for peer in federation.peers(site)}
+        self._peers = {
+            peer.name: _Peer() for peer in federation.peers(site) if peer.proxy == "fedsdn"
+        }
         self._paths = {
             path.name: path
             for peer in federation.peers(site)
@@ -109,7 +111,7 @@ class Paths:
         return [
             (path, self._probe(path, now, down, leaving))
             for path in self
-            if path.name.uplink not in down
+            if path.name.uplink not in down and path.name.peer in self._peers
         ]
 
     def _probe(self, path: Path, now: float, down: tuple[str, ...], leaving: bool) -> Probe:
@@ -131,7 +133,7 @@ class Paths:
     def take(self, probe: Probe, now: float) -> bool:
         """Note a probe that came; True if it changes more than the time of the last one."""
         path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
-        if probe.to != self._site.name or path is None:
+        if probe.to != self._site.name or path is None or probe.site not in self._peers:
             return False
         ours = probe.heard_epoch == self._epoch
         if not path.take(probe, now, self._sent.get(probe.heard) if ours else None):
@@ -182,7 +184,9 @@ class Paths:
             return Verdict.BAD, f"port of {path.name.uplink} is {port}"
         if not self._probed:
             return Verdict.UNPROBED, "the federation file has no 'probes'"
-        peer = self._peers[path.name.peer]
+        peer = self._peers.get(path.name.peer)
+        if peer is None:
+            return Verdict.UNPROBED, f"{path.name.peer} has another's proxy ('proxy: socks5')"
         if peer.leaving:
             return Verdict.SILENT, f"the application of {path.name.peer} was stopped"
         if path.name.peer_uplink in peer.down:

@@ -76,7 +76,9 @@ ip route add fd00:{other}::/64 via fd00:{own}::2
 ip neighbor add 10.{own}.0.254 lladdr {server_mac} dev server
 ip neighbor add fe80::1 lladdr {server_mac} dev server
 ip route add 10.{other}.0.0/24 via 10.{own}.0.254 dev server onlink table 100
+ip route add 10.{own}.0.2 via 10.{own}.0.254 dev server onlink table 100
 ip route add fd00:{other}::/64 via fe80::1 dev server table 100
+ip route add fd00:{own}::2 via fe80::1 dev server table 100
 ip rule add fwmark 1 lookup 100
 ip -6 rule add fwmark 1 lookup 100
 """

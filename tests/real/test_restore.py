@@ -1,4 +1,4 @@
-"""Sources restored by the bridge (``source_restore: nat``), on two whole sites."""
+"""Sources restored by the bridge (``source_restore: nat``) or by nobody, on two whole sites."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fedsdn.lab.wait import wait_until
 from fedsdn.pipeline.declarations import RESTORE_SECONDS, Table
 from fedsdn.proxy.stats_socket import read_statistics
 from tests.real.test_proxy_lab import LIMIT_SECONDS, RESET, Vm, connections, is_reset, receive, send
+from tests.unit.federations import with_source_restore
 
 pytestmark = pytest.mark.real
 
@@ -207,3 +208,88 @@ def test_an_application_that_is_started_again_restores_again(nat: Lab, how: str)
         load.listener.close()
         for _, sock in load.open:
             sock.close()
+
+
+# Last, as the lab is another one then: ``source_restore: none``
+
+
+@pytest.fixture(scope="module")
+def unrestored(nat: Lab) -> Lab:
+    """Return the same lab, after its file has been changed."""
+    federation = with_source_restore(nat.topology.federation, "none")
+    for host in nat.hosts:
+        operator.write_settings(host, federation)
+
+    def all_over() -> bool:
+        ends = [
+            (Vm(nat, near, "vm1", family), Vm(nat, far, "vm2", family))
+            for near, far, family in EVERYWHERE
+        ]
+        return all(seen_by(near, far) == proxy_address(far) for near, far in ends)
+
+    wait_until(all_over, LIMIT_SECONDS, lambda: "the sites do not go over to the changed file")
+    return nat
+
+
+def seen_by(near: Vm, far: Vm) -> str | None:
+    """Whom the far VM sees, None if nobody comes through."""
+    with far.namespace.listen(far.address) as listener, suppress(ConnectionError, TimeoutError):
+        listener.settimeout(1)
+        with near.namespace.connect(far.address, listener.getsockname()[1]):
+            server, name = listener.accept()
+            server.close()
+            return str(name[0])
+    return None
+
+
+def proxy_address(vm: Vm) -> str:
+    number = {"a": 1, "b": 2}[vm.host.name]
+    return f"fd00:{number}::2" if ":" in vm.address else f"10.{number}.0.2"
+
+
+@pytest.mark.parametrize("route", EVERYWHERE, ids=lambda route: "{} to {}, v{}".format(*route))
+def test_without_restoring_many_connections_come_from_the_proxy(
+    unrestored: Lab, route: tuple[str, str, int]
+) -> None:
+    near, far = Vm(unrestored, route[0], "vm1", route[2]), Vm(unrestored, route[1], "vm2", route[2])
+    with ExitStack() as stack:
+        listener = stack.enter_context(far.namespace.listen(far.address))
+        port = listener.getsockname()[1]
+        clients = [
+            stack.enter_context(near.namespace.connect(far.address, port)) for _ in range(BURST)
+        ]
+        servers, seen = [], set()
+        for client in clients:
+            server, name = listener.accept()
+            servers.append(stack.enter_context(server))
+            seen.add(name[0])
+            client.settimeout(LIMIT_SECONDS)
+        assert seen == {proxy_address(far)}
+        for number, server in enumerate(servers):
+            server.sendall(number.to_bytes(4, "big"))
+        answers = {int.from_bytes(client.recv(4), "big") for client in clients}
+        assert answers == set(range(BURST))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_without_restoring_a_closed_port_is_a_reset(unrestored: Lab, family: int) -> None:
+    near, far = Vm(unrestored, "a", "vm1", family), Vm(unrestored, "b", "vm2", family)
+    with far.namespace.listen(far.address) as closed:
+        port = closed.getsockname()[1]
+    with near.namespace.connect(far.address, port) as client:
+        assert is_reset(client)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_proxys_address_is_no_way_in(unrestored: Lab, family: int) -> None:
+    vm = Vm(unrestored, "a", "vm1", family)
+    with vm.namespace.open(vm.address) as sock:
+        sock.settimeout(1)
+        with pytest.raises((TimeoutError, ConnectionError)):
+            sock.connect((proxy_address(vm), 1080))
+
+
+def test_it_is_said_in_the_log(unrestored: Lab) -> None:
+    for host in unrestored.hosts:
+        log = host.log(operator.PROXY).read_text()
+        assert log.count("sources are not restored: VMs here see connections from") == 1

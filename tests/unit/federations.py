@@ -54,3 +54,11 @@ def with_source_restore(federation: Federation, how: SourceRestore) -> Federatio
     """The same federation with another way of restoring sources at every site."""
     sites = tuple(replace(site, source_restore=how) for site in federation.sites)
     return replace(federation, sites=sites)
+
+
+def with_foreign_proxy(federation: Federation, name: str) -> Federation:
+    """The same federation where one site has another's proxy."""
+    sites = tuple(
+        replace(site, proxy="socks5") if site.name == name else site for site in federation.sites
+    )
+    return replace(federation, sites=sites)

@@ -227,7 +227,7 @@ BAD = {
         UP2_A,
         UP2_A + "    unused:\n",
         "18: sites.a.unused: found an unknown key; "
-        "write one of 'provider_network', 'source_restore', 'prefixes', 'uplinks'",
+        "write one of 'provider_network', 'source_restore', 'proxy', 'prefixes', 'uplinks'",
     ),
     "uplinks without value": (
         GOOD[GOOD.index("      up1") : GOOD.index("  b:")],
@@ -562,6 +562,12 @@ BAD = {
         f"17: {A}.{UP2}.address: found '2001:db8:2::1/64', "
         "from which none is reached of b/up2 '2001:db8:2::2/128'; "
         "write an address in the network of one of them, or gateways at both ends",
+    ),
+    "proxy": (
+        "  b:\n",
+        "  b:\n    proxy: dante\n",
+        "19: sites.b.proxy: found 'dante'; write whose proxy this site has: 'fedsdn', or 'socks5' "
+        "where it is another's that speaks plain SOCKS5",
     ),
     "two sites apart": (
         "  b:\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
@@ -24,7 +25,13 @@ from fedsdn.config.loader import (
     parse_federation,
 )
 from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
-from tests.unit.federations import three_sites, two_sites
+from fedsdn.errors import FedsdnError
+from tests.unit.federations import (
+    three_sites,
+    two_sites,
+    with_foreign_proxy,
+    with_source_restore,
+)
 
 FILE = Path("federation.yaml")
 TOPOLOGIES = Path(__file__).parents[2] / "topo"
@@ -48,8 +55,9 @@ def test_every_key_is_read() -> None:
             provider_network: {bridge: br-ex, type: vlan, segmentation_id: 7, table_miss: normal}
             prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
             uplinks: {isp: {port: e1, address: 192.0.2.1/24, gateway: 192.0.2.254}}
-            source_restore: nat
+            source_restore: none
           b:
+            proxy: socks5
             prefixes: [{prefix: 10.2.0.0/24, proxy_address: 10.2.0.2}]
             uplinks:
               lte: {port: e1, address: 192.168.1.2/24, gateway: 192.168.1.1, public: 203.0.113.9}
@@ -62,7 +70,7 @@ def test_every_key_is_read() -> None:
                 ProviderNetwork("br-ex", segmentation_id=7, table_miss="normal"),
                 (Prefix(ip_network("10.1.0.0/24"), ip_address("10.1.0.2")),),
                 (Uplink("isp", "e1", ip_interface("192.0.2.1/24"), ip_address("192.0.2.254")),),
-                source_restore="nat",
+                source_restore="none",
             ),
             Site(
                 "b",
@@ -77,6 +85,7 @@ def test_every_key_is_read() -> None:
                         ip_address("203.0.113.9"),
                     ),
                 ),
+                proxy="socks5",
             ),
         ),
         proxy_port=9000,
@@ -133,6 +142,34 @@ def test_unknown_site_names_the_known_ones() -> None:
         two_sites().site("x")
 
 
+def test_a_site_with_anothers_proxy_is_not_one_to_run_at() -> None:
+    federation = with_foreign_proxy(two_sites(), "b")
+    assert federation.local_site("a") == federation.site("a")
+    with pytest.raises(FedsdnError, match=r"^site 'b' has another's proxy .*; name a site that"):
+        federation.local_site("b")
+
+
+@pytest.mark.parametrize(
+    ("federation", "message"),
+    [
+        (
+            with_foreign_proxy(with_foreign_proxy(two_sites(), "a"), "b"),
+            "sites.a.proxy: found 'socks5', but no other site has fedsdn's proxy; write 'fedsdn', "
+            "at one site or more",
+        ),
+        (
+            with_foreign_proxy(with_source_restore(two_sites(), "nat"), "b"),
+            "sites.a.source_restore: found 'nat', but the proxy of site b ('proxy: socks5') names "
+            "no clients; write 'transparent' or 'none'",
+        ),
+    ],
+    ids=["no proxy of ours", "the bridge cannot restore"],
+)
+def test_anothers_proxy_must_fit_in(federation: Federation, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(dump_federation(federation))
+
+
 # Names that YAML 1.1 or 1.2 would take for something else if nobody quoted them.
 NAMES = ["on", "null", "true", "1", "1e3", "1.5", "0x10", "010", "1_0", "2001-01-01", "a.b", "y"]
 
@@ -163,7 +200,7 @@ def federations(draw: st.DrawFn) -> Federation:
                     _uplink(kind, uplink, port, wire, number)
                     for wire, (kind, uplink, port) in enumerate(zip(kinds, uplinks, ports))  # noqa: B905
                 ),
-                source_restore=draw(st.sampled_from(["transparent", "nat"])),
+                source_restore=draw(st.sampled_from(["transparent", "nat", "none"])),
             )
             for number, name in enumerate(names, start=1)
         ),

@@ -15,7 +15,7 @@ from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState, PortState
-from tests.unit.federations import three_sites, two_sites
+from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
 
 UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
 STEP = 0.001
@@ -295,6 +295,15 @@ def test_without_probes_the_ports_decide() -> None:
     assert model.sites["a"].orders().dead == {"up1"}
     model.set_port("a", "up1", PortState.UP)
     assert model.seconds_until("a", "up1", UNKNOWN) == pytest.approx(PROBES.hold, abs=2 * STEP)
+
+
+def test_anothers_proxy_is_not_probed_and_its_ports_are_not_known() -> None:
+    model = Model(with_foreign_proxy(two_sites(), "b"))
+    assert not [probe for _, _, probe in model.under_way if probe.site == "a"]
+    assert model.states("a") == {"up1": UNKNOWN, "up2": UNKNOWN}
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(0.1)
+    assert model.states("a") == {"up1": DOWN, "up2": UNKNOWN}
 
 
 def test_a_changed_federation_keeps_what_is_known(model: Model) -> None:

@@ -18,6 +18,7 @@ from fedsdn.pipeline.rows import Protocol, icmp, tcp, udp
 from tests.unit.federations import (
     three_sites,
     two_sites,
+    with_foreign_proxy,
     with_provider_network,
     with_source_restore,
 )
@@ -314,7 +315,13 @@ def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None
 
 def test_rows_are_distinct_and_reachable() -> None:
     """No two rows of one table, priority and match; no table of ours that nothing leads to."""
-    for federation in (two_sites(), three_sites(), with_source_restore(two_sites(), "nat")):
+    for federation in (
+        two_sites(),
+        three_sites(),
+        with_source_restore(two_sites(), "nat"),
+        with_source_restore(two_sites(), "none"),
+        with_foreign_proxy(three_sites(), "b"),
+    ):
         rows = pipeline_rows(federation, "a")
         keys = {(row.table, row.priority, row.match) for row in rows}
         assert len(keys) == len(rows)

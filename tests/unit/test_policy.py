@@ -17,7 +17,12 @@ from fedsdn.proxy.policy import (
     Policy,
     Refusal,
 )
-from tests.unit.federations import three_sites, two_sites
+from tests.unit.federations import (
+    three_sites,
+    two_sites,
+    with_foreign_proxy,
+    with_source_restore,
+)
 
 
 def policy(federation: Federation | None = None) -> Policy:
@@ -191,3 +196,28 @@ def test_a_peer_out_of_reach_has_no_paths() -> None:
         (replace(a, uplinks=a.uplinks[:1]), replace(b, uplinks=b.uplinks[1:])), 1080
     )
     assert paths(federation, 7) == []
+
+
+def test_anothers_proxy_may_reach_our_vms_and_nothing_else() -> None:
+    """Its clients are not known; what asks is the proxy."""
+    at = policy(with_foreign_proxy(three_sites(), "b"))
+    peer, proxy = at.federation.site("b"), ip_address("192.0.2.2")
+    assert at.admits(peer, proxy, ip_address("10.1.0.11")) is None
+    assert at.admits(peer, proxy, ip_address("10.1.0.2")) is FOREIGN_DESTINATION
+    assert at.admits(peer, proxy, ip_address("10.3.0.11")) is FOREIGN_DESTINATION
+
+
+def test_what_vms_do_not_see_is_said() -> None:
+    assert policy().warnings() == ()
+    assert policy(with_source_restore(two_sites(), "nat")).warnings() == ()
+    (warning,) = policy(with_source_restore(three_sites(), "none")).warnings()
+    assert "connections from b, c come from the proxy (10.1.0.2, fd00:1::2)" in warning
+    inwards, outwards = policy(with_foreign_proxy(three_sites(), "c")).warnings()
+    assert "connections from c come from the proxy" in inwards
+    assert "VMs of c see connections from here come from their own proxy" in outwards
+
+
+def test_who_restores_depends_on_the_peer_too() -> None:
+    at = policy(with_foreign_proxy(three_sites(), "c"))
+    assert at.source_restore(at.federation.site("b")) == "transparent"
+    assert at.source_restore(at.federation.site("c")) == "none"

@@ -1,4 +1,4 @@
-"""Sources restored by the bridge, on a model of the tables: the right address, or none at all."""
+"""Sources restored by the bridge, or by nobody, on a model of the tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.config.model import Address
+from fedsdn.config.model import Address, Federation
 from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import SERVER_PORT, CtMark, Table, port_mac
 from fedsdn.pipeline.restore import Restoration, restoring_rows
 from fedsdn.pipeline.rows import tcp
 from fedsdn.socket_address import SocketAddress
-from tests.unit.federations import two_sites, with_source_restore
+from tests.unit.federations import (
+    three_sites,
+    two_sites,
+    with_foreign_proxy,
+    with_source_restore,
+)
 from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
 FEDERATION = with_source_restore(two_sites(), "nat")
@@ -148,7 +153,7 @@ def test_every_client_is_seen_as_itself(data: st.DataObject) -> None:
 def test_rows_of_single_connections_go_by_themselves(port: int, family: int) -> None:
     for row in restoring_rows(FEDERATION, SITE, restoration(family, own_port=port)):
         assert row.hard_timeout > 0
-        assert f",hard_timeout={row.hard_timeout}," in str(row)
+        assert f" hard_timeout={row.hard_timeout}, " in str(row)
 
 
 def test_other_sites_have_no_such_rows() -> None:
@@ -162,3 +167,40 @@ def test_own_address_to_somewhere_else_is_dropped() -> None:
     for destination in (ip_address("10.2.0.11"), ip_address("192.0.2.2")):
         packet = replace(to_vm(restoration(4), syn=True), destination=destination)
         assert bridge.push(packet) == []
+
+
+UNRESTORED = pytest.mark.parametrize(
+    "federation",
+    [with_source_restore(two_sites(), "none"), with_foreign_proxy(three_sites(), "c")],
+    ids=["source_restore: none", "another's proxy"],
+)
+
+
+@UNRESTORED
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_nobody_restores_goes_out_as_it_is_and_comes_back(
+    federation: Federation, family: int
+) -> None:
+    bridge = TableModel(pipeline_rows(federation, "a"))
+    wanted = restoration(family, own_port=50000)
+    as_proxy = replace(wanted, client=wanted.own)
+    for syn in (True, False):
+        assert source_of(bridge.push(to_vm(wanted, syn=syn))) == (NORMAL, wanted.own.address, 50000)
+        [answer] = bridge.push(from_vm(as_proxy, syn=syn))
+        assert (answer.port, answer.packet.mac) == (SERVER_PORT, port_mac(SITE, SERVER_PORT))
+        assert answer.packet.destination == wanted.own.address
+
+
+@UNRESTORED
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_server_is_itself_towards_vms_only(federation: Federation, family: int) -> None:
+    bridge = TableModel(pipeline_rows(federation, "a"))
+    wanted = restoration(family)
+    astray = replace(wanted, destination=wanted.client)
+    assert bridge.push(to_vm(astray, syn=True)) == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_where_all_are_restored_the_server_has_no_address_of_its_own(family: int) -> None:
+    bridge = TableModel(pipeline_rows(two_sites(), "a"))
+    assert bridge.push(to_vm(restoration(family), syn=True)) == []

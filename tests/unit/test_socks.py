@@ -15,11 +15,19 @@ from fedsdn.proxy.socks import (
     LONGEST_REQUEST,
     METHOD_CLIENT_METADATA,
     NO_METHOD,
+    PLAIN_GREETING,
+    PLAIN_SELECTION,
     Reply,
     Request,
     SocksError,
     encode_address,
+    encode_connect,
+    encode_reply,
     encode_response,
+    parse_plain_connect,
+    parse_plain_greeting,
+    parse_plain_reply,
+    parse_plain_selection,
     parse_request,
     parse_response,
     reply_for,
@@ -221,3 +229,93 @@ def test_why_a_connection_failed_is_told(number: int, reply: Reply) -> None:
 def test_an_endpoint_reads_as_people_write_it() -> None:
     assert str(EXAMPLE.client) == "10.1.0.11:45678"
     assert str(SocketAddress(ip_address("fd00:1::11"), 80)) == "[fd00:1::11]:80"
+
+
+# Plain SOCKS5
+
+ADDRESSES = st.builds(SocketAddress, st.ip_addresses(), PORTS)
+PLAIN_PARSERS = [
+    parse_plain_greeting,
+    parse_plain_selection,
+    parse_plain_connect,
+    parse_plain_reply,
+]
+PLAIN_ANSWERS = {b"", NO_METHOD, *(encode_reply(reply) for reply in Reply)}
+
+
+def read_in_pieces(parse: Callable[[bytes], Found | int], wire: Wire, piece: int) -> Found:
+    seen = b""
+    while isinstance(found := parse(seen), int):
+        more = wire.read(found, piece)
+        assert more, "it asks for more than there is"
+        seen += more
+    return found
+
+
+@given(ADDRESSES, st.integers(1, 30), st.binary())
+def test_a_plain_request_is_read_to_its_last_byte_and_no_further(
+    destination: SocketAddress, piece: int, following: bytes
+) -> None:
+    encoded = encode_connect(destination)
+    wire = Wire(encoded + following)
+    assert read_in_pieces(parse_plain_connect, wire, piece) == destination
+    assert wire.taken == len(encoded)
+
+
+BOUND = st.one_of(
+    ADDRESSES.map(encode_address),
+    st.binary(min_size=1, max_size=255).map(
+        lambda name: b"\x03" + bytes([len(name)]) + name + b"\x00\x50"
+    ),
+)
+
+
+@given(st.sampled_from(Reply), BOUND, st.integers(1, 30), st.binary())
+def test_a_plain_reply_with_any_bound_address_is_read_to_its_last_byte_and_no_further(
+    reply: Reply, bound: bytes, piece: int, following: bytes
+) -> None:
+    encoded = encode_reply(reply)[:3] + bound
+    wire = Wire(encoded + following)
+    assert read_in_pieces(parse_plain_reply, wire, piece) is reply
+    assert wire.taken == len(encoded)
+
+
+def test_the_plain_dialogue_begins_without_authentication() -> None:
+    assert parse_plain_greeting(PLAIN_GREETING) == b"\x00"
+    assert parse_plain_greeting(b"\x05\x03\x00\x01\x02") == b"\x00\x01\x02"  # as curl's
+    assert parse_plain_selection(PLAIN_SELECTION) == PLAIN_SELECTION
+    assert parse_plain_selection(b"\x05") == 1
+
+
+@pytest.mark.parametrize(
+    ("parse", "data", "message", "answer"),
+    [
+        (parse_plain_greeting, b"\x04\x01", "SOCKS version 0x4", b""),
+        (parse_plain_greeting, b"\x05\x01\x02", "without authentication", NO_METHOD),
+        (parse_plain_selection, b"\x05\xff", "method selection 05ff", b""),
+        (parse_plain_connect, b"\x05\x03\x00", "command 0x3", b"\x05\x07"),
+        (parse_plain_connect, b"\x05\x01\x00\x03", "address type 3", b"\x05\x08"),
+        (parse_plain_connect, bytes.fromhex("05010001 0a02000b 0000"), "port 0", b"\x05\x01"),
+        (parse_plain_reply, b"\x05\x00\x00\x09", "address type 9", b""),
+        (parse_plain_reply, b"HTTP/1.1", "SOCKS version of the reply", b""),
+    ],
+)
+def test_what_is_wrong_in_plain_socks_is_said_and_answered(
+    parse: Callable[[bytes], object], data: bytes, message: str, answer: bytes
+) -> None:
+    with pytest.raises(SocksError, match=message) as raised:
+        parse(data)
+    assert raised.value.answer[:2] == answer
+    assert raised.value.answer in PLAIN_ANSWERS
+
+
+@given(st.sampled_from(PLAIN_PARSERS), st.binary(max_size=300))
+def test_any_bytes_are_a_plain_message_or_too_few_or_an_error(
+    parse: Callable[[bytes], object], data: bytes
+) -> None:
+    found = outcome(parse, data)
+    if isinstance(found, SocksError):
+        assert 0 < len(str(found)) < 80
+        assert found.answer in PLAIN_ANSWERS
+    elif isinstance(found, int):
+        assert 0 < found <= 259

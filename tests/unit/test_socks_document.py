@@ -13,9 +13,13 @@ from fedsdn.proxy.socks import (
     METADATA_VERSION,
     METHOD_CLIENT_METADATA,
     NO_METHOD,
+    PLAIN_GREETING,
+    PLAIN_SELECTION,
     Reply,
     Request,
     SocksError,
+    encode_connect,
+    encode_reply,
     encode_response,
     parse_request,
     parse_response,
@@ -80,3 +84,15 @@ def test_a_client_reads_an_ipv6_bound_address_too() -> None:
     answer = encode_response(Reply.SUCCEEDED)[:5] + b"\x04" + bytes(16 + 2)
     assert parse_response(answer[:12]) == len(answer) - 12
     assert parse_response(answer) is Reply.SUCCEEDED
+
+
+def test_the_plain_dialogue_is_what_is_sent_and_read() -> None:
+    section = DOCUMENT.partition("## Plain SOCKS5\n")[2].partition("\n## ")[0]
+    examples = [bytes.fromhex(row.split("`")[1]) for row in section.splitlines() if "| `05" in row]
+    destination = request("10.1.0.11", "10.2.0.11").destination
+    assert examples == [
+        PLAIN_GREETING,
+        PLAIN_SELECTION,
+        encode_connect(destination),
+        encode_reply(Reply.SUCCEEDED),
+    ]

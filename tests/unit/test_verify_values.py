@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.config.model import Uplink
+from fedsdn.config.model import Federation, Uplink
 from fedsdn.diagnostics import path_checks
 from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.counters import parse
@@ -16,13 +16,18 @@ from fedsdn.diagnostics.throughput_checks import Carried, check_shares
 from fedsdn.diagnostics.traffic import Connection, Received
 from fedsdn.diagnostics.verify import QUICK, all_checks
 from fedsdn.diagnostics.view import SiteView, Vm, uplink_pairs
-from tests.unit.federations import three_sites, two_sites
+from tests.unit.federations import (
+    three_sites,
+    two_sites,
+    with_foreign_proxy,
+    with_source_restore,
+)
 
+TWO_SITES = two_sites()
 GOOD = Connection(("10.1.0.11", 4711), ("10.1.0.11", 4711), Received(1, True, ((0.0, 33),)))
 
 
-def views(*, vms: bool = True) -> list[SiteView]:
-    federation = two_sites()
+def views(federation: Federation = TWO_SITES, *, vms: bool = True) -> list[SiteView]:
     return [
         SiteView(
             federation,
@@ -68,6 +73,19 @@ def test_one_source_seen_wrong_among_many_fails(seen: tuple[str, int] | None) ->
 def test_one_connection_that_failed_fails_the_sources() -> None:
     with pytest.raises(CheckFailedError, match=r"1 of 2 connections .*: Connection reset"):
         check_sources(path(), [GOOD, replace(GOOD, error="Connection reset by peer")])
+
+
+@pytest.mark.parametrize(
+    "federation",
+    [with_source_restore(two_sites(), "none"), with_foreign_proxy(two_sites(), "a")],
+    ids=["source_restore: none", "another's proxy"],
+)
+def test_where_sources_are_not_restored_the_proxys_address_is_right(federation: Federation) -> None:
+    way = paths(views(federation))[0]
+    proxy = replace(GOOD, seen=("10.2.0.2", 50000))
+    assert check_sources(way, [proxy] * 3).startswith("all 3 seen as 10.2.0.2")
+    with pytest.raises(CheckFailedError, match=r"1 of 2 wrong: .* not as 10.2.0.2"):
+        check_sources(way, [proxy, GOOD])
 
 
 def rows(a: str, b: str) -> dict[str, frozenset[str]]:
