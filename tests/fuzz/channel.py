@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import re
+from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports():
     from fedsdn.channel import messages
+
+from tests.fuzz.run import fuzz
 
 
 def one_input(data: bytes) -> None:
@@ -27,5 +30,5 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
+    DOCUMENT = Path(__file__).parents[2] / "docs/channel.md"
+    fuzz(one_input, re.findall(rb'\{.*"jsonrpc".*\}', DOCUMENT.read_bytes()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import atheris
@@ -11,6 +10,7 @@ with atheris.instrument_imports():
     from fedsdn.uplinks import probe
     from fedsdn.uplinks.paths import Paths
 
+from tests.fuzz.run import fuzz
 from tests.unit.federations import two_sites
 
 KEY = b"k" * 32
@@ -28,5 +28,5 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
+    PROBE = probe.Probe("b", "up1", "a", "up1", epoch=7, number=8, heard_epoch=1, down=("up2",))
+    fuzz(one_input, [PROBE.encode(KEY)[16:]])

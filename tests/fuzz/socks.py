@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import atheris
 
 with atheris.instrument_imports():
     from fedsdn.proxy import socks
+
+from fedsdn.socket_address import SocketAddress
+from tests.fuzz.run import fuzz
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
     socks.parse_request,
@@ -53,5 +56,12 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
+    VMS = [SocketAddress(ip_address(text), 80) for text in ("10.1.0.11", "fd00:2::11")]
+    GOOD = [
+        *(socks.Request(vm, vm).encode() for vm in VMS),
+        *(socks.encode_connect(vm) for vm in VMS),
+        socks.encode_response(socks.Reply.SUCCEEDED),
+        socks.encode_reply(socks.Reply.REFUSED),
+        socks.PLAIN_GREETING,
+    ]
+    fuzz(one_input, GOOD)
