@@ -61,7 +61,7 @@ class Server:
         with far:
             address = tcp.unmapped(name[0])
             try:
-                tcp.prepare(far)
+                transport.prepare(far)
                 peer = self.policy.peer_behind(address)
                 if isinstance(peer, Refusal):
                     self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)

@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
 from fedsdn.config.model import Uplink
 from fedsdn.proxy import tcp
@@ -30,6 +31,12 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 
 HEAD_START_SECONDS = 0.25
 """How long a path has for itself before the next one is tried as well (RFC 8305, section 5)."""
+
+CHECK_SECONDS = 60
+"""How long a connection may be idle before the peer is asked whether it still has it."""
+
+_UNANSWERED_CHECKS = 120
+"""How many of these may stay unanswered: two hours, as tcp(7) has it. An uplink may be away."""
 
 ATTEMPT_SECONDS = 15.0
 """How long a peer may take to answer on all paths together."""
@@ -54,12 +61,29 @@ def listen(port: int) -> socket.socket:
     return listener
 
 
+def prepare(sock: socket.socket) -> None:
+    """Set what every connection between sites has.
+
+    A peer's reset is sent once, and may be lost: when a crowd of connections is reset, a queue on
+    the way may be too short for it. Whoever is idle would wait for such a peer for hours.
+
+    Raises:
+        OSError: the connection is gone.
+
+    """
+    tcp.prepare(sock)
+    with suppress(OSError):  # before Linux 6.9
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, CHECK_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, CHECK_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _UNANSWERED_CHECKS)
+
+
 def _socket() -> socket.socket:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, IPPROTO_MPTCP)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        tcp.prepare(sock)
+        prepare(sock)
     except OSError:
         sock.close()
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.proxy.transparent import CONNECT_SECONDS
+from fedsdn.proxy.transport import CHECK_SECONDS
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
@@ -289,6 +291,25 @@ def remotes(site: SiteOfNet) -> set[str]:
     listed = site.inside("ss -Hnt state established dport = :1080")
     names = [line.split()[3].rpartition(":")[0] for line in listed.splitlines()]
     return {name.strip("[]").removeprefix("::ffff:") for name in names}
+
+
+def test_peers_are_asked_whether_they_still_have_a_connection(net: Net) -> None:
+    """On each subflow, those that came later too."""
+    near, far = net
+    with connection(near, far, 4) as (client, server):
+        client.sendall(b"?")
+        assert server.recv(1) == b"?"
+        for site, end in ((near, "dport"), (far, "sport")):
+            command = f"ss -HtnOo state established {end} = :1080"
+
+            def timers(site: SiteOfNet = site, command: str = command) -> list[float]:
+                shown = re.findall(
+                    r"timer:\(keepalive,(?:(\d+)min)?([\d.]+)?", site.inside(command)
+                )
+                return [60 * float(minutes or 0) + float(rest or 0) for minutes, rest in shown]
+
+            wait_until(lambda: len(timers()) >= 2)
+            assert max(timers()) <= CHECK_SECONDS
 
 
 @pytest.mark.parametrize("uplink", ["wan-up1", "wan-up2"])
