@@ -19,8 +19,10 @@ class Direction(StrEnum):
 class Connection:
     """A connection that one worker carries, under a ``number`` of the worker's own.
 
-    ``peer`` is the name of the other site, ``since`` when it was opened (Unix time). ``sent`` and
-    ``received`` are bytes handed to the peer and taken from it.
+    ``peer`` is the name of the other site, ``since`` when it was opened (Unix time). ``shown`` is
+    as whom the destination sees the client. ``token`` names the Multipath TCP connection with the
+    peer in the proxy's namespace; 0 if that is plain TCP. ``sent`` and ``received`` are bytes
+    handed to the peer and taken from it.
     """
 
     number: int
@@ -28,6 +30,8 @@ class Connection:
     peer: str
     client: SocketAddress
     destination: SocketAddress
+    shown: SocketAddress
+    token: int
     since: float
     sent: int = 0
     received: int = 0

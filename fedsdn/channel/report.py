@@ -28,11 +28,19 @@ class Report:
 
     @contextmanager
     def carried(
-        self, direction: Direction, peer: str, client: SocketAddress, destination: SocketAddress
+        self,
+        direction: Direction,
+        peer: str,
+        client: SocketAddress,
+        destination: SocketAddress,
+        shown: SocketAddress,
+        token: int,
     ) -> Iterator[Connection]:
         """Report a connection as open for as long as this lasts."""
         number = next(self._numbers)
-        connection = Connection(number, direction, peer, client, destination, time.time())
+        connection = Connection(
+            number, direction, peer, client, destination, shown, token, time.time()
+        )
         self._open[number] = self._opened[number] = connection
         try:
             yield connection

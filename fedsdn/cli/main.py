@@ -7,6 +7,7 @@ import sys
 import typer
 
 from fedsdn.cli import bench, flows, lab, proxy, site, topology
+from fedsdn.cli.connections import connections
 from fedsdn.cli.demo import demo
 from fedsdn.cli.uplinks import uplinks
 from fedsdn.cli.verify import verify
@@ -29,6 +30,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(verify)
 app.command()(demo)
 app.command()(uplinks)
+app.command()(connections)
 
 
 def main() -> None:

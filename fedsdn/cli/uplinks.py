@@ -25,6 +25,7 @@ from fedsdn.config.model import Address, Federation, Uplink
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
+from fedsdn.units import ago, size
 from fedsdn.uplinks.endpoints import Endpoints
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.status import (
@@ -272,17 +273,6 @@ def tables(now: Snapshot, before: Snapshot | None = None) -> tuple[TextTable, Te
     )
 
 
-def ago(since: float | None, now: float) -> str:
-    """Say in words for how long something has been so; nothing if that is not known."""
-    if since is None:
-        return ""
-    seconds = max(0.0, now - since)
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{int(seconds)} s"
-
-
 def _rates(now: UplinkView, before: UplinkView | None, seconds: float) -> tuple[str, str]:
     if before is None or seconds <= 0:
         return "", ""
@@ -299,12 +289,7 @@ def _rate(now: int | None, before: int | None, seconds: float) -> str:
 
 
 def _bytes(number: float | None) -> str:
-    if number is None:
-        return ""
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:.0f} B"
+    return "" if number is None else size(number)
 
 
 def _print(now: Snapshot, before: Snapshot | None = None) -> None:

@@ -12,6 +12,7 @@ from fedsdn.flowtable.dump import DumpedRow
 from fedsdn.flowtable.names import named_actions, named_match, table_name
 from fedsdn.flowtable.purpose import row_purpose, table_purpose
 from fedsdn.pipeline.declarations import Table
+from fedsdn.units import size
 
 Rates = Mapping[tuple[int, int, str], tuple[float, float]]
 """Packets and bytes per second of rows, by their keys."""
@@ -103,19 +104,10 @@ def text(views: Sequence[TableView], rates: Rates | None = None) -> Iterator[str
 def _traffic(row: DumpedRow, rates: Rates | None) -> str:
     if rates is not None:
         packets, byte_rate = rates.get(row.key, (0.0, 0.0))
-        return f"{packets:>7.0f}/s {_short(byte_rate):>7}/s"
+        return f"{packets:>7.0f}/s {size(byte_rate):>8}/s"
     if row.packets is None:
         return f"{'':>18}"
-    return f"{row.packets:>9} {_short(row.bytes or 0):>8}"
-
-
-def _short(number: float) -> str:
-    """Write a number of bytes in few letters (IEC 80000-13 has k as 1000)."""
-    for unit in ("", "k", "M", "G", "T"):
-        if number < 9999.5 or unit == "T":
-            return f"{number:.0f}{unit}B"
-        number /= 1000
-    raise AssertionError
+    return f"{row.packets:>9} {size(row.bytes or 0):>9}"
 
 
 def document(views: Sequence[TableView]) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ class Server:
                 if isinstance(peer, Refusal):
                     self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
                     return
-                if transport.fell_back(far):
+                if not transport.token(far):
                     self._statistics.fell_back(peer)
                 asking = SocketAddress(address, name[1])
                 request = await self._read_request(far, asking, peer)
@@ -160,10 +160,23 @@ class Server:
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
     ) -> None:
-        client, destination = request.client, request.destination
-        with self._report.carried(Direction.INBOUND, peer.name, client, destination) as connection:
+        with self._report.carried(
+            Direction.INBOUND,
+            peer.name,
+            request.client,
+            request.destination,
+            self._shown(near, request, peer),
+            transport.token(far),
+        ) as connection:
             relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
             await relay.run()
+
+    def _shown(self, near: socket.socket, request: Request, peer: Site) -> SocketAddress:
+        """As whom the VM sees the client; the bridge may have made another of us."""
+        if self.policy.source_restore(peer) == "nat":
+            return request.client
+        address, port = near.getsockname()[:2]
+        return SocketAddress(tcp.unmapped(address), port)
 
 
 async def _read_plain_request(far: socket.socket) -> SocketAddress:

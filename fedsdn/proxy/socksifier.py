@@ -114,7 +114,7 @@ class Socksifier:
         """Connect to a peer's server; connections take turns in which live path they try first."""
         paths = self.live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         far = await transport.connect(paths, self.policy.federation.proxy_port)
-        if transport.fell_back(far):
+        if not transport.token(far):
             self._statistics.fell_back(peer)
         return far
 
@@ -144,7 +144,9 @@ class Socksifier:
         ready: Awaitable[None] | None,
     ) -> None:
         client, destination = request.client, request.destination
-        with self._report.carried(Direction.OUTBOUND, peer.name, client, destination) as connection:
+        with self._report.carried(
+            Direction.OUTBOUND, peer.name, client, destination, client, transport.token(far)
+        ) as connection:
             relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
             await relay.run(far_ready=ready)
 

@@ -22,9 +22,9 @@ IPPROTO_MPTCP = 262
 _SOL_MPTCP = 284
 _MPTCP_INFO = 1
 _INFO_BYTES = 256
-_INFO_FLAGS = struct.Struct("=8xI")
+_INFO_FLAGS_TOKEN = struct.Struct("=8xII")
 _FLAG_FALLBACK = 0x1
-"""``mptcpi_flags`` and ``MPTCP_INFO_FLAG_FALLBACK`` of include/uapi/linux/mptcp.h."""
+"""``mptcpi_flags``, ``mptcpi_token`` and ``MPTCP_INFO_FLAG_FALLBACK`` of linux/mptcp.h."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24
 """include/uapi/linux/in.h; Python has the name from 3.12 on."""
@@ -150,11 +150,11 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int) -> socket.socket
     return sock
 
 
-def fell_back(sock: socket.socket) -> bool:
-    """Whether an established connection is plain TCP, because the peer or the path wanted it."""
+def token(sock: socket.socket) -> int:
+    """Name of an established connection in this namespace; 0 if it fell back to plain TCP."""
     try:
         info = sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, _INFO_BYTES)
     except OSError:
-        return True
-    (flags,) = _INFO_FLAGS.unpack_from(info)
-    return bool(flags & _FLAG_FALLBACK)
+        return 0
+    flags, name = _INFO_FLAGS_TOKEN.unpack_from(info)
+    return 0 if flags & _FLAG_FALLBACK else int(name)

@@ -147,13 +147,13 @@ def test_the_application_knows_what_is_open_and_what_it_has_moved(tmp_path: Path
     async def scenario(path: Path) -> None:
         application(path)
         async with worker(path) as one:
-            with one.report.carried(Direction.INBOUND, "b", at(1), at(2)) as connection:
+            with one.report.carried(Direction.INBOUND, "b", at(1), at(2), at(1), 7) as connection:
                 connection.sent = 7
                 await until_listed(path, [7])
                 connection.sent = 9
                 await until_listed(path, [9])
                 async with worker(path) as other:
-                    with other.report.carried(Direction.OUTBOUND, "b", at(3), at(4)):
+                    with other.report.carried(Direction.OUTBOUND, "b", at(3), at(4), at(3), 0):
                         await until_listed(path, [9, 0])
                     await until_listed(path, [9])
             await until_listed(path, [])

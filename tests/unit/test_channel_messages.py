@@ -61,6 +61,8 @@ def test_what_is_asked_to_be_restored_is_read_as_it_was_written(
         st.just("b"),
         st.builds(SocketAddress, st.ip_addresses(), PORTS),
         st.builds(SocketAddress, st.ip_addresses(), PORTS),
+        st.builds(SocketAddress, st.ip_addresses(), PORTS),
+        st.integers(0, 2**32 - 1),
         st.floats(0, 1e10),
         st.integers(0),
         st.integers(0),
@@ -150,7 +152,7 @@ V4 = SocketAddress(ip_address("10.1.0.11"), 40000)
 
 def test_a_report_tells_of_each_connection_once() -> None:
     report = Report()
-    with report.carried(Direction.OUTBOUND, "b", V4, V4) as connection:
+    with report.carried(Direction.OUTBOUND, "b", V4, V4, V4, 7) as connection:
         [(opened, moved, closed)] = report.pages(10, traffic=True)
         assert (opened, moved, closed) == ([connection], [], [])
         assert [*report.pages(10, traffic=True)] == []
@@ -166,7 +168,7 @@ def test_a_report_tells_of_each_connection_once() -> None:
 
 def test_a_report_of_many_has_several_pages() -> None:
     report = Report()
-    inside = [report.carried(Direction.INBOUND, "b", V4, V4) for _ in range(7)]
+    inside = [report.carried(Direction.INBOUND, "b", V4, V4, V4, 7) for _ in range(7)]
     for one in inside:
         one.__enter__()
     assert [len(opened) for opened, _, _ in report.pages(3, traffic=True)] == [3, 3, 1]

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.cli.uplinks import KernelView, ago, parse_counters, snapshot, tables
+from fedsdn.cli.uplinks import KernelView, parse_counters, snapshot, tables
+from fedsdn.units import ago
 from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, UplinkStatus
 from tests.unit.federations import three_sites, two_sites
 
