@@ -9,6 +9,7 @@ import typer
 from fedsdn.cli import bench, flows, lab, proxy, site, topology
 from fedsdn.cli.connections import connections
 from fedsdn.cli.demo import demo
+from fedsdn.cli.trace import trace
 from fedsdn.cli.uplinks import uplinks
 from fedsdn.cli.verify import verify
 from fedsdn.errors import FedsdnError
@@ -31,6 +32,7 @@ app.command()(verify)
 app.command()(demo)
 app.command()(uplinks)
 app.command()(connections)
+app.command()(trace)
 
 
 def main() -> None:
