@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsdn.diagnostics.shell import Shell, last_words
 from fedsdn.errors import FedsdnError
 
-_STEP = re.compile(r"^ *(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?$")
-_ACTION = re.compile(r"^ {4}([^\s].*)$")
+_STEP = re.compile(r"^( *)(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?$")
+_ACTION = re.compile(r"^((?: {4})+)(?!->|thaw$|Resuming)(\S.*)$")
+_INDENT = 4
 _DATAPATH = "Datapath actions: "
-_RESUMED = "thaw"
 _MOST_TRACKINGS = 4
 """How often one packet may go through conntrack; ours do once."""
 
@@ -61,6 +61,9 @@ def run_trace(shell: Shell, bridge: str, flow: str, ct_state: str) -> Trace:
 def parse_trace(lines: Iterable[str]) -> Trace:
     """Read the output of ``ofproto/trace``."""
     steps: list[Step] = []
+    latest: dict[int, int] = {}
+    """The last step by its indent: a row's later actions come behind what it resubmitted. They
+    are indented by four, and by twice as much as their row."""
     outputs: list[str] = []
     ports: list[str] = []
     flooded = False
@@ -68,18 +71,19 @@ def parse_trace(lines: Iterable[str]) -> Trace:
         if line.startswith(_DATAPATH):
             ports += _ports(line.removeprefix(_DATAPATH))
         elif found := _STEP.match(line):
-            table, match, priority, cookie = found.groups()
+            indent, table, match, priority, cookie = found.groups()
+            latest[len(indent)] = len(steps)
             steps.append(Step(int(table), match or "", int(priority), int(cookie or "0", 16), ()))
         elif "flooding" in line:
             flooded = True
-        elif steps and (action := _ACTION.match(line)) and action[1] != _RESUMED:
-            last = steps[-1]
-            actions = (*last.actions, action[1].replace('"', ""))
-            steps[-1] = Step(last.table, last.match, last.priority, last.cookie, actions)
-            outputs += [action[1].removeprefix("output:")] if "output:" in action[1] else []
+        elif (action := _ACTION.match(line)) and (len(action[1]) - _INDENT) // 2 in latest:
+            text = action[2].replace('"', "")
+            at = latest[(len(action[1]) - _INDENT) // 2]
+            steps[at] = replace(steps[at], actions=(*steps[at].actions, text))
+            outputs += [text.removeprefix("output:")] if text.startswith("output:") else []
     if outputs:
         # What was flooded besides was for the bridge to learn its sender; it has, really.
-        return Trace(tuple(steps), tuple(name.strip('"') for name in outputs), flooded=False)
+        return Trace(tuple(steps), tuple(outputs), flooded=False)
     return Trace(tuple(steps), tuple(ports), flooded)
 
 

@@ -1,0 +1,160 @@
+"""Flow tables read by name, on real bridges: what is rendered, what differs, where packets go."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedsdn.config.loader import dump_federation, load_federation
+from fedsdn.config.model import Site
+from fedsdn.diagnostics.pipeline_document import own_rows
+from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.site.plan import port_names
+from tests.real.site_host import BRIDGE, SiteHost
+from tests.unit.federations import two_sites
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+TOPOLOGIES = sorted((ROOT / "topo").glob("*.yaml"))
+PACKETS = 500
+FEDSDN = "python -m fedsdn.cli.main flows"
+HERE = "--config-file /run/fedsdn.conf"
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[SiteHost]:
+    with SiteHost() as one:
+        one.output(f"ip link set {BRIDGE} addrgenmode none up")
+        one.write(two_sites())
+        for port in (*port_names(two_sites().site("a")), "tap-vm1", "tap-vm2"):
+            one.output(
+                f"ovs-vsctl add-port {BRIDGE} {port} -- set Interface {port} type=internal && "
+                f"ip link set {port} addrgenmode none up"
+            )
+        yield one
+
+
+@pytest.fixture
+def bridge(host: SiteHost) -> SiteHost:
+    """The host, whose bridge has exactly the rows of site a."""
+    host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE}")
+    rows = "\n".join(str(row) for row in pipeline_rows(two_sites(), "a"))
+    host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=rows)
+    return host
+
+
+def run(host: SiteHost, command: str, status: int = 0) -> str:
+    done = host.run(command, PYTHONPATH=str(ROOT))
+    assert done.returncode == status, f"{command}: {done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 or done.stdout else done.stderr
+
+
+def every_site() -> list[tuple[Path, str]]:
+    return [
+        (topology, site.name) for topology in TOPOLOGIES for site in load_federation(topology).sites
+    ]
+
+
+def add_ports(host: SiteHost, site: Site) -> None:
+    for port in (*port_names(site), *(uplink.port for uplink in site.uplinks)):
+        host.output(
+            f"ovs-vsctl --may-exist add-port br-empty {port} -- set Interface {port} type=internal"
+        )
+
+
+@pytest.mark.parametrize(
+    ("topology", "name"), every_site(), ids=lambda value: getattr(value, "stem", value)
+)
+def test_what_is_rendered_is_what_the_application_installs(topology: Path, name: str) -> None:
+    """The reference dumps are of running labs (``test_flows.py``)."""
+    with SiteHost() as one:
+        one.output(
+            "ovs-vsctl del-br br-provider -- add-br br-empty -- set-fail-mode br-empty secure"
+        )
+        one.output("ovs-vsctl set Bridge br-empty datapath_type=netdev")
+        one.output("ip link delete up1 && ip link delete up2")
+        federation = load_federation(topology)
+        add_ports(one, federation.site(name))
+        text = run(one, f"{FEDSDN} render {name} --federation {topology}")
+        one.output("ovs-ofctl -O OpenFlow13 --names add-flows br-empty -", stdin=text)
+        dump = one.output("ovs-ofctl -O OpenFlow13 --names --no-stats dump-flows br-empty")
+        reference = (ROOT / "flows" / topology.stem / f"{name}.flows").read_text()
+        assert own_rows(dump.splitlines()) == reference.splitlines()
+
+
+def test_a_bridge_as_it_should_be_has_no_difference(bridge: SiteHost) -> None:
+    assert "all 79 rows of site a are there" in run(bridge, f"{FEDSDN} diff {HERE}")
+
+
+def test_differences_are_named_and_set_the_exit_status(bridge: SiteHost) -> None:
+    for command in (
+        "del-flows --strict BRIDGE table=105,priority=0",
+        "add-flow BRIDGE cookie=0x1,table=110,priority=1,udp,actions=drop",
+        "add-flow BRIDGE cookie=0x1,table=0,priority=65000,ipv6,actions=NORMAL",
+        "mod-flows --strict BRIDGE table=130,priority=0,actions=NORMAL",
+    ):
+        bridge.output(f"ovs-ofctl -O OpenFlow13 {command.replace('BRIDGE', BRIDGE)}")
+    text = run(bridge, f"{FEDSDN} diff {HERE}", status=1)
+    assert "MISSING   WAN [105], priority 0: drop what has not this uplink's own address" in text
+    assert "FOREIGN   TENANT [110], priority 1" in text
+    assert "SHADOWED  HOOK [0], priority 20000: packets to another site's prefix" in text
+    assert "CHANGED   SERVER [130], priority 0: drop what the proxy may not send" in text
+    found = json.loads(run(bridge, f"{FEDSDN} diff --json {HERE}", status=1))
+    assert {one["fault"] for one in found} == {"missing", "foreign", "shadowed", "changed"}
+
+
+def test_a_dump_and_its_file_say_the_same(bridge: SiteHost) -> None:
+    live = json.loads(run(bridge, f"{FEDSDN} dump --json {HERE}"))["tables"]
+    bridge.output(f"ovs-ofctl -O OpenFlow13 --names dump-flows {BRIDGE} >/run/saved")
+    saved = json.loads(run(bridge, f"{FEDSDN} dump /run/saved --json"))["tables"]
+    for tables in (live, saved):
+        for table in tables:
+            for row in table["rows"]:
+                del row["seconds"], row["packets"], row["bytes"]
+    assert live == saved
+    assert sum(len(table["rows"]) for table in live) == 79
+
+
+def test_the_page_is_written(bridge: SiteHost) -> None:
+    run(bridge, f"{FEDSDN} dump --html /run/page.html {HERE}")
+    assert "<svg" in (bridge.run_directory / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("dump --table 7", "fedsdn: no table '7': name one of HOOK, UPLINK"),
+        ("dump /run/none", "fedsdn: /run/none: No such file or directory"),
+        ("dump /run/openvswitch/db.sock", "fedsdn: /run/openvswitch/db.sock: No such device"),
+        ("dump /run/half", "fedsdn: /run/half, line 2: half a row, 'cookie=0x"),
+        ("dump /run/newer", "fedsdn: /run/newer, line 1: 'cookie=0x0, flux=1 actions=drop'"),
+        ("dump /run/half --watch", "fedsdn: /run/half does not change"),
+        ("diff --site x", "fedsdn: unknown site 'x'"),
+        ("render c --federation /run/federation.yaml", "fedsdn: unknown site 'c'"),
+        ("dump --federation /run/other.yaml", "fedsdn: bridge br-none: "),
+    ],
+)
+def test_bad_input_is_one_clear_line(bridge: SiteHost, command: str, message: str) -> None:
+    bridge.output(f"ovs-ofctl -O OpenFlow13 dump-flows {BRIDGE} | head -c 160 >/run/half")
+    bridge.output("echo 'cookie=0x0, flux=1 actions=drop' >/run/newer")
+    bridge.output("sed s/br-provider/br-none/ /run/federation.yaml >/run/other.yaml")
+    options = "" if command.startswith("render") else HERE
+    said = run(bridge, f"{FEDSDN} {command} {options}", status=1)
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+
+
+def test_a_trace_foretells_where_random_packets_go(bridge: SiteHost) -> None:
+    (bridge.run_directory / "two-site.yaml").write_text(dump_federation(two_sites()))
+    seed = int.from_bytes(os.urandom(3), "big")
+    command = f"python -m tests.real.random_packets /run/two-site.yaml a {PACKETS} {seed}"
+    found = json.loads(run(bridge, command))
+    assert found["wrong"] == [], f"seed {seed}"
+    assert set(found["kinds"]) == {"open", "on", "lost", "stray", "pretend", "uplink"}
+    assert 0 < found["dropped"] < PACKETS
