@@ -9,6 +9,7 @@ import typer
 from fedsdn.cli import bench, flows, lab, proxy, site, topology
 from fedsdn.cli.connections import connections
 from fedsdn.cli.demo import demo
+from fedsdn.cli.status import status, support_bundle
 from fedsdn.cli.trace import trace
 from fedsdn.cli.uplinks import uplinks
 from fedsdn.cli.verify import verify
@@ -33,6 +34,8 @@ app.command()(demo)
 app.command()(uplinks)
 app.command()(connections)
 app.command()(trace)
+app.command()(status)
+app.command("support-bundle")(support_bundle)
 
 
 def main() -> None:

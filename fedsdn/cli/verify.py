@@ -55,7 +55,7 @@ def verify(
     """
     configured = config_file or site or DEFAULT_CONFIG_FILE.exists()
     if lab is None and configured:
-        views = [_site_view(config_file, site, federation)]
+        views = [site_view(config_file, site, federation)]
     elif lab is None and not lab_names():
         raise FedsdnError(
             "found neither a site's settings nor a lab: give --config-file, or run 'fedsdn lab up'"
@@ -82,13 +82,19 @@ def _write(results: Sequence[Result], *, json_output: bool, junit: Path | None) 
             raise FedsdnError(f"{junit}: cannot write the results: {error.strerror}") from error
 
 
-def _site_view(config_file: Path | None, site: str | None, federation: Path | None) -> SiteView:
+def site_view(config_file: Path | None, site: str | None, federation: Path | None) -> SiteView:
+    """Return this host's site, without VMs.
+
+    Raises:
+        FedsdnError: the host's settings or the federation file are bad.
+
+    """
     local = settings(config_file, site, federation)
     whole = load_federation(local.federation)
     given = {"--config-file": config_file, "--site": site, "--federation": federation}
     return SiteView(
         federation=whole,
-        site=whole.site(local.site),
+        site=whole.local_site(local.site),
         shell=Shell(local.site),
         openflow_port=local.openflow_port,
         config_file=config_file or DEFAULT_CONFIG_FILE,

@@ -1,0 +1,125 @@
+"""fedsdn status and support-bundle: all of a site at a glance, or in a file for somebody else."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
+from fedsdn.cli.verify import site_view
+from fedsdn.config.loader import federation_document
+from fedsdn.diagnostics.overview import overview, text
+from fedsdn.diagnostics.view import FEDSDN, SiteView
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
+
+_HIDDEN = "hidden"
+
+
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_file: ConfigFile = None,
+    site: SiteName = None,
+    federation: FederationFile = None,
+) -> None:
+    """Show this site on one screen; the exit status is 1 if anything is wrong."""
+    view = site_view(config_file, site, federation)
+    lines = overview(view)
+    if as_json:
+        print(json.dumps({"site": view.name, "parts": [asdict(one) for one in lines]}, indent=2))
+    else:
+        print("\n".join(text(view, lines)))
+    if any(line.fix for line in lines):
+        raise typer.Exit(1)
+
+
+def support_bundle(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Where to write it; fedsdn-SITE-TIME.tar.gz."),
+    ] = None,
+    *,
+    config_file: ConfigFile = None,
+    site: SiteName = None,
+    federation: FederationFile = None,
+) -> None:
+    """Write one archive with all that a person elsewhere needs. The probes' key is left out."""
+    view = site_view(config_file, site, federation)
+    written = time.time()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(written))
+    name = f"fedsdn-{view.name}-{stamp}"
+    target = file or Path(f"{name}.tar.gz")
+    try:
+        with tarfile.open(target, "w:gz") as archive:
+            for path, content in _contents(view).items():
+                member = tarfile.TarInfo(f"{name}/{path}")
+                data = content.encode()
+                member.size, member.mtime = len(data), int(written)
+                archive.addfile(member, io.BytesIO(data))
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise FedsdnError(f"{target}: {error.strerror}: name a file that can be written") from error
+    print(target)
+
+
+def _contents(view: SiteView) -> dict[str, str]:
+    """Collect what each command prints; what fails says why in its place."""
+    inside = ("ip", "netns", "exec", PROXY_NAMESPACE)
+    own = {
+        "status.txt": ("status",),
+        "flows.txt": ("flows", "dump", "--all"),
+        "flows-diff.txt": ("flows", "diff"),
+        "flows.html": ("flows", "dump", "--html", "/dev/stdout"),
+        "uplinks.txt": ("uplinks",),
+        "connections.txt": ("connections",),
+        "connections.json": ("connections", "--json"),
+        "proxy-stats.txt": ("proxy", "stats"),
+        "site-show.txt": ("site", "show"),
+        "verify.txt": ("verify",),
+    }
+    others = {
+        "host/uname.txt": ("uname", "-a"),
+        "host/os-release.txt": ("cat", "/etc/os-release"),
+        "host/packages.txt": ("pip", "list", "--disable-pip-version-check"),
+        "bridge/show.txt": ("ovs-vsctl", "show"),
+        "bridge/dump-flows.txt": (
+            *("ovs-ofctl", "-O", "OpenFlow13", "--names", "dump-flows", view.bridge),
+        ),
+        "bridge/dump-ports.txt": ("ovs-ofctl", "-O", "OpenFlow13", "dump-ports", view.bridge),
+        "bridge/fdb.txt": ("ovs-appctl", "fdb/show", view.bridge),
+        "bridge/conntrack.txt": ("ovs-appctl", "dpctl/dump-conntrack", f"zone={CT_ZONE}"),
+        "bridge/coverage.txt": ("ovs-appctl", "coverage/show"),
+        "namespace/addresses.txt": (*inside, "ip", "address"),
+        "namespace/routes.txt": (*inside, "ip", "route", "show", "table", "all"),
+        "namespace/routes6.txt": (*inside, "ip", "-6", "route", "show", "table", "all"),
+        "namespace/rules.txt": (*inside, "ip", "rule"),
+        "namespace/nft.txt": (*inside, "nft", "list", "ruleset"),
+        "namespace/mptcp.txt": (*inside, "ip", "mptcp", "endpoint"),
+        "namespace/sockets.txt": (*inside, "ss", "-tanimH"),
+        "namespace/mptcp-sockets.txt": (*inside, "ss", "-ManiH"),
+        "namespace/counters.txt": (*inside, "nstat", "-asz"),
+    }
+    commands = {path: (*FEDSDN, *words, *view.options) for path, words in own.items()} | others
+    found = {path: _output(view, command) for path, command in commands.items()}
+    document = federation_document(view.federation)
+    if "probes" in document:
+        document["probes"]["key"] = _HIDDEN
+    found["federation.json"] = json.dumps(document, indent=2)
+    return found
+
+
+def _output(view: SiteView, command: tuple[str, ...]) -> str:
+    try:
+        done = view.shell.run(*command)
+    except FedsdnError as error:
+        return f"{error}\n"
+    ending = "" if done.returncode == 0 else f"exit status {done.returncode}\n"
+    return f"{done.stdout}{done.stderr}{ending}"
