@@ -12,7 +12,7 @@ from fedsdn.pipeline.declarations import CT_ZONE, CtMark
 from fedsdn.socket_address import SocketAddress
 
 _ENTRY = re.compile(r"tcp,orig=\((?P<orig>[^)]*)\),reply=\((?P<reply>[^)]*)\)(?P<rest>.*)")
-_MARK = re.compile(r"\bmark=(\d+|0x[0-9a-f]+)")
+_MARK = re.compile(r"\bmark=(0x[0-9a-f]+|\d+)")
 _STATE = re.compile(r"\bstate(?:_orig)?=(\w+)")
 _ENDED = frozenset({"CLOSED", "CLOSING", "LAST_ACK", "TIME_WAIT"})
 _SECONDS = 20.0

@@ -72,7 +72,7 @@ def parse_trace(lines: Iterable[str]) -> Trace:
             ports += _ports(line.removeprefix(_DATAPATH))
         elif found := _STEP.match(line):
             indent, table, match, priority, cookie = found.groups()
-            latest[len(indent)] = len(steps)
+            latest[len(indent) // _INDENT * _INDENT] = len(steps)  # a number of one digit is padded
             steps.append(Step(int(table), match or "", int(priority), int(cookie or "0", 16), ()))
         elif "flooding" in line:
             flooded = True

@@ -82,6 +82,7 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda of: f"remembers the connection as {mark_name(int(of[1], 0))}",
     ),
     (re.compile(r"set_field:\S+->eth_dst"), lambda _: "is addressed to the proxy's port"),
+    (re.compile(r"nat$"), lambda _: "is translated, if its connection is"),
     (re.compile(r"pop_vlan"), lambda _: "loses its VLAN tag"),
     (re.compile(r"output:(.*)"), lambda of: f"leaves by port {of[1]}"),
     (re.compile(r"NORMAL"), lambda _: "is switched as usual"),

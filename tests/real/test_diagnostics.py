@@ -1,0 +1,152 @@
+"""Connections, traces, status and bundles, on two whole sites with real connections."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from typing import Any
+
+import pytest
+
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
+from tests.real.test_proxy_lab import LIMIT_SECONDS, Vm, connections
+
+pytestmark = pytest.mark.real
+
+FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
+MANY = 20
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def family(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+def listed(lab: Lab, site: str, port: int) -> list[dict[str, Any]]:
+    """The connections to a port, as a site lists them."""
+    views = json.loads(lab.host(site).run(*FEDSDN, "connections", "--json"))
+    return [view for view in views if (view["destination"] or [0, 0])[1] == port]
+
+
+def whole(views: list[dict[str, Any]]) -> bool:
+    shares = [{share["uplink"] for share in view["shares"]} for view in views]
+    return (
+        len(views) == MANY
+        and not any(view["absent"] for view in views)
+        and all(one == {"up1", "up2"} for one in shares)
+    )
+
+
+def test_both_sites_list_every_connection_in_all_views(lab: Lab, family: int) -> None:
+    near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)
+    with connections(near, far, count=MANY) as pairs:
+        port = pairs[0][1].getsockname()[1]
+        names = {tuple(client.getsockname()[:2]) for client, _ in pairs}
+        for site, direction in (("a", "outbound"), ("b", "inbound")):
+            wait_until(
+                lambda site=site: whole(listed(lab, site, port)),  # type: ignore[misc]
+                LIMIT_SECONDS,
+                lambda site=site: f"{listed(lab, site, port)}",  # type: ignore[misc]
+            )
+            views = listed(lab, site, port)
+            assert {tuple(view["client"]) for view in views} == names
+            assert {view["direction"] for view in views} == {direction}
+            assert all(view["multipath"] for view in views)
+    for site in "ab":
+        wait_until(
+            lambda site=site: not listed(lab, site, port),  # type: ignore[misc]
+            LIMIT_SECONDS,
+            lambda: "connections that have ended are still listed",
+        )
+
+
+def test_what_conntrack_has_lost_is_marked(lab: Lab) -> None:
+    near, far = Vm(lab, "a", "vm1", 4), Vm(lab, "b", "vm2", 4)
+    with connections(near, far) as [(_, server)]:
+        port = server.getsockname()[1]
+        wait_until(lambda: bool(listed(lab, "a", port)), LIMIT_SECONDS, lambda: "not listed")
+        near.host.run("ovs-appctl", "dpctl/flush-conntrack")
+        [view] = listed(lab, "a", port)
+        assert view["absent"] == ["conntrack"]
+
+
+def traced(lab: Lab, *words: str) -> list[dict[str, Any]]:
+    command = [*FEDSDN, "trace", "--lab", lab.name, "--json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_an_open_connection_is_traced_at_both_sites(lab: Lab, family: int) -> None:
+    near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)
+    with connections(near, far) as [(client, server)]:
+        client.sendall(b"?")
+        assert server.recv(1) == b"?"
+        port = server.getsockname()[1]
+        to = f"[{far.address}]:{port}" if family == 6 else f"{far.address}:{port}"
+        wait_until(lambda: bool(listed(lab, "b", port)), LIMIT_SECONDS, lambda: "not listed")
+        out, arrived = traced(lab, near.address, to)
+        assert (out["conntrack"], out["mark"]) == ("ESTABLISHED", "OUTBOUND [0x1]")
+        assert (out["in_port"], out["ports"]) == ("vm1", ["socksifier"])
+        assert (arrived["in_port"], arrived["ports"]) == ("server", ["vm2"])
+        assert {share["uplink"] for share in out["connection"]["shares"]} == {"up1", "up2"}
+        back, home = traced(lab, near.address, to, "--reply")
+        assert (back["site"], back["in_port"], back["ports"]) == ("b", "vm2", ["server"])
+        assert (home["site"], home["in_port"], home["ports"]) == ("a", "socksifier", ["vm1"])
+
+
+def test_a_connection_that_is_not_open_is_traced_as_new(lab: Lab) -> None:
+    near, far = Vm(lab, "a", "vm1", 4), Vm(lab, "b", "vm2", 4)
+    out, _ = traced(lab, near.address, f"{far.address}:9")
+    assert (out["conntrack"], out["ports"]) == (None, ["socksifier"])
+    assert "remembers the connection as OUTBOUND [0x1]" in str(out["steps"])
+    [stray] = traced(lab, near.address, "203.0.113.9:9")
+    assert stray["peer"] is None
+    assert stray["steps"][-1]["why"] == "what is not ours stays as it was"
+
+
+def test_a_site_that_is_well_says_so_on_one_screen(lab: Lab) -> None:
+    answer = json.loads(lab.host("a").run(*FEDSDN, "status", "--json"))
+    assert [part["name"] for part in answer["parts"] if part["fix"]] == []
+    text = lab.host("a").run(*FEDSDN, "status")
+    assert "✓ rows         79 of 79" in text
+    assert "b (2 of 2 paths" in text
+
+
+def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
+    host = lab.host("a")
+    host.run(*FEDSDN, "support-bundle", "/run/bundle.tar.gz")
+    texts = {}
+    with tarfile.open(host.run_directory / "bundle.tar.gz") as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            assert content is not None
+            texts[member.name.partition("/")[2]] = content.read().decode()
+    assert "79 rows" in texts["flows.txt"]
+    assert "0 failed" in texts["verify.txt"]
+    assert "nw_dst=10.2.0.0/24" in texts["bridge/dump-flows.txt"]
+    key = lab.topology.federation.probes
+    assert key is not None
+    assert [name for name, text in texts.items() if key.key in text] == []
+    assert [name for name, text in texts.items() if "Traceback" in text] == []
+
+
+def test_without_an_application_the_command_says_so(lab: Lab) -> None:
+    """Asked at a host that runs nothing: this one."""
+    federation = lab.host("a").run_directory / "fedsdn/federation.yaml"
+    options = ["--site", "a", "--federation", str(federation)]
+    for command in ("connections", "status", "uplinks"):
+        done = subprocess.run(
+            ["unshare", "--net", *FEDSDN, command, *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) <= 1
