@@ -271,9 +271,10 @@ def parse_plain_selection(data: bytes) -> bytes | int:
     """Read the method that a server has selected, which must be ours."""
     if len(data) < len(PLAIN_SELECTION):
         return len(PLAIN_SELECTION) - len(data)
-    if data != PLAIN_SELECTION:
-        raise SocksError(f"method selection {data.hex()} instead of {PLAIN_SELECTION.hex()}")
-    return data
+    found = data[: len(PLAIN_SELECTION)]
+    if found != PLAIN_SELECTION:
+        raise SocksError(f"method selection {found.hex()} instead of {PLAIN_SELECTION.hex()}")
+    return found
 
 
 def parse_plain_connect(data: bytes) -> SocketAddress | int:

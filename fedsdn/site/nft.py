@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from fedsdn.config.model import Address, Federation, Network, Site
 from fedsdn.pipeline.declarations import (
+    JOIN_LISTEN_PORT,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORT,
     SOCKSIFIER_PORT,
@@ -128,7 +129,7 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
 
 
 def _from_peer(federation: Federation) -> Iterator[str]:
-    yield f"tcp dport {federation.proxy_port} accept"
+    yield f"tcp dport {{ {federation.proxy_port}, {JOIN_LISTEN_PORT} }} accept"
     if federation.probes is not None:
         yield f"udp dport {federation.proxy_port} accept"
     yield "meta l4proto udp " + _drop("no probe")

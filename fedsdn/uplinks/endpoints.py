@@ -18,6 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Address, Uplink
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import JOIN_LISTEN_PORT
 
 
 class EndpointFlag(IntFlag):
@@ -37,15 +38,21 @@ class EndpointFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address that MPTCP connections of the namespace may use."""
+    """An address that MPTCP connections of the namespace may use.
+
+    With a ``port`` the kernel listens there, and peers open subflows to it instead of the port that
+    they began with.
+    """
 
     address: Address
     flags: EndpointFlag
+    port: int = 0
 
     def __str__(self) -> str:
         """Text as ``ip mptcp endpoint`` prints it."""
         names = (flag.name or "" for flag in EndpointFlag if flag in self.flags)
-        return f"{self.address} {' '.join(names).lower()}"
+        port = f" port {self.port}" if self.port else ""
+        return f"{self.address}{port} {' '.join(names).lower()}"
 
 
 def endpoint_of(uplink: Uplink) -> Endpoint:
@@ -54,6 +61,18 @@ def endpoint_of(uplink: Uplink) -> Endpoint:
         # Peers cannot connect to an address that is not theirs to see.
         return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
     return Endpoint(uplink.address.ip, EndpointFlag.SIGNAL | EndpointFlag.SUBFLOW)
+
+
+def second_announcement(of: Endpoint) -> Endpoint | None:
+    """Return an endpoint that announces the same address again; None if it is not announced.
+
+    Connections that lost their subflows on an uplink open them anew when it is announced. Its own
+    endpoint would have to be deleted for that, and with it the subflows of those that have no
+    others. To the kernel an address with a port is another one.
+    """
+    if EndpointFlag.SIGNAL not in of.flags:
+        return None
+    return Endpoint(of.address, EndpointFlag.SIGNAL, JOIN_LISTEN_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +168,16 @@ class Endpoints:
                 raise
             # Older kernels do not replace an implicit one.
             for there, identifier in self.read().items():
-                if there.address == endpoint.address:
+                if there.address == endpoint.address and there.flags == EndpointFlag.IMPLICIT:
                     self._delete(identifier)
             self._request_add(endpoint)
 
     def _request_add(self, endpoint: Endpoint) -> None:
         key = "addr4" if endpoint.address.version == 4 else "addr6"
-        self._netlink.endpoint("add", **{key: str(endpoint.address)}, flags=int(endpoint.flags))
+        port = {"port": endpoint.port} if endpoint.port else {}
+        self._netlink.endpoint(
+            "add", **{key: str(endpoint.address)}, **port, flags=int(endpoint.flags)
+        )
 
     def _delete(self, identifier: int) -> None:
         try:
@@ -171,4 +193,5 @@ def _endpoint(message: nlmsg) -> tuple[Endpoint, int]:
         "MPTCP_PM_ADDR_ATTR_ADDR6"
     )
     flags = EndpointFlag(about.get_attr("MPTCP_PM_ADDR_ATTR_FLAGS"))
-    return Endpoint(ip_address(address), flags), about.get_attr("MPTCP_PM_ADDR_ATTR_ID")
+    port = about.get_attr("MPTCP_PM_ADDR_ATTR_PORT") or 0
+    return Endpoint(ip_address(address), flags, port), about.get_attr("MPTCP_PM_ADDR_ATTR_ID")

@@ -277,28 +277,43 @@ def single(lab: Lab) -> Iterator[Talk]:
 
 
 def test_a_connections_last_subflow_is_not_ended(lab: Lab, single: Talk) -> None:
-    """It could not be opened anew, as others of the namespace could."""
+    """It could not be opened anew. Others use the uplink again when it is back, each time."""
     wait_for(lab, BOTH, carried=False)
     (uplink,) = subflows(lab, "a")
     wire = uplink.replace("up", "wire")
     with talking(lab) as other:
-        wait_until(lambda: subflows(lab, "a") == BOTH, LIMIT_S, lambda: "no second subflow")
-        lab.change_wire(wire, carrier=False)
-        try:
-            other.goes_on()
+        for _ in range(3):
             wait_until(
-                lambda: paths(lab, "a")[uplink] is DOWN and paths(lab, "b")[uplink] is DOWN,
+                lambda: count(lab, uplink) >= 2 and subflows(lab, "a") == BOTH,
                 LIMIT_S,
-                lambda: f"path of {uplink} is still up",
+                lambda: f"{count(lab, uplink)} subflows on {uplink}, not one of each",
             )
-            for _ in range(3):
-                other.goes_on()
-                assert endpoints(lab, "a") == endpoints(lab, "b") == BOTH
-        finally:
-            lab.change_wire(wire, carrier=True)
-        single.goes_on()
-        other.goes_on()
+            lose_and_restore(lab, wire, uplink, other)
+            single.goes_on()
+            other.goes_on()
     assert not single.trouble
+
+
+def lose_and_restore(lab: Lab, wire: str, uplink: str, other: Talk) -> None:
+    lab.change_wire(wire, carrier=False)
+    try:
+        wait_until(
+            lambda: paths(lab, "a")[uplink] is DOWN and paths(lab, "b")[uplink] is DOWN,
+            LIMIT_S,
+            lambda: f"path of {uplink} is still up",
+        )
+        for _ in range(3):
+            other.goes_on()
+            assert endpoints(lab, "a") == endpoints(lab, "b") == BOTH
+    finally:
+        lab.change_wire(wire, carrier=True)
+
+
+def count(lab: Lab, uplink: str) -> int:
+    """How many established subflows site a has on an uplink."""
+    (address,) = (text for text, name in ADDRESSES["a"].items() if name == uplink)
+    listed = inside(lab, "a", "ss", "-Htn", "state", "established", "src", address)
+    return len(listed.splitlines())
 
 
 def test_an_application_that_is_started_while_an_uplink_is_down(lab: Lab, talk: Talk) -> None:
