@@ -16,7 +16,7 @@ from fedsdn.flowtable.names import named_actions, named_match
 from fedsdn.flowtable.report import TableView, source, why
 
 _LEADS_TO = re.compile(r"resubmit\(,(\d+)\)|[(,]table=(\d+)")
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 170, 44, 26, 40, 8
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 188, 44, 16, 40, 2
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8888; --dim: #777; --box: #5b8def22; --hit: #2a9d5c; }
@@ -64,12 +64,18 @@ def _graph(views: Iterable[TableView]) -> nx.DiGraph[int]:
 
 
 def _places(graph: nx.DiGraph[int]) -> dict[int, tuple[int, int]]:
-    """Place each table below those that lead to it, left to right by number."""
-    places = {}
+    """Place each table below those that lead to it, and as near to them as there is room."""
+    places: dict[int, tuple[int, int]] = {}
     for level, group in enumerate(nx.topological_generations(graph)):
-        for column, number in enumerate(sorted(group)):
-            x = _MARGIN + column * (_WIDTH + _GAP_X)
+        above = {
+            number: min((places[one][0] for one in graph.predecessors(number)), default=_MARGIN)
+            for number in group
+        }
+        free = _MARGIN
+        for number in sorted(group, key=lambda one: (above[one], one)):
+            x = max(free, above[number])
             places[number] = x, _MARGIN + level * (_HEIGHT + _GAP_Y)
+            free = x + _WIDTH + _GAP_X
     return places
 
 
