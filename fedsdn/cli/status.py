@@ -6,7 +6,9 @@ import io
 import json
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +23,8 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
 
 _HIDDEN = "hidden"
+_AT_ONCE = 4
+"""Commands that a bundle has running at a time."""
 
 
 def status(
@@ -108,7 +112,9 @@ def _contents(view: SiteView) -> dict[str, str]:
         "namespace/counters.txt": (*inside, "nstat", "-asz"),
     }
     commands = {path: (*FEDSDN, *words, *view.options) for path, words in own.items()} | others
-    found = {path: _output(view, command) for path, command in commands.items()}
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        outputs = threads.map(partial(_output, view), commands.values())
+        found = dict(zip(commands, outputs, strict=True))
     document = federation_document(view.federation)
     if "probes" in document:
         document["probes"]["key"] = _HIDDEN

@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from fedsdn.flowtable.names import named_actions, named_match
 from fedsdn.flowtable.report import TableView, source, why
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _LEADS_TO = re.compile(r"resubmit\(,(\d+)\)|[(,]table=(\d+)")
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 188, 44, 16, 40, 2
@@ -51,6 +53,8 @@ def page(title: str, views: Sequence[TableView]) -> str:
 
 def _graph(views: Iterable[TableView]) -> nx.DiGraph[int]:
     """Make a graph of the tables, with an edge where a row of one leads to the other."""
+    import networkx as nx  # noqa: PLC0415 -- it is slow to load, and few draw
+
     graph: nx.DiGraph[int] = nx.DiGraph()
     shown = {view.number: view for view in views}
     graph.add_nodes_from(shown)
@@ -65,6 +69,8 @@ def _graph(views: Iterable[TableView]) -> nx.DiGraph[int]:
 
 def _places(graph: nx.DiGraph[int]) -> dict[int, tuple[int, int]]:
     """Place each table below those that lead to it, and as near to them as there is room."""
+    import networkx as nx  # noqa: PLC0415
+
     places: dict[int, tuple[int, int]] = {}
     for level, group in enumerate(nx.topological_generations(graph)):
         above = {

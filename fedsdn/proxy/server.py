@@ -66,7 +66,7 @@ class Server:
                 if isinstance(peer, Refusal):
                     self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
                     return
-                if not transport.token(far):
+                if transport.fell_back(far):
                     self._statistics.fell_back(peer)
                 asking = SocketAddress(address, name[1])
                 request = await self._read_request(far, asking, peer)

@@ -114,7 +114,7 @@ class Socksifier:
         """Connect to a peer's server; connections take turns in which live path they try first."""
         paths = self.live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         far = await transport.connect(paths, self.policy.federation.proxy_port)
-        if not transport.token(far):
+        if transport.fell_back(far):
             self._statistics.fell_back(peer)
         return far
 

@@ -150,11 +150,23 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int) -> socket.socket
     return sock
 
 
+def fell_back(sock: socket.socket) -> bool:
+    """Whether a connection is plain TCP, because the peer or the path wanted it."""
+    flags, _ = _info(sock)
+    return bool(flags & _FLAG_FALLBACK)
+
+
 def token(sock: socket.socket) -> int:
-    """Name of an established connection in this namespace; 0 if it fell back to plain TCP."""
+    """Name of a connection in this namespace; 0 if it is plain TCP, or has ended."""
+    flags, name = _info(sock)
+    return 0 if flags & _FLAG_FALLBACK else name
+
+
+def _info(sock: socket.socket) -> tuple[int, int]:
+    """Return flags and token. A socket that has fallen back altogether has no such option."""
     try:
         info = sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, _INFO_BYTES)
     except OSError:
-        return 0
+        return _FLAG_FALLBACK, 0
     flags, name = _INFO_FLAGS_TOKEN.unpack_from(info)
-    return 0 if flags & _FLAG_FALLBACK else int(name)
+    return int(flags), int(name)

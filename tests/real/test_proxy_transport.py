@@ -105,6 +105,8 @@ async def test_a_path_binds_the_own_uplink_and_speaks_mptcp(
             assert tcp.unmapped(far.getpeername()[0]) == over[0].address.ip
             assert transport.token(near)
             assert transport.token(far)
+            assert not transport.fell_back(near)
+            assert not transport.fell_back(far)
 
 
 @pytest.mark.parametrize("bad", [DEAD, NOT_OURS], ids=["silent", "fails at once"])
@@ -198,9 +200,11 @@ async def test_plain_tcp_is_noticed_at_both_ends(ground: str) -> None:
     ):
         client.connect((str(FAR.ip), PORT))
         with await accept(listener) as accepted:
+            assert transport.fell_back(accepted)
             assert not transport.token(accepted)
         near = await transport.connect([LIVE], PORT + 1)
         with near, plain.accept()[0]:
+            assert transport.fell_back(near)
             assert not transport.token(near)
 
 

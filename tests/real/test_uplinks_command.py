@@ -119,8 +119,13 @@ def test_watch_refreshes_until_ctrl_c(host: Host) -> None:
             shown += os.read(terminal, 1 << 16)
         # nsenter has forked, to be in the host's PID namespace; the command is its child.
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        os.kill(int(children.read_text()), signal.SIGINT)
-        assert process.wait(LIMIT_SECONDS) == 0
+        child = int(children.read_text())
+        os.kill(child, signal.SIGINT)
+        try:
+            assert process.wait(LIMIT_SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            os.kill(child, signal.SIGKILL)  # where SIGINT is ignored, as of a background job
+            raise
     os.close(terminal)
     assert b"sent/s" in shown
     assert b"Traceback" not in shown
