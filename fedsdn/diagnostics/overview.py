@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from fedsdn.diagnostics import bridge_checks, proxy_checks
 from fedsdn.diagnostics.checks import CheckFailedError
@@ -14,6 +14,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.flowtable.compare import Finding, compare
 from fedsdn.flowtable.live import bridge_rows
 from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.proxy.stats_socket import read_statistics
 from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
 
 
@@ -31,16 +32,17 @@ def overview(view: SiteView) -> list[Line]:
     status = read_status()
     if status is not None and status.site != view.name:
         status = None
+    counted = cache(read_statistics)
     parts: tuple[tuple[str, Callable[[], str]], ...] = (
         ("bridge", partial(_bridge, view)),
         ("application", partial(_application, view, status)),
         ("rows", partial(_rows, view)),
-        ("proxy", partial(proxy_checks.running, view)),
+        ("proxy", lambda: f"{counted()['workers']} workers"),
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
-        ("connections", partial(_connections, view)),
-        ("fallbacks", partial(proxy_checks.fallbacks, view)),
-        ("refusals", partial(proxy_checks.refusals, view)),
+        ("connections", lambda: _connections(counted())),
+        ("fallbacks", lambda: proxy_checks.no_fallbacks(view, counted())),
+        ("refusals", lambda: proxy_checks.refused(counted())),
         ("sources", partial(proxy_checks.sources, view)),
     )
     return [_line(name, look) for name, look in parts]
@@ -107,8 +109,7 @@ def _peer(status: SiteStatus, name: str) -> str:
     return f"{name} ({len(up)} of {len(paths)} paths{distance})"
 
 
-def _connections(view: SiteView) -> str:
-    counted = proxy_checks.proxy_statistics(view)
+def _connections(counted: Mapping[str, int]) -> str:
     return ", ".join(
         f"{counted[f'{way}_open']} {way} of {counted[way]}, {counted[f'{way}_failed']} failed"
         for way in ("outbound", "inbound")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.shell import last_words
@@ -135,7 +136,12 @@ def ping(view: SiteView, source: str, address: str) -> str:
 
 def fallbacks(view: SiteView) -> str:
     """See that no connection between proxies fell back to plain TCP."""
-    count = proxy_statistics(view)["fallbacks"]
+    return no_fallbacks(view, proxy_statistics(view))
+
+
+def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
+    """See that none is among what the proxy has counted."""
+    count = counted["fallbacks"]
     if count:
         raise CheckFailedError(
             f"{count} connections between proxies fell back to plain TCP, on one uplink each",
@@ -147,9 +153,14 @@ def fallbacks(view: SiteView) -> str:
 
 def refusals(view: SiteView) -> str:
     """List what the proxy refused: no fault of the site, but somebody ought to know."""
+    return refused(proxy_statistics(view))
+
+
+def refused(counted: Mapping[str, int]) -> str:
+    """List refusals among what the proxy has counted."""
     found = {
         name.removeprefix("refused_").replace("_", " "): count
-        for name, count in proxy_statistics(view).items()
+        for name, count in counted.items()
         if name.startswith("refused_") and count
     }
     return ", ".join(f"{count} {reason}" for reason, count in found.items()) or "none"
