@@ -134,13 +134,8 @@ def ping(view: SiteView, source: str, address: str) -> str:
     return f"{address} in {times[2]} ms" if times else address
 
 
-def fallbacks(view: SiteView) -> str:
-    """See that no connection between proxies fell back to plain TCP."""
-    return no_fallbacks(view, proxy_statistics(view))
-
-
 def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
-    """See that none is among what the proxy has counted."""
+    """See that no connection between proxies fell back to plain TCP."""
     count = counted["fallbacks"]
     if count:
         raise CheckFailedError(
@@ -151,13 +146,8 @@ def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
     return "0"
 
 
-def refusals(view: SiteView) -> str:
-    """List what the proxy refused: no fault of the site, but somebody ought to know."""
-    return refused(proxy_statistics(view))
-
-
 def refused(counted: Mapping[str, int]) -> str:
-    """List refusals among what the proxy has counted."""
+    """List what the proxy refused: no fault of the site, but somebody ought to know."""
     found = {
         name.removeprefix("refused_").replace("_", " "): count
         for name, count in counted.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 from fedsdn.config.model import Site, Uplink
@@ -183,19 +183,20 @@ def _reach_checks(view: SiteView) -> Iterator[Check]:
 
 def traffic_counter_checks(view: SiteView) -> list[Check]:
     """Return the checks of what the proxy has counted, for the end: our own traffic counts too."""
+    counted = cache(partial(proxy_checks.proxy_statistics, view))
     return [
         _check(
             view,
             Ground.FALLBACKS,
             "every connection between proxies is MPTCP, none fell back to plain TCP",
-            proxy_checks.fallbacks,
+            lambda view: proxy_checks.no_fallbacks(view, counted()),
             Ground.PROXY,
         ),
         _check(
             view,
             Ground.REFUSALS,
             "what the proxy refused can be seen",
-            proxy_checks.refusals,
+            lambda _: proxy_checks.refused(counted()),
             Ground.PROXY,
         ),
         _check(

@@ -64,13 +64,15 @@ def endpoint_of(uplink: Uplink) -> Endpoint:
 
 
 def second_announcement(of: Endpoint) -> Endpoint | None:
-    """Return an endpoint that announces the same address again; None if it is not announced.
+    """Return an endpoint that announces the same address again; None if there can be none.
 
     Connections that lost their subflows on an uplink open them anew when it is announced. Its own
     endpoint would have to be deleted for that, and with it the subflows of those that have no
-    others. To the kernel an address with a port is another one.
+    others. To the kernel an address with a port is another one. An IPv6 address with a port does
+    not fit into a segment beside TCP's timestamps (30 of 28 octets): it would never be sent, and
+    hold up all announcements behind it.
     """
-    if EndpointFlag.SIGNAL not in of.flags:
+    if EndpointFlag.SIGNAL not in of.flags or of.address.version == 6:
         return None
     return Endpoint(of.address, EndpointFlag.SIGNAL, JOIN_LISTEN_PORT)
 
@@ -168,7 +170,7 @@ class Endpoints:
                 raise
             # Older kernels do not replace an implicit one.
             for there, identifier in self.read().items():
-                if there.address == endpoint.address and there.flags == EndpointFlag.IMPLICIT:
+                if (there.address, there.port) == (endpoint.address, endpoint.port):
                     self._delete(identifier)
             self._request_add(endpoint)
 

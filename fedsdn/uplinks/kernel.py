@@ -133,11 +133,13 @@ class Kernel:
         self._seen = self._subflows.read()
         last = {subflow.local for subflow in _lasts(self._seen)}
         for endpoint in back:
-            if endpoint.address in last:
+            if endpoint.address not in last:
+                self._endpoints.renew(endpoint)
+            elif second_announcement(endpoint):
                 self._again.add(endpoint)
             else:
-                self._endpoints.renew(endpoint)
-        self._kept -= back
+                continue  # until those connections have ended
+            self._kept.discard(endpoint)
 
     def _repair(self, orders: Orders, site: Site) -> None:
         """Announce uplinks anew that connections could use, and have no subflow on.

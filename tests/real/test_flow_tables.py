@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.loader import dump_federation, load_federation
-from fedsdn.config.model import Site
 from fedsdn.diagnostics.pipeline_document import own_rows
 from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.site.plan import port_names
@@ -61,31 +60,36 @@ def every_site() -> list[tuple[Path, str]]:
     ]
 
 
-def add_ports(host: SiteHost, site: Site) -> None:
-    for port in (*port_names(site), *(uplink.port for uplink in site.uplinks)):
-        host.output(
-            f"ovs-vsctl --may-exist add-port br-empty {port} -- set Interface {port} type=internal"
-        )
+@pytest.fixture(scope="module")
+def empty() -> Iterator[SiteHost]:
+    """A host whose bridge has none of the names that a site's ports have."""
+    with SiteHost() as one:
+        one.output(f"ovs-vsctl del-br {BRIDGE} && ip link delete up1 && ip link delete up2")
+        yield one
 
 
 @pytest.mark.parametrize(
     ("topology", "name"), every_site(), ids=lambda value: getattr(value, "stem", value)
 )
-def test_what_is_rendered_is_what_the_application_installs(topology: Path, name: str) -> None:
+def test_what_is_rendered_is_what_the_application_installs(
+    empty: SiteHost, topology: Path, name: str
+) -> None:
     """The reference dumps are of running labs (``test_flows.py``)."""
-    with SiteHost() as one:
-        one.output(
-            "ovs-vsctl del-br br-provider -- add-br br-empty -- set-fail-mode br-empty secure"
-        )
-        one.output("ovs-vsctl set Bridge br-empty datapath_type=netdev")
-        one.output("ip link delete up1 && ip link delete up2")
-        federation = load_federation(topology)
-        add_ports(one, federation.site(name))
-        text = run(one, f"{FEDSDN} render {name} --federation {topology}")
-        one.output("ovs-ofctl -O OpenFlow13 --names add-flows br-empty -", stdin=text)
-        dump = one.output("ovs-ofctl -O OpenFlow13 --names --no-stats dump-flows br-empty")
-        reference = (ROOT / "flows" / topology.stem / f"{name}.flows").read_text()
-        assert own_rows(dump.splitlines()) == reference.splitlines()
+    site = load_federation(topology).site(name)
+    names = (*port_names(site), *(uplink.port for uplink in site.uplinks))
+    ports = " ".join(
+        f"-- add-port br-new {port} -- set Interface {port} type=internal" for port in names
+    )
+    empty.output(f"ovs-vsctl add-br br-new -- set Bridge br-new datapath_type=netdev {ports}")
+    try:
+        empty.output("ovs-ofctl del-flows br-new")
+        text = run(empty, f"{FEDSDN} render {name} --federation {topology}")
+        empty.output("ovs-ofctl -O OpenFlow13 --names add-flows br-new -", stdin=text)
+        dump = empty.output("ovs-ofctl -O OpenFlow13 --names --no-stats dump-flows br-new")
+    finally:
+        empty.output("ovs-vsctl del-br br-new")
+    reference = (ROOT / "flows" / topology.stem / f"{name}.flows").read_text()
+    assert own_rows(dump.splitlines()) == reference.splitlines()
 
 
 def test_a_bridge_as_it_should_be_has_no_difference(bridge: SiteHost) -> None:
