@@ -154,9 +154,7 @@ def read_kernel(namespace: str = PROXY_NAMESPACE) -> KernelView:
     """
     with Subflows(namespace) as subflows, Endpoints(namespace) as endpoints:
         return KernelView(
-            endpoints={
-                one.address: number for one, number in endpoints.read().items() if not one.port
-            },
+            endpoints={one.address: number for one, number in endpoints.read().items()},
             subflows=tuple((one.local, one.remote) for one in subflows.read()),
             counters=parse_counters(inside(namespace, _COUNTERS.read_text)),
         )

@@ -7,7 +7,6 @@ from itertools import combinations
 from fedsdn.config.document import Document, key_path
 from fedsdn.config.model import Address, Federation, Interface, Network, Prefix, Site, Uplink
 from fedsdn.config.reserved import (
-    JOIN_LISTEN_PORT,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORT,
     SOCKSIFIER_PORT,
@@ -38,12 +37,11 @@ def check_federation(federation: Federation, document: Document) -> None:
 
 
 def _check_proxy_port(where: Document) -> None:
-    for port, what in (
-        (SOCKSIFIER_LISTEN_PORT, "at which the proxy itself takes the VMs' connections"),
-        (JOIN_LISTEN_PORT, "at which the kernel takes peers' subflows"),
-    ):
-        if where.value == port:
-            raise where.error(f"{port}, {what}", "another port, as 1080")
+    if where.value == SOCKSIFIER_LISTEN_PORT:
+        raise where.error(
+            f"{SOCKSIFIER_LISTEN_PORT}, at which the proxy itself takes the VMs' connections",
+            "another port, as 1080",
+        )
 
 
 def _check_prefixes(federation: Federation, sites: Document) -> None:

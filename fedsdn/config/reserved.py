@@ -13,6 +13,3 @@ WAN_PORT_PREFIX = "wan-"
 
 SOCKSIFIER_LISTEN_PORT = 1081
 """TCP port, inside the namespace only, to which TPROXY hands outbound connections."""
-
-JOIN_LISTEN_PORT = 1082
-"""TCP port of an uplink's second announcement, for peers to open subflows to."""

@@ -126,6 +126,3 @@ class SocketMark(IntEnum):
 
 SOCKSIFIER_LISTEN_PORT = reserved.SOCKSIFIER_LISTEN_PORT
 """TCP port, inside the namespace only, to which TPROXY hands outbound connections."""
-
-JOIN_LISTEN_PORT = reserved.JOIN_LISTEN_PORT
-"""TCP port at which the kernel takes subflows to an uplink that was announced a second time."""

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 
 from fedsdn.config.model import Address, Federation, Network, Site
 from fedsdn.pipeline.declarations import (
-    JOIN_LISTEN_PORT,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORT,
     SOCKSIFIER_PORT,
@@ -129,7 +128,7 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
 
 
 def _from_peer(federation: Federation) -> Iterator[str]:
-    yield f"tcp dport {{ {federation.proxy_port}, {JOIN_LISTEN_PORT} }} accept"
+    yield f"tcp dport {federation.proxy_port} accept"
     if federation.probes is not None:
         yield f"udp dport {federation.proxy_port} accept"
     yield "meta l4proto udp " + _drop("no probe")

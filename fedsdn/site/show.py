@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from fedsdn import namespace
 from fedsdn.config.model import Federation, Site
-from fedsdn.pipeline.declarations import JOIN_LISTEN_PORT
 from fedsdn.site import checks, firewall, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.nft import TABLE
@@ -81,8 +80,7 @@ def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:
     with Endpoints(plan.namespace) as endpoints:
         dead = _dead_endpoints(site)
         wanted = (endpoint for endpoint in plan.endpoints if endpoint not in dead)
-        there = {one for one in endpoints.read() if one.port != JOIN_LISTEN_PORT}
-        yield from _both("MPTCP endpoint", wanted, there - dead)
+        yield from _both("MPTCP endpoint", wanted, endpoints.read().keys() - dead)
         limits = endpoints.read_limits()
     text = str(plan.limits)
     yield Item("MPTCP limits", text, True, limits == plan.limits, found=str(limits))

@@ -18,7 +18,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Address, Uplink
 from fedsdn.errors import FedsdnError
-from fedsdn.pipeline.declarations import JOIN_LISTEN_PORT
 
 
 class EndpointFlag(IntFlag):
@@ -38,21 +37,15 @@ class EndpointFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address that MPTCP connections of the namespace may use.
-
-    With a ``port`` the kernel listens there, and peers open subflows to it instead of the port that
-    they began with.
-    """
+    """An address that MPTCP connections of the namespace may use."""
 
     address: Address
     flags: EndpointFlag
-    port: int = 0
 
     def __str__(self) -> str:
         """Text as ``ip mptcp endpoint`` prints it."""
         names = (flag.name or "" for flag in EndpointFlag if flag in self.flags)
-        port = f" port {self.port}" if self.port else ""
-        return f"{self.address}{port} {' '.join(names).lower()}"
+        return f"{self.address} {' '.join(names).lower()}"
 
 
 def endpoint_of(uplink: Uplink) -> Endpoint:
@@ -61,20 +54,6 @@ def endpoint_of(uplink: Uplink) -> Endpoint:
         # Peers cannot connect to an address that is not theirs to see.
         return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
     return Endpoint(uplink.address.ip, EndpointFlag.SIGNAL | EndpointFlag.SUBFLOW)
-
-
-def second_announcement(of: Endpoint) -> Endpoint | None:
-    """Return an endpoint that announces the same address again; None if there can be none.
-
-    Connections that lost their subflows on an uplink open them anew when it is announced. Its own
-    endpoint would have to be deleted for that, and with it the subflows of those that have no
-    others. To the kernel an address with a port is another one. An IPv6 address with a port does
-    not fit into a segment beside TCP's timestamps (30 of 28 octets): it would never be sent, and
-    hold up all announcements behind it.
-    """
-    if EndpointFlag.SIGNAL not in of.flags or of.address.version == 6:
-        return None
-    return Endpoint(of.address, EndpointFlag.SIGNAL, JOIN_LISTEN_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +149,13 @@ class Endpoints:
                 raise
             # Older kernels do not replace an implicit one.
             for there, identifier in self.read().items():
-                if (there.address, there.port) == (endpoint.address, endpoint.port):
+                if there.address == endpoint.address:
                     self._delete(identifier)
             self._request_add(endpoint)
 
     def _request_add(self, endpoint: Endpoint) -> None:
         key = "addr4" if endpoint.address.version == 4 else "addr6"
-        port = {"port": endpoint.port} if endpoint.port else {}
-        self._netlink.endpoint(
-            "add", **{key: str(endpoint.address)}, **port, flags=int(endpoint.flags)
-        )
+        self._netlink.endpoint("add", **{key: str(endpoint.address)}, flags=int(endpoint.flags))
 
     def _delete(self, identifier: int) -> None:
         try:
@@ -195,5 +171,4 @@ def _endpoint(message: nlmsg) -> tuple[Endpoint, int]:
         "MPTCP_PM_ADDR_ATTR_ADDR6"
     )
     flags = EndpointFlag(about.get_attr("MPTCP_PM_ADDR_ATTR_FLAGS"))
-    port = about.get_attr("MPTCP_PM_ADDR_ATTR_PORT") or 0
-    return Endpoint(ip_address(address), flags, port), about.get_attr("MPTCP_PM_ADDR_ATTR_ID")
+    return Endpoint(ip_address(address), flags), about.get_attr("MPTCP_PM_ADDR_ATTR_ID")

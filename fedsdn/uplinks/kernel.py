@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn import namespace
-from fedsdn.config.model import Site
+from fedsdn.config.model import Address, Site
 from fedsdn.errors import FedsdnError
-from fedsdn.pipeline.declarations import JOIN_LISTEN_PORT
-from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of, second_announcement
+from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.uplinks.paths import Orders, Pair
 from fedsdn.uplinks.subflows import Subflow, SubflowKind, Subflows
 
@@ -37,9 +36,7 @@ class Kernel:
         self._idle: set[Endpoint] = set()
         self._seen: list[Subflow] = []
         self._kept: set[Endpoint] = set()
-        """Endpoints of dead uplinks with a connection's last subflow."""
-        self._again: set[Endpoint] = set()
-        """Endpoints of those that are back, which are announced a second time."""
+        """Endpoints of dead uplinks with a connection's last subflow: to be announced anew."""
         self._next_look = 0.0
 
     def obey(self, orders: Orders, site: Site) -> dict[str, int]:
@@ -74,7 +71,6 @@ class Kernel:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
-            self._again = _announced_again(site, self._endpoints.read())
         if orders.dead_pairs - self._ended:
             self._end(orders.dead_pairs)
         self._ended = orders.dead_pairs
@@ -100,74 +96,43 @@ class Kernel:
 
     def _bring_in_line(self, orders: Orders, site: Site) -> dict[str, int]:
         there = self._endpoints.read()
-        self._note_dead(orders, site, there.keys())
-        self._take_back(orders, site)
+        last = _lasts(self._seen)
+        for uplink in site.uplinks:
+            endpoint = endpoint_of(uplink)
+            if uplink.name in orders.dead:
+                keep = endpoint in there and uplink.address.ip in last
+                (self._kept.add if keep else self._kept.discard)(endpoint)
         wanted = _wanted(orders, site, frozenset(there), frozenset(self._kept))
-        announced = [one for one in map(second_announcement, self._again) if one]
-        if self._endpoints.apply([*wanted, *announced]):
+        if self._endpoints.apply(wanted):
             there = self._endpoints.read()
         names = {uplink.address.ip: uplink.name for uplink in site.uplinks}
-        return {
-            names[one.address]: number
-            for one, number in there.items()
-            if one.address in names and not one.port
-        }
-
-    def _note_dead(self, orders: Orders, site: Site, there: Container[Endpoint]) -> None:
-        """Note which endpoints of dead uplinks are needed for connections that have no other."""
-        lasts = _lasts(self._seen)
-        for endpoint in [endpoint_of(one) for one in site.uplinks if one.name in orders.dead]:
-            ports = {one.local_port for one in lasts if one.local == endpoint.address}
-            keep = endpoint in there and bool(ports)
-            (self._kept.add if keep else self._kept.discard)(endpoint)
-            if JOIN_LISTEN_PORT not in ports:
-                self._again.discard(endpoint)
-
-    def _take_back(self, orders: Orders, site: Site) -> None:
-        """Have connections use uplinks again whose endpoints were kept while they were dead."""
-        every = {endpoint_of(uplink): uplink.name for uplink in site.uplinks}
-        self._kept &= every.keys()
-        back = {one for one in self._kept if every[one] in orders.usable}
-        if not back:
-            return
-        self._seen = self._subflows.read()
-        last = {subflow.local for subflow in _lasts(self._seen)}
-        for endpoint in back:
-            if endpoint.address not in last:
-                self._endpoints.renew(endpoint)
-            elif second_announcement(endpoint):
-                self._again.add(endpoint)
-            else:
-                continue  # until those connections have ended
-            self._kept.discard(endpoint)
+        return {names[one.address]: number for one, number in there.items() if one.address in names}
 
     def _repair(self, orders: Orders, site: Site) -> None:
         """Announce uplinks anew that connections could use, and have no subflow on.
 
-        What opened them may have been lost, or have come when a connection had no subflow at all.
+        What opened them may have been lost, or have come when a connection had no subflow at all;
+        or the endpoint was kept while the uplink was dead, for connections that had no other.
         """
         carried = {subflow.local for subflow in self._seen}
+        last = _lasts(self._seen)
         every = {endpoint_of(uplink): uplink for uplink in site.uplinks}
         usable = {one for one, uplink in every.items() if uplink.name in orders.usable}
         idle = {one for one in usable if one.address not in carried}
+        kept = {one for one in usable & self._kept if one.address not in last}
         if carried:
-            for endpoint in idle & self._idle:
+            for endpoint in (idle & self._idle) | kept:
                 self._endpoints.renew(endpoint)
+        self._kept -= kept
+        self._kept &= every.keys()
         self._idle = idle if carried else set()
 
 
-def _announced_again(site: Site, there: Iterable[Endpoint]) -> set[Endpoint]:
-    """Return what an application before this one has announced a second time."""
-    found = set(there)
-    every = map(endpoint_of, site.uplinks)
-    return {one for one in every if second_announcement(one) in found}
-
-
-def _lasts(seen: Iterable[Subflow]) -> list[Subflow]:
-    """Return subflows that are the only ones of their connections."""
+def _lasts(seen: Iterable[Subflow]) -> set[Address]:
+    """Local addresses of subflows that are the only ones of their connections."""
     subflows = [one for one in seen if one.kind is not SubflowKind.FALLBACK]
     of = Counter(one.token for one in subflows)
-    return [one for one in subflows if of[one.token] == 1]
+    return {one.local for one in subflows if of[one.token] == 1}
 
 
 def _wanted(

@@ -273,12 +273,6 @@ BAD = {
         "1: proxy_port: found 1081, at which the proxy itself takes the VMs' connections; "
         "write another port, as 1080",
     ),
-    "proxy_port of subflows": (
-        "1080",
-        "1082",
-        "1: proxy_port: found 1082, at which the kernel takes peers' subflows; "
-        "write another port, as 1080",
-    ),
     "port as number": (
         "eth1",
         "1",

@@ -204,7 +204,7 @@ def federations(draw: st.DrawFn) -> Federation:
             )
             for number, name in enumerate(names, start=1)
         ),
-        proxy_port=draw(st.integers(1, 65535).filter(lambda port: port not in (1081, 1082))),
+        proxy_port=draw(st.integers(1, 65535).filter(lambda port: port != 1081)),
         probes=draw(st.none() | PROBES),
     )
 
