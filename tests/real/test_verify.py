@@ -26,6 +26,7 @@ from fedsdn.lab import operator
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from fedsdn.uplinks.status import read_status
 
 pytestmark = pytest.mark.real
 
@@ -182,8 +183,14 @@ def test_a_pulled_wire_fails_carrier_at_both_ends(lab: Lab) -> None:
     for view in views:
         host = lab.host(view.name)
         wait_until(lambda host=host: _link(host) == "up", LIMIT, lambda: "up1 stays down")  # type: ignore[misc]
+        wait_until(lambda host=host: _all_alive(host), LIMIT, lambda: "up1 stays dead")  # type: ignore[misc]
         wait_until(lambda view=view: passes(endpoints, view), LIMIT, lambda: "no endpoint of up1")  # type: ignore[misc]
         all_well(view)
+
+
+def _all_alive(host: Host) -> bool:
+    status = read_status(host.run_directory / "fedsdn/uplinks.json")
+    return status is not None and not status.dead
 
 
 def _link(host: Host) -> str:
