@@ -47,7 +47,7 @@ def live_connections(rig: Rig, count: int) -> Iterator[LiveConnections]:
     """
     near, far = (view.vms[-1] for view in rig.sites)
     with ExitStack() as stack:
-        command = (*PROGRAM, "serve", "--port", str(PORT), *_LIMIT)
+        command = (*far.shell.module(PROGRAM), "serve", "--port", str(PORT), *_LIMIT)
         server = stack.enter_context(far.shell.started(*command))
         if not server.line():
             server.finish()
@@ -57,7 +57,8 @@ def live_connections(rig: Rig, count: int) -> Iterator[LiveConnections]:
             if address is None or not share:
                 continue
             transfer = Transfer(address, _EACH, connections=share)
-            client = stack.enter_context(near.shell.started(*transfer.command, *_LIMIT))
+            command = (*near.shell.module(PROGRAM), *transfer.arguments, *_LIMIT)
+            client = stack.enter_context(near.shell.started(*command))
             if not client.line():
                 client.finish()
                 raise FedsdnError(f"{client.name} opened no connections")

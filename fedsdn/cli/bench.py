@@ -22,7 +22,7 @@ from fedsdn.bench.report import as_json, restore_table, tables
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.cli.tables import print_table
-from fedsdn.cli.verify import lab_views
+from fedsdn.cli.views import lab_views
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 

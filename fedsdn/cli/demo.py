@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +13,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedsdn.cli.verify import lab_views
+from fedsdn.cli.views import lab_views
 from fedsdn.diagnostics.application import send, serving
-from fedsdn.diagnostics.checks import Check, CheckFailedError, Result, run_checks, totals
+from fedsdn.diagnostics.checks import Check, Result, run_checks, totals
 from fedsdn.diagnostics.counters import recording
+from fedsdn.diagnostics.loss_checks import Loss, loss_check
 from fedsdn.diagnostics.path_checks import VmPath, paths
 from fedsdn.diagnostics.report import results_table
 from fedsdn.diagnostics.traffic import Amount
@@ -31,10 +30,6 @@ from fedsdn.pipeline.declarations import wan_port
 
 _SECONDS = 5.0
 _LOSS_SECONDS = 8.0
-_LOST_AT = 2.0
-_BACK_AT = 5.0
-_LEAST_AGAIN = 1.2
-"""With the uplink back there must be so many times what there was without it."""
 _PAUSE_SECONDS = 0.5
 """Between two transfers, so that the picture shows where one ends."""
 
@@ -120,49 +115,15 @@ def _show_throughput(
 
 
 def _loss_check(lab: Lab, path: VmPath) -> Check:
-    return Check(
-        "an uplink lost in mid-transfer",
-        f"one connection, {path.section}",
-        "the data go on over the other uplinks, intact, and the uplink is used again when it is "
-        "back",
-        partial(_lose_uplink, lab, path),
-    )
+    sites = {path.near.name, path.far.name}
+    wire = next(w for w in lab.topology.wires if {end.site for end in w.ends} == sites)
+    ends = {end.site: end.uplink for end in wire.ends}
 
+    def plug(carrier: bool) -> None:
+        lab.change_wire(wire.name, carrier=carrier)
 
-def _lose_uplink(lab: Lab, path: VmPath) -> str:
-    """Pull a wire under a connection and put it back; return what the receiver saw."""
-    wire = lab.topology.wires[0].name
-    changes = [
-        threading.Timer(at, lab.change_wire, (wire,), {"carrier": carrier})
-        for at, carrier in ((_LOST_AT, False), (_BACK_AT, True))
-    ]
-
-    def start() -> None:
-        for change in changes:
-            change.start()
-
-    with serving(path.far_vm.shell):
-        transfer = path.transfer(Amount(seconds=_LOSS_SECONDS))
-        connection = send(path.near_vm.shell, transfer, while_open=start)[0]
-    for change in changes:
-        change.join()
-    received = connection.received
-    if connection.error or received is None or not received.intact:
-        raise CheckFailedError(
-            connection.error or "what came is not what was sent",
-            "look at the sites' logs in the lab ('fedsdn lab up'), and at 'fedsdn uplinks --watch'",
-        )
-    without = received.rate(_LOST_AT + 0.5, _BACK_AT)
-    again = received.rate(_BACK_AT + 1, _LOSS_SECONDS)
-    if again < _LEAST_AGAIN * without:
-        raise CheckFailedError(
-            f"{without / 1e6:.0f} Mbit/s without {wire}, only {again / 1e6:.0f} when it was back",
-            "see 'fedsdn uplinks': its path must be up, and have subflows",
-        )
-    return (
-        f"{received.longest_silence() * 1000:.0f} ms of silence; {without / 1e6:.0f} Mbit/s "
-        f"without {wire}, {again / 1e6:.0f} again 1 s after it was back"
-    )
+    near, far = ends[path.near.name], ends[path.far.name]
+    return loss_check(Loss(path, near, far, plug, _LOSS_SECONDS))
 
 
 def _send(path: VmPath) -> float:

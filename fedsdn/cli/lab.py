@@ -16,6 +16,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab, open_lab
 from fedsdn.lab.state import lab_names
+from fedsdn.lab.this_machine import become_host
 
 app = typer.Typer(help="Build a federation on this machine.", no_args_is_help=True)
 
@@ -67,6 +68,19 @@ def down(
     for each in names:
         build.down(each)
         print(f"lab {each} is down")
+
+
+@app.command()
+def machine(
+    topology: Annotated[Path, typer.Argument(help="A topology file.")],
+    site: Annotated[str, typer.Argument(help="Which of its sites.")],
+) -> None:
+    """Make this real machine the host of one site: settings, bridge, VMs, netem on the uplinks.
+
+    For a lab of several machines. The site is then set up as any other: 'fedsdn site up' …
+    """
+    become_host(topology, site)
+    print(f"this machine is the host of site {site}: try 'fedsdn site up'")
 
 
 @app.command()

@@ -15,10 +15,10 @@ from typing import Annotated
 import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
-from fedsdn.cli.verify import site_view
+from fedsdn.cli.views import site_view
 from fedsdn.config.loader import federation_document
 from fedsdn.diagnostics.overview import overview, text
-from fedsdn.diagnostics.view import FEDSDN, SiteView
+from fedsdn.diagnostics.view import SiteView
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
 
@@ -111,7 +111,7 @@ def _contents(view: SiteView) -> dict[str, str]:
         "namespace/mptcp-sockets.txt": (*inside, "ss", "-ManiH"),
         "namespace/counters.txt": (*inside, "nstat", "-asz"),
     }
-    commands = {path: (*FEDSDN, *words, *view.options) for path, words in own.items()} | others
+    commands = {path: (*view.fedsdn, *words, *view.options) for path, words in own.items()} | others
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         outputs = threads.map(partial(_output, view), commands.values())
         found = dict(zip(commands, outputs, strict=True))

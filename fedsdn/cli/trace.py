@@ -17,7 +17,6 @@ from fedsdn.config.model import Federation, Site
 from fedsdn.connections.conntrack import Entry, entries
 from fedsdn.connections.joined import ConnectionView
 from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.view import FEDSDN
 from fedsdn.errors import FedsdnError
 from fedsdn.flowtable.names import mark_name
 from fedsdn.lab.lab import open_lab
@@ -95,7 +94,7 @@ def _in_lab(name: str, question: Question, words: tuple[str, str], *, as_json: b
     options = [*(["--reply"] if question.reply else []), *(["--json"] if as_json else [])]
     if question.reply:
         sites.reverse()
-    told = [lab.host(site.name).run(*FEDSDN, "trace", *words, *options) for site in sites]
+    told = [lab.host(site.name).run("fedsdn", "trace", *words, *options) for site in sites]
     print(f"[{', '.join(told)}]" if as_json else "\n".join(told))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from fedsdn.diagnostics.shell import Shell, Started
 from fedsdn.diagnostics.traffic import Amount, Connection, Direction
 from fedsdn.errors import FedsdnError
 
-PROGRAM = (sys.executable, "-m", "fedsdn.diagnostics.traffic")
+PROGRAM = "fedsdn.diagnostics.traffic"
+"""Its module."""
 PORT = 15001
 """TCP port on which the test application listens."""
 LIMIT_SECONDS = 60.0
@@ -32,11 +32,10 @@ class Transfer:
     source: Address | None = None
 
     @property
-    def command(self) -> tuple[str, ...]:
-        """The command that makes it, and holds the connections open until told to go on."""
+    def arguments(self) -> tuple[str, ...]:
+        """What makes the program do it, and hold the connections open until told to go on."""
         source = ("--source", str(self.source)) if self.source else ()
         return (
-            *PROGRAM,
             "send",
             str(self.address),
             str(self.port),
@@ -59,7 +58,7 @@ def serving(where: Shell, address: Address | None = None) -> Iterator[None]:
 
     """
     bound = ("--address", str(address)) if address else ()
-    with where.started(*PROGRAM, "serve", "--port", str(PORT), *bound) as server:
+    with where.started(*where.module(PROGRAM), "serve", "--port", str(PORT), *bound) as server:
         if not server.line():
             server.finish()
             raise FedsdnError(f"{server.name} did not listen")
@@ -77,7 +76,7 @@ def send(
         FedsdnError: the application did not run to its end.
 
     """
-    with where.started(*transfer.command) as client:
+    with where.started(*where.module(PROGRAM), *transfer.arguments) as client:
         wait_open(client)
         while_open()
         return finish(client)

@@ -60,7 +60,7 @@ def recording(where: Shell) -> Iterator[Recording]:
 
     """
     recorded = Recording()
-    with where.started(sys.executable, "-m", "fedsdn.diagnostics.counters") as sampler:
+    with where.started(*where.module("fedsdn.diagnostics.counters")) as sampler:
         if not sampler.line():
             raise FedsdnError(f"{where.name}: no counters: the namespace cannot be entered")
         yield recorded

@@ -12,7 +12,15 @@ from itertools import permutations
 
 from fedsdn.config.model import Address, Family
 from fedsdn.diagnostics import site_checks
-from fedsdn.diagnostics.application import PORT, Transfer, finish, send, serving, wait_open
+from fedsdn.diagnostics.application import (
+    PORT,
+    PROGRAM,
+    Transfer,
+    finish,
+    send,
+    serving,
+    wait_open,
+)
 from fedsdn.diagnostics.checks import Check, CheckFailedError
 from fedsdn.diagnostics.traffic import Amount, Connection
 from fedsdn.diagnostics.view import SiteView, Vm
@@ -309,8 +317,9 @@ def _both_sides(path: VmPath, back: VmPath) -> str:
         for way in (path, back):
             stack.enter_context(serving(way.far_vm.shell))
         for way in (path, back):
-            command = way.transfer(_FILE, _AT_ONCE).command
-            clients.append(stack.enter_context(way.near_vm.shell.started(*command)))
+            shell = way.near_vm.shell
+            arguments = way.transfer(_FILE, _AT_ONCE).arguments
+            clients.append(stack.enter_context(shell.started(*shell.module(PROGRAM), *arguments)))
         for client in clients:
             wait_open(client)
         with ThreadPoolExecutor() as pool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.shell import last_words
-from fedsdn.diagnostics.view import FEDSDN, SiteView
+from fedsdn.diagnostics.view import SiteView
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
     SOCKSIFIER_LISTEN_PORT,
@@ -16,7 +16,7 @@ from fedsdn.pipeline.declarations import (
     wan_port,
 )
 from fedsdn.proxy.policy import Policy
-from fedsdn.uplinks.status import STATUS_FILE, parse_status
+from fedsdn.uplinks.status import STATUS_FILE, SiteStatus, parse_status
 
 
 def namespace(view: SiteView) -> str:
@@ -58,12 +58,9 @@ def mptcp(view: SiteView) -> str:
 
 def endpoints(view: SiteView) -> str:
     """Compare the path manager's endpoints with the uplinks that live."""
-    listed = view.proxy.output("ip", "-json", "mptcp", "endpoint", "show")
-    endpoints = json.loads(listed) if listed.strip() else []
-    present = {e["address"] for e in endpoints if not e.get("implicit")}
-    told = view.shell.run("cat", str(STATUS_FILE)).stdout
-    status = parse_status(told)
-    dead = frozenset() if status is None else status.dead
+    present = endpoint_addresses(view)
+    told = status(view)
+    dead = frozenset() if told is None else told.dead
     addresses = {uplink.name: str(uplink.address.ip) for uplink in view.site.uplinks}
     present -= {addresses[name] for name in dead}
     wanted = {address for name, address in addresses.items() if name not in dead}
@@ -74,13 +71,30 @@ def endpoints(view: SiteView) -> str:
     return _sorted(present)
 
 
+def endpoint_addresses(view: SiteView) -> set[str]:
+    """Ask the kernel for the addresses that connections may use."""
+    listed = view.proxy.output("ip", "-json", "mptcp", "endpoint", "show")
+    endpoints = json.loads(listed) if listed.strip() else []
+    return {e["address"] for e in endpoints if not e.get("implicit")}
+
+
+def status(view: SiteView) -> SiteStatus | None:
+    """Read what the application tells of uplinks and paths; None while it does not run.
+
+    The host's clock comes with it: that of another machine is not ours.
+    """
+    told = view.shell.run("sh", "-c", f"date +%s.%N && cat {STATUS_FILE}")
+    now, _, text = told.stdout.partition("\n")
+    return None if told.returncode else parse_status(text, float(now))
+
+
 def _sorted(addresses: set[str]) -> str:
     return ", ".join(sorted(addresses)) or "none"
 
 
 def set_up(view: SiteView) -> str:
     """Ask ``fedsdn site show`` what differs from the plan: routes, rules, filter, settings."""
-    answer = view.shell.run(*FEDSDN, "site", "show", "--json", *view.options)
+    answer = view.shell.run(*view.fedsdn, "site", "show", "--json", *view.options)
     if not answer.stdout:
         raise CheckFailedError(last_words(answer.stderr), view.set_up)
     items = json.loads(answer.stdout)["items"]
@@ -104,7 +118,7 @@ def proxy_statistics(view: SiteView) -> dict[str, int]:
         CheckFailedError: the proxy does not answer.
 
     """
-    answer = view.shell.run(*FEDSDN, "proxy", "stats", "--json")
+    answer = view.shell.run(*view.fedsdn, "proxy", "stats", "--json")
     if answer.returncode:
         raise CheckFailedError(last_words(answer.stderr), view.start_proxy)
     statistics: dict[str, int] = json.loads(answer.stdout)

@@ -1,12 +1,14 @@
-"""Where a check's commands run: this host, another network namespace, a host of the lab."""
+"""Where a check's commands run: this host, another network namespace, a host of a lab."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedsdn.errors import FedsdnError
@@ -20,21 +22,36 @@ class Shell:
     """A place to run commands in, reached by putting ``prefix`` before each.
 
     No prefix is this host. ``name`` is for people, and ``typed`` what a person writes instead of
-    ``prefix``.
+    ``prefix``. ``python`` has fedsdn installed there. Where ``by_shell``, what follows the prefix
+    is read by a shell, as ssh(1) has it.
     """
 
     name: str
     prefix: tuple[str, ...] = ()
     typed: tuple[str, ...] = ()
+    python: str = sys.executable
+    by_shell: bool = False
 
     def inside(self, namespace: str) -> Shell:
         """Return the same host's network namespace ``namespace``."""
         enter = ("ip", "netns", "exec", namespace)
-        return Shell(f"{self.name}/{namespace}", (*self.prefix, *enter), (*self.typed, *enter))
+        return replace(
+            self,
+            name=f"{self.name}/{namespace}",
+            prefix=(*self.prefix, *enter),
+            typed=(*self.typed, *enter),
+        )
+
+    def module(self, name: str) -> tuple[str, ...]:
+        """Return the command that runs a module of fedsdn here."""
+        return (self.python, "-m", name)
 
     def by_hand(self, command: str) -> str:
         """Return what a person types to run ``command`` here."""
         return " ".join((*self.typed, command))
+
+    def _arguments(self, command: tuple[str, ...]) -> list[str]:
+        return [*self.prefix, *(map(shlex.quote, command) if self.by_shell else command)]
 
     def run(
         self, *command: str, timeout: float = COMMAND_SECONDS
@@ -47,7 +64,7 @@ class Shell:
         """
         try:
             return subprocess.run(
-                [*self.prefix, *command],
+                self._arguments(command),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -101,7 +118,7 @@ class Shell:
         """
         try:
             process = subprocess.Popen(
-                [*self.prefix, *command],
+                self._arguments(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -68,10 +68,14 @@ class Received:
         (first, before), (last, after) = window[0], window[-1]
         return 8 * (after - before) / (last - first)
 
-    def longest_silence(self) -> float:
-        """Most seconds in which nothing came; fewer than ``SAMPLE_SECONDS`` are not told apart."""
+    def longest_silence(self, start: float, end: float) -> float:
+        """Most seconds in which nothing came, of silences that overlap ``start`` to ``end``.
+
+        Fewer than ``SAMPLE_SECONDS`` are not told apart.
+        """
         times = [0.0, *(at for at, _ in self.samples)]
-        return max(after - before for before, after in pairwise(times))
+        silences = (pair for pair in pairwise(times) if pair[1] >= start and pair[0] <= end)
+        return max((after - before for before, after in silences), default=0.0)
 
 
 @dataclass(slots=True)

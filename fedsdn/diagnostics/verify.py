@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from fedsdn.diagnostics.checks import Check
+from fedsdn.diagnostics.loss_checks import PlugUplink, loss_check, losses
 from fedsdn.diagnostics.path_checks import both_sides_check, path_checks, paths
 from fedsdn.diagnostics.site_checks import site_checks, traffic_counter_checks
 from fedsdn.diagnostics.throughput_checks import Wires, throughput_checks
@@ -25,8 +26,13 @@ FULL = Effort(connections=1000, seconds=6.0)
 QUICK = Effort(connections=50, seconds=3.0)
 
 
-def all_checks(views: Sequence[SiteView], effort: Effort) -> list[Check]:
-    """Return the checks of all sites, then those with traffic between sites that have VMs."""
+def all_checks(
+    views: Sequence[SiteView], effort: Effort, plug: PlugUplink | None = None
+) -> list[Check]:
+    """Return the checks of all sites, then those with traffic between sites that have VMs.
+
+    With ``plug``, uplinks are lost in mid-transfer, too.
+    """
     checks = [check for view in views for check in site_checks(view)]
     every_path = paths(views)
     for path in every_path:
@@ -36,5 +42,8 @@ def all_checks(views: Sequence[SiteView], effort: Effort) -> list[Check]:
     checks += [both_sides_check(path, path.back()) for path in there]
     for near, far in combinations((view for view in views if view.vms), 2):
         same_sites = [path for path in there if (path.near, path.far) == (near, far)]
-        checks += throughput_checks(Wires(near, far, effort.seconds), same_sites)
+        wires = Wires(near, far, effort.seconds)
+        checks += throughput_checks(wires, same_sites)
+        if plug is not None:
+            checks += [loss_check(loss) for loss in losses(wires.pairs, same_sites[0], plug)]
     return checks + [check for view in views for check in traffic_counter_checks(view)]

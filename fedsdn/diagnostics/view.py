@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from fedsdn.config.model import Address, Family, Federation, Site, Uplink
 from fedsdn.diagnostics.shell import Shell
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-
-FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
-"""The fedsdn command of this very installation, wherever PATH leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +49,11 @@ class SiteView:
     def bridge(self) -> str:
         """Name of the provider bridge."""
         return self.site.provider_network.bridge
+
+    @property
+    def fedsdn(self) -> tuple[str, ...]:
+        """The fedsdn command, wherever PATH leads."""
+        return self.shell.module("fedsdn.cli.main")
 
     @property
     def set_up(self) -> str:

@@ -7,18 +7,13 @@ an operator's commands run there unchanged, and everything on it ends with that 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
+from fedsdn.lab.commands import run_to_end
 from fedsdn.lab.process import Process, last_line
-
-COMMAND_SECONDS = 30.0
-"""A set-up command that takes longer than this has failed."""
-
-_MOST_SAID = 300
 
 CONFIG_FILE = Path("/run/fedsdn/fedsdn.conf")
 FEDERATION_FILE = Path("/run/fedsdn/federation.yaml")
@@ -58,28 +53,9 @@ class Host:
             FedsdnError: it failed; one line with the last thing it said.
 
         """
-        where = self.name if vm is None else f"{self.name}/{vm}"
-        prefix = self.prefix if vm is None else self.vm_prefix(vm)
-        try:
-            done = subprocess.run(
-                [*prefix, *command],
-                input=stdin,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=COMMAND_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise FedsdnError(
-                f"{where}: '{' '.join(command)}' did not end within {COMMAND_SECONDS:g} s"
-            ) from error
-        if done.returncode:
-            said = " ".join((done.stderr or done.stdout).split())[-_MOST_SAID:]
-            raise FedsdnError(
-                f"{where}: '{' '.join(command)}' ended with status {done.returncode}: "
-                f"{said or 'no message'}"
-            )
-        return done.stdout
+        if vm is None:
+            return run_to_end(self.name, self.prefix, command, stdin)
+        return run_to_end(f"{self.name}/{vm}", self.vm_prefix(vm), command, stdin)
 
     def start(self, name: str, *command: str) -> Daemon:
         """Start a daemon that outlives us; it writes to the log called ``name``.

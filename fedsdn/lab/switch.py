@@ -7,6 +7,7 @@ from pyroute2.netlink import genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Site
+from fedsdn.lab.commands import Commands
 from fedsdn.lab.host import Host
 from fedsdn.lab.topology import LabSite
 
@@ -60,11 +61,11 @@ def _start(host: Host, name: str, *arguments: str) -> None:
     host.run(name, *arguments, "--no-chdir", "--detach", "--pidfile", "-vconsole:off", log)
 
 
-def make_bridge(host: Host, site: Site, lab: LabSite, *, system: bool) -> None:
+def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> None:
     """Make the provider bridge with the uplinks' and the VMs' ports and the gateways on LOCAL.
 
     All are access ports: an uplink each of its own VLAN, so that NORMAL does not join the wires
-    into a loop, the rest of the provider network's.
+    into a loop, the rest of the provider network's. What is there already stays.
 
     Raises:
         FedsdnError: a port cannot be made.
@@ -75,20 +76,20 @@ def make_bridge(host: Host, site: Site, lab: LabSite, *, system: bool) -> None:
     datapath = "system" if system else "netdev"
     bridge = network.bridge
     command = [
-        "add-br", bridge, "--", "set", "bridge", bridge,
+        "--may-exist", "add-br", bridge, "--", "set", "bridge", bridge,
         f"datapath_type={datapath}", "fail_mode=secure", "protocols=OpenFlow10,OpenFlow13",
         "--", "set", "port", bridge, f"tag={tenant_tag}",
     ]  # fmt: skip
     tags = {uplink.port: _FIRST_UPLINK_TAG + i for i, uplink in enumerate(site.uplinks)}
     tags |= {vm.name: tenant_tag for vm in lab.vms}
     for port, tag in tags.items():
-        command += ["--", "add-port", bridge, port, f"tag={tag}"]
+        command += ["--", "--may-exist", "add-port", bridge, port, f"tag={tag}"]
     host.run("ovs-vsctl", *command)
     _keep_host_out(host, list(tags))
     host.run("ip", "-batch", "-", stdin=_gateways(bridge, lab))
 
 
-def _keep_host_out(host: Host, ports: list[str]) -> None:
+def _keep_host_out(host: Commands, ports: list[str]) -> None:
     """Keep the host's own stack off the bridge's ports.
 
     The userspace datapath reads copies of the frames: without this the host would answer an ARP
@@ -105,5 +106,5 @@ def _gateways(bridge: str, lab: LabSite) -> str:
     lines = [f"link set {bridge} up"]
     for gateway in lab.gateways:
         nodad = " nodad" if gateway.version == 6 else ""
-        lines.append(f"address add {gateway} dev {bridge}{nodad}")
+        lines.append(f"address replace {gateway} dev {bridge}{nodad}")
     return "\n".join(lines)

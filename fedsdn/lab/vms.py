@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsdn.lab.host import Host
+from fedsdn.lab.commands import Commands
 from fedsdn.lab.topology import LabSite, Vm
 
 _NO_AUTOCONFIGURATION = """
@@ -14,14 +14,17 @@ done
 """Addresses are usable at once, and nobody else gives out more."""
 
 
-def make_vms(host: Host, site: LabSite) -> None:
-    """Make the VMs; the host's end of VM x's cable is the interface x.
+def make_vms(host: Commands, site: LabSite) -> None:
+    """Make the VMs that are missing; the host's end of VM x's cable is the interface x.
 
     Raises:
         FedsdnError: one cannot be made.
 
     """
+    present = {line.split()[0] for line in host.run("ip", "netns", "list").splitlines()}
     for vm in site.vms:
+        if vm.name in present:
+            continue
         host.run("ip", "netns", "add", vm.name)
         host.run("sh", "-e", "-c", _NO_AUTOCONFIGURATION, vm=vm.name)
         host.run("ip", "-batch", "-", stdin=_cable(vm))

@@ -141,7 +141,8 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int) -> socket.socket
     sock = _socket()
     try:
         # The port is chosen when the peer is known: it may be in use towards another one.
-        sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        with suppress(OSError):  # before Linux 6.9
+            sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((tcp.mapped(own.address.ip), 0))
         await tcp.connect(sock, (tcp.mapped(other.peer_address), port))
     except BaseException:

@@ -165,6 +165,7 @@ def _mptcp() -> Iterator[Sysctl]:
         "net.mptcp.close_timeout",
         "60",
         "seconds a connection lives on after its last uplink is gone",
+        optional=True,  # Linux 6.7; as long before
     )
     yield Sysctl(
         "net.mptcp.add_addr_timeout",

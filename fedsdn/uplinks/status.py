@@ -109,13 +109,14 @@ def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
         return None
 
 
-def parse_status(text: str) -> SiteStatus | None:
-    """Read the text of a status file, as ``read_status``."""
+def parse_status(text: str, now: float | None = None) -> SiteStatus | None:
+    """Read the text of a status file, as ``read_status``; ``now`` is its host's Unix time."""
     try:
         status = status_from(json.loads(text))
     except ValueError:
         return None
-    return status if abs(time.time() - status.written) < STALE_SECONDS else None
+    age = (time.time() if now is None else now) - status.written
+    return status if abs(age) < STALE_SECONDS else None
 
 
 def status_from(found: dict[str, Any]) -> SiteStatus:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.cli.verify import lab_views
+from fedsdn.cli.views import lab_views
 from fedsdn.diagnostics import bridge_checks
 from fedsdn.diagnostics.checks import CheckFailedError, Outcome, Result, run_checks
 from fedsdn.diagnostics.path_checks import paths
