@@ -32,6 +32,7 @@ _LOCAL_RT_TABLE = 255
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _UP, _NO_ARP = 0x1, 0x80
 _ON_LINK = 0x4
+_LEARNT = 0x200  # RTM_F_CLONED: an exception to a route, as for a peer behind a smaller MTU
 _CHECKSUM = "tx-checksum-ip-generic"
 _SEGMENTATION = ("tx-tcp-segmentation", "tx-tcp6-segmentation")
 
@@ -163,6 +164,7 @@ class Network:
             for family in _AF.values()
             for message in self._inside.get_routes(family=family)
             if message["proto"] != _BY_KERNEL
+            and not message["flags"] & _LEARNT
             and message.get_attr("RTA_TABLE") != _LOCAL_RT_TABLE
             and message["type"] in _ROUTE_KINDS
         }
