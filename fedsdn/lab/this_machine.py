@@ -6,6 +6,7 @@ Sites are then joined by whatever joins the machines. The site itself is set up 
 from __future__ import annotations
 
 import math
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from fedsdn.lab.vms import make_vms
 from fedsdn.lab.wire import Quality
 
 _OURS = "# Written by 'fedsdn lab machine'; it will be overwritten.\n"
-_DEVICES = Path("/sys/class/net")
 _FRAME_BYTES = 1514
 
 
@@ -57,8 +57,9 @@ def become_host(
     check_machine()
     site = topology.federation.site(name)
     lab = next(lab for lab in topology.sites if lab.name == name)
+    devices = {name for _index, name in socket.if_nameindex()}
     for uplink in site.uplinks:
-        if not (_DEVICES / uplink.port).exists():
+        if uplink.port not in devices:
             raise FedsdnError(
                 f"site {name}: found no interface {uplink.port} for uplink {uplink.name}: "
                 f"name one of this machine's in {topology_file}, see 'ip link'"

@@ -117,6 +117,40 @@ def test_a_second_up_changes_nothing(host: SiteHost) -> None:
     assert (host.traces(), host.inner()) == (outer, inner)
 
 
+_TOO_BIG = """
+import socket, struct, sys, time
+# In the namespace: a socket that has sent to the peer, which a router is to complain about.
+local, peer = ("192.0.2.1", 5000), ("192.0.2.2", 5001)
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.bind(local)
+sender.connect(peer)
+
+def packet(protocol, source, destination, body):
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0x4000, 64, protocol, 0)
+    return header + addresses + body
+
+quoted = packet(17, local[0], peer[0], struct.pack("!HHHH", local[1], peer[1], 1480, 0))
+message = struct.pack("!BBHHH", 3, 4, 0, 0, 1300) + quoted  # RFC 1191: next-hop MTU 1300
+total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+total = (total & 0xffff) + (total >> 16)
+checksum = ~((total & 0xffff) + (total >> 16)) & 0xffff
+message = message[:2] + struct.pack("!H", checksum) + message[4:]
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as router:
+    router.sendto(message, local)
+"""
+
+
+def test_what_the_kernel_learnt_of_a_path_is_no_route_of_ours(host: SiteHost) -> None:
+    """A peer behind a smaller MTU becomes an exception to a route; a dump has it among them."""
+    host.up()
+    host.output("ip -n fedsdn link set lo up")
+    host.output(f"ip netns exec fedsdn python -c '{_TOO_BIG}'")
+    assert "mtu 1300" in host.output("ip -n fedsdn route show cache table all")
+    assert host.differences() == []
+    assert host.up() == "site a: nothing to do\n"
+
+
 PARTS = [
     "record.write",
     "namespace.create",

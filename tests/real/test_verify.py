@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from fedsdn.cli.views import lab_views
-from fedsdn.diagnostics import bridge_checks
+from fedsdn.diagnostics import bridge_checks, loss_checks
 from fedsdn.diagnostics.checks import CheckFailedError, Outcome, Result, run_checks
+from fedsdn.diagnostics.loss_checks import Loss, loss_check
 from fedsdn.diagnostics.path_checks import paths
 from fedsdn.diagnostics.proxy_checks import endpoints
 from fedsdn.diagnostics.site_checks import Ground, section, site_checks, traffic_counter_checks
 from fedsdn.diagnostics.throughput_checks import Wires, carry, check_shares
 from fedsdn.diagnostics.traffic import Direction
 from fedsdn.diagnostics.verify import Effort, all_checks
-from fedsdn.diagnostics.view import SiteView
+from fedsdn.diagnostics.view import SiteView, uplink_pairs
 from fedsdn.lab import operator
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
@@ -186,6 +187,38 @@ def test_a_pulled_wire_fails_carrier_at_both_ends(lab: Lab) -> None:
         wait_until(lambda host=host: _all_alive(host), LIMIT, lambda: "up1 stays dead")  # type: ignore[misc]
         wait_until(lambda view=view: passes(endpoints, view), LIMIT, lambda: "no endpoint of up1")  # type: ignore[misc]
         all_well(view)
+
+
+def _loss(lab: Lab, plug: Callable[[bool], None]) -> Result:
+    """Lose a's up1 under a transfer; how much it carries afterwards is for the benchmarks."""
+    views = lab_views(lab)
+    own, other = uplink_pairs(views[0].site, views[1].site)[0]
+    (result,) = run_checks([loss_check(Loss(paths(views)[0], own, other, plug, seconds=6.0))])
+    return result
+
+
+def test_a_connection_lives_through_the_loss_of_an_uplink(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_checks, "_LEAST_AGAIN", 0.0)
+    pulled = []
+
+    def plug(carrier: bool) -> None:
+        pulled.append(carrier)
+        lab.change_wire("wire1", carrier=carrier)
+
+    result = _loss(lab, plug)
+    assert result.outcome is Outcome.PASSED, result
+    assert pulled == [False, True]
+    assert "ms of silence" in result.found
+
+
+def test_a_loss_that_nobody_notices_fails(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_checks, "_NOTICE_SECONDS", 1.0)
+    result = _loss(lab, lambda _carrier: None)
+    assert result.outcome is Outcome.FAILED
+    assert result.found == "a did not notice within 1 s that up1 to b/up1 is down"
+    assert result.fix.endswith("fedsdn uplinks")
 
 
 def _all_alive(host: Host) -> bool:

@@ -164,3 +164,22 @@ def test_titles_are_unique_and_every_need_comes_before() -> None:
 def test_a_site_without_vms_gets_no_traffic_of_ours() -> None:
     sections = {check.section for check in all_checks(views(vms=False)[:1], QUICK)}
     assert sections == {"site a"}
+
+
+def test_a_shell_that_reads_the_command_gets_every_word_as_it_was() -> None:
+    """As ssh(1) has it: the words are joined and read again."""
+    far = Shell("far", ("sh", "-c", 'eval "$*"', "sh"), by_shell=True)
+    assert far.output("printf", "%s\\n", "two words", "$HOME", "'") == "two words\n$HOME\n'\n"
+
+
+def test_a_namespace_of_a_shell_is_reached_in_the_same_way() -> None:
+    far = Shell("far", ("ssh", "far"), ("ssh", "far"), "/opt/python", by_shell=True)
+    inside = far.inside("vm1")
+    assert inside == Shell(
+        "far/vm1",
+        ("ssh", "far", "ip", "netns", "exec", "vm1"),
+        ("ssh", "far", "ip", "netns", "exec", "vm1"),
+        "/opt/python",
+        by_shell=True,
+    )
+    assert inside.module("a.b") == ("/opt/python", "-m", "a.b")
