@@ -278,6 +278,8 @@ def test_a_port_that_is_gone_fails_ports_and_the_fix_mends_it(
     if port == "up1":
         view.shell.output("ovs-vsctl", "set", "port", port, f"tag={tag}")
     wait_until(lambda: passes(bridge_checks.rows, view), LIMIT, lambda: "the rows do not come back")
+    # Rows are told apart without their port's number, which is another one now.
+    wait_until(lambda: _all_alive(host), LIMIT, lambda: "up1 stays dead")
     all_well(view)
 
 
