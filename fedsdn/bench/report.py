@@ -32,12 +32,11 @@ def tables(results: Results) -> Iterator[tuple[str, Sequence[str], Rows]]:
         )
     if found := results.deletion:
         yield (
-            "An endpoint deleted and added again by hand, ms",
-            ("connections", "subflows", "deleted", "all gone", "added", "all back", "of them"),
+            "An endpoint deleted with its port and added again, ms",
+            ("connections", "subflows", "all gone", "all back", "of them"),
             [(
                 *(str(found.connections), str(found.subflows)),
-                *(_ms(found.delete_ms), _limited(found.gone_ms)),
-                *(_ms(found.add_ms), _limited(found.back_ms), str(found.returned)),
+                *(_limited(found.gone_ms), _limited(found.back_ms), str(found.returned)),
             )],
         )  # fmt: skip
     if flaps := results.flaps:

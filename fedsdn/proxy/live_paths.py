@@ -23,6 +23,7 @@ class LivePaths:
         self._clock = clock
         self._fresh_until = 0.0
         self._ranks: dict[tuple[str, str, str], tuple[int, bool]] = {}
+        self._usable: set[tuple[str, str, str]] = set()
 
     def live_first(
         self, paths: Iterable[tuple[Uplink, Uplink]], peer: Site
@@ -31,7 +32,7 @@ class LivePaths:
 
         A connection begins on the first; a much longer path would delay all that it begins with.
         """
-        known = self._ranks if self._clock() < self._fresh_until else {}
+        known = self._ranks if self._fresh else {}
 
         def rank(path: tuple[Uplink, Uplink]) -> tuple[int, bool]:
             own, other = path
@@ -39,8 +40,22 @@ class LivePaths:
 
         return sorted(paths, key=rank)
 
-    def take(self, status: SiteStatus) -> None:
-        """Go by a status from now on, until the next one."""
+    def usable(
+        self, paths: Iterable[tuple[Uplink, Uplink]], peer: Site
+    ) -> list[tuple[Uplink, Uplink]]:
+        """Leave out paths that are down, and those of uplinks without an MPTCP endpoint."""
+        return [
+            (own, other)
+            for own, other in self.live_first(paths, peer)
+            if not self._fresh or (own.name, peer.name, other.name) in self._usable
+        ]
+
+    @property
+    def _fresh(self) -> bool:
+        return self._clock() < self._fresh_until
+
+    def take(self, status: SiteStatus) -> bool:
+        """Go by a status from now on, until the next one; True if it has another path usable."""
         self._fresh_until = self._clock() + STALE_SECONDS
         nearest: dict[str, float] = {}
         for path in status.paths:
@@ -53,3 +68,11 @@ class LivePaths:
             )
             for path in status.paths
         }
+        endpoints = {uplink.name for uplink in status.uplinks if uplink.endpoint is not None}
+        before = self._usable
+        self._usable = {
+            (path.uplink, path.peer, path.peer_uplink)
+            for path in status.paths
+            if path.uplink in endpoints and path.state is not PathState.DOWN
+        }
+        return not self._usable <= before

@@ -10,12 +10,13 @@ keeps them as full.
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 import time
 from collections import deque
 from contextlib import suppress
+
+from fedsdn.proxy.subflow_info import tcp_infos
 
 _ADJUST_BYTES = 1 << 19
 """The buffer is adjusted whenever so many bytes have been sent."""
@@ -44,19 +45,12 @@ this, two of 6 Mbit/s between emulated processors were filled to 0.96 instead of
 _SO_SNDBUFFORCE = 32
 """include/uapi/asm-generic/socket.h: SO_SNDBUF, not limited by the host's ``wmem_max``."""
 
-_SOL_MPTCP = 284
-_MPTCP_TCPINFO = 2
-_MOST_SUBFLOWS = 9
-_HEADER = struct.Struct("=IIII")
-_TCP_INFO_BYTES = 152
 _SND_MSS = struct.Struct("=16xI")
 _SND_CWND = struct.Struct("=80xI")
 _PACING_RATE = struct.Struct("=104xQ")
 _MIN_RTT = struct.Struct("=148xI")
 _UNKNOWN_RTT = 0xFFFFFFFF
-"""``struct mptcp_subflow_data`` and fields of ``struct tcp_info`` (linux/mptcp.h, tcp.h)."""
-
-_libc = ctypes.CDLL(None)
+"""Fields of ``struct tcp_info`` (linux/tcp.h)."""
 
 
 class SendQueue:
@@ -103,15 +97,8 @@ def _paths(sock: socket.socket) -> list[tuple[float, float]]:
 
     None if it is plain TCP.
     """
-    size = _HEADER.size + _MOST_SUBFLOWS * _TCP_INFO_BYTES
-    buffer = ctypes.create_string_buffer(_HEADER.pack(_HEADER.size, 0, 0, _TCP_INFO_BYTES), size)
-    length = ctypes.c_uint(size)
-    if _libc.getsockopt(sock.fileno(), _SOL_MPTCP, _MPTCP_TCPINFO, buffer, ctypes.byref(length)):
-        return []
-    _, count, _, _ = _HEADER.unpack_from(buffer)
     found = []
-    for index in range(min(count, _MOST_SUBFLOWS)):
-        info = buffer.raw[_HEADER.size + index * _TCP_INFO_BYTES :]
+    for info in tcp_infos(sock):
         (mss,), (cwnd,) = _SND_MSS.unpack_from(info), _SND_CWND.unpack_from(info)
         (rate,), (rtt,) = _PACING_RATE.unpack_from(info), _MIN_RTT.unpack_from(info)
         if rtt != _UNKNOWN_RTT:

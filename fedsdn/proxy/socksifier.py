@@ -21,6 +21,7 @@ from fedsdn.proxy import socks, tcp, transparent, transport
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.messages import read_message
+from fedsdn.proxy.path_manager import Managed, PathManager, Paths
 from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import Policy, Refusal
@@ -28,6 +29,7 @@ from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.socket_address import SocketAddress
+from fedsdn.uplinks.status import SiteStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,10 +60,17 @@ class Socksifier:
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
-        ``live_paths`` are to be told what the application says.
+        ``path_manager`` is to run.
+
+        Raises:
+            OSError: the kernel has no MPTCP that can be managed.
+
         """
         self.policy = policy
-        self.live_paths = LivePaths()
+        self.path_manager = PathManager(
+            self._usable_paths, lambda: self.policy.federation.proxy_port
+        )
+        self._live_paths = LivePaths()
         self._report = report
         self._statistics = statistics
         self._poller = poller
@@ -110,9 +119,21 @@ class Socksifier:
             )
             raise
 
+    def take(self, status: SiteStatus) -> None:
+        """Go by what the application says of uplinks and paths."""
+        if self._live_paths.take(status):
+            self.path_manager.look()
+
+    def _usable_paths(self, peer_name: str) -> Paths:
+        peers = {peer.name: peer for peer in self.policy.federation.peers(self.policy.site.name)}
+        peer = peers.get(peer_name)
+        if peer is None:
+            return ()  # the federation file has it no more
+        return self._live_paths.usable(self.policy.paths(peer, 0), peer)
+
     async def _connect(self, peer: Site) -> socket.socket:
         """Connect to a peer's server; connections take turns in which live path they try first."""
-        paths = self.live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
+        paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         far = await transport.connect(paths, self.policy.federation.proxy_port)
         if transport.fell_back(far):
             self._statistics.fell_back(peer)
@@ -144,11 +165,20 @@ class Socksifier:
         ready: Awaitable[None] | None,
     ) -> None:
         client, destination = request.client, request.destination
-        with self._report.carried(
-            Direction.OUTBOUND, peer.name, client, destination, client, transport.token(far)
-        ) as connection:
+        with (
+            self.path_manager.managing(far, peer.name) as managed,
+            self._report.carried(
+                Direction.OUTBOUND, peer.name, client, destination, client, managed.token
+            ) as connection,
+        ):
             relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
-            await relay.run(far_ready=ready)
+            await relay.run(far_ready=self._join_when(ready, managed))
+
+    async def _join_when(self, ready: Awaitable[None] | None, managed: Managed) -> None:
+        """Have the other subflows opened as soon as the peer has answered."""
+        if ready is not None:
+            await ready
+        self.path_manager.join(managed)
 
 
 async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:

@@ -69,6 +69,7 @@ class _Worker:
             policy, statistics, self._poller, self._pipes, report, self._channel.restore
         )
         self._talk = asyncio.create_task(self._channel.run())
+        self._managing = asyncio.create_task(self._socksifier.path_manager.run())
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = (limit - limit // _KEPT_FREE) // 2
         self.connections: set[asyncio.Task[None]] = set()
@@ -105,7 +106,7 @@ class _Worker:
         self.stop.set()
 
     def _take_status(self, document: dict[str, Any]) -> None:
-        self._socksifier.live_paths.take(status_from(document))
+        self._socksifier.take(status_from(document))
 
     def _reload(self) -> None:
         if self.stop.is_set() or not self._federation.refresh(force=True):
@@ -131,6 +132,8 @@ class _Worker:
     def close(self) -> None:
         """Give back what connections needed."""
         self._talk.cancel()
+        self._managing.cancel()
+        self._socksifier.path_manager.close()
         self._poller.close()
         self._pipes.close()
 

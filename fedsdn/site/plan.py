@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_interface, ip_network
 
-from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
+from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
     SERVER_PORT,
@@ -21,16 +21,10 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.site import nft, sysctls
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoint, Limits, endpoint_of
+from fedsdn.uplinks.endpoints import Endpoint, endpoint_of
 
 DEFAULT_MTU = 1500
 """MTU in bytes of a port whose bridge says nothing else."""
-
-LIMITS = Limits(subflows=8, add_addr_accepted=8)
-"""As many as the kernel can have (``MPTCP_PM_ADDR_MAX``)."""
-
-MAIN_TABLE = 254
-"""The routing table of packets that no rule sends elsewhere (``RT_TABLE_MAIN``)."""
 
 LOCAL_TABLE = 100
 """Routing table that delivers any destination to local sockets."""
@@ -164,7 +158,6 @@ class SitePlan:
     addresses: tuple[InterfaceAddress, ...]
     routes: tuple[Route, ...]
     rules: tuple[Rule, ...]
-    limits: Limits
     endpoints: tuple[Endpoint, ...]
 
 
@@ -192,10 +185,8 @@ def site_plan(
         routes=(
             *_leg_routes(federation, site),
             *_uplink_routes(site),
-            *_peer_routes(federation, site),
         ),
         rules=tuple(_rules(site)),
-        limits=LIMITS,
         endpoints=tuple(endpoint_of(uplink) for uplink in site.uplinks),
     )
 
@@ -262,37 +253,6 @@ def _uplink_routes(site: Site) -> Iterator[Route]:
             yield Route(table, everything, RouteKind.UNREACHABLE)
         else:
             yield Route(table, everything, interface=port, gateway=uplink.gateway, source=source)
-
-
-def _peer_routes(federation: Federation, site: Site) -> Iterator[Route]:
-    """Routes of subflows to an announced address: the kernel lets the main table pick a source."""
-    for peer in federation.peers(site.name):
-        for remote, local in paired_uplinks(site, peer):
-            address = remote.peer_address
-            on_link = address in local.address.network
-            yield Route(
-                MAIN_TABLE,
-                ip_network(address),
-                interface=wan_port(local),
-                gateway=None if on_link else local.gateway,
-                source=local.address.ip,
-            )
-
-
-def paired_uplinks(site: Site, peer: Site) -> Iterator[tuple[Uplink, Uplink]]:
-    """Every uplink of ``peer`` that can be reached, with the uplink of ``site`` to reach it by.
-
-    A direct wire comes before a way through gateways; several ways are dealt out in turn, so that
-    a connection's subflows use as many uplinks as there are.
-    """
-    for family in _FAMILIES:
-        remotes = [uplink for uplink in peer.uplinks if uplink.family == family]
-        for position, remote in enumerate(remotes):
-            ways = [uplink for uplink in site.uplinks if uplink.reaches(remote)]
-            direct = [uplink for uplink in ways if remote.peer_address in uplink.address.network]
-            ways = direct or [uplink for uplink in ways if uplink.gateway is not None]
-            if ways:
-                yield remote, ways[position % len(ways)]
 
 
 def _rules(site: Site) -> Iterator[Rule]:

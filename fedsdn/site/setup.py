@@ -112,7 +112,6 @@ def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
         yield _step("routes", lambda: inside.apply_routes(plan.routes))
         yield _step("rules", lambda: inside.apply_rules(plan.rules))
     with Endpoints(plan.namespace) as endpoints:
-        yield _step("MPTCP limits", lambda: endpoints.apply_limits(plan.limits))
         yield _step("MPTCP endpoints", lambda: endpoints.apply(plan.endpoints))
     yield _step("ports and controller", lambda: ovs.apply(plan, there))
 

@@ -81,9 +81,6 @@ def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:
         dead = _dead_endpoints(site)
         wanted = (endpoint for endpoint in plan.endpoints if endpoint not in dead)
         yield from _both("MPTCP endpoint", wanted, endpoints.read().keys() - dead)
-        limits = endpoints.read_limits()
-    text = str(plan.limits)
-    yield Item("MPTCP limits", text, True, limits == plan.limits, found=str(limits))
     same = firewall.read(plan.namespace) == firewall.listing(plan.ruleset)
     found = None if same else f"another: see 'ip netns exec {plan.namespace} nft list ruleset'"
     yield Item("packet filter", f"table {TABLE}", True, same, found=found)

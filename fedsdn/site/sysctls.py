@@ -157,20 +157,14 @@ def _mptcp() -> Iterator[Sysctl]:
     yield Sysctl("net.mptcp.enabled", "1", "connections between sites are Multipath TCP")
     yield Sysctl(
         "net.mptcp.pm_type",
-        "0",
-        "the kernel's path manager, led by endpoints",
-        optional=True,  # replaced by net.mptcp.path_manager in Linux 6.15, kept for now
+        "1",
+        "the proxy opens subflows, by the endpoints; nothing is announced to peers",
     )
     yield Sysctl(
         "net.mptcp.close_timeout",
         "60",
         "seconds a connection lives on after its last uplink is gone",
         optional=True,  # Linux 6.7; as long before
-    )
-    yield Sysctl(
-        "net.mptcp.add_addr_timeout",
-        "1",
-        "seconds until an announced address that got lost is announced again",
     )
     yield Sysctl(
         "net.mptcp.stale_loss_cnt",

@@ -1,7 +1,7 @@
-"""MPTCP endpoints and limits of a network namespace.
+"""MPTCP endpoints of a network namespace.
 
-An endpoint tells the kernel's path manager which address it may use for further subflows
-(ip-mptcp(8)). Which addresses those are is decided elsewhere; here the kernel is made to agree.
+An endpoint is an address from which the path manager may open further subflows (ip-mptcp(8)); here
+that is the proxy. Which addresses those are is decided elsewhere; the kernel is made to agree.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ class EndpointFlag(IntFlag):
     """Use it only when nothing else works."""
     FULLMESH = 0x8
     """Open subflows from it to every address of the peer."""
-    IMPLICIT = 0x10
-    """Made by the kernel, for an address that a subflow happened to use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +48,7 @@ class Endpoint:
 
 def endpoint_of(uplink: Uplink) -> Endpoint:
     """Return the endpoint of an uplink that may be used."""
-    if uplink.public is not None:
-        # Peers cannot connect to an address that is not theirs to see.
-        return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
-    return Endpoint(uplink.address.ip, EndpointFlag.SIGNAL | EndpointFlag.SUBFLOW)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Subflows that a connection may have besides its first, and announcements it may accept."""
-
-    subflows: int
-    add_addr_accepted: int
-
-    def __str__(self) -> str:
-        """Text as ``ip mptcp limits`` takes it."""
-        return f"subflows {self.subflows} add_addr_accepted {self.add_addr_accepted}"
+    return Endpoint(uplink.address.ip, EndpointFlag.SUBFLOW)
 
 
 class Endpoints:
@@ -100,46 +83,16 @@ class Endpoints:
         return dict(_endpoint(message) for message in self._netlink.endpoint("show"))
 
     def apply(self, wanted: Iterable[Endpoint]) -> bool:
-        """Make the endpoints exactly the wanted ones; say whether anything had to change.
-
-        What does not change is not touched: deleting an endpoint closes the subflows that use it.
-        So an implicit endpoint is left, to be replaced by the one that is added.
-        """
+        """Make the endpoints exactly the wanted ones; say whether anything had to change."""
         target = tuple(wanted)
         there = self.read()
-        addresses = {endpoint.address for endpoint in target}
         for endpoint, identifier in there.items():
-            implicit = endpoint.flags == EndpointFlag.IMPLICIT and endpoint.address in addresses
-            if endpoint not in target and not implicit:
+            if endpoint not in target:
                 self._delete(identifier)
         for endpoint in target:
             if endpoint not in there:
                 self._add(endpoint)
         return set(target) != there.keys()
-
-    def renew(self, endpoint: Endpoint) -> None:
-        """Delete an endpoint and add it again, so that subflows are opened from it anew."""
-        identifier = self.read().get(endpoint)
-        if identifier is not None:
-            self._delete(identifier)
-            self._add(endpoint)
-
-    def read_limits(self) -> Limits:
-        """Return the limits in force."""
-        (message,) = self._netlink.limits("show")
-        return Limits(
-            subflows=message.get_attr("MPTCP_PM_ATTR_SUBFLOWS"),
-            add_addr_accepted=message.get_attr("MPTCP_PM_ATTR_RCV_ADD_ADDRS"),
-        )
-
-    def apply_limits(self, wanted: Limits) -> bool:
-        """Put limits in force; say whether they had to change."""
-        if self.read_limits() == wanted:
-            return False
-        self._netlink.limits(
-            "set", subflows=wanted.subflows, rcv_add_addrs=wanted.add_addr_accepted
-        )
-        return True
 
     def _add(self, endpoint: Endpoint) -> None:
         try:
@@ -147,7 +100,7 @@ class Endpoints:
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            # Older kernels do not replace an implicit one.
+            # Somebody has added the address meanwhile, with other flags.
             for there, identifier in self.read().items():
                 if there.address == endpoint.address:
                     self._delete(identifier)

@@ -61,6 +61,8 @@ class Paths:
         self._epoch = epoch
         self._round = 0
         self._sent: dict[int, float] = {}
+        self._removed: frozenset[Pair] = frozenset()
+        """Paths that the federation file had before it was changed."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         self._peers = {
             peer.name: _Peer() for peer in federation.peers(site) if peer.proxy == "fedsdn"
@@ -82,6 +84,10 @@ class Paths:
         self._round, self._sent = old._round, old._sent
         self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
         self._peers |= {name: peer for name, peer in old._peers.items() if name in self._peers}
+        pairs = {(path.local, path.remote) for path in self}
+        self._removed = (
+            frozenset(old._removed | {(path.local, path.remote) for path in old}) - pairs
+        )
         for name, path in self._paths.items():
             known = old._paths.get(name)
             if known and (known.local, known.remote) == (path.local, path.remote):
@@ -167,8 +173,8 @@ class Paths:
         """End the subflows of a path that is down, once every connection has others.
 
         If there is nothing to move to, they stay where they are, and go on by themselves when the
-        path comes back. They could not be opened anew: the kernel joins a connection from the
-        client's side only, and to the address that it began with.
+        path comes back: a connection whose last subflow has been ended is given up by the kernel
+        after ``close_timeout``.
         """
         others = [
             other
@@ -241,7 +247,7 @@ class Paths:
                 {name.uplink for name in ended}
                 - {path.name.uplink for path in self if not path.ended}
             ),
-            dead_pairs=frozenset((path.local, path.remote) for path in self if path.ended),
+            dead_pairs=self._removed | {(path.local, path.remote) for path in self if path.ended},
         )
 
 

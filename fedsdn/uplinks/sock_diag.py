@@ -1,7 +1,6 @@
 """sock_diag(7): sockets of a network namespace, found and ended.
 
-The messages are the structures of linux/inet_diag.h. pyroute2 builds one object for each of their
-fields, which takes seconds for thousands of sockets; here only what is asked for is unpacked.
+The messages are the structures of linux/inet_diag.h; only what is asked for is unpacked.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pyroute2.netlink import (
     NETLINK_SOCK_DIAG,
-    NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -26,12 +24,7 @@ from pyroute2.netlink.diag import SOCK_DESTROY, SOCK_DIAG_BY_FAMILY
 from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import inside
-
-_HEADER = struct.Struct("=IHHII")
-"""Length, type, flags, sequence number, port (``struct nlmsghdr``)."""
-
-_ATTRIBUTE = struct.Struct("=HH")
-"""Length and type, before the value (``struct nlattr``)."""
+from fedsdn.netlink import HEADER, Attributes, aligned, pack_attribute, unpack_attributes
 
 _REQUEST = struct.Struct("=BBBxI48s")
 """Family, protocol, extensions, states, socket (``struct inet_diag_req_v2``)."""
@@ -57,7 +50,6 @@ _REQUESTS_AT_ONCE = 128
 
 _RECEIVED_AT_ONCE = 1 << 16
 
-Attributes = dict[int, memoryview]
 SocketId = tuple[int, bytes]
 """A socket's family and ``struct inet_diag_sockid``."""
 
@@ -115,8 +107,7 @@ class SockDiag:
             FedsdnError: the kernel refuses.
 
         """
-        length = _ATTRIBUTE.size + len(filter_)
-        attribute = _ATTRIBUTE.pack(length, _REQ_BYTECODE) + filter_ if filter_ else b""
+        attribute = pack_attribute(_REQ_BYTECODE, filter_) if filter_ else b""
         for family in (socket.AF_INET, socket.AF_INET6):
             request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, states, _ANY_SOCKET)
             self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, [request + attribute])
@@ -152,8 +143,8 @@ class SockDiag:
         for number, request in enumerate(requests, 1):
             self._sequence += 1
             asked = NLM_F_REQUEST | flags | (NLM_F_ACK if number == len(requests) else 0)
-            length = _HEADER.size + len(request)
-            messages += [_HEADER.pack(length, type_, asked, self._sequence, 0), request]
+            length = HEADER.size + len(request)
+            messages += [HEADER.pack(length, type_, asked, self._sequence, 0), request]
         self._first = self._sequence - len(requests) + 1
         self._socket.send(b"".join(messages))
 
@@ -162,8 +153,8 @@ class SockDiag:
         while True:
             received = memoryview(self._socket.recv(_RECEIVED_AT_ONCE))
             while received:
-                length, type_, _, sequence, _ = _HEADER.unpack_from(received)
-                body, received = received[_HEADER.size : length], received[_aligned(length) :]
+                length, type_, _, sequence, _ = HEADER.unpack_from(received)
+                body, received = received[HEADER.size : length], received[aligned(length) :]
                 if sequence < self._first:
                     continue  # left over from a request that was given up
                 if type_ not in (NLMSG_ERROR, NLMSG_DONE):
@@ -180,19 +171,3 @@ class SockDiag:
             f"namespace {self._namespace}: the kernel does not show or end subflows "
             f"({os.strerror(code)}): run as root, on a kernel with INET_DIAG_DESTROY"
         )
-
-
-def unpack_attributes(packed: memoryview) -> Attributes:
-    """Return netlink attributes (netlink(7)) by type; of two with the same type the last."""
-    found = {}
-    offset = 0
-    while offset < len(packed):
-        length, type_ = _ATTRIBUTE.unpack_from(packed, offset)
-        found[type_ & ~NLA_F_NESTED] = packed[offset + _ATTRIBUTE.size : offset + length]
-        offset += _aligned(length)
-    return found
-
-
-def _aligned(length: int) -> int:
-    """Return where the next message or attribute begins (netlink(7))."""
-    return (length + 3) & ~3

@@ -18,7 +18,8 @@ from pyroute2.netlink.diag import (
 )
 
 from fedsdn.config.model import Address
-from fedsdn.uplinks.sock_diag import Attributes, SockDiag, pairs_filter, unpack_attributes
+from fedsdn.netlink import Attributes, unpack_attributes
+from fedsdn.uplinks.sock_diag import SockDiag, pairs_filter
 
 _NAMES = struct.Struct(">HH16s16s")
 """Ports and addresses at the beginning of ``struct inet_diag_sockid``."""
@@ -151,8 +152,7 @@ class Subflows:
         Those that have something under way come first. The connections, named by their ``tokens``,
         go on over their other subflows, which send it again. The peer is sent a reset for each, and
         keeps those whose reset is lost; it should end them too. What is plain TCP is left alone.
-        The kernel opens no new subflow in place of an ended one before the endpoint is deleted and
-        added. Returns how many there were.
+        Returns how many there were.
 
         Raises:
             FedsdnError: the kernel refuses.

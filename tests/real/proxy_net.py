@@ -329,7 +329,6 @@ def _finish(federation: Federation, site: Site) -> None:
         network.apply_routes(plan.routes)
         network.apply_rules(plan.rules)
     with Endpoints(plan.namespace) as endpoints:
-        endpoints.apply_limits(plan.limits)
         endpoints.apply(plan.endpoints)
 
 

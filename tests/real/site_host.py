@@ -214,7 +214,6 @@ class SiteHost:
             "routes": self.output("ip -n fedsdn route show table all"),
             "routes6": self.output("ip -n fedsdn -6 route show table all"),
             "endpoints": self.output("ip -n fedsdn mptcp endpoint"),
-            "limits": self.output("ip -n fedsdn mptcp limits"),
             "nft": self.inside("nft --handle --stateless list ruleset"),
             "ports": self.vsctl("_uuid,name,tag,trunks,external_ids", "Port"),
             "controllers": self.vsctl("_uuid,target,external_ids", "Controller"),

@@ -1,4 +1,4 @@
-"""MPTCP endpoints and limits of a real namespace, read back with ip mptcp."""
+"""MPTCP endpoints of a real namespace, read back with ip mptcp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Endpoints, Limits
+from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Endpoints
 
 pytestmark = pytest.mark.real
 
@@ -79,7 +79,6 @@ def test_foreign_endpoints_go_and_changed_flags_change(name: str) -> None:
 
 
 def test_an_endpoint_that_appears_meanwhile_is_replaced(name: str) -> None:
-    """As when a subflow makes an address an implicit endpoint between reading and adding."""
 
     class Late(Endpoints):
         late = True
@@ -112,18 +111,8 @@ def test_an_endpoint_that_disappears_meanwhile_is_no_error(name: str) -> None:
     assert set(listed(name)) == {"2001:db8::1"}
 
 
-def test_limits(name: str) -> None:
-    wanted = Limits(subflows=8, add_addr_accepted=8)
-    with Endpoints(name) as endpoints:
-        assert endpoints.apply_limits(wanted)
-        assert not endpoints.apply_limits(wanted)
-        assert endpoints.read_limits() == wanted
-    assert mptcp(name, "limits").split() == ["add_addr_accepted", "8", "subflows", "8"]
-
-
 def test_values_print_as_iproute2_does(name: str) -> None:
     assert str(V4) == "192.0.2.1 signal subflow"
-    assert str(Limits(8, 4)) == "subflows 8 add_addr_accepted 4"
 
 
 def test_a_namespace_that_is_missing_is_not_made(name: str) -> None:

@@ -259,46 +259,47 @@ def test_endpoints_that_somebody_changed_are_repaired(lab: Lab, talk: Talk) -> N
     talk.goes_on()
 
 
-@pytest.fixture
-def single(lab: Lab) -> Iterator[Talk]:
-    """Return a connection that never has more than its first subflow, and a fresh other one."""
-    limits = ("ip", "mptcp", "limits", "set", "subflows", "8", "add_addr_accepted")
-    for site in SITES:
-        inside(lab, site, *limits, "0")
-    try:
-        with talking(lab) as talk:
-            talk.goes_on()
-            for site in SITES:
-                inside(lab, site, *limits, "8")
-            yield talk
-    finally:
+def test_an_uplink_that_is_lost_again_and_again_is_used_again(lab: Lab, talk: Talk) -> None:
+    """More often than the kernel's own path manager would take announcements of it: eight."""
+    for _ in range(10):
         for site in SITES:
-            inside(lab, site, *limits, "8")
+            set_link(lab, site, "up2", "down")
+        wait_for(lab, {"up1"})
+        for site in SITES:
+            set_link(lab, site, "up2", "up")
+        wait_for(lab, BOTH)
+    talk.goes_on()
 
 
-def test_a_connections_last_subflow_is_not_ended(lab: Lab, single: Talk) -> None:
-    """It could not be opened anew, as others of the namespace could."""
+def test_a_connections_last_subflow_is_not_ended_but_replaced(lab: Lab) -> None:
+    """Both uplinks are away in turn, and for a moment together."""
     wait_for(lab, BOTH, carried=False)
-    (uplink,) = subflows(lab, "a")
-    wire = uplink.replace("up", "wire")
-    with talking(lab) as other:
-        wait_until(lambda: subflows(lab, "a") == BOTH, LIMIT_S, lambda: "no second subflow")
-        lab.change_wire(wire, carrier=False)
-        try:
-            other.goes_on()
+    lab.change_wire("wire2", carrier=False)
+    try:
+        wait_for(lab, {"up1"}, carried=False)
+        with talking(lab) as talk:
+            wait_for(lab, {"up1"})
+            lab.change_wire("wire1", carrier=False)
             wait_until(
-                lambda: paths(lab, "a")[uplink] is DOWN and paths(lab, "b")[uplink] is DOWN,
+                lambda: all(set(paths(lab, site).values()) == {DOWN} for site in SITES),
                 LIMIT_S,
-                lambda: f"path of {uplink} is still up",
+                lambda: "the paths are not down",
             )
-            for _ in range(3):
-                other.goes_on()
-                assert endpoints(lab, "a") == endpoints(lab, "b") == BOTH
-        finally:
+            assert subflows(lab, "a") == subflows(lab, "b") == {"up1"}
+            lab.change_wire("wire2", carrier=True)
+            wait_for(lab, {"up2"})
+            talk.goes_on()
+            lab.change_wire("wire1", carrier=True)
+            wait_for(lab, BOTH)
+    finally:
+        for wire in ("wire1", "wire2"):
             lab.change_wire(wire, carrier=True)
-        single.goes_on()
-        other.goes_on()
-    assert not single.trouble
+
+
+def test_a_subflow_that_somebody_ended_is_opened_anew(lab: Lab, talk: Talk) -> None:
+    inside(lab, "a", "ss", "-K", "dst", "[2001:db8:2::2]")
+    wait_until(lambda: subflows(lab, "a") == {"up1"}, LIMIT_S, lambda: "it is still there")
+    wait_for(lab, BOTH)
 
 
 def test_an_application_that_is_started_while_an_uplink_is_down(lab: Lab, talk: Talk) -> None:

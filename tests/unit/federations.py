@@ -16,6 +16,18 @@ from fedsdn.config.model import (
 )
 
 
+def uplink(
+    name: str, address: str, gateway: str | None = None, public: str | None = None
+) -> Uplink:
+    return Uplink(
+        name,
+        name,
+        ip_interface(address),
+        gateway=ip_address(gateway) if gateway else None,
+        public=ip_address(public) if public else None,
+    )
+
+
 def _site(name: str, number: int) -> Site:
     return Site(
         name=name,

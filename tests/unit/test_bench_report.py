@@ -74,7 +74,7 @@ def test_classes_are_apart_and_in_order() -> None:
 def everything() -> Results:
     return Results(
         losses=[loss(50.0), loss(5.0, None)],
-        deletion=Deletion(5000, 5000, 210.0, 400.0, 7.4, None, 4990, ()),
+        deletion=Deletion(5000, 5000, 400.0, None, 4990, ()),
         flaps=Flaps(4711, 200, 100, 1000, 80.0, 1900.0, "right", ()),
     )
 

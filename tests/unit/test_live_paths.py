@@ -88,3 +88,33 @@ def test_what_an_application_said_is_not_believed_for_long() -> None:
     assert {first(paths, turn) for turn in range(2)} == {"up2"}
     now += 1
     assert {first(paths, turn) for turn in range(2)} == {"up1", "up2"}
+
+
+def test_usable_is_what_lives_and_has_an_endpoint() -> None:
+    """up2 of ``status`` has no endpoint."""
+    live = LivePaths()
+    every = POLICY.paths(PEER, 0)
+    names = {own.name for own, _ in live.usable(every, PEER)}
+    assert names == {"up1", "up2"}
+    live.take(status(PathState.UP, PathState.UP))
+    assert {own.name for own, _ in live.usable(every, PEER)} == {"up1"}
+    live.take(status(PathState.UNKNOWN, PathState.UP))
+    assert {own.name for own, _ in live.usable(every, PEER)} == {"up1"}
+    live.take(status(PathState.DOWN, PathState.UP))
+    assert live.usable(every, PEER) == []
+
+
+def test_news_are_paths_that_were_not_usable_before() -> None:
+    live = LivePaths()
+    assert live.take(status(PathState.UP, PathState.UP))
+    assert not live.take(status(PathState.UP, PathState.UP))
+    assert not live.take(status(PathState.DOWN, PathState.UP))
+    assert live.take(status(PathState.UP, PathState.UP))
+
+
+def test_paths_are_usable_when_the_application_tells_nothing() -> None:
+    now = 0.0
+    live = LivePaths(lambda: now)
+    live.take(status(PathState.DOWN, PathState.DOWN))
+    now = STALE_SECONDS + 1
+    assert len(live.usable(POLICY.paths(PEER, 0), PEER)) == 2

@@ -1,0 +1,133 @@
+"""The path manager of the connections that this site opens (RFC 8684, section 2.5).
+
+The kernel's own one learns a peer's addresses from announcements, takes eight of them in a
+connection's life (mptcp_net-next#498), and forgets an address with its last subflow. Here the
+federation file names all addresses, so that nothing is announced: whoever opens a connection opens
+its subflows, too, on the uplinks that have an endpoint and to those of the peer that live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from fedsdn.config.model import Address, Uplink
+from fedsdn.proxy import transport
+from fedsdn.proxy.subflow_info import Pair, open_pairs
+from fedsdn.proxy.subflow_requests import SubflowRequests
+
+_LOG = logging.getLogger(__name__)
+
+ROUND_SECONDS = 2.0
+"""How often every connection is looked at, when nothing is told: a subflow may end by itself."""
+
+_AT_ONCE = 50
+"""After so many connections others get their turn."""
+
+_MOST_IDENTIFIERS = 255
+
+Paths = Sequence[tuple[Uplink, Uplink]]
+"""Pairs of an own uplink and one of a peer, the best first."""
+
+
+def lacking(paths: Paths, there: Iterable[Pair]) -> list[tuple[Uplink, Uplink]]:
+    """Return the paths to open, so that each uplink that is on one of ``paths`` carries something.
+
+    ``there`` are the addresses of the subflows that are open. A path that brings in an uplink of
+    both sites comes before two that bring in one each.
+    """
+    pairs = set(there)
+    owns, others = set(), set()
+    for own, other in paths:
+        if (own.address.ip, other.peer_address) in pairs:
+            owns.add(own.name)
+            others.add(other.name)
+    chosen = []
+    for gain in (2, 1):
+        for own, other in paths:
+            if (own.name not in owns) + (other.name not in others) >= gain:
+                owns.add(own.name)
+                others.add(other.name)
+                chosen.append((own, other))
+    return chosen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Managed:
+    """A connection that this site has opened. ``token`` is 0 if it is plain TCP."""
+
+    sock: socket.socket
+    token: int
+    peer: str
+
+
+class PathManager:
+    """Gives connections their further subflows, and those anew that have ended."""
+
+    def __init__(self, paths: Callable[[str], Paths], port: Callable[[], int]) -> None:
+        """``paths`` are those to a peer that may be used now, ``port`` is where peers listen.
+
+        Raises:
+            OSError: the kernel has no userspace path manager.
+
+        """
+        self._paths = paths
+        self._port = port
+        self._requests = SubflowRequests()
+        self._connections: set[Managed] = set()
+        self._identifiers: dict[Address, int] = {}
+        self._news = asyncio.Event()
+
+    def close(self) -> None:
+        """Let go of the kernel."""
+        self._requests.close()
+
+    def look(self) -> None:
+        """Look at all connections soon: there is news of the paths."""
+        self._news.set()
+
+    @contextmanager
+    def managing(self, sock: socket.socket, peer: str) -> Iterator[Managed]:
+        """Look after a connection to ``peer`` meanwhile."""
+        connection = Managed(sock, transport.token(sock), peer)
+        self._connections.add(connection)
+        try:
+            yield connection
+        finally:
+            self._connections.discard(connection)
+
+    async def run(self) -> None:
+        """Look after connections for ever."""
+        while True:
+            self._news.clear()
+            every = iter(list(self._connections))
+            while some := list(islice(every, _AT_ONCE)):
+                for connection in some:
+                    if connection in self._connections:
+                        self.join(connection)
+                await asyncio.sleep(0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), ROUND_SECONDS)
+
+    def join(self, connection: Managed) -> None:
+        """Open the subflows that a connection lacks, if it is far enough."""
+        if not connection.token:
+            return
+        for own, other in lacking(self._paths(connection.peer), open_pairs(connection.sock)):
+            local, remote = own.address.ip, other.peer_address
+            identifier = self._identifiers.setdefault(local, len(self._identifiers) + 1)
+            if identifier > _MOST_IDENTIFIERS:
+                continue  # so many changes of address, and the proxy was never restarted
+            try:
+                self._requests.open_subflow(
+                    connection.token, local, identifier, remote, self._port()
+                )
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:
+                    _LOG.debug("no subflow from %s to %s: %s", local, remote, error.strerror)
