@@ -75,8 +75,6 @@ class Path:
     rtt: float | None = None
     ended: bool = False
     """Whether its subflows have been given up since it went down."""
-    waits: bool = False
-    """Whether they are to wait until it comes back."""
     _received: int = 0
     """A bit for each of the last probes, the newest lowest: 1 if it came."""
     _expected: int = 0

@@ -164,25 +164,23 @@ class Paths:
         changed = [p for p in self if p.judge(*self._verdict(p, now), now, self._probes)]
         for path in self:
             if path.state is not PathState.DOWN:
-                path.ended = path.waits = False
-            elif not (path.ended or path.waits):
-                self._give_up(path, now)
+                path.ended = False
+            elif not path.ended:
+                path.ended = self._has_successor(path, now)
         return changed
 
-    def _give_up(self, path: Path, now: float) -> None:
-        """End the subflows of a path that is down, once every connection has others.
+    def _has_successor(self, path: Path, now: float) -> bool:
+        """Whether connections have had the time to get subflows on another path to the peer.
 
-        If there is nothing to move to, they stay where they are, and go on by themselves when the
-        path comes back: a connection whose last subflow has been ended is given up by the kernel
-        after ``close_timeout``.
+        Until then those of a path that is down stay, and go on by themselves if it comes back: the
+        kernel gives a connection up ``close_timeout`` after its last subflow has been ended.
         """
-        others = [
-            other
+        return any(
+            other.name.peer == path.name.peer
+            and other.state is not PathState.DOWN
+            and other.settled(now)
             for other in self
-            if other.name.peer == path.name.peer and other.state is not PathState.DOWN
-        ]
-        path.waits = not others
-        path.ended = any(other.settled(now) for other in others)
+        )
 
     def _verdict(self, path: Path, now: float) -> Finding:
         port = self.ports[path.name.uplink]
