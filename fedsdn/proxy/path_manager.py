@@ -30,7 +30,8 @@ ROUND_SECONDS = 2.0
 _AT_ONCE = 50
 """After so many connections others get their turn."""
 
-_MOST_IDENTIFIERS = 255
+_IDENTIFIERS = 255
+"""Address identifiers are an octet, and 0 is the address that a connection began with."""
 
 Paths = Sequence[tuple[Uplink, Uplink]]
 """Pairs of an own uplink and one of a peer, the best first."""
@@ -121,13 +122,29 @@ class PathManager:
             return
         for own, other in lacking(self._paths(connection.peer), open_pairs(connection.sock)):
             local, remote = own.address.ip, other.peer_address
-            identifier = self._identifiers.setdefault(local, len(self._identifiers) + 1)
-            if identifier > _MOST_IDENTIFIERS:
-                continue  # so many changes of address, and the proxy was never restarted
-            try:
+            with self._identified(local) as identifier:
                 self._requests.open_subflow(
                     connection.token, local, identifier, remote, self._port()
                 )
-            except OSError as error:
-                if error.errno != errno.ENOTCONN:
-                    _LOG.debug("no subflow from %s to %s: %s", local, remote, error.strerror)
+
+    def announce(self, sock: socket.socket, peer: str) -> None:
+        """Announce the other uplinks on a connection that another's proxy has opened.
+
+        That proxy leaves it to the kernel to open subflows, which knows no federation file.
+        """
+        if name := transport.token(sock):
+            used = {local for local, _ in open_pairs(sock)}
+            paths = self._paths(peer)
+            others = {own.address.ip for own, _ in paths if own.public is None} - used
+            for local in others:
+                with self._identified(local) as identifier:
+                    self._requests.announce(name, local, identifier)
+
+    @contextmanager
+    def _identified(self, local: Address) -> Iterator[int]:
+        """Ask the kernel for something that needs the address identifier of ``local``."""
+        try:
+            yield self._identifiers.setdefault(local, len(self._identifiers) % _IDENTIFIERS + 1)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                _LOG.debug("no subflow from %s: %s", local, error.strerror)

@@ -14,6 +14,7 @@ from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.messages import read_message
+from fedsdn.proxy.path_manager import PathManager
 from fedsdn.proxy.peer_relay import peer_relay
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
@@ -44,6 +45,7 @@ class Server:
         pipes: PipePool,
         report: Report,
         restore: Restore,
+        path_manager: PathManager,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -52,6 +54,7 @@ class Server:
         self.policy = policy
         self._report = report
         self._restore = restore
+        self._path_manager = path_manager
         self._statistics = statistics
         self._poller = poller
         self._pipes = pipes
@@ -160,6 +163,8 @@ class Server:
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
     ) -> None:
+        if peer.proxy == "socks5":
+            self._path_manager.announce(far, peer.name)
         with self._report.carried(
             Direction.INBOUND,
             peer.name,

@@ -33,10 +33,11 @@ _VERSION = 1
 _FAMILY_NAME = b"mptcp_pm\0"
 _EVENTS = b"mptcp_pm_events\0"
 
-_SUBFLOW_CREATE = 10
+_ANNOUNCE, _SUBFLOW_CREATE = 8, 10
 _LOCAL, _TOKEN, _REMOTE = 1, 4, 6
-_FAMILY, _IDENTIFIER, _ADDRESS4, _ADDRESS6, _PORT = 1, 2, 3, 4, 5
-"""``MPTCP_PM_CMD_*``, ``MPTCP_PM_ATTR_*`` and ``MPTCP_PM_ADDR_ATTR_*``."""
+_FAMILY, _IDENTIFIER, _ADDRESS4, _ADDRESS6, _PORT, _FLAGS = 1, 2, 3, 4, 5, 6
+_SIGNAL = 1
+"""``MPTCP_PM_CMD_*``, ``MPTCP_PM_ATTR_*``, ``MPTCP_PM_ADDR_ATTR_*``, ``MPTCP_PM_ADDR_FLAG_*``."""
 
 _SHORT, _UNSIGNED, _SIGNED = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=i")
 _RECEIVED_AT_ONCE = 1 << 14
@@ -91,6 +92,22 @@ class SubflowRequests:
             )
         )
         self._request(self._type, _SUBFLOW_CREATE, request)
+
+    def announce(self, token: int, local: Address, identifier: int) -> None:
+        """Announce an address to the peer of a connection (ADD_ADDR; RFC 8684, section 3.4.1).
+
+        Raises:
+            OSError: the connection is gone, or not far enough yet (``ENOTCONN``).
+
+        """
+        signalled = b"".join(
+            (
+                pack_attribute(_IDENTIFIER, bytes([identifier])),
+                pack_attribute(_FLAGS, _UNSIGNED.pack(_SIGNAL)),
+            )
+        )
+        request = pack_attribute(_TOKEN, _UNSIGNED.pack(token)) + _address(_LOCAL, local, signalled)
+        self._request(self._type, _ANNOUNCE, request)
 
     def _find(self) -> tuple[int, int]:
         """Return the number of the path manager's family, and that of its events."""

@@ -66,7 +66,13 @@ class _Worker:
         )
         self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes, report)
         self._server = Server(
-            policy, statistics, self._poller, self._pipes, report, self._channel.restore
+            policy,
+            statistics,
+            self._poller,
+            self._pipes,
+            report,
+            self._channel.restore,
+            self._socksifier.path_manager,
         )
         self._talk = asyncio.create_task(self._channel.run())
         self._managing = asyncio.create_task(self._socksifier.path_manager.run())

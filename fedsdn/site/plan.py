@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_interface, ip_network
 
-from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site
+from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
     SERVER_PORT,
@@ -25,6 +25,9 @@ from fedsdn.uplinks.endpoints import Endpoint, endpoint_of
 
 DEFAULT_MTU = 1500
 """MTU in bytes of a port whose bridge says nothing else."""
+
+MAIN_TABLE = 254
+"""The routing table of packets that no rule sends elsewhere (``RT_TABLE_MAIN``)."""
 
 LOCAL_TABLE = 100
 """Routing table that delivers any destination to local sockets."""
@@ -185,6 +188,7 @@ def site_plan(
         routes=(
             *_leg_routes(federation, site),
             *_uplink_routes(site),
+            *_peer_routes(federation, site),
         ),
         rules=tuple(_rules(site)),
         endpoints=tuple(endpoint_of(uplink) for uplink in site.uplinks),
@@ -253,6 +257,37 @@ def _uplink_routes(site: Site) -> Iterator[Route]:
             yield Route(table, everything, RouteKind.UNREACHABLE)
         else:
             yield Route(table, everything, interface=port, gateway=uplink.gateway, source=source)
+
+
+def _peer_routes(federation: Federation, site: Site) -> Iterator[Route]:
+    """Routes of what is not bound to an uplink's address: ping, and other people's proxies."""
+    for peer in federation.peers(site.name):
+        for remote, local in paired_uplinks(site, peer):
+            address = remote.peer_address
+            on_link = address in local.address.network
+            yield Route(
+                MAIN_TABLE,
+                ip_network(address),
+                interface=wan_port(local),
+                gateway=None if on_link else local.gateway,
+                source=local.address.ip,
+            )
+
+
+def paired_uplinks(site: Site, peer: Site) -> Iterator[tuple[Uplink, Uplink]]:
+    """Every uplink of ``peer`` that can be reached, with the uplink of ``site`` to reach it by.
+
+    A direct wire comes before a way through gateways; several ways are dealt out in turn, so that
+    as many uplinks as there are get used.
+    """
+    for family in _FAMILIES:
+        remotes = [uplink for uplink in peer.uplinks if uplink.family == family]
+        for position, remote in enumerate(remotes):
+            ways = [uplink for uplink in site.uplinks if uplink.reaches(remote)]
+            direct = [uplink for uplink in ways if remote.peer_address in uplink.address.network]
+            ways = direct or [uplink for uplink in ways if uplink.gateway is not None]
+            if ways:
+                yield remote, ways[position % len(ways)]
 
 
 def _rules(site: Site) -> Iterator[Rule]:

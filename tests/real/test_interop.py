@@ -10,10 +10,14 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import pytest
 
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, SOCKSIFIER_PORT
+from fedsdn.proxy import socks
+from fedsdn.proxy.transport import IPPROTO_MPTCP
+from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.real.test_proxy import Net, connection, noise
@@ -29,6 +33,8 @@ B_UPLINK = {4: "192.0.2.2", 6: "2001:db8:2::2"}
 
 PLAIN_HOST = """
 nft delete table inet fedsdn
+sysctl -q net.mptcp.pm_type=0
+ip mptcp limits set subflows 8 add_addr_accepted 8
 ip route replace 10.2.0.0/24 dev socksifier src 10.2.0.2
 ip route replace fd00:2::/64 dev socksifier src fd00:2::2
 """
@@ -241,6 +247,21 @@ def test_a_vm_reaches_ours_through_redsocks(net: Net) -> None:
                 exchange(client, server)
         finally:
             far.inside("nft delete table ip capture")
+
+
+def test_a_connection_by_anothers_client_has_both_uplinks(net: Net) -> None:
+    near, far = net
+    with (
+        near.vm.listen(near.addresses[6]) as listener,
+        far.proxy.connect(A_UPLINK[6].strip("[]"), 1080, protocol=IPPROTO_MPTCP) as client,
+    ):
+        client.sendall(socks.PLAIN_GREETING)
+        assert receive(client, len(socks.PLAIN_SELECTION)) == socks.PLAIN_SELECTION
+        address, port = listener.getsockname()[:2]
+        client.sendall(socks.encode_connect(SocketAddress(ip_address(address), port)))
+        server, _ = listener.accept()
+        with server:
+            wait_until(lambda: len(near.inside("ss -HtnO sport = :1080").splitlines()) == 2)
 
 
 def test_it_is_said_that_sources_are_not_restored(net: Net) -> None:

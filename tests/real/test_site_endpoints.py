@@ -79,7 +79,6 @@ def test_foreign_endpoints_go_and_changed_flags_change(name: str) -> None:
 
 
 def test_an_endpoint_that_appears_meanwhile_is_replaced(name: str) -> None:
-
     class Late(Endpoints):
         late = True
 

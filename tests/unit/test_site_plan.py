@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from ipaddress import ip_network
 
-from fedsdn.config.model import Federation, ProviderNetwork, Uplink
+import pytest
+
+from fedsdn.config.model import Federation, ProviderNetwork, Site, Uplink
 from fedsdn.pipeline.declarations import port_mac
 from fedsdn.site.plan import (
+    MAIN_TABLE,
     BridgeFacts,
     Port,
+    Route,
+    RouteKind,
     SitePlan,
+    paired_uplinks,
     site_plan,
 )
 from tests.unit.federations import three_sites, two_sites, uplink, with_provider_network
@@ -107,6 +115,8 @@ def test_routes_print_as_iproute2_takes_them() -> None:
         "table 201: unreachable 0.0.0.0/0",
         "table 202: 2001:db8:2::/64 dev wan-up2 src 2001:db8:2::1",
         "table 202: unreachable ::/0",
+        "table 254: 192.0.2.2/32 dev wan-up1 src 192.0.2.1",
+        "table 254: 2001:db8:2::2/128 dev wan-up2 src 2001:db8:2::1",
     ]
 
 
@@ -128,6 +138,24 @@ def test_an_uplink_with_a_gateway_reaches_everything_through_it() -> None:
     federation = with_uplinks(federation, "b", uplink("y", "203.0.113.2/30", "203.0.113.1"))
     routes = texts(plan_of(federation).routes)
     assert "table 201: 0.0.0.0/0 via 198.51.100.1 dev wan-x src 198.51.100.2" in routes
+    assert "table 254: 203.0.113.2/32 via 198.51.100.1 dev wan-x src 198.51.100.2" in routes
+
+
+def test_peers_behind_nat_are_routed_by_their_public_address() -> None:
+    federation = with_uplinks(two_sites(), "a", uplink("x", "198.51.100.2/30", "198.51.100.1"))
+    behind = uplink("y", "192.168.1.2/24", "192.168.1.1", public="203.0.113.9")
+    federation = with_uplinks(federation, "b", behind)
+    main = [route for route in plan_of(federation).routes if route.table == MAIN_TABLE]
+    assert texts(tuple(main)) == [
+        "table 254: 203.0.113.9/32 via 198.51.100.1 dev wan-x src 198.51.100.2"
+    ]
+
+
+def test_endpoints_are_the_uplinks_own_addresses_and_not_announced() -> None:
+    behind = uplink("y", "192.168.1.2/24", "192.168.1.1", public="203.0.113.9")
+    open_ = uplink("x", "198.51.100.2/30", "198.51.100.1")
+    plan = plan_of(with_uplinks(two_sites(), "a", open_, behind))
+    assert texts(plan.endpoints) == ["198.51.100.2 subflow", "192.168.1.2 subflow"]
 
 
 def test_every_route_of_a_table_has_its_own_destination() -> None:
@@ -136,3 +164,122 @@ def test_every_route_of_a_table_has_its_own_destination() -> None:
             routes = plan_of(federation, site.name).routes
             keys = [(route.table, route.destination) for route in routes]
             assert len(keys) == len(set(keys))
+
+
+def pairs(site: Site, peer: Site) -> list[tuple[str, str]]:
+    return [(remote.name, local.name) for remote, local in paired_uplinks(site, peer)]
+
+
+def test_pairs_deal_the_peers_uplinks_out_to_ours() -> None:
+    ours = (
+        uplink("a1", "198.51.100.1/24", "198.51.100.254"),
+        uplink("a2", "198.51.101.1/24", "198.51.101.254"),
+    )
+    theirs = tuple(
+        uplink(f"b{number}", f"203.0.113.{number * 4 + 1}/30", f"203.0.113.{number * 4 + 2}")
+        for number in range(3)
+    )
+    federation = with_uplinks(with_uplinks(two_sites(), "a", *ours), "b", *theirs)
+    site, peer = federation.sites
+    assert pairs(site, peer) == [("b0", "a1"), ("b1", "a2"), ("b2", "a1")]
+    assert pairs(peer, site) == [("a1", "b0"), ("a2", "b1")]
+
+
+def test_a_direct_wire_comes_before_a_gateway() -> None:
+    ours = (
+        uplink("far", "198.51.100.1/24", "198.51.100.254"),
+        uplink("near", "192.0.2.1/24"),
+    )
+    theirs = (uplink("there", "192.0.2.2/24", "192.0.2.254"),)
+    federation = with_uplinks(with_uplinks(two_sites(), "a", *ours), "b", *theirs)
+    site, peer = federation.sites
+    assert pairs(site, peer) == [("there", "near")]
+
+
+def test_an_uplink_that_reaches_nothing_has_no_pair() -> None:
+    federation = with_uplinks(two_sites(), "b", uplink("up1", "203.0.113.2/24"))
+    assert pairs(*federation.sites) == []
+
+
+def test_the_ruleset_names_peers_and_prefixes() -> None:
+    ruleset = plan_of(three_sites()).ruleset
+    assert "ip saddr { 192.0.2.2, 192.0.2.3 } meta l4proto { tcp, udp } jump from_peer" in ruleset
+    assert (
+        "ip6 saddr { 2001:db8:2::2, 2001:db8:2::3 } meta l4proto { tcp, udp } jump from_peer"
+        in ruleset
+    )
+    assert "ip saddr { 10.1.0.0/24 } ip daddr { 10.2.0.0/24, 10.3.0.0/24 } tproxy ip to" in ruleset
+    assert "tcp dport 1080 accept" in ruleset
+    assert "udp dport 1080 accept" in ruleset
+    unprobed = plan_of(replace(three_sites(), probes=None)).ruleset
+    assert "udp dport 1080 accept" not in unprobed
+
+
+def test_a_family_that_is_not_used_is_not_in_the_ruleset() -> None:
+    federation = two_sites()
+    sites = tuple(
+        replace(site, prefixes=site.prefixes[:1], uplinks=site.uplinks[:1])
+        for site in federation.sites
+    )
+    ruleset = plan_of(replace(federation, sites=sites)).ruleset
+    assert "tproxy ip to" in ruleset
+    assert "ip6 saddr" not in ruleset
+    assert "tproxy ip6" not in ruleset
+
+
+def test_a_peer_that_no_uplink_reaches_is_not_let_in() -> None:
+    federation = with_uplinks(two_sites(), "b", uplink("up1", "203.0.113.2/24"))
+    assert "203.0.113.2" not in plan_of(federation).ruleset
+
+
+def test_every_drop_is_counted_and_explained() -> None:
+    rules = plan_of(two_sites()).ruleset.splitlines()
+    drops = [rule for rule in rules if re.search(r"\bdrop\b", rule) and "policy" not in rule]
+    assert drops
+    assert all(re.search(r'counter drop comment "[^"]+"$', rule) for rule in drops)
+
+
+def test_sysctls_are_named_once_and_explained() -> None:
+    plan = plan_of(two_sites())
+    settings = (*plan.sysctls, *plan.port_sysctls)
+    names = [setting.name for setting in settings]
+    assert len(names) == len(set(names))
+    assert all(setting.meaning for setting in settings)
+    assert "net.ipv4.conf.all.rp_filter = 0" in texts(settings)
+
+
+@pytest.mark.parametrize(
+    ("port", "reserved"),
+    [(1080, "1080-1081"), (1082, "1081-1082"), (4430, "1081,4430"), (1081, "1081")],
+)
+def test_listening_ports_are_reserved_as_the_kernel_prints_them(port: int, reserved: str) -> None:
+    plan = plan_of(replace(two_sites(), proxy_port=port))
+    assert f"net.ipv4.ip_local_reserved_ports = {reserved}" in texts(plan.sysctls)
+
+
+def test_the_plan_is_the_same_value_every_time() -> None:
+    assert plan_of(two_sites()) == plan_of(two_sites())
+    assert plan_of(two_sites()) != plan_of(two_sites(), "b")
+
+
+def test_plans_of_two_sites_mirror_each_other() -> None:
+    """What one site sends to is what the other one holds."""
+    federation = three_sites()
+    for site in federation.sites:
+        held = {
+            ip_network(entry.address.ip)
+            for peer in federation.peers(site.name)
+            for entry in plan_of(federation, peer.name).addresses
+            if entry.interface.startswith("wan-")
+        }
+        sent = {
+            route.destination
+            for route in plan_of(federation, site.name).routes
+            if route.table == MAIN_TABLE
+        }
+        assert sent == held
+
+
+def test_a_route_without_a_way_prints_so() -> None:
+    route = Route(7, ip_network("10.0.0.0/8"), RouteKind.UNREACHABLE)
+    assert str(route) == "table 7: unreachable 10.0.0.0/8"
