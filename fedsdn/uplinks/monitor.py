@@ -65,6 +65,7 @@ class UplinkMonitor(threading.Thread):
         self._wall = time.time() - time.monotonic()
         self._federation = federation
         self._paths = self._new_paths(federation)
+        self._orders = self._paths.orders()
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._said: dict[str, float] = {}
@@ -169,7 +170,8 @@ class UplinkMonitor(threading.Thread):
         changed = self._paths.judge(now)
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
-        if changed:
+        orders, self._orders = self._orders, self._paths.orders()
+        if changed or orders != self._orders:
             self._changed.set()
         if self._deadline is not None:
             self._deadline.cancel()

@@ -166,8 +166,19 @@ class Paths:
             if path.state is not PathState.DOWN:
                 path.ended = False
             elif not path.ended:
-                path.ended = self._has_successor(path, now)
+                path.ended = now >= self._ends_at(path) and self._has_successor(path, now)
         return changed
+
+    def _ends_at(self, path: Path) -> float:
+        """When the subflows of a path that is down may end.
+
+        What a subflow has under way when it ends is sent again in order, what was delivered and not
+        acknowledged yet before what was lost (net/mptcp/protocol.c,
+        ``__mptcp_retransmit_pending_data``). A loss of one's own port is known before any of those
+        acknowledgements has come: ended at once, it is twice as long a silence.
+        """
+        known_at_once = self.ports[path.name.uplink] in _DEAD_PORT
+        return path.since + (path.rtt or 0.0) / 2 if known_at_once else path.since
 
     def _has_successor(self, path: Path, now: float) -> bool:
         """Whether connections have had the time to get subflows on another path to the peer.
@@ -229,6 +240,7 @@ class Paths:
     def _deadlines(self, now: float) -> Iterator[float]:
         for path in self:
             if path.state is PathState.DOWN:
+                yield self._ends_at(path)
                 verdict, _ = self._verdict(path, now)
                 if verdict in (Verdict.GOOD, Verdict.UNPROBED):
                     yield path.held_until(now, self._probes)

@@ -191,6 +191,22 @@ def test_the_dead_uplinks_endpoint_and_subflows_go(model: Model) -> None:
         assert orders.dead_pairs == {(dead.local, dead.remote)}
 
 
+def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model) -> None:
+    """Where the loss is known at once; where it is only heard of, that took long enough."""
+    (path, _) = model.sites["a"]
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(2 * STEP)
+    assert path.state is DOWN
+    assert path.rtt is not None
+    assert not model.sites["a"].orders().dead_pairs
+    deadline = model.sites["a"].next_deadline(model.now)
+    assert deadline == pytest.approx(path.since + path.rtt / 2)
+    model.run(deadline - model.now + STEP)
+    assert model.sites["a"].orders().dead_pairs
+    model.seconds_until("b", "up1", DOWN)
+    assert model.sites["b"].orders().dead_pairs
+
+
 def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:
     """Subflows wait on the uplink that died last, until that is back."""
     up1, up2 = ((path.local, path.remote) for path in model.sites["a"])
