@@ -158,7 +158,7 @@ def _mptcp() -> Iterator[Sysctl]:
     yield Sysctl(
         "net.mptcp.pm_type",
         "1",
-        "the proxy opens subflows, by the endpoints; nothing is announced to peers",
+        "the proxy is the path manager: it opens subflows from the endpoints",
     )
     yield Sysctl(
         "net.mptcp.close_timeout",
