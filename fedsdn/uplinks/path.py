@@ -80,6 +80,8 @@ class Path:
     _expected: int = 0
     _good_since: float | None = None
     _losses: list[float] = field(default_factory=list)
+    _returned: float = float("-inf")
+    """When it was last no longer down."""
 
     def take(self, probe: Probe, now: float, sent: float | None) -> bool:
         """Note a probe that came; ``sent`` is when ours left that it tells of.
@@ -117,7 +119,7 @@ class Path:
 
     def settled(self, now: float) -> bool:
         """Whether connections have had the time to get subflows on it, if it lives."""
-        return not self._losses or now - self.since > _SETTLE_SECONDS
+        return now - self._returned > _SETTLE_SECONDS
 
     def restart(self, now: float) -> None:
         """Forget what came: probes begin anew, after the port was down or the peer had left."""
@@ -153,6 +155,8 @@ class Path:
     def _become(self, state: PathState, why: str, now: float) -> bool:
         changed = state is not self.state
         if changed:
+            if self.state is PathState.DOWN:
+                self._returned = now
             self.state, self.since = state, now
             if state is PathState.DOWN:
                 self._losses = [loss for loss in self._losses if now - loss < _FLAP_WINDOW]

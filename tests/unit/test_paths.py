@@ -248,6 +248,23 @@ def test_nothing_is_ended_before_the_other_path_has_subflows_again(model: Model)
         assert model.sites[site].orders().dead == {"up2"}
 
 
+def test_a_moment_of_silence_keeps_no_subflows_on_a_dead_path(model: Model) -> None:
+    """What is unknown for a moment has not lost its subflows, as what was down has."""
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(1)
+    model.set_port("a", "up1", PortState.UP)
+    model.run(4)
+    model.cut_wire("up1")
+    model.cut_wire("up2")
+    model.seconds_until("a", "up1", UNKNOWN)
+    model.mend()
+    model.seconds_until("a", "up1", UP)
+    model.set_port("a", "up2", PortState.DOWN)
+    model.run(0.1)
+    for site in "ab":
+        assert model.sites[site].orders().dead == {"up2"}
+
+
 def test_a_process_that_is_not_run_for_a_while_blames_no_path(model: Model) -> None:
     """Neither it nor its peer, whom it did not send to."""
     stalled = model.next_round.pop("a")
