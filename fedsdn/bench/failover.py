@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fedsdn.bench import deletion, flaps, loss
-from fedsdn.bench.cases import Case, losses, losses_beside
+from fedsdn.bench import deletion, flaps, loss, uneven
+from fedsdn.bench.cases import Case, Control, losses, losses_beside
 from fedsdn.bench.live import live_connections
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
+from fedsdn.bench.uneven import Carried
 
 Report = Callable[[str], None]
 """Takes one line on how far things are."""
@@ -24,21 +25,23 @@ class Part(StrEnum):
     LIVE = "live"
     DELETION = "deletion"
     FLAPS = "flaps"
+    UNEVEN = "uneven"
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: losses per class, idle connections, flaps."""
+    """How much is measured: losses per class, idle connections, flaps, rounds of uneven wires."""
 
     losses: int
     live: int
     deletion: int
     flaps: int
     flaps_live: int
+    uneven: int
 
 
-FULL = Effort(losses=32, live=1000, deletion=5000, flaps=200, flaps_live=200)
-QUICK = Effort(losses=4, live=100, deletion=500, flaps=20, flaps_live=50)
+FULL = Effort(losses=32, live=1000, deletion=5000, flaps=200, flaps_live=200, uneven=8)
+QUICK = Effort(losses=4, live=100, deletion=500, flaps=20, flaps_live=50, uneven=2)
 
 
 def run(
@@ -68,6 +71,9 @@ def run(
         results.broken += _counted("flaps", results.flaps.errors)
         if results.flaps.settled_ms is None:
             results.broken.append(f"after the flaps: {results.flaps.endpoints}")
+    if Part.UNEVEN in wanted:
+        rig.put(Control.APPLICATION)
+        _uneven(rig, effort.uneven, results, report)
 
 
 def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -> None:
@@ -78,6 +84,17 @@ def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -
         report(f"{_name(case)}: silent for {found.silence_ms:.0f} ms, used again after {back}")
         if found.error:
             results.broken.append(f"{_name(case)}: {found.error}")
+
+
+def _uneven(rig: Rig, rounds: int, results: Results, report: Report) -> None:
+    def note(found: Carried) -> None:
+        results.carried.append(found)
+        over = "both" if found.both else "the best alone"
+        report(f"{found.wires}, {over}, {found.direction}: {found.mbit:.0f} Mbit/s")
+        if found.error:
+            results.broken.append(f"{found.wires}: {found.error}")
+
+    uneven.measure(rig, rounds, note)
 
 
 def _counted(what: str, errors: Iterable[str]) -> list[str]:

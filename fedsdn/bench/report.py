@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from fedsdn.bench.restore import RestoreResults
-from fedsdn.bench.results import Judged, Results, returns, silences
+from fedsdn.bench.results import Compared, Judged, Results, comparisons, returns, silences
+from fedsdn.bench.uneven import EARLY_SECONDS, SECONDS
 
 Rows = Sequence[Sequence[str]]
 _MET = {True: "✓", False: "✗", None: ""}
@@ -49,6 +50,23 @@ def tables(results: Results) -> Iterator[tuple[str, Sequence[str], Rows]]:
                 f"{flaps.endpoints} after {_limited(flaps.settled_ms)} ms",
             )],
         )  # fmt: skip
+    if results.carried:
+        yield (
+            f"What one connection carries in {SECONDS:g} s over uneven wires, Mbit/s (medians)",
+            (
+                *("wires", "n", "both", "the best alone", "part", ""),
+                *(f"first {EARLY_SECONDS:g} s: both", "the best alone"),
+            ),
+            [_compared_row(compared) for compared in comparisons(results.carried)],
+        )
+
+
+def _compared_row(compared: Compared) -> list[str]:
+    return [
+        *(compared.wires, str(compared.n), f"{compared.both:.0f}", f"{compared.alone:.0f}"),
+        *(f"{compared.both / compared.alone:.2f}", _MET[compared.met]),
+        *(f"{compared.early_both:.0f}", f"{compared.early_alone:.0f}"),
+    ]
 
 
 def _row(judged: Judged) -> list[str]:

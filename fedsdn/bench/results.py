@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.deletion import Deletion
 from fedsdn.bench.figures import Summary, percentile, summary
 from fedsdn.bench.flaps import Flaps
 from fedsdn.bench.loss import Loss
+from fedsdn.bench.uneven import Carried, Wires
 
 OVER_RTT_MS = 50.0
 """Silence after a loss that either end is told of, at the 99th percentile, beyond the RTT."""
@@ -25,6 +27,7 @@ class Results:
     losses: list[Loss] = field(default_factory=list)
     deletion: Deletion | None = None
     flaps: Flaps | None = None
+    carried: list[Carried] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -91,4 +94,36 @@ def returns(losses: Sequence[Loss]) -> Iterator[Judged]:
             bound, met = f"{BACK_MS:.0f}", found.p99 <= BACK_MS
             yield Judged(
                 kind, control, live, found, bound if bounded else "", met if bounded else None
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What connections carried over both wires, and over the best alone, in Mbit/s (medians)."""
+
+    wires: Wires
+    n: int
+    both: float
+    alone: float
+    early_both: float
+    early_alone: float
+
+    @property
+    def met(self) -> bool:
+        """Whether both wires carry as much as the best alone."""
+        return self.both >= self.alone
+
+
+def comparisons(carried: Iterable[Carried]) -> Iterator[Compared]:
+    """Compare both wires with the best alone, for every way in which they are uneven."""
+    found = list(carried)
+    for wires in Wires:
+        both = [one for one in found if one.wires is wires and one.both]
+        alone = [one for one in found if one.wires is wires and not one.both]
+        if both and alone:
+            yield Compared(
+                *(wires, len(both)),
+                *(median(one.mbit for one in both), median(one.mbit for one in alone)),
+                median(one.early_mbit for one in both),
+                median(one.early_mbit for one in alone),
             )

@@ -34,7 +34,8 @@ class Rig:
     lab: Lab
     views: Sequence[SiteView]
     control: Control = Control.APPLICATION
-    _wires: list[Wire] = field(init=False)
+    wires: list[Wire] = field(init=False)
+    """The two between the sites."""
 
     def __post_init__(self) -> None:
         near, far = self.sites
@@ -43,10 +44,10 @@ class Rig:
             for one, other in uplink_pairs(near.site, far.site)
         ]
         by_ends = [(w, {end.name for end in w.ends}) for w in self.lab.topology.wires]
-        self._wires = [wire for wanted in ends for wire, found in by_ends if found == wanted]
-        if len(self._wires) != 2:
+        self.wires = [wire for wanted in ends for wire, found in by_ends if found == wanted]
+        if len(self.wires) != 2:
             raise FedsdnError(
-                f"lab {self.lab.name} joins {near.name} and {far.name} by {len(self._wires)} "
+                f"lab {self.lab.name} joins {near.name} and {far.name} by {len(self.wires)} "
                 "wires: give a topology with two"
             )
 
@@ -70,7 +71,7 @@ class Rig:
 
     def uplink(self, view: SiteView, index: int) -> Uplink:
         """Return a site's end of a wire."""
-        return next(end.uplink for end in self._wires[index].ends if end.site == view.name)
+        return next(end.uplink for end in self.wires[index].ends if end.site == view.name)
 
     def address(self, view: SiteView, index: int) -> Address:
         """Return the address of a site's end of a wire."""
@@ -87,7 +88,7 @@ class Rig:
         self._change(kind, index, direction, there=True)
 
     def _change(self, kind: Kind, index: int, direction: Direction, *, there: bool) -> None:
-        wire = self._wires[index]
+        wire = self.wires[index]
         match kind:
             case Kind.WIRE:
                 self.lab.change_wire(wire.name, carrier=there)
@@ -155,12 +156,12 @@ class Rig:
         """Return a meter of what the wires carry."""
         sender = self.sender(direction)
         ends = [(wire.name, f"{sender.name}/{self.uplink(sender, index).name}")
-                for index, wire in enumerate(self._wires)]  # fmt: skip
+                for index, wire in enumerate(self.wires)]  # fmt: skip
         return Meter(self.lab, ends)
 
     def capacity(self, index: int) -> float:
         """Return what a wire can carry, in bytes per second."""
-        return self._wires[index].quality.rate_mbit * 1e6 / 8
+        return self.wires[index].quality.rate_mbit * 1e6 / 8
 
 
 class Meter:

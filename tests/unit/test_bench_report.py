@@ -9,7 +9,8 @@ from fedsdn.bench.deletion import Deletion
 from fedsdn.bench.flaps import Flaps
 from fedsdn.bench.loss import Loss
 from fedsdn.bench.report import as_json, tables
-from fedsdn.bench.results import Results, returns, silences
+from fedsdn.bench.results import Results, comparisons, returns, silences
+from fedsdn.bench.uneven import Carried, Wires
 
 
 def loss(
@@ -71,17 +72,31 @@ def test_classes_are_apart_and_in_order() -> None:
     ]
 
 
+def carried(mbit: float, wires: Wires = Wires.SLOW, *, both: bool = True) -> Carried:
+    return Carried(wires, both, "upload", 4, mbit / 2, mbit, None)
+
+
+def test_both_wires_are_compared_with_the_best_alone_by_medians() -> None:
+    found = [carried(mbit) for mbit in (10.0, 104.0, 105.0)]
+    found += [carried(mbit, both=False) for mbit in (94.0, 94.0, 200.0)]
+    found += [carried(90.0, Wires.LOSSY), carried(95.0, Wires.LOSSY, both=False)]
+    slow, lossy = comparisons(found)
+    assert (slow.n, slow.both, slow.alone, slow.early_both) == (3, 104.0, 94.0, 52.0)
+    assert (slow.met, lossy.met) == (True, False)
+
+
 def everything() -> Results:
     return Results(
         losses=[loss(50.0), loss(5.0, None)],
         deletion=Deletion(5000, 5000, 400.0, None, 4990, ()),
         flaps=Flaps(4711, 200, 100, 1000, 80.0, 1900.0, "right", ()),
+        carried=[carried(104.0), carried(94.0, both=False)],
     )
 
 
 def test_tables_have_a_cell_for_every_heading() -> None:
     found = list(tables(everything()))
-    assert len(found) == 4
+    assert len(found) == 5
     for _title, headings, rows in found:
         assert rows
         assert all(len(row) == len(headings) for row in rows)
