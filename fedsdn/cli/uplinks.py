@@ -21,7 +21,7 @@ from rich.text import Text
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.config.loader import load_federation
-from fedsdn.config.model import Address, Federation, Uplink
+from fedsdn.config.model import Address, AddressPair, Federation, Uplink
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
@@ -47,9 +47,6 @@ _NO_APPLICATION = (
     "and paths"
 )
 
-Pair = tuple[Address, Address]
-"""Own address and the peer's, of a path."""
-
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
@@ -60,7 +57,7 @@ class KernelView:
     """
 
     endpoints: dict[Address, int]
-    subflows: tuple[Pair, ...]
+    subflows: tuple[AddressPair, ...]
     counters: dict[str, tuple[int, int]]
 
 

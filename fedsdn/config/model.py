@@ -19,6 +19,8 @@ from typing import Literal
 from fedsdn.errors import FedsdnError
 
 Address = IPv4Address | IPv6Address
+AddressPair = tuple[Address, Address]
+"""Own address and the peer's."""
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from fedsdn.config.model import Address, Uplink
+from fedsdn.config.model import Address, AddressPair, Uplink
 from fedsdn.proxy import transport
-from fedsdn.proxy.subflow_info import Pair, open_pairs
+from fedsdn.proxy.subflow_info import open_pairs
 from fedsdn.proxy.subflow_requests import SubflowRequests
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Paths = Sequence[tuple[Uplink, Uplink]]
 """Pairs of an own uplink and one of a peer, the best first."""
 
 
-def lacking(paths: Paths, there: Iterable[Pair]) -> list[tuple[Uplink, Uplink]]:
+def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Uplink]]:
     """Return the paths to open, so that each uplink that is on one of ``paths`` carries something.
 
     ``there`` are the addresses of the subflows that are open. A path that brings in an uplink of

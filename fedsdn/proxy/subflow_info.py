@@ -8,7 +8,7 @@ import socket
 import struct
 from functools import lru_cache
 
-from fedsdn.config.model import Address
+from fedsdn.config.model import Address, AddressPair
 
 _SOL_MPTCP = 284
 _MPTCP_TCPINFO = 2
@@ -30,16 +30,13 @@ _IPV6 = slice(8, 24)
 
 _libc = ctypes.CDLL(None)
 
-Pair = tuple[Address, Address]
-"""Own address and the peer's."""
-
 
 def tcp_infos(sock: socket.socket) -> list[bytes]:
     """Return the beginning of ``struct tcp_info`` of each subflow; nothing if it is plain TCP."""
     return _each(sock, _MPTCP_TCPINFO, _TCP_INFO_BYTES)
 
 
-def open_pairs(sock: socket.socket) -> set[Pair]:
+def open_pairs(sock: socket.socket) -> set[AddressPair]:
     """Return the addresses of the subflows that are open, or being opened.
 
     A connection's first subflow stays in the kernel's list when it has been closed.

@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn import namespace
-from fedsdn.config.model import Site
+from fedsdn.config.model import AddressPair, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.endpoints import Endpoints, endpoint_of
-from fedsdn.uplinks.paths import Orders, Pair
+from fedsdn.uplinks.paths import Orders
+from fedsdn.uplinks.sock_diag import SocketId
 from fedsdn.uplinks.subflows import Subflows
 
 _LOOK_SECONDS = 3.0
@@ -29,7 +30,8 @@ class Kernel:
         self._namespace = namespace
         self._open: ExitStack | None = None
         self._identity: int | None = None
-        self._ended: frozenset[Pair] = frozenset()
+        self._looked_on: frozenset[AddressPair] = frozenset()
+        self._doomed: list[tuple[AddressPair, SocketId]] = []
         self._next_look = 0.0
 
     def obey(self, orders: Orders, site: Site) -> dict[str, int]:
@@ -59,23 +61,33 @@ class Kernel:
             self.close()  # what is open keeps a namespace that was removed alive
             self._identity = identity
         if self._open is None:
-            self._ended = frozenset()
+            self._looked_on, self._doomed = frozenset(), []
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
-        if orders.dead_pairs - self._ended or time.monotonic() >= self._next_look:
-            self._end(orders.dead_pairs)
-        self._ended = orders.dead_pairs
+        self._look(orders.dead_pairs | orders.down_pairs)
+        self._end(orders.dead_pairs)
         return self._bring_in_line(orders, site)
 
-    def _end(self, dead: frozenset[Pair]) -> None:
-        """End subflows on dead paths, but no connection's last: it may be all that still works."""
+    def _look(self, down: frozenset[AddressPair]) -> None:
+        """Look for subflows on paths that are down, but for no connection's last.
+
+        That one may be all that still works. Among thousands it takes as long as what was delivered
+        takes to be acknowledged, for which their end has to wait; so it is done meanwhile.
+        """
         began = time.monotonic()
-        if dead:
-            self._subflows.end(dead, self._subflows.elsewhere(dead))
-        took = time.monotonic() - began
-        self._next_look = began + max(_LOOK_SECONDS, took * _MOST_LOAD)
+        if down - self._looked_on or began >= self._next_look:
+            self._doomed = self._subflows.doomed(down) if down else []
+            took = time.monotonic() - began
+            self._next_look = began + max(_LOOK_SECONDS, took * _MOST_LOAD)
+        self._looked_on = down
+
+    def _end(self, dead: frozenset[AddressPair]) -> None:
+        """End what was found on dead paths."""
+        now = [subflow for pair, subflow in self._doomed if pair in dead]
+        self._doomed = [(pair, subflow) for pair, subflow in self._doomed if pair not in dead]
+        self._subflows.end(now)
 
     def _bring_in_line(self, orders: Orders, site: Site) -> dict[str, int]:
         there = self._endpoints.read()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel
 from fedsdn.uplinks.path import Path
@@ -183,20 +183,21 @@ class UplinkMonitor(threading.Thread):
         """Tell the kernel and the others whenever something changed, and once in a while."""
         while True:
             self._changed.clear()
+            site = self._federation.site(self._site)
+            kernel = self._loop.run_in_executor(
+                self._kernel_thread, self._kernel.obey, self._paths.orders(), site
+            )
             self._write()
-            if await self._obeyed():
+            if await self._obeyed(kernel, site):
                 self._write()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(_CHECK_SECONDS, WRITE_SECONDS))
 
-    async def _obeyed(self) -> bool:
-        """Have the kernel brought in line; True if the endpoints are others now."""
-        site = self._federation.site(self._site)
+    async def _obeyed(self, kernel: asyncio.Future[dict[str, int]], site: Site) -> bool:
+        """Wait until the kernel is in line; True if the endpoints are others now."""
         before = self._endpoints
         try:
-            self._endpoints = await self._loop.run_in_executor(
-                self._kernel_thread, self._kernel.obey, self._paths.orders(), site
-            )
+            self._endpoints = await kernel
             if self._federation.probes is not None:
                 self._sockets.open(site.uplinks, self._federation.proxy_port)
         except FedsdnError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from fedsdn.config.model import Address, Federation, Probes, Uplink
+from fedsdn.config.model import AddressPair, Federation, Probes, Uplink
 from fedsdn.uplinks.path import Path, PathName, Verdict
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState, PortState
@@ -19,21 +19,20 @@ _DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
 Finding = tuple[Verdict, str]
 """A verdict, and the reason in words."""
 
-Pair = tuple[Address, Address]
-"""Own address and the peer's, of a path."""
-
 
 @dataclass(frozen=True, slots=True)
 class Orders:
     """What the kernel is to be told.
 
     There are endpoints of the ``usable`` uplinks, and none of the ``dead`` ones; those of the
-    others stay as they are. Subflows on ``dead_pairs`` are to end.
+    others stay as they are. Subflows on ``dead_pairs`` are to end; those on ``down_pairs``, which
+    are down too, may be next.
     """
 
     usable: frozenset[str]
     dead: frozenset[str]
-    dead_pairs: frozenset[Pair]
+    dead_pairs: frozenset[AddressPair]
+    down_pairs: frozenset[AddressPair]
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ class Paths:
         self._epoch = epoch
         self._round = 0
         self._sent: dict[int, float] = {}
-        self._removed: frozenset[Pair] = frozenset()
+        self._removed: frozenset[AddressPair] = frozenset()
         """Paths that the federation file had before it was changed."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         self._peers = {
@@ -258,6 +257,11 @@ class Paths:
                 - {path.name.uplink for path in self if not path.ended}
             ),
             dead_pairs=self._removed | {(path.local, path.remote) for path in self if path.ended},
+            down_pairs=frozenset(
+                (path.local, path.remote)
+                for path in self
+                if path.state is PathState.DOWN and not path.ended
+            ),
         )
 
 

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pyroute2.netlink import (
     NETLINK_SOCK_DIAG,
@@ -21,10 +21,9 @@ from pyroute2.netlink import (
 )
 from pyroute2.netlink.diag import SOCK_DESTROY, SOCK_DIAG_BY_FAMILY
 
-from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import inside
-from fedsdn.netlink import HEADER, Attributes, aligned, pack_attribute, unpack_attributes
+from fedsdn.netlink import HEADER, Attributes, aligned, unpack_attributes
 
 _REQUEST = struct.Struct("=BBBxI48s")
 """Family, protocol, extensions, states, socket (``struct inet_diag_req_v2``)."""
@@ -38,13 +37,6 @@ _ANY_SOCKET = bytes(48)
 _ALL_ABOUT_IT = 1 << 1
 """The extension ``INET_DIAG_INFO``, with which ``INET_DIAG_ULP_INFO`` comes."""
 
-_REQ_BYTECODE = 1
-_JUMP, _SOURCE, _DESTINATION = 1, 7, 8
-_OPERATION = struct.Struct("=BBH")
-_HOST = struct.Struct("=BBxxi")
-_ANY_PORT = -1
-"""``INET_DIAG_BC_*``, ``struct inet_diag_bc_op``, ``struct inet_diag_hostcond``."""
-
 _REQUESTS_AT_ONCE = 128
 """Should all of them fail, the answers must find room in the socket's receive buffer."""
 
@@ -52,30 +44,6 @@ _RECEIVED_AT_ONCE = 1 << 16
 
 SocketId = tuple[int, bytes]
 """A socket's family and ``struct inet_diag_sockid``."""
-
-
-def pairs_filter(pairs: Iterable[tuple[Address, Address]]) -> bytes:
-    """Return the kernel's program (``inet_diag_bc_run``) that lets sockets on ``pairs`` pass.
-
-    For each pair: source, destination, jump to the end. A condition that does not hold goes on
-    behind that jump; the last pair has none, so there it leads past the end, and nothing passes.
-    """
-    program = b""
-    for local, remote in pairs:
-        destination = _condition(_DESTINATION, remote, 0)
-        pair = _condition(_SOURCE, local, len(destination)) + destination
-        if program:
-            pair += _OPERATION.pack(_JUMP, _OPERATION.size, _OPERATION.size + len(program))
-        program = pair + program
-    return program
-
-
-def _condition(operation: int, address: Address, behind: int) -> bytes:
-    """Compare an address; ``behind`` is the length of the pair's other condition, if it follows."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    host = _HOST.pack(family, address.max_prefixlen, _ANY_PORT) + address.packed
-    length = _OPERATION.size + len(host)
-    return _OPERATION.pack(operation, length, length + behind + _OPERATION.size) + host
 
 
 class SockDiag:
@@ -100,17 +68,16 @@ class SockDiag:
         """Close the socket."""
         self._socket.close()
 
-    def dump(self, states: int, filter_: bytes = b"") -> Iterator[tuple[SocketId, int, Attributes]]:
-        """Yield the sockets that are in one of ``states`` and pass the filter, with their state.
+    def dump(self, states: int) -> Iterator[tuple[SocketId, int, Attributes]]:
+        """Yield the sockets that are in one of ``states``, with their state.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
-        attribute = pack_attribute(_REQ_BYTECODE, filter_) if filter_ else b""
         for family in (socket.AF_INET, socket.AF_INET6):
             request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, states, _ANY_SOCKET)
-            self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, [request + attribute])
+            self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, [request])
             for code, message in self._replies():
                 if code:
                     raise self._refused(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Collection, Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -17,11 +17,13 @@ from pyroute2.netlink.diag import (
     inet_diag_msg,
 )
 
-from fedsdn.config.model import Address
+from fedsdn.config.model import Address, AddressPair
 from fedsdn.netlink import Attributes, unpack_attributes
-from fedsdn.uplinks.sock_diag import SockDiag, pairs_filter
+from fedsdn.uplinks.sock_diag import SockDiag, SocketId
 
-_NAMES = struct.Struct(">HH16s16s")
+_PORTS = struct.Struct(">HH")
+_LOCAL_REMOTE = struct.Struct("16s16s")
+_ADDRESSES = slice(_PORTS.size, _PORTS.size + _LOCAL_REMOTE.size)
 """Ports and addresses at the beginning of ``struct inet_diag_sockid``."""
 
 _UNSIGNED = struct.Struct("=I")
@@ -39,9 +41,6 @@ _FLAGS = 8
 _CAPABLE = 0x1
 _JOINED = 0x4
 """``INET_ULP_INFO_MPTCP`` of linux/inet_diag.h, ``MPTCP_SUBFLOW_*`` of linux/mptcp.h."""
-
-_PAIRS_AT_ONCE = 500
-"""A filter's jumps have 16 bits, and a pair takes up to 60 bytes of it."""
 
 _INFO_FIELDS = [name for name, _ in inet_diag_msg.tcp_info.fields]
 _INFO = struct.Struct("=" + "".join(code for _, code in inet_diag_msg.tcp_info.fields))
@@ -102,7 +101,7 @@ class Subflows:
 
         """
         self._kernel = SockDiag(namespace)
-        self._addresses: dict[tuple[int, bytes], Address] = {}
+        self._pairs: dict[tuple[int, bytes], AddressPair] = {}
 
     def __enter__(self) -> Subflows:
         return self
@@ -130,60 +129,56 @@ class Subflows:
                 found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
         return found
 
-    def elsewhere(self, pairs: Collection[tuple[Address, Address]]) -> set[int]:
-        """Return the tokens of connections with an established subflow that is not on ``pairs``.
+    def doomed(self, pairs: Container[AddressPair]) -> list[tuple[AddressPair, SocketId]]:
+        """Return the subflows on ``pairs`` of connections that have another one elsewhere.
+
+        Those that have something under way come first. What is plain TCP is left out.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
-        tokens = set()
-        for (family, name), _, attributes in self._kernel.dump(1 << SS_ESTABLISHED):
-            _, _, local, remote = _NAMES.unpack_from(name)
-            if (self._address(family, local), self._address(family, remote)) not in pairs:
-                mptcp = _mptcp(attributes)
-                if mptcp is not None:
-                    tokens.add(_UNSIGNED.unpack(mptcp[_TOKEN])[0])
-        return tokens
+        elsewhere = set()
+        found = []
+        for (family, name), state, attributes in self._kernel.dump(SS_CONN):
+            mptcp = _mptcp(attributes)
+            if mptcp is None:
+                continue
+            pair = self._pair(family, name)
+            token = _UNSIGNED.unpack(mptcp[_TOKEN])[0]
+            if pair not in pairs:
+                if state == SS_ESTABLISHED:
+                    elsewhere.add(token)
+            elif state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
+                found.append((token, not _under_way(attributes), pair, (family, name)))
+        found.sort(key=itemgetter(1))
+        return [(pair, socket_id) for token, _, pair, socket_id in found if token in elsewhere]
 
-    def end(self, pairs: Collection[tuple[Address, Address]], tokens: Container[int]) -> int:
-        """End the subflows of some connections from a local to a remote address of ``pairs``.
+    def end(self, subflows: Sequence[SocketId]) -> int:
+        """End subflows; return how many were still there.
 
-        Those that have something under way come first. The connections, named by their ``tokens``,
-        go on over their other subflows, which send it again. The peer is sent a reset for each, and
-        keeps those whose reset is lost; it should end them too. What is plain TCP is left alone.
-        Returns how many there were.
+        Their connections go on over their other subflows, which send again what was under way. The
+        peer is sent a reset for each, and keeps those whose reset is lost; it should end them too.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
-        every = list(pairs)
-        ended = 0
-        for start in range(0, len(every), _PAIRS_AT_ONCE):
-            filter_ = pairs_filter(every[start : start + _PAIRS_AT_ONCE])
-            found = self._kernel.dump(SS_CONN, filter_)
-            doomed = [
-                (not _under_way(attributes), name)
-                for name, state, attributes in found
-                if _may_end(state, attributes, tokens)
-            ]
-            doomed.sort(key=itemgetter(0))
-            ended += self._kernel.destroy([name for _, name in doomed])
-        return ended
+        return self._kernel.destroy(subflows)
 
     def _subflow(
         self, family: int, name: bytes, tcp_info: memoryview, mptcp: Attributes | None
     ) -> Subflow:
         kind = _kind(mptcp)
         info = _INFO.unpack_from(tcp_info)
-        local_port, remote_port, local, remote = _NAMES.unpack_from(name)
+        local_port, remote_port = _PORTS.unpack_from(name)
+        local, remote = self._pair(family, name)
         return Subflow(
             kind=kind,
             token=_UNSIGNED.unpack(mptcp[_TOKEN])[0] if mptcp else 0,
-            local=self._address(family, local),
+            local=local,
             local_port=local_port,
-            remote=self._address(family, remote),
+            remote=remote,
             remote_port=remote_port,
             rtt_ms=info[_RTT] / 1000,
             congestion_window=info[_WINDOW],
@@ -193,12 +188,13 @@ class Subflows:
             bytes_unsent=info[_UNSENT],
         )
 
-    def _address(self, family: int, packed: bytes) -> Address:
-        """Return an address; thousands of subflows share few, so each is made once."""
-        key = (family, packed)
-        if key not in self._addresses:
-            self._addresses[key] = _address(family, packed)
-        return self._addresses[key]
+    def _pair(self, family: int, name: bytes) -> AddressPair:
+        """Return a subflow's addresses; thousands of subflows share few, so each is made once."""
+        key = (family, name[_ADDRESSES])
+        if key not in self._pairs:
+            local, remote = _LOCAL_REMOTE.unpack(name[_ADDRESSES])
+            self._pairs[key] = _address(family, local), _address(family, remote)
+        return self._pairs[key]
 
 
 def _address(family: int, packed: bytes) -> Address:
@@ -222,14 +218,6 @@ def _kind(mptcp: Attributes | None) -> SubflowKind:
     if flags & _JOINED:
         return SubflowKind.JOINED
     return SubflowKind.FIRST if flags & _CAPABLE else SubflowKind.FALLBACK
-
-
-def _may_end(state: int, attributes: Attributes, tokens: Container[int]) -> bool:
-    """Whether a socket is a subflow of one of the connections, be it one that is being opened."""
-    mptcp = _mptcp(attributes)
-    if mptcp is None or _UNSIGNED.unpack(mptcp[_TOKEN])[0] not in tokens:
-        return False
-    return state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK
 
 
 def _under_way(attributes: Attributes) -> bool:

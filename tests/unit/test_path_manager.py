@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from fedsdn.config.model import Uplink
+from fedsdn.config.model import AddressPair, Uplink
 from fedsdn.proxy.path_manager import lacking
-from fedsdn.proxy.subflow_info import Pair
 from tests.unit.federations import uplink
 
 A1, A2, A3 = (uplink(f"a{n}", f"198.51.100.{n}/24") for n in (1, 2, 3))
@@ -14,7 +13,7 @@ B1, B2 = (uplink(f"b{n}", f"203.0.113.{n}/24") for n in (1, 2))
 NAT = uplink("nat", "192.168.1.2/24", public="203.0.113.9")
 
 
-def pair(own: Uplink, other: Uplink) -> Pair:
+def pair(own: Uplink, other: Uplink) -> AddressPair:
     return own.address.ip, other.peer_address
 
 

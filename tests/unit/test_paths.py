@@ -198,11 +198,15 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     model.run(2 * STEP)
     assert path.state is DOWN
     assert path.rtt is not None
-    assert not model.sites["a"].orders().dead_pairs
+    orders = model.sites["a"].orders()
+    assert not orders.dead_pairs
+    assert orders.down_pairs == {(path.local, path.remote)}
     deadline = model.sites["a"].next_deadline(model.now)
     assert deadline == pytest.approx(path.since + path.rtt / 2)
     model.run(deadline - model.now + STEP)
-    assert model.sites["a"].orders().dead_pairs
+    orders = model.sites["a"].orders()
+    assert orders.dead_pairs == {(path.local, path.remote)}
+    assert not orders.down_pairs
     model.seconds_until("b", "up1", DOWN)
     assert model.sites["b"].orders().dead_pairs
 
