@@ -16,6 +16,9 @@ VSWITCHD = "ovs-vswitchd"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _DIRECTORY = "/run/openvswitch"
 _FIRST_UPLINK_TAG = 4001
+_PRIORITY = -10
+"""As ovs-ctl(8) starts it. A datapath in userspace that has to wait for 10 ms drops frames: its
+sockets hold no more (``net.core.rmem_default``)."""
 _NO_ARP_REPLY = 8
 """Do not answer for any local address (Linux ip-sysctl, arp_ignore)."""
 
@@ -43,7 +46,7 @@ def start_switch(host: Host, *, system: bool) -> None:
     database = f"{_DIRECTORY}/conf.db"
     host.run("mkdir", _DIRECTORY)
     host.run("ovsdb-tool", "create", database, SCHEMA)
-    _start(host, OVSDB, database, f"--remote=punix:{_DIRECTORY}/db.sock")
+    _start(host, (OVSDB, database, f"--remote=punix:{_DIRECTORY}/db.sock"))
     host.run("ovs-vsctl", "--no-wait", "init")
     if not system:
         # Only with it does the userspace datapath take the VMs' unfinished checksums and
@@ -52,13 +55,14 @@ def start_switch(host: Host, *, system: bool) -> None:
             "ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".",
             "other_config:userspace-tso-enable=true",
         )  # fmt: skip
-    _start(host, VSWITCHD)
+    _start(host, (VSWITCHD,), priority=_PRIORITY)
 
 
-def _start(host: Host, name: str, *arguments: str) -> None:
+def _start(host: Host, command: tuple[str, ...], priority: int = 0) -> None:
     """Start one of Open vSwitch's daemons in its own way: the command returns when it is ready."""
-    log = f"--log-file=/run/log/{name}.log"
-    host.run(name, *arguments, "--no-chdir", "--detach", "--pidfile", "-vconsole:off", log)
+    options = ("--no-chdir", "--detach", "--pidfile", "-vconsole:off")
+    log = f"--log-file=/run/log/{command[0]}.log"
+    host.run("nice", f"--adjustment={priority}", *command, *options, log)
 
 
 def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> None:
