@@ -61,14 +61,21 @@ class Reconciler(threading.Thread):
                 return
 
     def port_changed(self, message: Any) -> None:
-        """Pass on at once what the bridge says of a port (``OFPPortStatus``), and compare soon."""
-        if self._ours is not None and message.datapath is self._ours.datapath:
-            name, port = port_of(message.desc)
-            ports = {known: seen for known, seen in self._ports.items() if known != name}
-            if message.reason != ofproto.OFPPR_DELETE:
-                ports[name] = port
-            self._see(ports)
-        self.wake()
+        """Pass on at once what the bridge says of a port (``OFPPortStatus``).
+
+        Rows are compared if ports have other numbers now. Whether a port is live is nothing to
+        them, and when an uplink is lost there is no time for them.
+        """
+        if self._ours is None or message.datapath is not self._ours.datapath:
+            return
+        name, port = port_of(message.desc)
+        before = self._ports
+        ports = {known: seen for known, seen in before.items() if known != name}
+        if message.reason != ofproto.OFPPR_DELETE:
+            ports[name] = port
+        self._see(ports)
+        if _numbers(ports) != _numbers(before):
+            self.wake()
 
     def _see(self, ports: dict[str, Port]) -> None:
         self._ports = ports
@@ -116,7 +123,7 @@ class Reconciler(threading.Thread):
     def _reconcile(self, session: Session) -> bool:
         """Send the difference; False if the session is another bridge's."""
         ports = session.ports()
-        numbers = {name: port.number for name, port in ports.items()}
+        numbers = _numbers(ports)
         local = next((name for name, no in numbers.items() if no == ofproto.OFPP_LOCAL), "unnamed")
         if local != self._bridge:
             _LOG.warning("bridge %s connected; this site's is %s", local, self._bridge)
@@ -161,3 +168,7 @@ class Reconciler(threading.Thread):
     def _drop(self, session: Session) -> None:
         self._sessions = [other for other in self._sessions if other is not session]
         session.close()
+
+
+def _numbers(ports: dict[str, Port]) -> dict[str, int]:
+    return {name: port.number for name, port in ports.items()}
