@@ -19,6 +19,9 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 CONTROLLER = "controller"
 """Name of the controller's log."""
 
+CONTROLLER_PRIORITY = -10
+"""``Nice=`` of systemd/fedsdn-app.service."""
+
 PROXY = "proxy"
 """Name of the proxy's log."""
 
@@ -55,7 +58,8 @@ def start_controller(host: Host) -> Daemon:
         FedsdnError: the host is gone.
 
     """
-    return host.start(CONTROLLER, "osken-manager", _CONFIG, "fedsdn.app")
+    nice = ("nice", f"--adjustment={CONTROLLER_PRIORITY}")
+    return host.start(CONTROLLER, *nice, "osken-manager", _CONFIG, "fedsdn.app")
 
 
 def start_proxy(host: Host) -> Daemon:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Federation
+from fedsdn.lab.operator import CONTROLLER_PRIORITY
 from fedsdn.lab.topology import load_topology
 
 TOP = Path(__file__).parents[2]
@@ -93,6 +94,11 @@ def test_systemd_takes_the_unit(unit: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_lab_runs_the_application_as_the_unit_does() -> None:
+    unit = (TOP / "systemd" / "fedsdn-app.service").read_text().splitlines()
+    assert f"Nice={CONTROLLER_PRIORITY}" in unit
 
 
 def test_units_are_installed_with_the_package() -> None:
