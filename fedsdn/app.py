@@ -21,9 +21,9 @@ from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.local import settings_from
 from fedsdn.config.model import Uplink
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
-from fedsdn.openflow.session import Port
 from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.restore import Restoration, restoring_rows

@@ -14,7 +14,8 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow.difference import Difference, difference
-from fedsdn.openflow.session import Port, Session, SessionError, port_of
+from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
+from fedsdn.openflow.session import Session, SessionError
 from fedsdn.pipeline.rows import Row
 
 _LOG = logging.getLogger(__name__)
@@ -29,9 +30,6 @@ causes no message."""
 Wanted = Callable[[], tuple[Row, ...] | None]
 """All wanted rows, or None if they are the same as at the last call."""
 
-PortsSeen = Callable[[dict[str, Port]], None]
-"""Is told all ports of the bridge, by name, whenever one may have changed."""
-
 
 class Reconciler(threading.Thread):
     """One thread that talks to the bridge named ``bridge``, over whichever connection it has."""
@@ -41,8 +39,7 @@ class Reconciler(threading.Thread):
         super().__init__(name="reconciler", daemon=True)
         self._bridge = bridge
         self._wanted = wanted
-        self._ports_seen = ports_seen
-        self._ports: dict[str, Port] = {}
+        self._ports = BridgePorts(ports_seen)
         self._ours: Session | None = None
         self._rows: tuple[Row, ...] = ()
         self._sessions: list[Session] = []
@@ -66,20 +63,9 @@ class Reconciler(threading.Thread):
         Rows are compared if ports have other numbers now. Whether a port is live is nothing to
         them, and when an uplink is lost there is no time for them.
         """
-        if self._ours is None or message.datapath is not self._ours.datapath:
-            return
-        name, port = port_of(message.desc)
-        before = self._ports
-        ports = {known: seen for known, seen in before.items() if known != name}
-        if message.reason != ofproto.OFPPR_DELETE:
-            ports[name] = port
-        self._see(ports)
-        if _numbers(ports) != _numbers(before):
+        ours = self._ours is not None and message.datapath is self._ours.datapath
+        if not ours or self._ports.told(message):
             self.wake()
-
-    def _see(self, ports: dict[str, Port]) -> None:
-        self._ports = ports
-        self._ports_seen(ports)
 
     @property
     def session(self) -> Session | None:
@@ -122,18 +108,20 @@ class Reconciler(threading.Thread):
 
     def _reconcile(self, session: Session) -> bool:
         """Send the difference; False if the session is another bridge's."""
+        asked = self._ports.asking()
         ports = session.ports()
-        numbers = _numbers(ports)
-        local = next((name for name, no in numbers.items() if no == ofproto.OFPP_LOCAL), "unnamed")
+        by_name = numbers(ports)
+        local = next((name for name, no in by_name.items() if no == ofproto.OFPP_LOCAL), "unnamed")
         if local != self._bridge:
             _LOG.warning("bridge %s connected; this site's is %s", local, self._bridge)
             return False
+        if not self._ports.answered(ports, asked):
+            self.wake()
         self._ours = session
-        self._see(ports)
-        found = difference(session.datapath, self._rows, session.own_rows(), numbers)
+        found = difference(session.datapath, self._rows, session.own_rows(), by_name)
         if found.messages:
             session.commit(found.messages)
-        self._report(found, numbers)
+        self._report(found, by_name)
         return True
 
     def _report(self, found: Difference, ports: dict[str, int]) -> None:
@@ -168,7 +156,3 @@ class Reconciler(threading.Thread):
     def _drop(self, session: Session) -> None:
         self._sessions = [other for other in self._sessions if other is not session]
         session.close()
-
-
-def _numbers(ports: dict[str, Port]) -> dict[str, int]:
-    return {name: port.number for name, port in ports.items()}

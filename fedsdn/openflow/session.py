@@ -10,12 +10,12 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
+from fedsdn.openflow.ports import Port, port_of
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
 
 ANSWER_SECONDS = 10.0
@@ -26,22 +26,6 @@ _BUNDLE_FLAGS = ofproto.ONF_BF_ATOMIC | ofproto.ONF_BF_ORDERED
 
 class SessionError(Exception):
     """The bridge refused a message, or did not answer in time; the text says which."""
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """A port of a bridge. It is ``live`` when it is not set down and has its carrier."""
-
-    number: int
-    live: bool
-
-
-def port_of(description: Any) -> tuple[str, Port]:
-    """Return name and value of a port, from what the bridge says of it (``OFPPort``)."""
-    down = (
-        description.config & ofproto.OFPPC_PORT_DOWN or description.state & ofproto.OFPPS_LINK_DOWN
-    )
-    return description.name.decode(), Port(description.port_no, live=not down)
 
 
 class Session:
