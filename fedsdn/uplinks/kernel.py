@@ -18,6 +18,9 @@ from fedsdn.uplinks.subflows import Subflows
 _LOOK_SECONDS = 3.0
 """How often it is looked whether more of the subflows on dead paths may end."""
 
+_FRESH_SECONDS = 0.5
+"""What was found longer ago is looked for anew before it is ended; half a round trip is shorter."""
+
 _MOST_LOAD = 50
 """Looking takes at most one part in so many of the time, however many subflows there are."""
 
@@ -31,8 +34,9 @@ class Kernel:
         self._open: ExitStack | None = None
         self._identity: int | None = None
         self._looked_on: frozenset[AddressPair] = frozenset()
+        self._ended: frozenset[AddressPair] = frozenset()
         self._doomed: list[tuple[AddressPair, SocketId]] = []
-        self._next_look = 0.0
+        self._looked = self._next_look = float("-inf")
 
     def obey(self, orders: Orders, site: Site) -> dict[str, int]:
         """Bring endpoints in line and end subflows on paths that have died.
@@ -61,33 +65,35 @@ class Kernel:
             self.close()  # what is open keeps a namespace that was removed alive
             self._identity = identity
         if self._open is None:
-            self._looked_on, self._doomed = frozenset(), []
+            self._looked_on, self._ended, self._doomed = frozenset(), frozenset(), []
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
-        self._look(orders.dead_pairs | orders.down_pairs)
-        self._end(orders.dead_pairs)
+        self._end_subflows(orders.dead_pairs, orders.down_pairs)
         return self._bring_in_line(orders, site)
 
-    def _look(self, down: frozenset[AddressPair]) -> None:
-        """Look for subflows on paths that are down, but for no connection's last.
-
-        That one may be all that still works. Among thousands it takes as long as what was delivered
-        takes to be acknowledged, for which their end has to wait; so it is done meanwhile.
-        """
+    def _end_subflows(self, dead: frozenset[AddressPair], down: frozenset[AddressPair]) -> None:
+        """End the subflows on dead paths, but no connection's last: that may be all that works."""
         began = time.monotonic()
-        if down - self._looked_on or began >= self._next_look:
-            self._doomed = self._subflows.doomed(down) if down else []
-            took = time.monotonic() - began
-            self._next_look = began + max(_LOOK_SECONDS, took * _MOST_LOAD)
-        self._looked_on = down
-
-    def _end(self, dead: frozenset[AddressPair]) -> None:
-        """End what was found on dead paths."""
+        due = bool(dead - self._ended) and began > self._looked + _FRESH_SECONDS
+        if (dead | down) - self._looked_on or due or began >= self._next_look:
+            self._look(dead | down)
+        self._looked_on, self._ended = dead | down, dead
         now = [subflow for pair, subflow in self._doomed if pair in dead]
         self._doomed = [(pair, subflow) for pair, subflow in self._doomed if pair not in dead]
         self._subflows.end(now)
+
+    def _look(self, pairs: frozenset[AddressPair]) -> None:
+        """Look for subflows that may have to end.
+
+        Among thousands it takes as long as what was delivered takes to be acknowledged, for which
+        their end has to wait; so it is done meanwhile.
+        """
+        self._looked = time.monotonic()
+        self._doomed = self._subflows.doomed(pairs) if pairs else []
+        took = time.monotonic() - self._looked
+        self._next_look = self._looked + max(_LOOK_SECONDS, took * _MOST_LOAD)
 
     def _bring_in_line(self, orders: Orders, site: Site) -> dict[str, int]:
         there = self._endpoints.read()
