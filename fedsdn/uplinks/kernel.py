@@ -19,7 +19,7 @@ _LOOK_SECONDS = 3.0
 """How often it is looked whether more of the subflows on dead paths may end."""
 
 _FRESH_SECONDS = 0.5
-"""What was found longer ago is looked for anew before it is ended; half a round trip is shorter."""
+"""What was found longer ago is looked for anew before it is ended; a round trip is shorter."""
 
 _MOST_LOAD = 50
 """Looking takes at most one part in so many of the time, however many subflows there are."""

@@ -14,6 +14,11 @@ _REMEMBERED_ROUNDS = 256
 _UNPROBED = Probes(key="")
 """Times for damping the ports where paths are not probed."""
 
+ACKNOWLEDGED = 0.75
+"""Part of the round-trip time after which most of what was delivered is acknowledged, once an
+uplink is lost. Half of it, if all that was under way was lost too, as with the whole of a wire; all
+of it, if everything still arrived, as with a port that is set down. Which it was is not known."""
+
 _DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
 
 Finding = tuple[Verdict, str]
@@ -177,7 +182,7 @@ class Paths:
         acknowledgements has come: ended at once, it is twice as long a silence.
         """
         known_at_once = self.ports[path.name.uplink] in _DEAD_PORT
-        return path.since + (path.rtt or 0.0) / 2 if known_at_once else path.since
+        return path.since + ACKNOWLEDGED * (path.rtt or 0.0) if known_at_once else path.since
 
     def _has_successor(self, path: Path, now: float) -> bool:
         """Whether connections have had the time to get subflows on another path to the peer.

@@ -12,7 +12,7 @@ import pytest
 
 from fedsdn.config.model import Federation, Probes
 from fedsdn.uplinks.path import PathName
-from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.paths import ACKNOWLEDGED, Paths
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState, PortState
 from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
@@ -202,7 +202,7 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     assert not orders.dead_pairs
     assert orders.down_pairs == {(path.local, path.remote)}
     deadline = model.sites["a"].next_deadline(model.now)
-    assert deadline == pytest.approx(path.since + path.rtt / 2)
+    assert deadline == pytest.approx(path.since + ACKNOWLEDGED * path.rtt)
     model.run(deadline - model.now + STEP)
     orders = model.sites["a"].orders()
     assert orders.dead_pairs == {(path.local, path.remote)}
