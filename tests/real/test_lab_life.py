@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsdn.errors import FedsdnError
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab, open_lab
 from fedsdn.lab.process import Process
@@ -113,8 +114,18 @@ def kill_up_at(name: str, reached: str) -> list[Process]:
     with start_up(name) as building:
         wait_until(file.exists, 30, lambda: f"no {file}")
         building.kill()
+    # A child that it was starting has its lock until that child is another program.
+    wait_until(lambda: not is_locked(name), 10, lambda: f"lab {name} is still locked")
     state = LabDirectory(name).state()
     return [*state.hosts.values(), *([state.wan] if state.wan else [])]
+
+
+def is_locked(name: str) -> bool:
+    try:
+        with LabDirectory(name).locked():
+            return False
+    except FedsdnError:
+        return True
 
 
 def test_a_failed_up_is_one_line_with_the_log_and_leaves_only_that(lab_name: str) -> None:
