@@ -121,9 +121,6 @@ class UplinkMonitor(threading.Thread):
             if before.get(name) is not state:
                 self._port_since[name] = time.time()
                 _LOG.info("uplink %s: port %s", name, state)
-        self._send()
-        for seconds in _REPEATS:
-            self._loop.call_later(seconds, self._send)
         self._judge()
 
     def _take_federation(self, federation: Federation) -> None:
@@ -170,6 +167,10 @@ class UplinkMonitor(threading.Thread):
         changed = self._paths.judge(now)
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
+        if self._paths.urgent:
+            self._send()
+            for seconds in _REPEATS:
+                self._loop.call_later(seconds, self._send)
         orders, self._orders = self._orders, self._paths.orders()
         if changed or orders != self._orders:
             self._changed.set()

@@ -54,6 +54,10 @@ class Verdict(Enum):
     """Nothing comes from the peer at all, by no path: it may be its application that has ended."""
 
 
+Finding = tuple[Verdict, str]
+"""A verdict, and the reason in words."""
+
+
 @dataclass(slots=True)
 class Path:
     """A path, with what came over it. All times are seconds of one clock, which callers give."""
@@ -75,6 +79,10 @@ class Path:
     rtt: float | None = None
     ended: bool = False
     """Whether its subflows have been given up since it went down."""
+    found: bool = False
+    """Whether it was found dead here, or is held since; if not, it is down by the peer's word."""
+    told: int | None = None
+    """In which round the peer was first told that it was found dead."""
     _received: int = 0
     """A bit for each of the last probes, the newest lowest: 1 if it came."""
     _expected: int = 0
@@ -127,19 +135,28 @@ class Path:
         self.heard = self.confirmed = self.rtt = None
         self._received = self._expected = 0
 
-    def judge(self, verdict: Verdict, why: str, now: float, probes: Probes) -> bool:
-        """Draw the conclusion from a verdict; True if the state changed."""
+    def judge(self, finding: Finding, word: str | None, now: float, probes: Probes) -> bool:
+        """Draw the conclusion from what is found here; True if the state changed.
+
+        Whatever that is, the path is down while there is a ``word`` of the peer against it.
+        """
+        verdict, why = finding
         if verdict is Verdict.BAD:
             self._good_since = None
-            return self._become(PathState.DOWN, why, now)
+            if not self.found:
+                self.found, self.told = True, None
+            return self._become(PathState.DOWN, word or why, now)
         if verdict is Verdict.SILENT:
             self._good_since = None
             quiet = now - max(self.since, self.opened, self.heard or 0.0)
-            if self.state is PathState.DOWN and quiet < _PATIENCE * probes.detection:
-                return False  # nothing better is known
-            return self._become(PathState.UNKNOWN, why, now)
-        if self.state is PathState.DOWN and self.held_until(now, probes) > now:
+            held = quiet < _PATIENCE * probes.detection  # nothing better is known
+        else:
+            held = self.held_until(now, probes) > now
+        if self.state is PathState.DOWN and held:
             return False
+        self.found = False
+        if word is not None:
+            return self._become(PathState.DOWN, word, now)
         self._good_since = None
         good = verdict is Verdict.GOOD
         return self._become(PathState.UP if good else PathState.UNKNOWN, why, now)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from fedsdn.config.model import AddressPair, Federation, Probes, Uplink
-from fedsdn.uplinks.path import Path, PathName, Verdict
-from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.path import Finding, Path, PathName, Verdict
+from fedsdn.uplinks.probe import MOST_LOST, Probe
 from fedsdn.uplinks.status import PathState, PortState
 
 _REMEMBERED_ROUNDS = 256
@@ -20,9 +21,6 @@ uplink is lost. Half of it, if all that was under way was lost too, as with the 
 of it, if everything still arrived, as with a port that is set down. Which it was is not known."""
 
 _DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
-
-Finding = tuple[Verdict, str]
-"""A verdict, and the reason in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,10 @@ class _Peer:
 
     newest: tuple[int, int] = (0, 0)
     down: tuple[str, ...] = ()
+    lost: tuple[tuple[str, str], ...] = ()
     leaving: bool = False
+    knows: int = 0
+    """The newest of our rounds of which a probe has come to it, by whichever path."""
     heard: float = float("-inf")
     confirmed: float = float("-inf")
     """When the peer had the newest of our probes that it tells of, by whichever path that came."""
@@ -64,6 +65,8 @@ class Paths:
         self._probes = federation.probes or _UNPROBED
         self._epoch = epoch
         self._round = 0
+        self.urgent = False
+        """Whether there is something to tell for which the next round may not wait."""
         self._sent: dict[int, float] = {}
         self._removed: frozenset[AddressPair] = frozenset()
         """Paths that the federation file had before it was changed."""
@@ -108,6 +111,7 @@ class Paths:
             if before in _DEAD_PORT and after not in _DEAD_PORT:
                 path.restart(now)
         self.ports = dict(ports)
+        self.urgent = self._probed
         return True
 
     def next_round(self, now: float, *, leaving: bool = False) -> list[tuple[Path, Probe]]:
@@ -115,16 +119,33 @@ class Paths:
         if not self._probed:
             return []
         self._round += 1
+        self.urgent = False
         self._sent[self._round] = now
         self._sent.pop(self._round - _REMEMBERED_ROUNDS, None)
         down = tuple(name for name, port in self.ports.items() if port in _DEAD_PORT)
+        lost = {peer: self._tell_lost(peer, down) for peer in self._peers}
         return [
-            (path, self._probe(path, now, down, leaving))
+            (path, self._probe(path, now, down, lost[path.name.peer], leaving))
             for path in self
             if path.name.uplink not in down and path.name.peer in self._peers
         ]
 
-    def _probe(self, path: Path, now: float, down: tuple[str, ...], leaving: bool) -> Probe:
+    def _tell_lost(self, peer: str, down: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        """Return the names of paths to ``peer`` that were found dead, and note that it is told."""
+        found = (p for p in self if p.name.peer == peer and p.found and p.name.uplink not in down)
+        told = list(islice(found, MOST_LOST))
+        for path in told:
+            path.told = path.told or self._round
+        return tuple((path.name.uplink, path.name.peer_uplink) for path in told)
+
+    def _probe(
+        self,
+        path: Path,
+        now: float,
+        down: tuple[str, ...],
+        lost: tuple[tuple[str, str], ...],
+        leaving: bool,
+    ) -> Probe:
         epoch, number = (0, 0) if path.heard is None else path.newest
         return Probe(
             site=self._site.name,
@@ -137,6 +158,7 @@ class Paths:
             heard=number,
             heard_ago=0 if path.heard is None else round((now - path.heard) * 1e6),
             down=down,
+            lost=lost,
             leaving=leaving,
         )
 
@@ -155,23 +177,61 @@ class Paths:
             peer.appeared = now
         peer.heard = now
         # Only from one that has heard this process: what it said to an older one may be replayed.
-        if ours and (probe.epoch, probe.number) > peer.newest:
-            peer.newest = (probe.epoch, probe.number)
-            news |= (probe.down, probe.leaving) != (peer.down, peer.leaving)
-            peer.down, peer.leaving = probe.down, probe.leaving
+        if ours:
+            peer.knows = max(peer.knows, probe.heard)
+            news |= self._take_word(peer, probe)
         return news
+
+    def _take_word(self, peer: _Peer, probe: Probe) -> bool:
+        """Note what a peer says, if it is the newest; True if it is not what it said before."""
+        if (probe.epoch, probe.number) <= peer.newest:
+            return False
+        peer.newest = (probe.epoch, probe.number)
+        before = (peer.down, peer.lost, peer.leaving)
+        peer.down, peer.lost, peer.leaving = probe.down, probe.lost, probe.leaving
+        if before == (peer.down, peer.lost, peer.leaving):
+            return False
+        self.urgent |= bool(peer.lost)  # it waits until it knows that we know
+        return True
 
     # What follows
 
     def judge(self, now: float) -> list[Path]:
         """Judge every path anew; return those whose state changed."""
-        changed = [p for p in self if p.judge(*self._verdict(p, now), now, self._probes)]
+        before = self._found()
+        changed = [path for path in self if self._judge(path, now)]
+        self.urgent |= before != self._found()
         for path in self:
             if path.state is not PathState.DOWN:
                 path.ended = False
             elif not path.ended:
-                path.ended = now >= self._ends_at(path) and self._has_successor(path, now)
+                path.ended = (
+                    now >= self._ends_at(path)
+                    and self._agreed(path, now)
+                    and self._has_successor(path, now)
+                )
         return changed
+
+    def _judge(self, path: Path, now: float) -> bool:
+        return path.judge(self._verdict(path, now), self._word(path, now), now, self._probes)
+
+    def _found(self) -> set[PathName]:
+        return {path.name for path in self if path.found}
+
+    def _agreed(self, path: Path, now: float) -> bool:
+        """Whether the peer ends no subflows elsewhere in the belief that the path carries theirs.
+
+        Each site may find another path dead: if either ended what it found, connections would have
+        nothing left. So the peer has to know first; its word on the paths is newer then. A loss of
+        one's own port does not wait for that: it is certain, and the peer hears of it in no time.
+        """
+        peer = self._peers.get(path.name.peer)
+        return (
+            peer is None
+            or self.ports[path.name.uplink] in _DEAD_PORT
+            or self._word(path, now) is not None
+            or (path.told is not None and peer.knows >= path.told)
+        )
 
     def _ends_at(self, path: Path) -> float:
         """When the subflows of a path that is down may end.
@@ -208,9 +268,19 @@ class Paths:
             return Verdict.UNPROBED, f"{path.name.peer} has another's proxy ('proxy: socks5')"
         if peer.leaving:
             return Verdict.SILENT, f"the application of {path.name.peer} was stopped"
-        if path.name.peer_uplink in peer.down:
-            return Verdict.BAD, f"{path.name.peer} says that its port is down"
         return self._heard(path, peer, now)
+
+    def _word(self, path: Path, now: float) -> str | None:
+        """Return what the peer says against a path; None if it says nothing."""
+        peer = self._peers.get(path.name.peer)
+        if peer is None or peer.leaving:
+            return None
+        if path.name.peer_uplink in peer.down:
+            return f"{path.name.peer} says that its port is down"
+        lost = (path.name.peer_uplink, path.name.uplink) in peer.lost
+        if lost and now - peer.heard < self._probes.detection:
+            return f"{path.name.peer} says that it is dead"
+        return None
 
     def _heard(self, path: Path, peer: _Peer, now: float) -> Finding:
         """Judge by what comes from the peer, and by what the peer says of what comes to it."""

@@ -12,8 +12,12 @@ import hashlib
 import hmac
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from fedsdn.errors import FedsdnError
+
+MOST_LOST = 16
+"""So many paths still fit into a probe, beside the longest names, where the MTU is the smallest."""
 
 _MAC_BYTES = 16
 _LARGEST = 2**63
@@ -31,8 +35,9 @@ class Probe:
     of which it sends one probe over every path. A receiver takes only what is newer than the last,
     so nothing can be replayed. ``heard`` is the number of the newest probe that came the other way,
     of the receiver's ``heard_epoch`` (0: none), and ``heard_ago`` how many µs before this one was
-    sent. ``down`` names the sender's uplinks whose ports are down; ``leaving`` says that no more
-    probes follow.
+    sent. ``down`` names the sender's uplinks whose ports are down, ``lost`` the paths that it has
+    found dead otherwise, each by the sender's uplink and the receiver's, ``MOST_LOST`` at most;
+    ``leaving`` says that no more probes follow.
     """
 
     site: str
@@ -45,6 +50,7 @@ class Probe:
     heard: int = 0
     heard_ago: int = 0
     down: tuple[str, ...] = ()
+    lost: tuple[tuple[str, str], ...] = ()
     leaving: bool = False
 
     def encode(self, key: bytes) -> bytes:
@@ -59,7 +65,7 @@ def sign(body: bytes, key: bytes) -> bytes:
 
 
 _NAMES = ("site", "uplink", "to", "to_uplink")
-_TYPES = {"down": list, "leaving": bool, **dict.fromkeys(_NAMES, str)}
+_TYPES = {"down": list, "lost": list, "leaving": bool, **dict.fromkeys(_NAMES, str)}
 _FIELDS = {field.name: _TYPES.get(field.name, int) for field in fields(Probe)}
 
 
@@ -79,11 +85,17 @@ def decode(datagram: bytes, key: bytes) -> Probe:
         found = None
     if not isinstance(found, dict) or not _fits(found):
         raise ProbeError("a probe of another version of fedsdn: run the same one at both sites")
-    return Probe(**{**found, "down": tuple(found["down"])})
+    lost = tuple((uplink, to_uplink) for uplink, to_uplink in found["lost"])
+    return Probe(**{**found, "down": tuple(found["down"]), "lost": lost})
 
 
-def _fits(found: dict[str, object]) -> bool:
+def _fits(found: dict[str, Any]) -> bool:
     """Whether an object has a probe's fields, and numbers no larger than a counter gets."""
-    return {name: type(value) for name, value in found.items()} == _FIELDS and all(
-        0 <= value <= _LARGEST for value in found.values() if isinstance(value, int)
+    return (
+        {name: type(value) for name, value in found.items()} == _FIELDS
+        and all(0 <= value <= _LARGEST for value in found.values() if isinstance(value, int))
+        and all(isinstance(name, str) for name in found["down"])
+        and all(
+            isinstance(path, list) and [*map(type, path)] == [str, str] for path in found["lost"]
+        )
     )

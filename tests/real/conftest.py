@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,9 @@ from fedsdn.lab.lab import Lab
 
 TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
 _NUMBERS = count(1)
+
+# A shell's background job, as these tests may be, ignores SIGINT, and what it starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

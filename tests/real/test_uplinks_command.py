@@ -124,7 +124,7 @@ def test_watch_refreshes_until_ctrl_c(host: Host) -> None:
         try:
             assert process.wait(LIMIT_SECONDS) == 0
         except subprocess.TimeoutExpired:
-            os.kill(child, signal.SIGKILL)  # where SIGINT is ignored, as of a background job
+            os.kill(child, signal.SIGKILL)
             raise
     os.close(terminal)
     assert b"sent/s" in shown

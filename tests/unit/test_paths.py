@@ -6,9 +6,11 @@ Each step is a millisecond; a probe travels for the wire's delay, or is lost.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fedsdn.config.model import Federation, Probes
 from fedsdn.uplinks.path import PathName
@@ -22,6 +24,8 @@ STEP = 0.001
 PROBES = Probes(key="k" * 32)
 Way = tuple[str, str, str]
 """A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
+Trouble = str | tuple[str, str]
+"""A site whose process stands still, or one whose frames an uplink's wire loses."""
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Model:
     now: float = 1000.0
     sites: dict[str, Paths] = field(default_factory=dict)
     cut: set[Way] = field(default_factory=set)
+    stalled: set[str] = field(default_factory=set)
+    """Sites whose processes are not run; what comes to them waits."""
     under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
     next_round: dict[str, float] = field(default_factory=dict)
     changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
@@ -64,22 +70,24 @@ class Model:
         end = self.now + seconds
         while self.now < end:
             self.now += STEP
-            for site, when in self.next_round.items():
-                if self.now >= when:
-                    self.send(site)
-                    self.next_round[site] = when + PROBES.interval
+            running = [site for site in self.next_round if site not in self.stalled]
             for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
-                self.under_way.remove((arrival, site, probe))
-                if site in self.next_round:
+                if site not in self.stalled:
+                    self.under_way.remove((arrival, site, probe))
+                if site in running:
                     self.sites[site].take(probe, self.now)
-            for site in self.next_round:
+            for site in running:
                 for path in self.sites[site].judge(self.now):
                     self.changes.append((self.now, site, path.name.uplink, path.state))
+                if self.now >= self.next_round[site]:
+                    self.send(site)
+                    self.next_round[site] += PROBES.interval
+                elif self.sites[site].urgent:
+                    self.send(site)
 
     def set_port(self, site: str, uplink: str, state: PortState) -> None:
         ports = {**self.sites[site].ports, uplink: state}
         assert self.sites[site].set_ports(ports, self.now)
-        self.send(site)
 
     def cut_wire(self, uplink: str, *ends: str) -> None:
         """Lose what the ``ends`` send over a wire; by default both."""
@@ -209,6 +217,64 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     assert not orders.down_pairs
     model.seconds_until("b", "up1", DOWN)
     assert model.sites["b"].orders().dead_pairs
+
+
+def test_subflows_end_only_when_the_peer_knows_that_their_path_is_dead(model: Model) -> None:
+    """So at both sites, within the time that it takes to tell."""
+    ours, theirs = (next(iter(model.sites[site])) for site in "ab")
+    model.cut_wire("up1", "b")
+    model.seconds_until("a", "up1", DOWN)
+    assert not ours.ended
+    found = model.now
+    while not ours.ended:
+        model.run(STEP)
+    assert theirs.state is DOWN
+    assert model.now - found <= 2 * model.delay + 3 * STEP
+    model.run(model.delay + 2 * STEP)
+    assert theirs.ended
+
+
+def test_what_either_site_finds_dead_is_down_at_both_and_comes_back(model: Model) -> None:
+    model.cut |= {("b", "a", "up1"), ("a", "b", "up2")}
+    model.run(2)
+    for site in "ab":
+        assert model.states(site) == {"up1": DOWN, "up2": DOWN}
+    model.mend()
+    for site, uplink in product("ab", ("up1", "up2")):
+        model.seconds_until(site, uplink, UP, limit=1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(
+        st.tuples(
+            st.sets(st.sampled_from(["a", "b", *product("ab", ("up1", "up2"))]), max_size=3),
+            st.floats(0.01, 0.7),
+        ),
+        max_size=8,
+    )
+)
+@example([(set(), 0.125), ({"a"}, 0.421875), ({("b", "up2"), ("a", "up1")}, 0.5)])
+def test_some_path_is_left_alone_by_both_sites(troubles: list[tuple[set[Trouble], float]]) -> None:
+    """Whichever process stands still and whatever wire loses what a site sends, and for how long.
+
+    Ended by one site here and by the other there, connections would have no subflow left.
+    """
+    model = Model(two_sites())
+    model.run(2.5)
+    for at_once, seconds in [*troubles, (set(), 0.7)]:
+        for trouble in at_once:
+            if isinstance(trouble, str):
+                model.stalled.add(trouble)
+            else:
+                model.cut_wire(trouble[1], trouble[0])
+        end = model.now + seconds
+        while model.now < end:
+            model.run(STEP)
+            a, b = ({path.name.uplink for path in model.sites[site] if path.ended} for site in "ab")
+            assert a | b != {"up1", "up2"}
+        model.mend()
+        model.stalled.clear()
 
 
 def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.uplinks.probe import Probe, ProbeError, decode, sign
+from fedsdn.uplinks.probe import MOST_LOST, Probe, ProbeError, decode, sign
 
 KEY = b"k" * 32
-PROBE = Probe("a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), leaving=True)
+PROBE = Probe("a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), (("up1", "up3"),), leaving=True)
 
 names = st.text(min_size=1, max_size=32)
 numbers = st.integers(0, 2**63)
@@ -21,6 +21,7 @@ probes = st.builds(
     *(names for _ in range(4)),
     *(numbers for _ in range(5)),
     down=st.lists(names, max_size=8).map(tuple),
+    lost=st.lists(st.tuples(names, names), max_size=MOST_LOST).map(tuple),
     leaving=st.booleans(),
 )
 
@@ -33,8 +34,12 @@ def test_every_probe_is_read_as_it_was_written(probe: Probe) -> None:
 def test_the_largest_probe_fits_into_the_smallest_mtu() -> None:
     """1280 bytes (RFC 8200, section 5), less the headers of IPv6 and UDP."""
     name, number = "n" * 32, 2**64
-    uplinks = tuple("u" * 11 for _ in range(8))
-    largest = Probe(name, "u" * 11, name, "u" * 11, number, number, number, number, number, uplinks)
+    uplink = "u" * 11
+    largest = Probe(
+        *(name, uplink, name, uplink, number, number, number, number, number),
+        down=(uplink,) * 8,
+        lost=((uplink, uplink),) * MOST_LOST,
+    )
     assert len(largest.encode(KEY)) <= 1280 - 48
 
 
@@ -60,6 +65,15 @@ def test_a_changed_probe_is_refused(position: int) -> None:
 @pytest.mark.parametrize("number", [-1, 2**63 + 1, 10**4000])
 def test_numbers_that_no_counter_gets_are_refused(number: int) -> None:
     body = json.dumps({**asdict(PROBE), "heard_ago": number}).encode()
+    with pytest.raises(ProbeError, match="another version"):
+        decode(sign(body, KEY), KEY)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lost": ["up1"]}, {"lost": [["up1"]]}, {"lost": [["up1", 2]]}, {"down": [1]}]
+)
+def test_lists_of_something_else_are_refused(wrong: dict[str, object]) -> None:
+    body = json.dumps({**asdict(PROBE), **wrong}).encode()
     with pytest.raises(ProbeError, match="another version"):
         decode(sign(body, KEY), KEY)
 
