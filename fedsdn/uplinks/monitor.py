@@ -73,6 +73,8 @@ class UplinkMonitor(threading.Thread):
         self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
         self._changed = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
+        self._repeats: list[asyncio.TimerHandle] = []
+        self._leaving = False
 
     def _new_paths(self, federation: Federation) -> Paths:
         return Paths(federation, self._site, self._epoch, time.monotonic())
@@ -109,7 +111,8 @@ class UplinkMonitor(threading.Thread):
         await asyncio.gather(self._probe(), self._keep())
 
     async def _leave(self) -> None:
-        self._send(leaving=True)
+        self._leaving = True
+        self._send()
 
     def _take_ports(self, ports: dict[str, PortState]) -> None:
         uplinks = self._federation.site(self._site).uplinks
@@ -137,12 +140,19 @@ class UplinkMonitor(threading.Thread):
             probes = self._federation.probes
             await asyncio.sleep(probes.interval if probes else _CHECK_SECONDS)
 
-    def _send(self, *, leaving: bool = False) -> None:
+    def _send_news(self) -> None:
+        """Send a round at once, and again; what was still to be repeated of older news is in it."""
+        self._send()
+        for repeat in self._repeats:
+            repeat.cancel()
+        self._repeats = [self._loop.call_later(seconds, self._send) for seconds in _REPEATS]
+
+    def _send(self) -> None:
         probes, port = self._federation.probes, self._federation.proxy_port
         if probes is None:
             return
         key = probes.key.encode()
-        for path, probe in self._paths.next_round(time.monotonic(), leaving=leaving):
+        for path, probe in self._paths.next_round(time.monotonic(), leaving=self._leaving):
             self._sockets.send(path.name.uplink, probe.encode(key), path.remote, port)
 
     def _receive(self, datagrams: list[bytes]) -> None:
@@ -168,9 +178,7 @@ class UplinkMonitor(threading.Thread):
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
         if self._paths.urgent:
-            self._send()
-            for seconds in _REPEATS:
-                self._loop.call_later(seconds, self._send)
+            self._send_news()
         orders, self._orders = self._orders, self._paths.orders()
         if changed or orders != self._orders:
             self._changed.set()

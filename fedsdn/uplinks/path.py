@@ -80,9 +80,10 @@ class Path:
     ended: bool = False
     """Whether its subflows have been given up since it went down."""
     found: bool = False
-    """Whether it was found dead here, or is held since; if not, it is down by the peer's word."""
+    """Whether it is down by what was found here, of which the peer is told. A path that is down
+    without it is so by the peer's word."""
     told: int | None = None
-    """In which round the peer was first told that it was found dead."""
+    """In which round the peer was first told so."""
     _received: int = 0
     """A bit for each of the last probes, the newest lowest: 1 if it came."""
     _expected: int = 0
@@ -127,7 +128,7 @@ class Path:
 
     def settled(self, now: float) -> bool:
         """Whether connections have had the time to get subflows on it, if it lives."""
-        return now - self._returned > _SETTLE_SECONDS
+        return now - max(self._returned, self.opened) > _SETTLE_SECONDS
 
     def restart(self, now: float) -> None:
         """Forget what came: probes begin anew, after the port was down or the peer had left."""
@@ -141,18 +142,14 @@ class Path:
         Whatever that is, the path is down while there is a ``word`` of the peer against it.
         """
         verdict, why = finding
+        if verdict in (Verdict.BAD, Verdict.SILENT):
+            self._good_since = None
         if verdict is Verdict.BAD:
-            self._good_since = None
-            if not self.found:
-                self.found, self.told = True, None
-            return self._become(PathState.DOWN, word or why, now)
-        if verdict is Verdict.SILENT:
-            self._good_since = None
-            quiet = now - max(self.since, self.opened, self.heard or 0.0)
-            held = quiet < _PATIENCE * probes.detection  # nothing better is known
-        else:
-            held = self.held_until(now, probes) > now
-        if self.state is PathState.DOWN and held:
+            self._blame()
+            return self._become(PathState.DOWN, why, now)
+        if self.state is PathState.DOWN and self._is_held(verdict, now, probes):
+            if word is None:
+                self._blame()  # whatever it was down for
             return False
         self.found = False
         if word is not None:
@@ -160,6 +157,20 @@ class Path:
         self._good_since = None
         good = verdict is Verdict.GOOD
         return self._become(PathState.UP if good else PathState.UNKNOWN, why, now)
+
+    def _blame(self) -> None:
+        if not self.found:
+            self.found, self.told = True, None
+
+    def _is_held(self, verdict: Verdict, now: float, probes: Probes) -> bool:
+        """Whether a path that is down stays so, though nothing bad is found any more.
+
+        What is down by the peer's word alone is held there.
+        """
+        if verdict is Verdict.SILENT:  # nothing better is known
+            quiet = now - max(self.since, self.opened, self.heard or 0.0)
+            return quiet < _PATIENCE * probes.detection
+        return self.found and self.held_until(now, probes) > now
 
     def held_until(self, now: float, probes: Probes) -> float:
         """When a path that has come back is used again, if nothing else happens."""

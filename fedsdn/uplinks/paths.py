@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from fedsdn.config.model import AddressPair, Federation, Probes, Uplink
 from fedsdn.uplinks.path import Finding, Path, PathName, Verdict
@@ -40,14 +39,17 @@ class Orders:
 
 @dataclass(slots=True)
 class _Peer:
-    """What a peer's newest probe says, by whichever path it came."""
+    """What is known from a peer's probes, by whichever path they came.
+
+    ``down``, ``lost`` and ``leaving`` are what the ``newest`` of them says.
+    """
 
     newest: tuple[int, int] = (0, 0)
     down: tuple[str, ...] = ()
     lost: tuple[tuple[str, str], ...] = ()
     leaving: bool = False
     knows: int = 0
-    """The newest of our rounds of which a probe has come to it, by whichever path."""
+    """The newest of our rounds of which it tells."""
     heard: float = float("-inf")
     confirmed: float = float("-inf")
     """When the peer had the newest of our probes that it tells of, by whichever path that came."""
@@ -123,20 +125,26 @@ class Paths:
         self._sent[self._round] = now
         self._sent.pop(self._round - _REMEMBERED_ROUNDS, None)
         down = tuple(name for name, port in self.ports.items() if port in _DEAD_PORT)
-        lost = {peer: self._tell_lost(peer, down) for peer in self._peers}
+        lost = self._tell_lost(down)
         return [
-            (path, self._probe(path, now, down, lost[path.name.peer], leaving))
+            (path, self._probe(path, now, down, tuple(lost[path.name.peer]), leaving))
             for path in self
             if path.name.uplink not in down and path.name.peer in self._peers
         ]
 
-    def _tell_lost(self, peer: str, down: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        """Return the names of paths to ``peer`` that were found dead, and note that it is told."""
-        found = (p for p in self if p.name.peer == peer and p.found and p.name.uplink not in down)
-        told = list(islice(found, MOST_LOST))
-        for path in told:
-            path.told = path.told or self._round
-        return tuple((path.name.uplink, path.name.peer_uplink) for path in told)
+    def _tell_lost(self, down: tuple[str, ...]) -> dict[str, list[tuple[str, str]]]:
+        """Return what each peer is told of paths that were found dead, and note that it is."""
+        lost: dict[str, list[tuple[str, str]]] = {peer: [] for peer in self._peers}
+        found = [path for path in self if path.found and path.name.peer in lost]
+        for path in sorted(found, key=lambda path: path.told is None):
+            told = lost[path.name.peer]
+            known = path.name.peer_uplink in self._peers[path.name.peer].down
+            if path.name.uplink in down or known or len(told) == MOST_LOST:
+                path.told = None
+            else:
+                told.append((path.name.uplink, path.name.peer_uplink))
+                path.told = path.told or self._round
+        return lost
 
     def _probe(
         self,
@@ -173,12 +181,19 @@ class Paths:
         news = path.state is not PathState.UP
         peer = self._peers[probe.site]
         peer.confirmed = max(peer.confirmed, path.confirmed or peer.confirmed)
+        if probe.epoch > peer.newest[0]:
+            peer.knows = 0
         if probe.epoch > peer.newest[0] or now - peer.heard >= self._probes.detection:
             peer.appeared = now
         peer.heard = now
         # Only from one that has heard this process: what it said to an older one may be replayed.
         if ours:
-            peer.knows = max(peer.knows, probe.heard)
+            known, peer.knows = peer.knows, max(peer.knows, probe.heard)
+            news |= any(
+                known < (path.told or 0) <= peer.knows
+                for path in self
+                if path.name.peer == probe.site
+            )
             news |= self._take_word(peer, probe)
         return news
 
@@ -188,11 +203,10 @@ class Paths:
             return False
         peer.newest = (probe.epoch, probe.number)
         before = (peer.down, peer.lost, peer.leaving)
+        # One that has told of a loss waits until it knows that we know.
+        self.urgent |= not set(probe.lost) <= set(peer.lost)
         peer.down, peer.lost, peer.leaving = probe.down, probe.lost, probe.leaving
-        if before == (peer.down, peer.lost, peer.leaving):
-            return False
-        self.urgent |= bool(peer.lost)  # it waits until it knows that we know
-        return True
+        return before != (peer.down, peer.lost, peer.leaving)
 
     # What follows
 
@@ -200,7 +214,7 @@ class Paths:
         """Judge every path anew; return those whose state changed."""
         before = self._found()
         changed = [path for path in self if self._judge(path, now)]
-        self.urgent |= before != self._found()
+        self.urgent |= self._probed and before != self._found()
         for path in self:
             if path.state is not PathState.DOWN:
                 path.ended = False
@@ -219,19 +233,21 @@ class Paths:
         return {path.name for path in self if path.found}
 
     def _agreed(self, path: Path, now: float) -> bool:
-        """Whether the peer ends no subflows elsewhere in the belief that the path carries theirs.
+        """Whether the peer is known to know that a path is dead, so that it counts on others.
 
         Each site may find another path dead: if either ended what it found, connections would have
         nothing left. So the peer has to know first; its word on the paths is newer then. A loss of
         one's own port does not wait for that: it is certain, and the peer hears of it in no time.
         """
         peer = self._peers.get(path.name.peer)
-        return (
-            peer is None
-            or self.ports[path.name.uplink] in _DEAD_PORT
-            or self._word(path, now) is not None
-            or (path.told is not None and peer.knows >= path.told)
-        )
+        if peer is None or self.ports[path.name.uplink] in _DEAD_PORT:
+            return True
+        told = path.told is not None and peer.knows >= path.told
+        return (told or self._word(path, now) is not None) and self._speaks(peer, now)
+
+    def _speaks(self, peer: _Peer, now: float) -> bool:
+        """Whether what a peer has said last still holds."""
+        return now - peer.heard < self._probes.detection
 
     def _ends_at(self, path: Path) -> float:
         """When the subflows of a path that is down may end.
@@ -268,19 +284,22 @@ class Paths:
             return Verdict.UNPROBED, f"{path.name.peer} has another's proxy ('proxy: socks5')"
         if peer.leaving:
             return Verdict.SILENT, f"the application of {path.name.peer} was stopped"
-        return self._heard(path, peer, now)
+        verdict, why = self._heard(path, peer, now)
+        return verdict, self._port_word(path, peer) or why
 
     def _word(self, path: Path, now: float) -> str | None:
         """Return what the peer says against a path; None if it says nothing."""
         peer = self._peers.get(path.name.peer)
-        if peer is None or peer.leaving:
+        if not self._probed or peer is None or peer.leaving:
             return None
-        if path.name.peer_uplink in peer.down:
-            return f"{path.name.peer} says that its port is down"
-        lost = (path.name.peer_uplink, path.name.uplink) in peer.lost
-        if lost and now - peer.heard < self._probes.detection:
-            return f"{path.name.peer} says that it is dead"
-        return None
+        lost = (path.name.peer_uplink, path.name.uplink) in peer.lost and self._speaks(peer, now)
+        return self._port_word(path, peer) or (
+            f"{path.name.peer} says it is dead" if lost else None
+        )
+
+    def _port_word(self, path: Path, peer: _Peer) -> str | None:
+        down = path.name.peer_uplink in peer.down
+        return f"{path.name.peer} says that its port is down" if down else None
 
     def _heard(self, path: Path, peer: _Peer, now: float) -> Finding:
         """Judge by what comes from the peer, and by what the peer says of what comes to it."""
@@ -301,7 +320,9 @@ class Paths:
             if peer.confirmed - told > clearly:
                 return Verdict.BAD, f"{path.name.peer} has heard nothing for {silence}"
             return Verdict.SILENT, f"{path.name.peer} hears nothing, by no path"
-        if path.heard is None or path.confirmed is None:
+        # A peer that has only just appeared may still be silent on this path.
+        oldest = min(path.heard or float("-inf"), path.confirmed or float("-inf"))
+        if said - oldest >= detection:
             return Verdict.SILENT, "no probe has been answered yet"
         return Verdict.GOOD, "probes come and are answered"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedsdn.errors import FedsdnError
 
-MOST_LOST = 16
+MOST_LOST = 24
 """So many paths still fit into a probe, beside the longest names, where the MTU is the smallest."""
 
 _MAC_BYTES = 16

@@ -21,11 +21,27 @@ from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
 
 UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
 STEP = 0.001
+SETTLED = 2.1
+"""What a path takes until connections have subflows on it, and a bit."""
 PROBES = Probes(key="k" * 32)
 Way = tuple[str, str, str]
 """A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
-Trouble = str | tuple[str, str]
-"""A site whose process stands still, or one whose frames an uplink's wire loses."""
+Trouble = tuple[str, str]
+"""What happens, and at which site."""
+TROUBLES = list(
+    product(
+        (
+            "stalls",
+            "starts again",
+            "loses its port",
+            "loses what it sends on up1",
+            "loses what it sends on up2",
+        ),
+        "ab",
+    )
+)
+A_STALLS, _, A_STARTS_AGAIN, _, A_LOSES_PORT, _, *LOSSES = TROUBLES
+A_LOSES_UP1, B_LOSES_UP1, A_LOSES_UP2, B_LOSES_UP2 = LOSSES
 
 
 @dataclass
@@ -46,7 +62,7 @@ class Model:
     def __post_init__(self) -> None:
         for number, site in enumerate(self.federation.sites):
             self.start(site.name, self.now + number * 0.037)
-        self.run(1.0)
+        self.run(SETTLED)
 
     def start(self, site: str, when: float) -> None:
         """Start a site's application, for the first time or again."""
@@ -185,6 +201,8 @@ def test_an_application_that_starts_while_an_uplink_is_dead_finds_out(model: Mod
     model.run(1)
     model.start("a", model.now)
     assert model.seconds_until("a", "up1", DOWN) < 0.5
+    assert not model.sites["a"].orders().dead, "what the other path carries is not known yet"
+    model.run(SETTLED)
     assert model.sites["a"].orders().dead == {"up1"}
 
 
@@ -244,37 +262,60 @@ def test_what_either_site_finds_dead_is_down_at_both_and_comes_back(model: Model
         model.seconds_until(site, uplink, UP, limit=1)
 
 
+def _begin(model: Model, trouble: Trouble) -> None:
+    match trouble:
+        case "stalls", site:
+            model.stalled.add(site)
+        case "starts again", site:
+            model.start(site, model.now)
+        case "loses its port", site:
+            model.set_port(site, "up1", PortState.DOWN)
+        case "loses what it sends on up1", site:
+            model.cut_wire("up1", site)
+        case "loses what it sends on up2", site:
+            model.cut_wire("up2", site)
+
+
+def _end_all(model: Model) -> None:
+    model.mend()
+    model.stalled.clear()
+    for site, paths in model.sites.items():
+        if paths.ports["up1"] is not PortState.UP:
+            model.set_port(site, "up1", PortState.UP)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     st.lists(
-        st.tuples(
-            st.sets(st.sampled_from(["a", "b", *product("ab", ("up1", "up2"))]), max_size=3),
-            st.floats(0.01, 0.7),
-        ),
+        st.tuples(st.sets(st.sampled_from(TROUBLES), max_size=3), st.floats(0.01, 0.7)),
         max_size=8,
     )
 )
-@example([(set(), 0.125), ({"a"}, 0.421875), ({("b", "up2"), ("a", "up1")}, 0.5)])
+@example([(set(), 0.125), ({A_STALLS}, 0.421875), ({B_LOSES_UP2, A_LOSES_UP1}, 0.5)])
+@example([({A_LOSES_UP1}, 0.5), ({B_LOSES_UP2}, 0.2), ({B_LOSES_UP1, B_LOSES_UP2}, 3.0)])
+@example([({B_LOSES_UP2, A_LOSES_UP1}, 0.5), ({A_STARTS_AGAIN}, 0.5)])
+@example([
+    *[({A_LOSES_PORT}, 0.05), (set(), 0.4)] * 6,
+    *[({A_STALLS}, 0.4), (set(), 2.2), ({A_LOSES_UP2, B_LOSES_UP2}, 0.7)],
+])  # fmt: skip
 def test_some_path_is_left_alone_by_both_sites(troubles: list[tuple[set[Trouble], float]]) -> None:
-    """Whichever process stands still and whatever wire loses what a site sends, and for how long.
+    """Whatever is silent, whichever process stands still or starts anew, and for how long.
 
     Ended by one site here and by the other there, connections would have no subflow left.
     """
     model = Model(two_sites())
-    model.run(2.5)
+    gone: set[str] = set()
     for at_once, seconds in [*troubles, (set(), 0.7)]:
         for trouble in at_once:
-            if isinstance(trouble, str):
-                model.stalled.add(trouble)
-            else:
-                model.cut_wire(trouble[1], trouble[0])
+            _begin(model, trouble)
         end = model.now + seconds
         while model.now < end:
             model.run(STEP)
-            a, b = ({path.name.uplink for path in model.sites[site] if path.ended} for site in "ab")
-            assert a | b != {"up1", "up2"}
-        model.mend()
-        model.stalled.clear()
+            every = [path for site in "ab" for path in model.sites[site]]
+            gone |= {path.name.uplink for path in every if path.ended}
+            gone &= {path.name.uplink for path in every if path.state is DOWN}
+            assert gone != {"up1", "up2"}
+        _end_all(model)
 
 
 def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:
