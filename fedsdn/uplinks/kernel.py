@@ -21,6 +21,11 @@ _LOOK_SECONDS = 3.0
 _FRESH_SECONDS = 0.5
 """What was found longer ago is looked for anew before it is ended; a round trip is shorter."""
 
+_IDLE_AT_ONCE = 100
+_IDLE_PAUSE_SECONDS = 0.01
+"""Subflows with nothing under way end after the others, so many together: those whose data are to
+be sent again need the processor first."""
+
 _MOST_LOAD = 50
 """Looking takes at most one part in so many of the time, however many subflows there are."""
 
@@ -35,7 +40,7 @@ class Kernel:
         self._identity: int | None = None
         self._looked_on: frozenset[AddressPair] = frozenset()
         self._ended: frozenset[AddressPair] = frozenset()
-        self._doomed: list[tuple[AddressPair, SocketId]] = []
+        self._doomed: list[tuple[AddressPair, SocketId, bool]] = []
         self._looked = self._next_look = float("-inf")
 
     def obey(self, orders: Orders, site: Site) -> dict[str, int]:
@@ -80,9 +85,13 @@ class Kernel:
         if (dead | down) - self._looked_on or due or began >= self._next_look:
             self._look(dead | down)
         self._looked_on, self._ended = dead | down, dead
-        now = [subflow for pair, subflow in self._doomed if pair in dead]
-        self._doomed = [(pair, subflow) for pair, subflow in self._doomed if pair not in dead]
-        self._subflows.end(now)
+        now = [(subflow, busy) for pair, subflow, busy in self._doomed if pair in dead]
+        self._doomed = [doomed for doomed in self._doomed if doomed[0] not in dead]
+        self._subflows.end([subflow for subflow, busy in now if busy])
+        idle = [subflow for subflow, busy in now if not busy]
+        for start in range(0, len(idle), _IDLE_AT_ONCE):
+            time.sleep(_IDLE_PAUSE_SECONDS)
+            self._subflows.end(idle[start : start + _IDLE_AT_ONCE])
 
     def _look(self, pairs: frozenset[AddressPair]) -> None:
         """Look for subflows that may have to end.

@@ -8,7 +8,6 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from operator import itemgetter
 
 from pyroute2.netlink.diag import (
     SS_CONN,
@@ -129,10 +128,10 @@ class Subflows:
                 found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
         return found
 
-    def doomed(self, pairs: Container[AddressPair]) -> list[tuple[AddressPair, SocketId]]:
+    def doomed(self, pairs: Container[AddressPair]) -> list[tuple[AddressPair, SocketId, bool]]:
         """Return the subflows on ``pairs`` of connections that have another one elsewhere.
 
-        Those that have something under way come first. What is plain TCP is left out.
+        With each comes whether it has something under way. What is plain TCP is left out.
 
         Raises:
             FedsdnError: the kernel refuses.
@@ -150,9 +149,8 @@ class Subflows:
                 if state == SS_ESTABLISHED:
                     elsewhere.add(token)
             elif state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
-                found.append((token, not _under_way(attributes), pair, (family, name)))
-        found.sort(key=itemgetter(1))
-        return [(pair, socket_id) for token, _, pair, socket_id in found if token in elsewhere]
+                found.append((token, (pair, (family, name), _under_way(attributes))))
+        return [subflow for token, subflow in found if token in elsewhere]
 
     def end(self, subflows: Sequence[SocketId]) -> int:
         """End subflows; return how many were still there.
