@@ -145,11 +145,11 @@ class Path:
         if verdict in (Verdict.BAD, Verdict.SILENT):
             self._good_since = None
         if verdict is Verdict.BAD:
-            self._blame()
+            self._found_dead()
             return self._become(PathState.DOWN, why, now)
         if self.state is PathState.DOWN and self._is_held(verdict, now, probes):
             if word is None:
-                self._blame()  # whatever it was down for
+                self._found_dead()  # whatever it was down for
             return False
         self.found = False
         if word is not None:
@@ -158,7 +158,8 @@ class Path:
         good = verdict is Verdict.GOOD
         return self._become(PathState.UP if good else PathState.UNKNOWN, why, now)
 
-    def _blame(self) -> None:
+    def _found_dead(self) -> None:
+        """Have the peer told, unless it is or will be."""
         if not self.found:
             self.found, self.told = True, None
 

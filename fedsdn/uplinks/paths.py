@@ -50,6 +50,8 @@ class _Peer:
     leaving: bool = False
     knows: int = 0
     """The newest of our rounds of which it tells."""
+    told: int = 0
+    """The last round that told it of another path that was found dead."""
     heard: float = float("-inf")
     confirmed: float = float("-inf")
     """When the peer had the newest of our probes that it tells of, by whichever path that came."""
@@ -137,13 +139,14 @@ class Paths:
         lost: dict[str, list[tuple[str, str]]] = {peer: [] for peer in self._peers}
         found = [path for path in self if path.found and path.name.peer in lost]
         for path in sorted(found, key=lambda path: path.told is None):
-            told = lost[path.name.peer]
-            known = path.name.peer_uplink in self._peers[path.name.peer].down
-            if path.name.uplink in down or known or len(told) == MOST_LOST:
+            peer, told = self._peers[path.name.peer], lost[path.name.peer]
+            known = path.name.uplink in down or path.name.peer_uplink in peer.down
+            if known or len(told) == MOST_LOST:
                 path.told = None
-            else:
-                told.append((path.name.uplink, path.name.peer_uplink))
-                path.told = path.told or self._round
+                continue
+            told.append((path.name.uplink, path.name.peer_uplink))
+            if path.told is None:
+                path.told = peer.told = self._round
         return lost
 
     def _probe(
@@ -189,11 +192,7 @@ class Paths:
         # Only from one that has heard this process: what it said to an older one may be replayed.
         if ours:
             known, peer.knows = peer.knows, max(peer.knows, probe.heard)
-            news |= any(
-                known < (path.told or 0) <= peer.knows
-                for path in self
-                if path.name.peer == probe.site
-            )
+            news |= known < peer.told <= peer.knows
             news |= self._take_word(peer, probe)
         return news
 
