@@ -139,12 +139,12 @@ class Paths:
         lost: dict[str, list[tuple[str, str]]] = {peer: [] for peer in self._peers}
         found = [path for path in self if path.found and path.name.peer in lost]
         for path in sorted(found, key=lambda path: path.told is None):
-            peer, told = self._peers[path.name.peer], lost[path.name.peer]
+            peer, names = self._peers[path.name.peer], lost[path.name.peer]
             known = path.name.uplink in down or path.name.peer_uplink in peer.down
-            if known or len(told) == MOST_LOST:
+            if known or len(names) == MOST_LOST:
                 path.told = None
                 continue
-            told.append((path.name.uplink, path.name.peer_uplink))
+            names.append((path.name.uplink, path.name.peer_uplink))
             if path.told is None:
                 path.told = peer.told = self._round
         return lost
@@ -239,7 +239,7 @@ class Paths:
         one's own port does not wait for that: it is certain, and the peer hears of it in no time.
         """
         peer = self._peers.get(path.name.peer)
-        if peer is None or self.ports[path.name.uplink] in _DEAD_PORT:
+        if peer is None or self._own_port_is_dead(path):
             return True
         told = path.told is not None and peer.knows >= path.told
         return (told or self._word(path, now) is not None) and self._speaks(peer, now)
@@ -256,8 +256,11 @@ class Paths:
         ``__mptcp_retransmit_pending_data``). A loss of one's own port is known before any of those
         acknowledgements has come: ended at once, it is twice as long a silence.
         """
-        known_at_once = self.ports[path.name.uplink] in _DEAD_PORT
+        known_at_once = self._own_port_is_dead(path)
         return path.since + ACKNOWLEDGED * (path.rtt or 0.0) if known_at_once else path.since
+
+    def _own_port_is_dead(self, path: Path) -> bool:
+        return self.ports[path.name.uplink] in _DEAD_PORT
 
     def _has_successor(self, path: Path, now: float) -> bool:
         """Whether connections have had the time to get subflows on another path to the peer.

@@ -1,128 +1,17 @@
-"""What two sites find out about the paths between them, over wires and a clock that are modelled.
-
-Each step is a millisecond; a probe travels for the wire's delay, or is lost.
-"""
+"""What two sites find out about the paths between them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from itertools import pairwise, product
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from fedsdn.config.model import Federation, Probes
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.paths import ACKNOWLEDGED, Paths
-from fedsdn.uplinks.probe import Probe
-from fedsdn.uplinks.status import PathState, PortState
+from fedsdn.uplinks.status import PortState
 from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
-
-UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
-STEP = 0.001
-SETTLED = 2.1
-"""What a path takes until connections have subflows on it, and a bit."""
-PROBES = Probes(key="k" * 32)
-Way = tuple[str, str, str]
-"""A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
-Trouble = tuple[str, str]
-"""What happens, and at which site."""
-TROUBLES = list(
-    product(
-        (
-            "stalls",
-            "starts again",
-            "loses its port",
-            "loses what it sends on up1",
-            "loses what it sends on up2",
-        ),
-        "ab",
-    )
-)
-A_STALLS, _, A_STARTS_AGAIN, _, A_LOSES_PORT, _, *LOSSES = TROUBLES
-A_LOSES_UP1, B_LOSES_UP1, A_LOSES_UP2, B_LOSES_UP2 = LOSSES
-
-
-@dataclass
-class Model:
-    """The sites of a federation, each with its paths; uplinks of one name share a wire."""
-
-    federation: Federation
-    delay: float = 0.015
-    now: float = 1000.0
-    sites: dict[str, Paths] = field(default_factory=dict)
-    cut: set[Way] = field(default_factory=set)
-    stalled: set[str] = field(default_factory=set)
-    """Sites whose processes are not run; what comes to them waits."""
-    under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
-    next_round: dict[str, float] = field(default_factory=dict)
-    changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for number, site in enumerate(self.federation.sites):
-            self.start(site.name, self.now + number * 0.037)
-        self.run(SETTLED)
-
-    def start(self, site: str, when: float) -> None:
-        """Start a site's application, for the first time or again."""
-        self.sites[site] = Paths(self.federation, site, epoch=int(when * 1e9), now=when)
-        self.sites[site].set_ports(
-            {up.name: PortState.UP for up in self.federation.site(site).uplinks}, when
-        )
-        self.next_round[site] = when
-
-    def stop(self, site: str, *, leaving: bool) -> None:
-        if leaving:
-            self.send(site, leaving=True)
-        del self.next_round[site]
-
-    def send(self, site: str, *, leaving: bool = False) -> None:
-        for path, probe in self.sites[site].next_round(self.now, leaving=leaving):
-            if (site, path.name.peer, path.name.uplink) not in self.cut:
-                self.under_way.append((self.now + self.delay, path.name.peer, probe))
-
-    def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self.now < end:
-            self.now += STEP
-            running = [site for site in self.next_round if site not in self.stalled]
-            for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
-                if site not in self.stalled:
-                    self.under_way.remove((arrival, site, probe))
-                if site in running:
-                    self.sites[site].take(probe, self.now)
-            for site in running:
-                for path in self.sites[site].judge(self.now):
-                    self.changes.append((self.now, site, path.name.uplink, path.state))
-                if self.now >= self.next_round[site]:
-                    self.send(site)
-                    self.next_round[site] += PROBES.interval
-                elif self.sites[site].urgent:
-                    self.send(site)
-
-    def set_port(self, site: str, uplink: str, state: PortState) -> None:
-        ports = {**self.sites[site].ports, uplink: state}
-        assert self.sites[site].set_ports(ports, self.now)
-
-    def cut_wire(self, uplink: str, *ends: str) -> None:
-        """Lose what the ``ends`` send over a wire; by default both."""
-        names = [site.name for site in self.federation.sites]
-        self.cut |= {(source, target, uplink) for source in ends or names for target in names}
-
-    def mend(self) -> None:
-        self.cut.clear()
-
-    def states(self, site: str) -> dict[str, PathState]:
-        """By uplink; of two sites, so there is one path for each."""
-        return {path.name.uplink: path.state for path in self.sites[site]}
-
-    def seconds_until(self, site: str, uplink: str, state: PathState, limit: float = 10.0) -> float:
-        start = self.now
-        while self.states(site)[uplink] is not state:
-            assert self.now < start + limit, f"{uplink} of {site} is not {state}"
-            self.run(STEP)
-        return self.now - start
+from tests.unit.path_model import DOWN, PROBES, SETTLED, STEP, UNKNOWN, UP, Model
 
 
 @pytest.fixture
@@ -235,87 +124,6 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     assert not orders.down_pairs
     model.seconds_until("b", "up1", DOWN)
     assert model.sites["b"].orders().dead_pairs
-
-
-def test_subflows_end_only_when_the_peer_knows_that_their_path_is_dead(model: Model) -> None:
-    """So at both sites, within the time that it takes to tell."""
-    ours, theirs = (next(iter(model.sites[site])) for site in "ab")
-    model.cut_wire("up1", "b")
-    model.seconds_until("a", "up1", DOWN)
-    assert not ours.ended
-    found = model.now
-    while not ours.ended:
-        model.run(STEP)
-    assert theirs.state is DOWN
-    assert model.now - found <= 2 * model.delay + 3 * STEP
-    model.run(model.delay + 2 * STEP)
-    assert theirs.ended
-
-
-def test_what_either_site_finds_dead_is_down_at_both_and_comes_back(model: Model) -> None:
-    model.cut |= {("b", "a", "up1"), ("a", "b", "up2")}
-    model.run(2)
-    for site in "ab":
-        assert model.states(site) == {"up1": DOWN, "up2": DOWN}
-    model.mend()
-    for site, uplink in product("ab", ("up1", "up2")):
-        model.seconds_until(site, uplink, UP, limit=1)
-
-
-def _begin(model: Model, trouble: Trouble) -> None:
-    match trouble:
-        case "stalls", site:
-            model.stalled.add(site)
-        case "starts again", site:
-            model.start(site, model.now)
-        case "loses its port", site:
-            model.set_port(site, "up1", PortState.DOWN)
-        case "loses what it sends on up1", site:
-            model.cut_wire("up1", site)
-        case "loses what it sends on up2", site:
-            model.cut_wire("up2", site)
-
-
-def _end_all(model: Model) -> None:
-    model.mend()
-    model.stalled.clear()
-    for site, paths in model.sites.items():
-        if paths.ports["up1"] is not PortState.UP:
-            model.set_port(site, "up1", PortState.UP)
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    st.lists(
-        st.tuples(st.sets(st.sampled_from(TROUBLES), max_size=3), st.floats(0.01, 0.7)),
-        max_size=8,
-    )
-)
-@example([(set(), 0.125), ({A_STALLS}, 0.421875), ({B_LOSES_UP2, A_LOSES_UP1}, 0.5)])
-@example([({A_LOSES_UP1}, 0.5), ({B_LOSES_UP2}, 0.2), ({B_LOSES_UP1, B_LOSES_UP2}, 3.0)])
-@example([({B_LOSES_UP2, A_LOSES_UP1}, 0.5), ({A_STARTS_AGAIN}, 0.5)])
-@example([
-    *[({A_LOSES_PORT}, 0.05), (set(), 0.4)] * 6,
-    *[({A_STALLS}, 0.4), (set(), 2.2), ({A_LOSES_UP2, B_LOSES_UP2}, 0.7)],
-])  # fmt: skip
-def test_some_path_is_left_alone_by_both_sites(troubles: list[tuple[set[Trouble], float]]) -> None:
-    """Whatever is silent, whichever process stands still or starts anew, and for how long.
-
-    Ended by one site here and by the other there, connections would have no subflow left.
-    """
-    model = Model(two_sites())
-    gone: set[str] = set()
-    for at_once, seconds in [*troubles, (set(), 0.7)]:
-        for trouble in at_once:
-            _begin(model, trouble)
-        end = model.now + seconds
-        while model.now < end:
-            model.run(STEP)
-            every = [path for site in "ab" for path in model.sites[site]]
-            gone |= {path.name.uplink for path in every if path.ended}
-            gone &= {path.name.uplink for path in every if path.state is DOWN}
-            assert gone != {"up1", "up2"}
-        _end_all(model)
 
 
 def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:

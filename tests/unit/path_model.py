@@ -1,0 +1,102 @@
+"""Paths between the sites of a federation, over wires and a clock that are modelled.
+
+Each step is a millisecond; a probe travels for the wire's delay, or is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fedsdn.config.model import Federation, Probes
+from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.status import PathState, PortState
+
+UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
+STEP = 0.001
+SETTLED = 2.1
+"""What a path takes until connections have subflows on it, and a bit."""
+PROBES = Probes(key="k" * 32)
+Way = tuple[str, str, str]
+"""A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
+
+
+@dataclass
+class Model:
+    """The sites of a federation, each with its paths; uplinks of one name share a wire."""
+
+    federation: Federation
+    delay: float = 0.015
+    now: float = 1000.0
+    sites: dict[str, Paths] = field(default_factory=dict)
+    cut: set[Way] = field(default_factory=set)
+    stalled: set[str] = field(default_factory=set)
+    """Sites whose processes are not run; what comes to them waits."""
+    under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
+    next_round: dict[str, float] = field(default_factory=dict)
+    changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for number, site in enumerate(self.federation.sites):
+            self.start(site.name, self.now + number * 0.037)
+        self.run(SETTLED)
+
+    def start(self, site: str, when: float) -> None:
+        """Start a site's application, for the first time or again."""
+        self.sites[site] = Paths(self.federation, site, epoch=int(when * 1e9), now=when)
+        self.sites[site].set_ports(
+            {up.name: PortState.UP for up in self.federation.site(site).uplinks}, when
+        )
+        self.next_round[site] = when
+
+    def stop(self, site: str, *, leaving: bool) -> None:
+        if leaving:
+            self.send(site, leaving=True)
+        del self.next_round[site]
+
+    def send(self, site: str, *, leaving: bool = False) -> None:
+        for path, probe in self.sites[site].next_round(self.now, leaving=leaving):
+            if (site, path.name.peer, path.name.uplink) not in self.cut:
+                self.under_way.append((self.now + self.delay, path.name.peer, probe))
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += STEP
+            running = [site for site in self.next_round if site not in self.stalled]
+            for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
+                if site not in self.stalled:
+                    self.under_way.remove((arrival, site, probe))
+                if site in running:
+                    self.sites[site].take(probe, self.now)
+            for site in running:
+                for path in self.sites[site].judge(self.now):
+                    self.changes.append((self.now, site, path.name.uplink, path.state))
+                if self.now >= self.next_round[site]:
+                    self.send(site)
+                    self.next_round[site] += PROBES.interval
+                elif self.sites[site].urgent:
+                    self.send(site)
+
+    def set_port(self, site: str, uplink: str, state: PortState) -> None:
+        ports = {**self.sites[site].ports, uplink: state}
+        assert self.sites[site].set_ports(ports, self.now)
+
+    def cut_wire(self, uplink: str, *ends: str) -> None:
+        """Lose what the ``ends`` send over a wire; by default both."""
+        names = [site.name for site in self.federation.sites]
+        self.cut |= {(source, target, uplink) for source in ends or names for target in names}
+
+    def mend(self) -> None:
+        self.cut.clear()
+
+    def states(self, site: str) -> dict[str, PathState]:
+        """By uplink; of two sites, so there is one path for each."""
+        return {path.name.uplink: path.state for path in self.sites[site]}
+
+    def seconds_until(self, site: str, uplink: str, state: PathState, limit: float = 10.0) -> float:
+        start = self.now
+        while self.states(site)[uplink] is not state:
+            assert self.now < start + limit, f"{uplink} of {site} is not {state}"
+            self.run(STEP)
+        return self.now - start
