@@ -12,7 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 ROUND_SECONDS = 2.0
 """How often every connection is looked at, when nothing is told: a subflow may end by itself."""
+
+_REFUSALS = 3
+_REFUSED_SECONDS = 0.5
+"""A connection without a subflow is given up when new ones were refused so many times, with so many
+seconds between: longer than a round trip, shorter than the time-out of any other failure."""
 
 _AT_ONCE = 50
 """After so many connections others get their turn."""
@@ -59,13 +64,32 @@ def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Up
     return chosen
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Managed:
-    """A connection that this site has opened. ``token`` is 0 if it is plain TCP."""
+    """A connection that this site has opened. ``token`` is 0 if it is plain TCP.
+
+    ``give_up`` ends it. ``asked`` are the subflows that were asked for when it was looked at last;
+    ``refused`` is how many times in a row it then had none at all, nor got one.
+    """
 
     sock: socket.socket
     token: int
     peer: str
+    give_up: Callable[[], object]
+    asked: frozenset[AddressPair] = frozenset()
+    refused: int = 0
+
+    def has_lost_its_peer(self, there: Mapping[AddressPair, bool]) -> bool:
+        """Whether the peer has the connection no more, by the subflows that are there.
+
+        It refuses new ones at once then. Those that get no answer are there for minutes, and those
+        to a neighbour who is away for three seconds, so they are not taken for refused.
+        """
+        if any(there.values()) or not self.asked or self.asked & there.keys():
+            self.refused = 0
+        else:
+            self.refused += 1
+        return self.refused >= _REFUSALS
 
 
 class PathManager:
@@ -94,9 +118,11 @@ class PathManager:
         self._news.set()
 
     @contextmanager
-    def managing(self, sock: socket.socket, peer: str) -> Iterator[Managed]:
-        """Look after a connection to ``peer`` meanwhile."""
-        connection = Managed(sock, transport.token(sock), peer)
+    def managing(
+        self, sock: socket.socket, peer: str, give_up: Callable[[], object]
+    ) -> Iterator[Managed]:
+        """Look after a connection to ``peer`` meanwhile; ``give_up`` if the peer has lost it."""
+        connection = Managed(sock, transport.token(sock), peer, give_up)
         self._connections.add(connection)
         try:
             yield connection
@@ -120,12 +146,31 @@ class PathManager:
         """Open the subflows that a connection lacks, if it is far enough."""
         if not connection.token:
             return
-        for own, other in lacking(self._paths(connection.peer), open_pairs(connection.sock)):
+        there = open_pairs(connection.sock)
+        if connection.has_lost_its_peer(there):
+            _LOG.info("site %s: a connection is given up: the peer has it no more", connection.peer)
+            connection.give_up()
+            return
+        asked = set()
+        for own, other in lacking(self._paths(connection.peer), there):
             local, remote = own.address.ip, other.peer_address
             with self._identified(local) as identifier:
                 self._requests.open_subflow(
                     connection.token, local, identifier, remote, self._port()
                 )
+                asked.add((local, remote))
+        connection.asked = frozenset(asked)
+        if asked and not any(there.values()):
+            self._look_again(connection)
+
+    def _look_again(self, connection: Managed) -> None:
+        """Look at a connection without subflows before its next turn."""
+
+        def look() -> None:
+            if connection in self._connections:
+                self.join(connection)
+
+        asyncio.get_running_loop().call_later(_REFUSED_SECONDS, look)
 
     def announce(self, sock: socket.socket, peer: str) -> None:
         """Announce the other uplinks on a connection that another's proxy has opened.

@@ -2,34 +2,79 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from fedsdn.channel.connection import Connection
-from fedsdn.proxy.pipes import PipePool
+from fedsdn.config.model import Site
+from fedsdn.proxy import transport
+from fedsdn.proxy.buffers import BufferPool
+from fedsdn.proxy.direction import Direction, Owner
+from fedsdn.proxy.peer_direction import FromPeer, ToPeer
 from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.queue import SendQueue
 from fedsdn.proxy.relay import Relay
 from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.proxy.transport import Carrier
+from fedsdn.proxy.window import Budget, Window
+
+_LOG = logging.getLogger(__name__)
 
 
-def peer_relay(
-    near: socket.socket,
-    far: socket.socket,
-    poller: Poller,
-    pipes: PipePool,
-    statistics: WorkerStatistics,
-    connection: Connection,
-) -> Relay:
-    """Prepare to relay a connection between ``near``, a VM's socket, and ``far``, a peer's."""
-    queue = SendQueue(far)
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the relays of one worker share."""
 
-    def sent(moved: int) -> None:
-        statistics.add(Counter.BYTES_SENT, moved)
-        connection.sent += moved
-        queue.sent(moved)
+    poller: Poller
+    buffers: BufferPool
+    budget: Budget
+    statistics: WorkerStatistics
 
-    def received(moved: int) -> None:
-        statistics.add(Counter.BYTES_RECEIVED, moved)
-        connection.received += moved
+    def carries(self, far: socket.socket, peer: Site) -> bool:
+        """Whether a connection with ``peer`` may be used; count it if not.
 
-    return Relay(near, far, poller, pipes, outward=sent, inward=received)
+        Where Multipath TCP has fallen back to TCP, the kernel may leave out bytes when data that
+        were sent again overlap (Linux 6.18). A plain TCP socket has no such fault; but only another
+        proxy may come with one.
+        """
+        carrier = transport.carrier(far)
+        if carrier is Carrier.MPTCP or (carrier is Carrier.TCP and peer.proxy == "socks5"):
+            return True
+        self.statistics.fell_back(peer)
+        return False
+
+    @contextmanager
+    def relay(
+        self, near: socket.socket, far: socket.socket, peer: Site, connection: Connection
+    ) -> Iterator[Relay]:
+        """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``."""
+        queue = SendQueue(far)
+        window = Window(self.budget)
+
+        def sent(moved: int) -> None:
+            self.statistics.add(Counter.BYTES_SENT, moved)
+            connection.sent += moved
+            queue.sent(moved)
+            window.paths_hold = queue.paths_hold
+
+        def received(moved: int) -> None:
+            self.statistics.add(Counter.BYTES_RECEIVED, moved)
+            connection.received += moved
+
+        def trusted() -> bool:
+            return self.carries(far, peer)
+
+        def directions(relay: Owner) -> tuple[Direction, Direction]:
+            if peer.proxy == "socks5":
+                outward = Direction(relay, near, far, sent)
+                return outward, Direction(relay, far, near, received, trusted)
+            to_peer = ToPeer(relay, near, far, sent, window)
+            return to_peer, FromPeer(relay, far, near, received, to_peer, trusted)
+
+        try:
+            yield Relay(near, far, self.poller, self.buffers, directions)
+        finally:
+            window.close()

@@ -16,7 +16,9 @@ import time
 from collections import deque
 from contextlib import suppress
 
+from fedsdn.proxy import tcp
 from fedsdn.proxy.subflow_info import tcp_infos
+from fedsdn.site.sysctls import BUFFER_BYTES
 
 _ADJUST_BYTES = 1 << 19
 """The buffer is adjusted whenever so many bytes have been sent."""
@@ -42,9 +44,6 @@ _LEAST_BYTES = 1 << 19
 """Slow wires are served by slow machines, too, whose acknowledgements come in lumps: with half of
 this, two of 6 Mbit/s between emulated processors were filled to 0.96 instead of 0.98."""
 
-_SO_SNDBUFFORCE = 32
-"""include/uapi/asm-generic/socket.h: SO_SNDBUF, not limited by the host's ``wmem_max``."""
-
 _SND_MSS = struct.Struct("=16xI")
 _SND_CWND = struct.Struct("=80xI")
 _PACING_RATE = struct.Struct("=104xQ")
@@ -59,6 +58,8 @@ class SendQueue:
     def __init__(self, sock: socket.socket) -> None:
         """Leave it to the kernel until much is sent."""
         self._sock = sock
+        self.paths_hold = 0
+        """How many bytes the paths hold without a queue; 0 while that is not known."""
         self._sent = 0
         self._recent: deque[tuple[float, int]] = deque()
 
@@ -78,11 +79,13 @@ class SendQueue:
             held = round(sum(held * longest / span for held, span in paths))
             before = self._largest()
             self._recent.append((time.monotonic(), held))
+            self.paths_hold = max(held, before)
             factor = _GROWING if held > _GROWTH * before else _SETTLED
-            size = max(_LEAST_BYTES, round(max(held, before) * factor))
+            size = max(_LEAST_BYTES, round(self.paths_hold * factor))
+            size = min(size, BUFFER_BYTES)
             with suppress(OSError):
                 # The kernel takes it twice, to make room for its own overhead (socket(7)).
-                self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size // 2)
+                self._sock.setsockopt(socket.SOL_SOCKET, tcp.SO_SNDBUFFORCE, size // 2)
 
     def _largest(self) -> int:
         """Return the most that the paths held in the last moments."""

@@ -1,8 +1,7 @@
-"""Relaying bytes between two sockets with splice(2).
+"""Relaying a connection between a VM and a peer.
 
-A direction borrows a pipe from the pool while bytes are in flight and gives it back when it is
-empty, so an idle connection holds two descriptors. What one side does, the other sees: its end
-of stream as an end of stream, its reset as a reset.
+What one side does, the other sees: its end of stream as an end of stream, its reset as a reset, and
+neither before the data that were sent before.
 """
 
 from __future__ import annotations
@@ -13,89 +12,21 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from fedsdn.proxy import tcp
-from fedsdn.proxy.pipes import Memory, Pipe, PipePool
+from fedsdn.proxy.buffers import BufferPool
+from fedsdn.proxy.direction import Direction, Owner
 from fedsdn.proxy.poller import Poller
 
-_ROUNDS = 8
-"""How many times a direction may move bytes before others get their turn."""
+PEER_SECONDS = 5.0
+"""How long a VM's reset waits until the peer has all data before it: uplinks may be away."""
 
-Counter = Callable[[int], None]
-"""Takes a number of bytes that have been passed on."""
+VM_SECONDS = 2.0
+"""How long a peer's reset waits until the VM has taken the data before it, if it reads."""
 
+_SOONEST, _LATEST = 0.001, 0.1
+"""After so many seconds it is looked whether data have arrived: soon at first, then less often."""
 
-class _Direction:
-    """Bytes from ``source`` to ``sink``; ``ended`` when the source's end has been passed on."""
-
-    def __init__(
-        self, relay: Relay, source: socket.socket, sink: socket.socket, count: Counter
-    ) -> None:
-        self._relay = relay
-        self._source = source
-        self._sink = sink
-        self._count = count
-        self._pipe: Pipe | Memory | None = None
-        self._started = False
-        self._sink_is_full = False
-        self.ended = False
-
-    def start(self) -> None:
-        self._started = True
-        self._pump()
-
-    def source_has_news(self) -> None:
-        if not self._sink_is_full:
-            self._pump()
-
-    def sink_has_room(self) -> None:
-        if self._sink_is_full:
-            self._pump()
-
-    def _pump(self) -> None:
-        """Move what can be moved now; the side that holds it up tells when to go on."""
-        if not self._started or self.ended or self._relay.over:
-            return
-        try:
-            for _ in range(_ROUNDS):
-                if not (self._drain() and self._fill()):
-                    return
-        except OSError:
-            self._relay.abort()
-            return
-        self._relay.loop.call_soon(self._pump)
-
-    def _fill(self) -> bool:
-        """Read into an empty pipe; False when there is nothing to go on with."""
-        pipe = self._pipe = self._pipe or self._relay.pipes.take()
-        try:
-            pipe.fill(self._source)
-        except BlockingIOError:
-            self.release()
-            return False
-        if pipe.filled:
-            return True
-        self.release()
-        self.ended = True
-        self._sink.shutdown(socket.SHUT_WR)
-        self._relay.direction_ended()
-        return False
-
-    def _drain(self) -> bool:
-        """Empty the pipe into the sink; False when the sink is full."""
-        pipe = self._pipe
-        while pipe is not None and pipe.filled:
-            try:
-                self._count(pipe.drain(self._sink))
-            except BlockingIOError:
-                self._sink_is_full = True
-                return False
-        self._sink_is_full = False
-        return True
-
-    def release(self) -> None:
-        """Give the pipe back, if there is one."""
-        if self._pipe is not None:
-            self._relay.pipes.give_back(self._pipe)
-            self._pipe = None
+Directions = Callable[[Owner], tuple[Direction, Direction]]
+"""Makes a relay's directions: from near to far, and from far to near."""
 
 
 class Relay:
@@ -109,19 +40,19 @@ class Relay:
         near: socket.socket,
         far: socket.socket,
         poller: Poller,
-        pipes: PipePool,
-        outward: Counter,
-        inward: Counter,
+        buffers: BufferPool,
+        directions: Directions,
     ) -> None:
-        """Prepare; ``outward`` counts bytes from near to far."""
+        """Prepare to relay between ``near`` and ``far``."""
         self.loop = asyncio.get_running_loop()
-        self.pipes = pipes
+        self.buffers = buffers
         self._poller = poller
         self._near = near
         self._far = far
-        self._outward = _Direction(self, near, far, outward)
-        self._inward = _Direction(self, far, near, inward)
+        self._outward, self._inward = directions(self)
         self._ended: asyncio.Future[None] = self.loop.create_future()
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def over(self) -> bool:
@@ -152,29 +83,71 @@ class Relay:
             self.abort()
             raise
         finally:
+            for timer in (self._giving_up, self._looking):
+                if timer is not None:
+                    timer.cancel()
             self._outward.release()
             self._inward.release()
 
     def _near_event(self, events: int) -> None:
-        self._event(events, read=self._outward, written=self._inward)
+        self._event(self._near, events, read=self._outward, written=self._inward)
 
     def _far_event(self, events: int) -> None:
-        self._event(events, read=self._inward, written=self._outward)
+        self._event(self._far, events, read=self._inward, written=self._outward)
 
-    def _event(self, events: int, read: _Direction, written: _Direction) -> None:
+    def _event(self, sock: socket.socket, events: int, read: Direction, written: Direction) -> None:
         if events & ~select.EPOLLOUT:
             read.source_has_news()
         if events & select.EPOLLOUT:
             written.sink_has_room()
         if events & select.EPOLLERR:
-            self.abort()
+            self.broke(sock)
 
-    def direction_ended(self) -> None:
-        """Note that one more direction has ended."""
-        if self._outward.ended and self._inward.ended and not self.over:
+    def broke(self, sock: socket.socket) -> None:
+        """Note that a socket has been reset by its other side, or has failed."""
+        if self.over:
+            return
+        self._give_up_within(PEER_SECONDS if sock is self._near else VM_SECONDS)
+        for direction in (self._outward, self._inward):
+            if direction.sink is sock:
+                direction.sink_is_broken()
+        for direction in (self._outward, self._inward):
+            if direction.source is sock:
+                direction.source_is_broken()
+
+    def may_be_finished(self) -> None:
+        """End both sides in order if nothing remains to be done."""
+        if self._outward.finished and self._inward.finished and not self.over:
             tcp.end_in_order(self._near)
             tcp.end_in_order(self._far)
             self._ended.set_result(None)
+
+    def reset_in_order(self, sock: socket.socket) -> None:
+        """Reset both sides as soon as all that was sent to ``sock`` has arrived.
+
+        Not at once: the reset would overtake data that travel on another subflow, or have to be
+        sent again.
+        """
+        self._give_up_within(PEER_SECONDS if sock is self._far else VM_SECONDS)
+        self._look(sock, _SOONEST)
+
+    def _look(self, sock: socket.socket, delay: float) -> None:
+        if self.over:
+            return
+        if self._looking is not None:
+            self._looking.cancel()
+        if tcp.unacknowledged(sock):
+            later = min(2 * delay, _LATEST)
+            self._looking = self.loop.call_later(delay, self._look, sock, later)
+        else:
+            self.abort()
+
+    def _give_up_within(self, seconds: float) -> None:
+        if self._giving_up is not None:
+            if self._giving_up.when() <= self.loop.time() + seconds:
+                return
+            self._giving_up.cancel()
+        self._giving_up = self.loop.call_later(seconds, self.abort)
 
     def abort(self) -> None:
         """Reset both sides, unless it is over."""

@@ -15,13 +15,11 @@ from fedsdn.proxy import socks, tcp, transport
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import PathManager
-from fedsdn.proxy.peer_relay import peer_relay
-from fedsdn.proxy.pipes import PipePool
+from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
-from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.restored import Restore, connect_restored
 from fedsdn.proxy.socks import Reply, Request, SocksError
-from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.proxy.stats import Counter
 from fedsdn.proxy.transparent import ANY_PORT, connect_as
 from fedsdn.socket_address import SocketAddress
 
@@ -40,9 +38,7 @@ class Server:
     def __init__(
         self,
         policy: Policy,
-        statistics: WorkerStatistics,
-        poller: Poller,
-        pipes: PipePool,
+        means: Means,
         report: Report,
         restore: Restore,
         path_manager: PathManager,
@@ -55,9 +51,9 @@ class Server:
         self._report = report
         self._restore = restore
         self._path_manager = path_manager
-        self._statistics = statistics
-        self._poller = poller
-        self._pipes = pipes
+        self._means = means
+        self._statistics = means.statistics
+        self._poller = means.poller
 
     async def handle(self, far: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
@@ -69,11 +65,10 @@ class Server:
                 if isinstance(peer, Refusal):
                     self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
                     return
-                if transport.fell_back(far):
-                    self._statistics.fell_back(peer)
                 asking = SocketAddress(address, name[1])
                 request = await self._read_request(far, asking, peer)
-                if request is not None:
+                # Only now: it may fall back when the first data come.
+                if request is not None and self._means.carries(far, peer):
                     await self._carry(far, request, peer)
             except OSError as error:
                 _LOG.debug("connection from %s: %s", address, error)
@@ -165,15 +160,19 @@ class Server:
     ) -> None:
         if peer.proxy == "socks5":
             self._path_manager.announce(far, peer.name)
-        with self._report.carried(
-            Direction.INBOUND,
-            peer.name,
-            request.client,
-            request.destination,
-            self._shown(near, request, peer),
-            transport.token(far),
-        ) as connection:
-            relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
+            if transport.carrier(far) is transport.Carrier.TCP:
+                self._statistics.fell_back(peer)
+        with (
+            self._report.carried(
+                Direction.INBOUND,
+                peer.name,
+                request.client,
+                request.destination,
+                self._shown(near, request, peer),
+                transport.token(far),
+            ) as connection,
+            self._means.relay(near, far, peer, connection) as relay,
+        ):
             await relay.run()
 
     def _shown(self, near: socket.socket, request: Request, peer: Site) -> SocketAddress:

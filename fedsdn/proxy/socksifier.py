@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from fedsdn.channel.connection import Direction
@@ -22,12 +22,11 @@ from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import Managed, PathManager, Paths
-from fedsdn.proxy.peer_relay import peer_relay
-from fedsdn.proxy.pipes import PipePool
+from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import Policy, Refusal
-from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.socks import Reply, Request, SocksError
-from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.proxy.stats import Counter
+from fedsdn.proxy.transport import fallen_back
 from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.status import SiteStatus
 
@@ -53,9 +52,7 @@ class Socksifier:
     def __init__(
         self,
         policy: Policy,
-        statistics: WorkerStatistics,
-        poller: Poller,
-        pipes: PipePool,
+        means: Means,
         report: Report,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
@@ -72,9 +69,9 @@ class Socksifier:
         )
         self._live_paths = LivePaths()
         self._report = report
-        self._statistics = statistics
-        self._poller = poller
-        self._pipes = pipes
+        self._means = means
+        self._statistics = means.statistics
+        self._poller = means.poller
         self._turns = itertools.count()
 
     async def handle(self, near: socket.socket, name: Name) -> None:
@@ -134,10 +131,14 @@ class Socksifier:
     async def _connect(self, peer: Site) -> socket.socket:
         """Connect to a peer's server; connections take turns in which live path they try first."""
         paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
-        far = await transport.connect(paths, self.policy.federation.proxy_port)
-        if transport.fell_back(far):
-            self._statistics.fell_back(peer)
-        return far
+        port = self.policy.federation.proxy_port
+        far = await transport.connect(paths, port)
+        if self._means.carries(far, peer):
+            return far
+        far.close()
+        if peer.proxy == "fedsdn":
+            raise fallen_back()
+        return await transport.connect(paths, port, socket.IPPROTO_TCP)
 
     async def _asked(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
@@ -154,7 +155,10 @@ class Socksifier:
     async def _answered(self, far: socket.socket, request: Request, peer: Site) -> None:
         with self._failure_counted(request, peer):
             async with asyncio.timeout(REPLY_SECONDS):
-                _check_success(await read_message(far, socks.parse_response))
+                reply = await read_message(far, socks.parse_response)
+            if not self._means.carries(far, peer):
+                raise fallen_back()
+            _check_success(reply)
 
     async def _relay(
         self,
@@ -166,12 +170,12 @@ class Socksifier:
     ) -> None:
         client, destination = request.client, request.destination
         with (
-            self.path_manager.managing(far, peer.name) as managed,
+            self.path_manager.managing(far, peer.name, _cancel_this_task()) as managed,
             self._report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
+            self._means.relay(near, far, peer, connection) as relay,
         ):
-            relay = peer_relay(near, far, self._poller, self._pipes, self._statistics, connection)
             await relay.run(far_ready=self._join_when(ready, managed))
 
     async def _join_when(self, ready: Awaitable[None] | None, managed: Managed) -> None:
@@ -179,6 +183,11 @@ class Socksifier:
         if ready is not None:
             await ready
         self.path_manager.join(managed)
+
+
+def _cancel_this_task() -> Callable[[], object]:
+    task = asyncio.current_task()
+    return (lambda: None) if task is None else task.cancel
 
 
 async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:

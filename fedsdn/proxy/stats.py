@@ -33,7 +33,7 @@ class Counter(IntEnum):
     BYTES_RECEIVED = auto()
     """Bytes taken from peers."""
     FALLBACKS = auto()
-    """Connections between sites that are plain TCP instead of Multipath TCP."""
+    """Connections between sites that were, or became, TCP instead of Multipath TCP."""
     REFUSED_NOT_A_PEER = auto()
     REFUSED_FOREIGN_CLIENT = auto()
     REFUSED_FOREIGN_DESTINATION = auto()
@@ -99,9 +99,10 @@ class WorkerStatistics:
         self.say_once(f"{who}: refused: {refusal.reason} {_SEE}")
 
     def fell_back(self, peer: Site) -> None:
-        """Count a connection with ``peer`` that is plain TCP; log it once for each peer."""
+        """Count a connection with ``peer`` that is not Multipath TCP; log it once for each peer."""
         self.add(Counter.FALLBACKS)
-        self.say_once(f"site {peer.name}: no Multipath TCP, only TCP {_SEE}")
+        what = "it is reset" if peer.proxy == "fedsdn" else "one uplink carries it"
+        self.say_once(f"site {peer.name}: no Multipath TCP, only TCP: {what} {_SEE}")
 
     def say_once(self, message: str) -> None:
         """Log a message that no worker has logged yet; at most ``_MESSAGES`` in all."""

@@ -20,8 +20,9 @@ as the kernel has it and as it is asked for."""
 _MOST_SUBFLOWS = 16
 _TCP_INFO_BYTES = 152
 _SOCKADDR_BYTES = 128
-_CLOSED = 7
-"""``TCP_CLOSE`` of net/tcp_states.h, in the first byte of ``struct tcp_info``."""
+_SYN_SENT, _CLOSED = 2, 7
+"""``TCP_SYN_SENT`` and ``TCP_CLOSE`` of net/tcp_states.h, in the first byte of
+``struct tcp_info``."""
 
 _FAMILY = struct.Struct("=H")
 _IPV4 = slice(4, 8)
@@ -36,14 +37,14 @@ def tcp_infos(sock: socket.socket) -> list[bytes]:
     return _each(sock, _MPTCP_TCPINFO, _TCP_INFO_BYTES)
 
 
-def open_pairs(sock: socket.socket) -> set[AddressPair]:
-    """Return the addresses of the subflows that are open, or being opened.
+def open_pairs(sock: socket.socket) -> dict[AddressPair, bool]:
+    """Return the addresses of the subflows that are there; False for those being opened.
 
     A connection's first subflow stays in the kernel's list when it has been closed.
     """
     names = _each(sock, _MPTCP_SUBFLOW_ADDRS, 2 * _SOCKADDR_BYTES)
     return {
-        (_address(name[:_SOCKADDR_BYTES]), _address(name[_SOCKADDR_BYTES:]))
+        (_address(name[:_SOCKADDR_BYTES]), _address(name[_SOCKADDR_BYTES:])): info[0] != _SYN_SENT
         for name, info in zip(names, tcp_infos(sock), strict=False)
         if info[0] != _CLOSED
     }

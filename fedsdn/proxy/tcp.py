@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import socket
 import struct
+import termios
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -19,7 +21,11 @@ from fedsdn.config.model import Address
 BACKLOG = 4096
 """Connections that wait in the kernel until they are accepted."""
 
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+"""include/uapi/asm-generic/socket.h: buffers that the host's ``wmem_max`` does not limit."""
+
 _LINGER = struct.Struct("ii")
+_INT = struct.Struct("i")
 _DISCONNECTED = struct.pack("H14x", socket.AF_UNSPEC)
 _libc = ctypes.CDLL(None)
 
@@ -51,6 +57,19 @@ def reset(sock: socket.socket) -> None:
     notice of ``SO_LINGER`` when a Multipath TCP socket is closed.
     """
     _libc.connect(sock.fileno(), _DISCONNECTED, len(_DISCONNECTED))
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """How many bytes of what was given to a socket have not been acknowledged (SIOCOUTQ, tcp(7)).
+
+    The end of the stream counts as one. Of a connection that is over, none.
+    """
+    try:
+        answer = fcntl.ioctl(sock, termios.TIOCOUTQ, _INT.pack(0))
+    except OSError:
+        return 0
+    (waiting,) = _INT.unpack(answer)
+    return int(waiting)
 
 
 async def connect(sock: socket.socket, address: tuple[str, int]) -> None:

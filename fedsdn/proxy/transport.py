@@ -12,12 +12,15 @@ import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import Enum, auto
 
 from fedsdn.config.model import Uplink
 from fedsdn.proxy import tcp
 
-IPPROTO_MPTCP = 262
-"""include/uapi/linux/in.h; Python has the name from 3.14 on."""
+IPPROTO_MPTCP = socket.IPPROTO_MPTCP
+
+_SO_PROTOCOL = 38
+"""include/uapi/asm-generic/socket.h; Python has no name for it."""
 
 _SOL_MPTCP = 284
 _MPTCP_INFO = 1
@@ -40,6 +43,16 @@ _UNANSWERED_CHECKS = 120
 
 ATTEMPT_SECONDS = 15.0
 """How long a peer may take to answer on all paths together."""
+
+
+class Carrier(Enum):
+    """What carries a connection between sites."""
+
+    MPTCP = auto()
+    FALLEN_BACK = auto()
+    """TCP under a socket that was to be Multipath TCP (RFC 8684, section 3.7)."""
+    TCP = auto()
+    """TCP from the start, with a TCP socket."""
 
 
 def listen(port: int) -> socket.socket:
@@ -78,8 +91,8 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _UNANSWERED_CHECKS)
 
 
-def _socket() -> socket.socket:
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, IPPROTO_MPTCP)
+def _socket(protocol: int = IPPROTO_MPTCP) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -90,10 +103,13 @@ def _socket() -> socket.socket:
     return sock
 
 
-async def connect(paths: Sequence[tuple[Uplink, Uplink]], port: int) -> socket.socket:
+async def connect(
+    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = IPPROTO_MPTCP
+) -> socket.socket:
     """Connect to a peer over the first of ``paths`` that answers.
 
     A path that stays silent delays the next by ``HEAD_START_SECONDS``, one that fails by nothing.
+    ``protocol`` is that of the socket.
 
     Raises:
         OSError: none answers; ``ENETUNREACH`` when there is none, ``ETIMEDOUT`` when all are
@@ -107,7 +123,7 @@ async def connect(paths: Sequence[tuple[Uplink, Uplink]], port: int) -> socket.s
         async with asyncio.timeout(ATTEMPT_SECONDS):
             while waiting or attempts:
                 if waiting:
-                    attempts.add(asyncio.create_task(_connect_over(waiting.pop(), port)))
+                    attempts.add(asyncio.create_task(_connect_over(waiting.pop(), port, protocol)))
                 done, _ = await asyncio.wait(
                     attempts,
                     timeout=HEAD_START_SECONDS if waiting else None,
@@ -136,9 +152,9 @@ def _close_connected(attempt: asyncio.Task[socket.socket]) -> None:
         attempt.result().close()
 
 
-async def _connect_over(path: tuple[Uplink, Uplink], port: int) -> socket.socket:
+async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -> socket.socket:
     own, other = path
-    sock = _socket()
+    sock = _socket(protocol)
     try:
         # The port is chosen when the peer is known: it may be in use towards another one.
         with suppress(OSError):  # before Linux 6.9
@@ -151,10 +167,18 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int) -> socket.socket
     return sock
 
 
-def fell_back(sock: socket.socket) -> bool:
-    """Whether a connection is plain TCP, because the peer or the path wanted it."""
+def carrier(sock: socket.socket) -> Carrier:
+    """Say what carries a connection now: it may fall back to TCP after it has begun."""
     flags, _ = _info(sock)
-    return bool(flags & _FLAG_FALLBACK)
+    if not flags & _FLAG_FALLBACK:
+        return Carrier.MPTCP
+    plain = sock.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == socket.IPPROTO_TCP
+    return Carrier.TCP if plain else Carrier.FALLEN_BACK
+
+
+def fallen_back() -> OSError:
+    """Make the error of a connection that is not used because it has fallen back to TCP."""
+    return OSError(errno.EPROTONOSUPPORT, "Multipath TCP has fallen back to TCP")
 
 
 def token(sock: socket.socket) -> int:

@@ -13,19 +13,21 @@ from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.proxy import socksifier, transport
+from fedsdn.proxy.buffers import BufferPool
 from fedsdn.proxy.listener import Listener
-from fedsdn.proxy.pipes import PipePool
+from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import Policy
 from fedsdn.proxy.poller import Poller
 from fedsdn.proxy.server import Server
 from fedsdn.proxy.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
+from fedsdn.proxy.window import Budget
 from fedsdn.uplinks.status import status_from
 
 _LOG = logging.getLogger(__name__)
 
 _KEPT_FREE = 8
-"""One descriptor in so many is not for connections' own two, but for pipes and second attempts."""
+"""One descriptor in so many is not for connections' own two, but for second attempts."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that a worker handles; whoever starts it blocks them until then."""
@@ -57,19 +59,18 @@ class _Worker:
     ) -> None:
         self._federation = federation
         self._site = site
-        self._poller, self._pipes = Poller(), PipePool()
+        self._poller = Poller()
         self._statistics = statistics
+        means = Means(self._poller, BufferPool(), Budget(), statistics)
         policy = self._policy()
         report = Report()
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes, report)
+        self._socksifier = Socksifier(policy, means, report)
         self._server = Server(
             policy,
-            statistics,
-            self._poller,
-            self._pipes,
+            means,
             report,
             self._channel.restore,
             self._socksifier.path_manager,
@@ -141,7 +142,6 @@ class _Worker:
         self._managing.cancel()
         self._socksifier.path_manager.close()
         self._poller.close()
-        self._pipes.close()
 
 
 async def _drain(

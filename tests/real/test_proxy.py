@@ -80,6 +80,15 @@ def receive(sock: socket.socket) -> bytes:
     return bytes(received)
 
 
+def carried(data: bytes, sender: socket.socket, receiver: socket.socket) -> bytes:
+    """Send data, and the end of the stream, while the other end reads; return what it read."""
+    with ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(send, sender, data)
+        received = receive(receiver)
+        sending.result()
+    return received
+
+
 def fill(sock: socket.socket) -> None:
     """Send until nothing on the way takes more."""
     sock.settimeout(1)
@@ -155,8 +164,7 @@ def test_the_end_of_the_clients_stream_leaves_the_other_direction_open(
     with connection(*net, family) as (client, server):
         send(client, b"question")
         assert receive(server) == b"question"
-        send(server, noise(3))
-        assert receive(client) == noise(3)
+        assert carried(noise(3), server, client) == noise(3)
 
 
 def test_the_end_of_the_servers_stream_leaves_the_other_direction_open(
@@ -165,8 +173,7 @@ def test_the_end_of_the_servers_stream_leaves_the_other_direction_open(
     with connection(*net, family) as (client, server):
         send(server, b"banner")
         assert receive(client) == b"banner"
-        send(client, noise(4))
-        assert receive(server) == noise(4)
+        assert carried(noise(4), client, server) == noise(4)
 
 
 def test_data_before_the_end_of_connection_set_up(net: Net, family: int) -> None:

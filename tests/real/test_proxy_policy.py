@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from fedsdn.proxy.records import Kind, record
 from fedsdn.proxy.server import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks import (
     NO_METHOD,
@@ -72,28 +73,48 @@ def receive(sock: socket.socket) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["TCP", "MPTCP"])
-def test_a_peers_request_is_carried_and_plain_tcp_counted(
-    net: Net, family: int, protocol: int
-) -> None:
+def test_a_peers_request_is_carried(net: Net, family: int) -> None:
     _, far = net
     vm = far.addresses[family]
     client = {4: "10.1.0.77", 6: "fd00:1::77"}[family]
     with (
-        far.counts(inbound=1, fallbacks=1 - bool(protocol)),
+        far.counts(inbound=1, fallbacks=0),
         far.vm.listen(vm) as listener,
-        speak(net, family, protocol) as peer,
+        speak(net, family) as peer,
     ):
-        peer.sendall(ask(client, vm, listener.getsockname()[1]) + b"early")
+        early = record(Kind.DATA, 5) + b"early"
+        peer.sendall(ask(client, vm, listener.getsockname()[1]) + early)
         server, name = listener.accept()
         with server:
             server.settimeout(LIMIT_S)
             assert name[:2] == (client, 40000)
             assert server.recv(100) == b"early"
             server.sendall(b"answer")
-        assert receive(peer) == encode_response(Reply.SUCCEEDED) + b"answer"
-    if not protocol:
-        assert far.log.count("site a: no Multipath TCP, only TCP") == 1
+        answer = record(Kind.DATA, 6) + b"answer" + record(Kind.END)
+        expected = encode_response(Reply.SUCCEEDED) + answer
+        received = b""
+        while len(received) < len(expected):
+            received += peer.recv(1000)
+        assert received == expected
+
+
+def test_a_connection_without_multipath_tcp_is_reset_and_counted(net: Net, family: int) -> None:
+    """What falls back may lose bytes; no data of it may reach a VM."""
+    _, far = net
+    vm = far.addresses[family]
+    client = {4: "10.1.0.77", 6: "fd00:1::77"}[family]
+    with (
+        far.counts(inbound=0, fallbacks=1),
+        far.vm.listen(vm) as listener,
+        speak(net, family, protocol=0) as peer,
+    ):
+        peer.sendall(ask(client, vm, listener.getsockname()[1]))
+        with pytest.raises(ConnectionResetError):
+            receive(peer)
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert far.log.count("site a: no Multipath TCP, only TCP") == 1
 
 
 @pytest.mark.parametrize(
@@ -132,7 +153,8 @@ def test_a_peer_that_oversteps_is_refused_and_counted(
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"", id="HTTP"),
         pytest.param(b"\x04\x01\x00\x50\x0a\x02\x00\x0b\x00", b"", id="SOCKS4"),
         pytest.param(b"\x05\x01\x00", NO_METHOD, id="plain SOCKS5"),
-        pytest.param(b"\x05\x01\x80\x02" + bytes(30), NO_METHOD, id="later metadata"),
+        pytest.param(b"\x05\x01\x80\x01" + bytes(30), NO_METHOD, id="earlier metadata"),
+        pytest.param(b"\x05\x01\x80\x03" + bytes(30), NO_METHOD, id="later metadata"),
         pytest.param(
             ask("10.1.0.77", "10.2.0.11")[:11] + b"\x05\x02\x00" + bytes(30),
             encode_response(Reply.COMMAND_NOT_SUPPORTED),

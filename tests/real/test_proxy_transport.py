@@ -21,6 +21,7 @@ from fedsdn.config.model import Uplink
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import tcp, transparent, transport
+from fedsdn.proxy.transport import Carrier
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
 
@@ -105,8 +106,8 @@ async def test_a_path_binds_the_own_uplink_and_speaks_mptcp(
             assert tcp.unmapped(far.getpeername()[0]) == over[0].address.ip
             assert transport.token(near)
             assert transport.token(far)
-            assert not transport.fell_back(near)
-            assert not transport.fell_back(far)
+            assert transport.carrier(near) is Carrier.MPTCP
+            assert transport.carrier(far) is Carrier.MPTCP
 
 
 @pytest.mark.parametrize("bad", [DEAD, NOT_OURS], ids=["silent", "fails at once"])
@@ -200,11 +201,11 @@ async def test_plain_tcp_is_noticed_at_both_ends(ground: str) -> None:
     ):
         client.connect((str(FAR.ip), PORT))
         with await accept(listener) as accepted:
-            assert transport.fell_back(accepted)
+            assert transport.carrier(accepted) is Carrier.TCP
             assert not transport.token(accepted)
         near = await transport.connect([LIVE], PORT + 1)
         with near, plain.accept()[0]:
-            assert transport.fell_back(near)
+            assert transport.carrier(near) is Carrier.FALLEN_BACK
             assert not transport.token(near)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from itertools import product
 
 from fedsdn.config.model import AddressPair, Uplink
-from fedsdn.proxy.path_manager import lacking
+from fedsdn.proxy.path_manager import Managed, lacking
 from tests.unit.federations import uplink
 
 A1, A2, A3 = (uplink(f"a{n}", f"198.51.100.{n}/24") for n in (1, 2, 3))
@@ -53,3 +54,28 @@ def test_a_better_path_comes_first() -> None:
 
 def test_a_peer_behind_nat_is_known_by_its_public_address() -> None:
     assert lacking([(A1, NAT)], [pair(A1, NAT)]) == []
+
+
+def test_a_connection_whose_joins_are_refused_is_given_up() -> None:
+    connection = managed(asked=frozenset({pair(A1, B1)}))
+    assert [connection.has_lost_its_peer({}) for _ in range(3)] == [False, False, True]
+
+
+def test_a_connection_that_waits_is_not_given_up() -> None:
+    asked = frozenset({pair(A1, B1), pair(A2, B2)})
+    being_opened, open_elsewhere = {pair(A2, B2): False}, {pair(A1, B2): True}
+    for there in (being_opened, open_elsewhere):
+        connection = managed(asked)
+        assert not any(connection.has_lost_its_peer(there) for _ in range(10))
+    nothing_to_ask_for = managed(frozenset())
+    assert not any(nothing_to_ask_for.has_lost_its_peer({}) for _ in range(10))
+
+
+def test_refusals_count_only_in_a_row() -> None:
+    connection = managed(asked=frozenset({pair(A1, B1)}))
+    seen = [{}, {}, {pair(A1, B1): False}, {}, {}]
+    assert not any(connection.has_lost_its_peer(there) for there in seen)
+
+
+def managed(asked: frozenset[AddressPair]) -> Managed:
+    return Managed(socket.socket(), 1, "b", lambda: None, asked)

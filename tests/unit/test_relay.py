@@ -1,48 +1,105 @@
-"""The relay between two real TCP connections over loopback."""
+"""The relay between real TCP connections over loopback: bytes as they are, and in records."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import resource
+import select
 import socket
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
 
+from fedsdn.proxy import relay as relay_module
 from fedsdn.proxy import tcp
-from fedsdn.proxy.pipes import PIPE_BYTES, PipePool
+from fedsdn.proxy.buffers import BUFFER_BYTES, BufferPool
+from fedsdn.proxy.direction import Direction, Owner
+from fedsdn.proxy.peer_direction import FromPeer, ToPeer
 from fedsdn.proxy.poller import Poller
+from fedsdn.proxy.records import Kind, record
 from fedsdn.proxy.relay import Relay
-from tests.unit.loopback import (
-    asynchronous,
-    descriptors,
-    pipe_ends,
-    receive,
-    send,
-    tcp_pair,
-    until,
-)
+from fedsdn.proxy.window import FIRST_BYTES, Budget, Window
+from tests.unit.loopback import asynchronous, descriptors, receive, send, tcp_pair, until
 
 
-class Ground:
-    """client <-> near, far <-> server, and a relay between near and far."""
+class Half:
+    """A relay between ``near`` and ``far``, and what it has passed on."""
 
-    def __init__(self, poller: Poller, pipes: PipePool, buffer: int | None = None) -> None:
-        self.client, self.near = tcp_pair(buffer)
-        self.far, self.server = tcp_pair(buffer)
-        for sock in (self.near, self.far):
+    def __init__(
+        self,
+        near: socket.socket,
+        far: socket.socket,
+        poller: Poller,
+        buffers: BufferPool,
+        *,
+        records: bool,
+    ) -> None:
+        for sock in (near, far):
             tcp.prepare(sock)
+        self.near, self.far = near, far
         self.sent = 0
         self.received = 0
-        self.relay = Relay(self.near, self.far, poller, pipes, self.count_sent, self.count_received)
+        self.trusted = True
+        self.window = Window(Budget())
+        self.records = records
+        self.relay = Relay(near, far, poller, buffers, self._directions)
+
+    def _directions(self, relay: Owner) -> tuple[Direction, Direction]:
+        near, far = self.near, self.far
+        if not self.records:
+            out = Direction(relay, near, far, self.count_sent)
+            return out, Direction(relay, far, near, self.count_received, self.may_be_used)
+        to_peer = ToPeer(relay, near, far, self.count_sent, self.window)
+        return to_peer, FromPeer(relay, far, near, self.count_received, to_peer, self.may_be_used)
+
+    def may_be_used(self) -> bool:
+        return self.trusted
 
     def count_sent(self, moved: int) -> None:
         self.sent += moved
 
     def count_received(self, moved: int) -> None:
         self.received += moved
+
+    async def run(self, far_ready: Awaitable[None] | None = None) -> None:
+        """Do as the proxy does: close the sockets when the relay is over."""
+        with self.near, self.far:
+            await self.relay.run(far_ready)
+
+
+class Ground:
+    """client <-> near, far <-> server, and a relay between near and far.
+
+    With records there are two relays, and records between them.
+    """
+
+    def __init__(
+        self, poller: Poller, buffers: BufferPool, *, records: bool, buffer: int | None = None
+    ) -> None:
+        self.client, near = tcp_pair(buffer)
+        far, self.server = tcp_pair(buffer)
+        self.halves = []
+        if records:
+            middle, other = tcp_pair(buffer)
+            self.halves.append(Half(far, other, poller, buffers, records=True))
+            far = middle
+        self.halves.insert(0, Half(near, far, poller, buffers, records=records))
+
+    @property
+    def near(self) -> socket.socket:
+        return self.halves[0].near
+
+    @property
+    def far(self) -> socket.socket:
+        return self.halves[0].far
+
+    @property
+    def sent(self) -> int:
+        return self.halves[-1].received if len(self.halves) > 1 else self.halves[0].sent
+
+    @property
+    def received(self) -> int:
+        return self.halves[0].received
 
     @property
     def sides(self) -> tuple[socket.socket, socket.socket]:
@@ -52,22 +109,33 @@ class Ground:
         return asyncio.create_task(self.run(far_ready))
 
     async def run(self, far_ready: Awaitable[None] | None = None) -> None:
-        """Do as the proxy does: close the sockets when the relay is over."""
-        with self.near, self.far:
-            await self.relay.run(far_ready)
+        others = [asyncio.create_task(half.run()) for half in self.halves[1:]]
+        try:
+            await self.halves[0].run(far_ready)
+        finally:
+            if others:
+                await asyncio.wait(others)
+
+    def close(self) -> None:
+        for sock in self.sides:
+            sock.close()
+        for half in self.halves:
+            half.near.close()
+            half.far.close()
 
 
 @contextmanager
-def ground(buffer: int | None = None) -> Iterator[Ground]:
-    poller, pipes = Poller(), PipePool()
-    made = Ground(poller, pipes, buffer)
+def ground(buffer: int | None = None, *, records: bool = False) -> Iterator[Ground]:
+    poller = Poller()
+    made = Ground(poller, BufferPool(), records=records, buffer=buffer)
     try:
         yield made
     finally:
-        for sock in (*made.sides, made.near, made.far):
-            sock.close()
+        made.close()
         poller.close()
-        pipes.close()
+
+
+both_kinds = pytest.mark.parametrize("records", [False, True], ids=["bytes", "records"])
 
 
 async def is_reset(sock: socket.socket) -> bool:
@@ -77,6 +145,22 @@ async def is_reset(sock: socket.socket) -> bool:
     except ConnectionResetError:
         return True
     return False
+
+
+def has_something(sock: socket.socket) -> bool:
+    """Whether there is something to read."""
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+async def receive_until_reset(sock: socket.socket) -> tuple[int, bool]:
+    """Read to the end; how much came, and whether the end was a reset."""
+    got = 0
+    try:
+        while data := await asyncio.get_running_loop().sock_recv(sock, 1 << 16):
+            got += len(data)
+    except ConnectionResetError:
+        return got, True
+    return got, False
 
 
 async def fill(sock: socket.socket) -> int:
@@ -92,12 +176,13 @@ async def fill(sock: socket.socket) -> int:
     return filled
 
 
+@both_kinds
 @pytest.mark.parametrize(
     ("outward", "inward"), [(0, 0), (1, 0), (0, 1), (70_001, 3), (5_000_003, 4_000_037)]
 )
 @asynchronous
-async def test_data_are_intact_both_ways_at_once(outward: int, inward: int) -> None:
-    with ground() as g:
+async def test_data_are_intact_both_ways_at_once(outward: int, inward: int, records: bool) -> None:
+    with ground(records=records) as g:
         running = g.start()
         sent_out, sent_in, at_server, at_client = await asyncio.gather(
             send(g.client, outward, 1),
@@ -111,10 +196,11 @@ async def test_data_are_intact_both_ways_at_once(outward: int, inward: int) -> N
         assert (g.sent, g.received) == (outward, inward)
 
 
+@both_kinds
 @pytest.mark.parametrize("first", [0, 1])
 @asynchronous
-async def test_half_closed_it_goes_on_carrying_the_other_way(first: int) -> None:
-    with ground() as g:
+async def test_half_closed_it_goes_on_carrying_the_other_way(first: int, records: bool) -> None:
+    with ground(records=records) as g:
         opener, answerer = g.sides[first], g.sides[1 - first]
         running = g.start()
         question = await send(opener, 100_000, 1)
@@ -125,21 +211,27 @@ async def test_half_closed_it_goes_on_carrying_the_other_way(first: int) -> None
         await running
 
 
+@both_kinds
 @pytest.mark.parametrize("who", [0, 1])
 @asynchronous
-async def test_a_reset_is_passed_on(who: int) -> None:
-    with ground() as g:
+async def test_a_reset_is_passed_on(who: int, records: bool) -> None:
+    with ground(records=records) as g:
         running = g.start()
         tcp.reset(g.sides[who])
         assert await is_reset(g.sides[1 - who])
         await running
 
 
+@both_kinds
 @pytest.mark.parametrize("who", [0, 1])
 @pytest.mark.parametrize("writer", [0, 1])
 @asynchronous
-async def test_a_reset_is_passed_on_while_a_direction_is_held_up(who: int, writer: int) -> None:
-    with ground(buffer=1 << 14) as g:
+async def test_a_reset_is_passed_on_while_a_direction_is_held_up(
+    who: int, writer: int, records: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("PEER_SECONDS", "VM_SECONDS"):
+        monkeypatch.setattr(relay_module, limit, 0.1)
+    with ground(1 << 14, records=records) as g:
         running = g.start()
         await fill(g.sides[writer])
         tcp.reset(g.sides[who])
@@ -147,10 +239,11 @@ async def test_a_reset_is_passed_on_while_a_direction_is_held_up(who: int, write
         assert await is_reset(g.sides[1 - who])
 
 
+@both_kinds
 @pytest.mark.parametrize("who", [0, 1])
 @asynchronous
-async def test_a_reset_after_the_half_close_is_passed_on(who: int) -> None:
-    with ground() as g:
+async def test_a_reset_after_the_half_close_is_passed_on(who: int, records: bool) -> None:
+    with ground(records=records) as g:
         running = g.start()
         g.client.shutdown(socket.SHUT_WR)
         assert (await receive(g.server))[0] == 0
@@ -158,9 +251,10 @@ async def test_a_reset_after_the_half_close_is_passed_on(who: int) -> None:
         await running
 
 
+@both_kinds
 @asynchronous
-async def test_cancelled_it_resets_both_sides() -> None:
-    with ground() as g:
+async def test_cancelled_it_resets_both_sides(records: bool) -> None:
+    with ground(records=records) as g:
         running = g.start()
         g.client.send(b"x")
         await until(lambda: g.sent == 1)
@@ -181,38 +275,28 @@ async def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
             for sock in (g.client, g.near, g.far, g.server)
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)
         )
-        assert g.sent < filled < buffers + PIPE_BYTES
+        assert g.sent < filled < buffers + BUFFER_BYTES
         g.client.shutdown(socket.SHUT_WR)
         assert (await receive(g.server))[0] == filled
         g.server.close()
         await running
 
 
+@pytest.mark.parametrize(
+    ("end", "records"),
+    [
+        *((end, records) for end in ("order", "reset", "cancel") for records in (False, True)),
+        ("not ready", False),
+    ],
+)
 @asynchronous
-async def test_idle_connections_hold_two_descriptors_each() -> None:
-    poller, pipes = Poller(), PipePool()
-    before = pipe_ends()
-    grounds = [Ground(poller, pipes) for _ in range(50)]
-    running = [g.start() for g in grounds]
-    for g in grounds:
-        g.client.send(b"question")
-        g.server.send(b"answer")
-    await until(lambda: all((g.sent, g.received) == (8, 6) for g in grounds))
-    await asyncio.sleep(0)
-    assert pipe_ends() - before <= 2 * 2, "one pipe for each direction, at the same time"
-    for g in grounds:
-        g.client.close()
-        g.server.close()
-    await asyncio.wait(running)
-    poller.close()
-    pipes.close()
-
-
-@pytest.mark.parametrize("end", ["order", "reset", "cancel", "not ready"])
-@asynchronous
-async def test_nothing_is_left_open(end: str) -> None:
+async def test_nothing_is_left_open(
+    end: str, records: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("PEER_SECONDS", "VM_SECONDS"):
+        monkeypatch.setattr(relay_module, limit, 0.1)
     before = len(descriptors())
-    with ground() as g:
+    with ground(records=records) as g:
         running = g.start(nothing_comes(g) if end == "not ready" else None)
         await fill(g.client)
         if end == "order":
@@ -284,49 +368,6 @@ async def test_a_reset_before_far_is_ready_ends_the_waiting(who: int) -> None:
         assert await is_reset(g.sides[1 - who])
 
 
-@contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    """Let this process open nothing more for a while."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.parametrize("buffer", [None, 1 << 14])
-@asynchronous
-async def test_without_descriptors_data_go_through_memory(buffer: int | None) -> None:
-    sent = random.Random(1).randbytes(1 << 20)  # noqa: S311  (only to be compared)
-    with ground(buffer=buffer) as g:
-        running = g.start()
-        loop = asyncio.get_running_loop()
-        with no_descriptors_left():
-            sending = loop.create_task(loop.sock_sendall(g.client, sent))
-            received = b""
-            while len(received) < len(sent):
-                received += await loop.sock_recv(g.server, 1 << 16)
-            await sending
-        assert received == sent
-        g.client.close()
-        g.server.close()
-        await running
-
-
-@asynchronous
-async def test_without_descriptors_a_receiver_that_does_not_read_stops_the_sender() -> None:
-    with ground(buffer=1 << 14) as g:
-        running = g.start()
-        with no_descriptors_left():
-            filled = await fill(g.client)
-        assert g.sent < filled
-        g.client.shutdown(socket.SHUT_WR)
-        assert (await receive(g.server))[0] == filled
-        g.server.close()
-        await running
-
-
 @asynchronous
 async def test_a_connection_that_nobody_ended_in_order_is_reset_when_closed() -> None:
     client, near = tcp_pair()
@@ -345,3 +386,174 @@ async def test_a_connection_told_to_end_in_order_gets_everything_out() -> None:
         tcp.end_in_order(near)
         near.close()
         assert (await receive(client))[0] == filled
+
+
+@both_kinds
+@pytest.mark.parametrize("size", [1, 60_000])
+@pytest.mark.parametrize("who", [0, 1])
+@asynchronous
+async def test_what_was_sent_before_a_reset_arrives(who: int, size: int, records: bool) -> None:
+    with ground(records=records) as g:
+        one, other = g.sides[who], g.sides[1 - who]
+        running = g.start()
+        other.send(b"not read")
+        await until(lambda: has_something(one))
+        await asyncio.get_running_loop().sock_sendall(one, bytes(size))
+        await until(lambda: tcp.unacknowledged(one) == 0)
+        one.close()  # with unread data: a reset
+        got, reset = await receive_until_reset(other)
+        assert (got, reset) == (size, True)
+        await running
+
+
+@both_kinds
+@pytest.mark.parametrize("who", [0, 1])
+@asynchronous
+async def test_what_follows_an_urgent_byte_arrives(who: int, records: bool) -> None:
+    with ground(records=records) as g:
+        for half in g.halves:
+            half.near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            half.far.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        one, other = g.sides[who], g.sides[1 - who]
+        running = g.start()
+        one.send(b"abc")
+        one.send(b"!", socket.MSG_OOB)
+        one.send(b"def")
+        seen = b""
+        while len(seen) < len(b"abc!def"):
+            seen += await asyncio.get_running_loop().sock_recv(other, 100)
+        assert seen == b"abc!def"
+        one.close()
+        assert await receive(other) == await receive_nothing()
+        other.close()
+        await running
+
+
+async def receive_nothing() -> tuple[int, str]:
+    ended, other = tcp_pair()
+    with ended, other:
+        ended.shutdown(socket.SHUT_WR)
+        return await receive(other)
+
+
+@both_kinds
+@asynchronous
+async def test_nothing_of_what_may_not_be_used_is_passed_on(records: bool) -> None:
+    with ground(records=records) as g:
+        running = g.start()
+        g.halves[0].trusted = False
+        g.server.send(b"of a connection that fell back")
+        assert await is_reset(g.client)
+        assert g.received == 0
+        await running
+
+
+# With records
+
+
+@asynchronous
+async def test_no_more_is_sent_than_the_peers_vm_has_shown_that_it_takes() -> None:
+    async def data_until_silence() -> int:
+        got = 0
+        with suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(0.2):
+                    header = await loop.sock_recv(peer, 4)
+                left = int.from_bytes(header, "big")
+                while left:
+                    left -= (moved := len(await loop.sock_recv(peer, left)))
+                    got += moved
+        return got
+
+    loop = asyncio.get_running_loop()
+    with half_ground() as (client, peer, running):
+        sending = asyncio.create_task(loop.sock_sendall(client, bytes(1 << 21)))
+        assert await data_until_silence() == FIRST_BYTES
+        peer.send(record(Kind.CONSUMED, 1000))
+        assert await data_until_silence() == 2 * 1000, "it may have so much more under way"
+        sending.cancel()
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@asynchronous
+async def test_the_end_of_the_connection_between_two_proxies_is_no_end_of_stream() -> None:
+    with half_ground() as (client, peer, running):
+        peer.send(record(Kind.DATA, 5) + b"hello")
+        peer.shutdown(socket.SHUT_WR)
+        assert await asyncio.get_running_loop().sock_recv(client, 100) == b"hello"
+        assert await is_reset(client)
+        await running
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x05\0\0\0",
+        record(Kind.CONSUMED, 1),
+        record(Kind.END) + record(Kind.DATA, 1) + b"x",
+        record(Kind.END) + record(Kind.END),
+    ],
+    ids=["unknown kind", "more consumed than sent", "data after the end", "two ends"],
+)
+@asynchronous
+async def test_what_is_no_record_resets_both_sides(said: bytes) -> None:
+    with half_ground() as (client, peer, running):
+        peer.send(said)
+        await running
+        assert await is_reset(peer)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            client.send(b"?")
+
+
+@asynchronous
+async def test_records_may_be_cut_up_anywhere() -> None:
+    said = b"".join(
+        record(Kind.DATA, size) + bytes([size]) * size for size in (1, 2, 3, 5, 8)
+    ) + record(Kind.END)
+    with half_ground() as (client, peer, running):
+        loop = asyncio.get_running_loop()
+        for octet in said:
+            peer.send(bytes([octet]))
+            await asyncio.sleep(0)
+        expected = b"".join(bytes([size]) * size for size in (1, 2, 3, 5, 8))
+        seen = b""
+        while data := await loop.sock_recv(client, 100):
+            seen += data
+        assert seen == expected
+        assert await loop.sock_recv(peer, 4) == record(Kind.SEEN)
+        client.close()
+        assert await loop.sock_recv(peer, 4) == record(Kind.END)
+        assert not running.done(), "it waits until the peer has everything"
+        peer.send(record(Kind.SEEN))
+        await running
+
+
+@asynchronous
+async def test_a_peers_reset_waits_for_the_vm_only_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_module, "VM_SECONDS", 0.1)
+    with half_ground(buffer=1 << 14) as (client, peer, running):
+        await asyncio.get_running_loop().sock_sendall(peer, record(Kind.DATA, 1 << 23))
+        assert await fill(peer) < 1 << 23
+        tcp.reset(peer)
+        await running
+        assert await is_reset(client)
+
+
+@contextmanager
+def half_ground(
+    buffer: int | None = None,
+) -> Iterator[tuple[socket.socket, socket.socket, asyncio.Task[None]]]:
+    """A VM's socket and a peer's, and the relay that runs between them."""
+    poller = Poller()
+    client, near = tcp_pair(buffer)
+    far, peer = tcp_pair(buffer)
+    half = Half(near, far, poller, BufferPool(), records=True)
+    try:
+        yield client, peer, asyncio.create_task(half.run())
+    finally:
+        for sock in (client, near, far, peer):
+            sock.close()
+        poller.close()

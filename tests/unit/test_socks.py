@@ -151,7 +151,7 @@ V4 = EXAMPLE.encode()
         (b"G", "SOCKS version 0x47", b""),
         (b"\x05\x00", "no method", NO_METHOD),
         (b"\x05\x02\x00\x02", "no method", NO_METHOD),
-        (V4[:3] + b"\x02", "metadata version 0x2", NO_METHOD),
+        (V4[:3] + b"\x01", "metadata version 0x1", NO_METHOD),
         (V4[:4] + b"\x03", "address type 3", encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)),
         (V4[:11] + b"\x04", "SOCKS version of CONNECT", encode_response(Reply.FAILURE)),
         (V4[:12] + b"\x02\x00", "command 0x2", encode_response(Reply.COMMAND_NOT_SUPPORTED)),

@@ -69,7 +69,7 @@ def test_method_and_version_are_the_codes() -> None:
     ("row", "received"),
     [
         ("no method `80` among those offered", "05 01 00"),
-        ("metadata of another version than `01`", "05 01 80 02"),
+        ("metadata of another version than `02`", "05 01 80 01"),
     ],
 )
 def test_what_is_no_request_gets_the_answer_listed(row: str, received: str) -> None:

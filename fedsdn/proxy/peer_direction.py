@@ -1,0 +1,158 @@
+"""The directions of a relay whose far side is one of our own proxies: bytes in records."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from fedsdn.proxy.buffers import BUFFER_BYTES
+from fedsdn.proxy.direction import Counter, Direction, Owner
+from fedsdn.proxy.records import HEADER, Kind, Parser, RecordError, record
+from fedsdn.proxy.window import Window
+
+REPORT_BYTES = 1 << 17
+"""How much the VM takes before the peer is told: less than ``window.FIRST_BYTES``, so that a reader
+who reads never waits for it."""
+
+
+class ToPeer(Direction):
+    """What the VM sends, in records; and the records about the other direction."""
+
+    head = HEADER.size
+
+    def __init__(
+        self,
+        relay: Owner,
+        source: socket.socket,
+        sink: socket.socket,
+        count: Counter,
+        window: Window,
+    ) -> None:
+        """Prepare; ``window`` says how much may be sent."""
+        super().__init__(relay, source, sink, count)
+        self.window = window
+        self.seen = False
+        """Whether the peer has told that it has everything."""
+        self._records = bytearray()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the peer has everything, and has been told everything."""
+        return self.ended and self.seen and not self._records
+
+    def say(self, kind: Kind, value: int = 0) -> None:
+        """Send a record, behind the data that are being sent."""
+        self._records += record(kind, value)
+
+    def _flush(self) -> bool:
+        if not super()._flush():
+            return False
+        while self._records:
+            moved = self.send(memoryview(bytes(self._records)))
+            if not moved:
+                return False
+            del self._records[:moved]
+            if not self._records:
+                self.relay.may_be_finished()
+        return True
+
+    def room(self) -> int:
+        """How many bytes the peer's VM, and the buffer, have room for."""
+        return min(self.window.room, BUFFER_BYTES - self.head)
+
+    def filled(self, got: int) -> tuple[int, int]:
+        """Put the header in front of the data."""
+        self._buffer[: self.head] = record(Kind.DATA, got)
+        self.window.sent(got)
+        self.count(got)
+        return 0, self.head + got
+
+    def drain(self) -> bool:
+        """Pass on some of the buffer; False when the sink is full."""
+        return self.give(self._stop) > 0
+
+    def pass_on_end(self) -> None:
+        """Tell the peer that the VM has ended its stream."""
+        self.ended = True
+        self.say(Kind.END)
+        self._flush()
+
+    def pass_on_reset(self) -> None:
+        """Tell the peer that the VM has reset the connection."""
+        self.say(Kind.RESET)
+        self._flush()
+        # A peer whose VM does not read does not come to the record: a reset follows it.
+        super().pass_on_reset()
+
+
+class FromPeer(Direction):
+    """What the peer sends: records with data for the VM, and about the other direction."""
+
+    def __init__(
+        self,
+        relay: Owner,
+        source: socket.socket,
+        sink: socket.socket,
+        count: Counter,
+        other: ToPeer,
+        trusted: Callable[[], bool],
+    ) -> None:
+        """Prepare; ``other`` is the direction in which records about this one leave."""
+        super().__init__(relay, source, sink, count, trusted)
+        self._other = other
+        self._parser = Parser()
+        self._unreported = 0
+
+    def drain(self) -> bool:
+        """Take the next record, or some of its data; False when the VM takes no more."""
+        if self._parser.left:
+            moved = self.give(min(self._stop, self._start + self._parser.left))
+            self._parser.left -= moved
+            self._taken(moved)
+            return moved > 0
+        try:
+            used, found = self._parser.header(self._buffer[self._start : self._stop])
+            self._start += used
+            if found is not None:
+                self._take(*found)
+        except RecordError:
+            self.relay.abort()
+        return not self.relay.over
+
+    def _taken(self, moved: int) -> None:
+        if self.sink_broke:
+            return
+        self.count(moved)
+        self._unreported += moved
+        if self._unreported >= REPORT_BYTES:
+            self._other.say(Kind.CONSUMED, self._unreported)
+            self._unreported = 0
+            self._other.pump()
+
+    def _take(self, kind: Kind, value: int) -> None:
+        """Do what a record says.
+
+        Raises:
+            RecordError: it has no place here.
+
+        """
+        if self.ended and kind in (Kind.DATA, Kind.END):
+            raise RecordError(f"{kind.name} after END")
+        if kind is Kind.CONSUMED:
+            self._other.window.consumed(value)
+            self._other.pump()
+        elif kind is Kind.SEEN:
+            self._other.seen = True
+            self.relay.may_be_finished()
+        elif kind is Kind.END:
+            self._other.say(Kind.SEEN)
+            super().pass_on_end()
+            self._other.pump()
+        elif kind is Kind.RESET:
+            self.source_broke = self._read_all = True
+            self.pass_on_reset()
+
+    def pass_on_end(self) -> None:
+        """Take the end of the connection for a reset: the VM's end would be a record."""
+        self.source_broke = True
+        self.pass_on_reset()
