@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from fedsdn.bench.harm import HarmResults
 from fedsdn.bench.restore import RestoreResults
 from fedsdn.bench.results import Compared, Judged, Results, comparisons, returns, silences
+from fedsdn.bench.short import Outcome
 from fedsdn.bench.uneven import EARLY_SECONDS, SECONDS
 
 Rows = Sequence[Sequence[str]]
@@ -111,6 +113,22 @@ def restore_table(results: RestoreResults) -> tuple[str, Sequence[str], Rows]:
     )
 
 
-def as_json(results: Results | RestoreResults) -> str:
+def harm_table(results: HarmResults) -> tuple[str, Sequence[str], Rows]:
+    """Return title, headings and rows of what became of short connections while uplinks flapped."""
+    return (
+        "Short connections, one wire pulled for a second in four, the two in turn",
+        ("connections", "with", "IP", *Outcome, "per s", "flaps"),
+        [
+            (
+                *(one.way, one.control, f"IPv{one.family}"),
+                *(str(one.outcomes[outcome]) for outcome in Outcome),
+                *(f"{one.outcomes.total() / one.seconds:.0f}", str(one.flaps)),
+            )
+            for one in results.totals()
+        ],
+    )
+
+
+def as_json(results: Results | RestoreResults | HarmResults) -> str:
     """Return every single measurement as one JSON object."""
     return json.dumps(asdict(results), indent=2)

@@ -16,11 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedsdn.bench import failover as failover_bench
+from fedsdn.bench import harm as harm_bench
 from fedsdn.bench import restore as restore_bench
 from fedsdn.bench.failover import Part
-from fedsdn.bench.report import as_json, restore_table, tables
+from fedsdn.bench.harm import HarmResults
+from fedsdn.bench.report import as_json, harm_table, restore_table, tables
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
+from fedsdn.bench.short import Way
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
 from fedsdn.lab import build
@@ -109,6 +112,50 @@ def restore(
         print_table(*restore_table(results))
     for line in results.broken:
         console.print(f"[bold red]broken:[/] {escape(line)}")
+    if results.broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def harm(
+    *,
+    topology: Annotated[Path, typer.Option(help="The lab to build; two sites, two wires.")] = Path(
+        "topo/two-site.yaml"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A few hundred connections only.")] = False,
+    downloads: Annotated[
+        int | None, typer.Option(min=0, help="Downloads per class; 0: none.")
+    ] = None,
+    half_closing: Annotated[
+        int | None, typer.Option(min=0, help="Half-closing connections per class; 0: none.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Open short connections while uplinks flap, with the application and without it, in turns.
+
+    A class is IPv4 or IPv6, with or without. Exit status 1 if a connection hung, or ended cleanly
+    with another answer than the server's.
+    """
+    effort = harm_bench.QUICK if quick else harm_bench.FULL
+    given = {Way.DOWNLOAD: downloads, Way.HALF_CLOSE: half_closing}
+    counts = effort.count | {way: count for way, count in given.items() if count is not None}
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    results = HarmResults()
+    try:
+        with _lab(topology, console) as lab:
+            harm_bench.run(
+                *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts), results),
+                lambda line: console.print(f"  {line}"),
+            )
+    finally:
+        if json_output:
+            print(as_json(results))
+        else:
+            print_table(*harm_table(results))
+        for line in results.broken:
+            console.print(f"[bold red]broken:[/] {escape(line)}")
     if results.broken:
         raise typer.Exit(1)
 
