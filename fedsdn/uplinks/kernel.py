@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -12,8 +13,7 @@ from fedsdn.config.model import AddressPair, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.endpoints import Endpoints, endpoint_of
 from fedsdn.uplinks.paths import Orders
-from fedsdn.uplinks.sock_diag import SocketId
-from fedsdn.uplinks.subflows import Subflows
+from fedsdn.uplinks.subflows import Doomed, Subflows
 
 _LOOK_SECONDS = 3.0
 """How often it is looked whether more of the subflows on dead paths may end."""
@@ -21,10 +21,12 @@ _LOOK_SECONDS = 3.0
 _FRESH_SECONDS = 0.5
 """What was found longer ago is looked for anew before it is ended; a round trip is shorter."""
 
-_IDLE_AT_ONCE = 100
+_AT_ONCE = 100
+"""So many are looked at again and ended together; then others are asked for what holds now."""
+
 _IDLE_PAUSE_SECONDS = 0.01
-"""Subflows with nothing under way end after the others, so many together: those whose data are to
-be sent again need the processor first."""
+"""Subflows with nothing under way end after the others, so long apart: those whose data are to be
+sent again need the processor first."""
 
 _MOST_LOAD = 50
 """Looking takes at most one part in so many of the time, however many subflows there are."""
@@ -40,11 +42,14 @@ class Kernel:
         self._identity: int | None = None
         self._looked_on: frozenset[AddressPair] = frozenset()
         self._ended: frozenset[AddressPair] = frozenset()
-        self._doomed: list[tuple[AddressPair, SocketId, bool]] = []
+        self._doomed: list[Doomed] = []
         self._looked = self._next_look = float("-inf")
 
-    def obey(self, orders: Orders, site: Site) -> dict[str, int]:
+    def obey(self, orders: Callable[[], Orders], site: Site) -> dict[str, int]:
         """Bring endpoints in line and end subflows on paths that have died.
+
+        ``orders`` returns those of the moment: thousands of subflows take a while to end, and none
+        is ended by what was known before.
 
         Returns the identifiers of the endpoints that are there, by uplink.
 
@@ -64,7 +69,7 @@ class Kernel:
             self._open.close()
             self._open = None
 
-    def _obey(self, orders: Orders, site: Site) -> dict[str, int]:
+    def _obey(self, orders: Callable[[], Orders], site: Site) -> dict[str, int]:
         identity = namespace.identity(self._namespace)
         if identity != self._identity:
             self.close()  # what is open keeps a namespace that was removed alive
@@ -75,23 +80,28 @@ class Kernel:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
-        self._end_subflows(orders.dead_pairs, orders.down_pairs)
-        return self._bring_in_line(orders, site)
+        self._end_subflows(orders)
+        return self._bring_in_line(orders(), site)
 
-    def _end_subflows(self, dead: frozenset[AddressPair], down: frozenset[AddressPair]) -> None:
-        """End the subflows on dead paths, but no connection's last: that may be all that works."""
-        began = time.monotonic()
+    def _end_subflows(self, orders: Callable[[], Orders]) -> None:
+        """End the subflows on dead paths of connections that have others which work."""
+        began, known = time.monotonic(), orders()
+        dead, down = known.dead_pairs, known.down_pairs
         due = bool(dead - self._ended) and began > self._looked + _FRESH_SECONDS
         if (dead | down) - self._looked_on or due or began >= self._next_look:
             self._look(dead | down)
         self._looked_on, self._ended = dead | down, dead
-        now = [(subflow, busy) for pair, subflow, busy in self._doomed if pair in dead]
-        self._doomed = [doomed for doomed in self._doomed if doomed[0] not in dead]
-        self._subflows.end([subflow for subflow, busy in now if busy])
-        idle = [subflow for subflow, busy in now if not busy]
-        for start in range(0, len(idle), _IDLE_AT_ONCE):
-            time.sleep(_IDLE_PAUSE_SECONDS)
-            self._subflows.end(idle[start : start + _IDLE_AT_ONCE])
+        now = [one for one in self._doomed if one.pair in dead]
+        self._doomed = [one for one in self._doomed if one.pair not in dead]
+        self._end([one for one in now if one.busy], orders, 0)
+        self._end([one for one in now if not one.busy], orders, _IDLE_PAUSE_SECONDS)
+
+    def _end(self, every: Sequence[Doomed], orders: Callable[[], Orders], pause: float) -> None:
+        for start in range(0, len(every), _AT_ONCE):
+            time.sleep(pause)
+            known = orders()
+            some = [one for one in every[start : start + _AT_ONCE] if one.pair in known.dead_pairs]
+            self._subflows.end(some, known.live_pairs)
 
     def _look(self, pairs: frozenset[AddressPair]) -> None:
         """Look for subflows that may have to end.

@@ -130,6 +130,7 @@ class UplinkMonitor(threading.Thread):
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
+        self._orders = paths.orders()
         self._sockets.close()
         self._changed.set()
 
@@ -177,9 +178,9 @@ class UplinkMonitor(threading.Thread):
         changed = self._paths.judge(now)
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
-        if self._paths.urgent:
-            self._send_news()
         orders, self._orders = self._orders, self._paths.orders()
+        if self._paths.urgent:  # the peer relies on it that orders are by what it is told
+            self._send_news()
         if changed or orders != self._orders:
             self._changed.set()
         if self._deadline is not None:
@@ -194,7 +195,7 @@ class UplinkMonitor(threading.Thread):
             self._changed.clear()
             site = self._federation.site(self._site)
             kernel = self._loop.run_in_executor(
-                self._kernel_thread, self._kernel.obey, self._paths.orders(), site
+                self._kernel_thread, self._kernel.obey, lambda: self._orders, site
             )
             self._write()
             if await self._obeyed(kernel, site):

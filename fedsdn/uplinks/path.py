@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from fedsdn.config.model import Address, Probes
+from fedsdn.config.model import Address, AddressPair, Probes
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState
 
@@ -27,7 +27,7 @@ _MOST_HOLD = 5.0
 _SETTLE_SECONDS = 2.0
 """What the kernels may take to open subflows of every connection on a path that came back."""
 
-_PATIENCE = 10
+PATIENCE = 10
 """A path that was down stays so for this many detection times after its peer has gone silent."""
 
 
@@ -78,7 +78,9 @@ class Path:
     """When the peer had the newest of our probes that it tells of."""
     rtt: float | None = None
     ended: bool = False
-    """Whether its subflows have been given up since it went down."""
+    """Whether it has been given up since it went down."""
+    agreed: bool = False
+    """Whether the peer is known to know that it is down."""
     found: bool = False
     """Whether it is down by what was found here, of which the peer is told. A path that is down
     without it is so by the peer's word."""
@@ -126,9 +128,19 @@ class Path:
             return None
         return 1 - self._received.bit_count() / self._expected
 
+    @property
+    def pair(self) -> AddressPair:
+        """The addresses of its subflows."""
+        return self.local, self.remote
+
+    @property
+    def lives_since(self) -> float:
+        """When it was last no longer down, if it is not; probes have come since."""
+        return max(self._returned, self.opened)
+
     def settled(self, now: float) -> bool:
         """Whether connections have had the time to get subflows on it, if it lives."""
-        return now - max(self._returned, self.opened) > _SETTLE_SECONDS
+        return now - self.lives_since > _SETTLE_SECONDS
 
     def restart(self, now: float) -> None:
         """Forget what came: probes begin anew, after the port was down or the peer had left."""
@@ -170,7 +182,7 @@ class Path:
         """
         if verdict is Verdict.SILENT:  # nothing better is known
             quiet = now - max(self.since, self.opened, self.heard or 0.0)
-            return quiet < _PATIENCE * probes.detection
+            return quiet < PATIENCE * probes.detection
         return self.found and self.held_until(now, probes) > now
 
     def held_until(self, now: float, probes: Probes) -> float:

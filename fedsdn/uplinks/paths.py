@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fedsdn.config.model import AddressPair, Federation, Probes, Uplink
-from fedsdn.uplinks.path import Finding, Path, PathName, Verdict
+from fedsdn.uplinks.path import PATIENCE, Finding, Path, PathName, Verdict
 from fedsdn.uplinks.probe import MOST_LOST, Probe
 from fedsdn.uplinks.status import PathState, PortState
 
@@ -27,14 +27,16 @@ class Orders:
     """What the kernel is to be told.
 
     There are endpoints of the ``usable`` uplinks, and none of the ``dead`` ones; those of the
-    others stay as they are. Subflows on ``dead_pairs`` are to end; those on ``down_pairs``, which
-    are down too, may be next.
+    others stay as they are. Subflows on ``dead_pairs`` are to end, if their connections have others
+    on ``live_pairs``, which come with the time since which they live; those on ``down_pairs``,
+    which are down too, may be next.
     """
 
     usable: frozenset[str]
     dead: frozenset[str]
     dead_pairs: frozenset[AddressPair]
     down_pairs: frozenset[AddressPair]
+    live_pairs: Mapping[AddressPair, float]
 
 
 @dataclass(slots=True)
@@ -72,8 +74,12 @@ class Paths:
         self.urgent = False
         """Whether there is something to tell for which the next round may not wait."""
         self._sent: dict[int, float] = {}
-        self._removed: frozenset[AddressPair] = frozenset()
-        """Paths that the federation file had before it was changed."""
+        self._live: dict[AddressPair, float] = {}
+        self._began = now
+        self._removed: dict[AddressPair, float] = {}
+        """Paths that the federation file had before it was changed, and since when no more."""
+        self._gone: frozenset[AddressPair] = frozenset()
+        """Those of them that peers have had the time to find silent."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         self._peers = {
             peer.name: _Peer() for peer in federation.peers(site) if peer.proxy == "fedsdn"
@@ -95,10 +101,9 @@ class Paths:
         self._round, self._sent = old._round, old._sent
         self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
         self._peers |= {name: peer for name, peer in old._peers.items() if name in self._peers}
-        pairs = {(path.local, path.remote) for path in self}
-        self._removed = (
-            frozenset(old._removed | {(path.local, path.remote) for path in old}) - pairs
-        )
+        pairs = {path.pair for path in self}
+        before = dict.fromkeys((path.pair for path in old), self._began) | old._removed
+        self._removed = {pair: since for pair, since in before.items() if pair not in pairs}
         for name, path in self._paths.items():
             known = old._paths.get(name)
             if known and (known.local, known.remote) == (path.local, path.remote):
@@ -140,11 +145,11 @@ class Paths:
         found = [path for path in self if path.found and path.name.peer in lost]
         for path in sorted(found, key=lambda path: path.told is None):
             peer, names = self._peers[path.name.peer], lost[path.name.peer]
-            known = path.name.uplink in down or path.name.peer_uplink in peer.down
-            if known or len(names) == MOST_LOST:
-                path.told = None
-                continue
-            names.append((path.name.uplink, path.name.peer_uplink))
+            if path.name.uplink not in down:  # else that says it
+                if path.name.peer_uplink in peer.down or len(names) == MOST_LOST:
+                    path.told = None
+                    continue
+                names.append((path.name.uplink, path.name.peer_uplink))
             if path.told is None:
                 path.told = peer.told = self._round
         return lost
@@ -204,6 +209,7 @@ class Paths:
         before = (peer.down, peer.lost, peer.leaving)
         # One that has told of a loss waits until it knows that we know.
         self.urgent |= not set(probe.lost) <= set(peer.lost)
+        self.urgent |= not set(probe.down) <= set(peer.down)
         peer.down, peer.lost, peer.leaving = probe.down, probe.lost, probe.leaving
         return before != (peer.down, peer.lost, peer.leaving)
 
@@ -216,13 +222,23 @@ class Paths:
         self.urgent |= self._probed and before != self._found()
         for path in self:
             if path.state is not PathState.DOWN:
-                path.ended = False
-            elif not path.ended:
-                path.ended = (
-                    now >= self._ends_at(path)
-                    and self._agreed(path, now)
-                    and self._has_successor(path, now)
-                )
+                path.ended = path.agreed = False
+                continue
+            path.agreed = self._agreed(path, now)
+            path.ended = path.ended or (
+                now >= self._ends_at(path)
+                and (path.agreed or self._own_port_is_dead(path))
+                and self._has_successor(path, now)
+            )
+        self._live = {
+            path.pair: path.lives_since
+            for path in self
+            if path.state is PathState.UP and path.settled(now)
+        }
+        patience = PATIENCE * self._probes.detection
+        self._gone = frozenset(
+            pair for pair, since in self._removed.items() if now - since > patience
+        )
         return changed
 
     def _judge(self, path: Path, now: float) -> bool:
@@ -234,15 +250,16 @@ class Paths:
     def _agreed(self, path: Path, now: float) -> bool:
         """Whether the peer is known to know that a path is dead, so that it counts on others.
 
-        Each site may find another path dead: if either ended what it found, connections would have
-        nothing left. So the peer has to know first; its word on the paths is newer then. A loss of
-        one's own port does not wait for that: it is certain, and the peer hears of it in no time.
+        Each site may lose another path: if either ended what it lost, connections would have
+        nothing left. So the peer has to know first; its word on the paths is newer then. What a
+        peer knows it holds against the path when it hears no more from here.
         """
         peer = self._peers.get(path.name.peer)
-        if peer is None or self._own_port_is_dead(path):
-            return True
+        if peer is None or not self._probed:
+            return False  # nobody says what lives
         told = path.told is not None and peer.knows >= path.told
-        return (told or self._word(path, now) is not None) and self._speaks(peer, now)
+        knows = told or self._word(path, now) is not None
+        return knows and (path.agreed or self._speaks(peer, now))
 
     def _speaks(self, peer: _Peer, now: float) -> bool:
         """Whether what a peer has said last still holds."""
@@ -348,18 +365,17 @@ class Paths:
     def orders(self) -> Orders:
         """Say what the kernel is to do."""
         ended = {path.name for path in self if path.ended}
+        down_pairs = {path.pair for path in self if path.state is PathState.DOWN}
+        dead_pairs = {path.pair for path in self if path.ended and path.agreed}
         return Orders(
             usable=frozenset(path.name.uplink for path in self if path.state is not PathState.DOWN),
             dead=frozenset(
                 {name.uplink for name in ended}
                 - {path.name.uplink for path in self if not path.ended}
             ),
-            dead_pairs=self._removed | {(path.local, path.remote) for path in self if path.ended},
-            down_pairs=frozenset(
-                (path.local, path.remote)
-                for path in self
-                if path.state is PathState.DOWN and not path.ended
-            ),
+            dead_pairs=self._gone | dead_pairs,
+            down_pairs=frozenset(down_pairs - dead_pairs),
+            live_pairs=self._live,
         )
 
 

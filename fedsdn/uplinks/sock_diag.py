@@ -23,7 +23,7 @@ from pyroute2.netlink.diag import SOCK_DESTROY, SOCK_DIAG_BY_FAMILY
 
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import inside
-from fedsdn.netlink import HEADER, Attributes, aligned, unpack_attributes
+from fedsdn.netlink import HEADER, Attributes, aligned, pack_attribute, unpack_attributes
 
 _REQUEST = struct.Struct("=BBBxI48s")
 """Family, protocol, extensions, states, socket (``struct inet_diag_req_v2``)."""
@@ -31,14 +31,21 @@ _REQUEST = struct.Struct("=BBBxI48s")
 _SOCKET = struct.Struct("=BBxx48s20x")
 """Family, state, socket (``struct inet_diag_msg``)."""
 
-_SIGNED = struct.Struct("=i")
+_SIGNED, _UNSIGNED = struct.Struct("=i"), struct.Struct("=I")
 _ANY_SOCKET = bytes(48)
+
+_CONNECTION = struct.Struct("=40xI4x")
+"""The token of an MPTCP connection, where a socket's cookie is (``mptcp_diag_dump_one``)."""
+
+_MPTCP = pack_attribute(3, _UNSIGNED.pack(262))
+"""``INET_DIAG_REQ_PROTOCOL``: a protocol whose number is more than a byte."""
 
 _ALL_ABOUT_IT = 1 << 1
 """The extension ``INET_DIAG_INFO``, with which ``INET_DIAG_ULP_INFO`` comes."""
 
 _REQUESTS_AT_ONCE = 128
-"""Should all of them fail, the answers must find room in the socket's receive buffer."""
+_QUESTIONS_AT_ONCE = 32
+"""The answers must find room in the socket's receive buffer; those of requests are errors."""
 
 _RECEIVED_AT_ONCE = 1 << 16
 
@@ -84,6 +91,56 @@ class SockDiag:
                 found, state, name = _SOCKET.unpack_from(message)
                 yield (found, name), state, unpack_attributes(message[_SOCKET.size :])
 
+    def find(self, sockets: Sequence[SocketId]) -> list[tuple[int, Attributes] | None]:
+        """Return the state of each socket, and what ``dump`` tells of it; None: it is gone.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        return [
+            answer and (answer[0], unpack_attributes(answer[1]))
+            for answer in self._ask(
+                [
+                    _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, 0, name)
+                    for family, name in sockets
+                ]
+            )
+        ]
+
+    def connection_states(self, tokens: Sequence[int]) -> list[int | None]:
+        """Return the state of each MPTCP connection, known by its token; None: it is gone.
+
+        It is that of TCP by what the ends have said of their streams: ``TCP_ESTABLISHED`` until one
+        of them has finished sending. Subflows have states of their own.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        return [
+            answer and answer[0]
+            for answer in self._ask(
+                [
+                    _REQUEST.pack(socket.AF_INET, 0, 0, 0, _CONNECTION.pack(token)) + _MPTCP
+                    for token in tokens
+                ]
+            )
+        ]
+
+    def _ask(self, questions: Sequence[bytes]) -> list[tuple[int, memoryview] | None]:
+        """Ask about single sockets; return the state and the attributes of each that is there."""
+        answers: list[tuple[int, memoryview] | None] = [None] * len(questions)
+        for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
+            self._send(SOCK_DIAG_BY_FAMILY, 0, questions[start : start + _QUESTIONS_AT_ONCE])
+            for number, code, message in self._numbered_replies():
+                if not code:
+                    _, state, _ = _SOCKET.unpack_from(message)
+                    answers[start + number] = state, message[_SOCKET.size :]
+                elif code != errno.ENOENT:
+                    raise self._refused(code)
+        return answers
+
     def destroy(self, doomed: Sequence[SocketId]) -> int:
         """End sockets (``tcp_abort`` of the kernel); return how many were still there.
 
@@ -117,6 +174,10 @@ class SockDiag:
 
     def _replies(self) -> Iterator[tuple[int, memoryview]]:
         """Yield what answers the requests sent last: an error's code, or 0 and a message's body."""
+        return ((code, body) for _, code, body in self._numbered_replies())
+
+    def _numbered_replies(self) -> Iterator[tuple[int, int, memoryview]]:
+        """Yield the same, each with the number of its request, from 0."""
         while True:
             received = memoryview(self._socket.recv(_RECEIVED_AT_ONCE))
             while received:
@@ -125,11 +186,11 @@ class SockDiag:
                 if sequence < self._first:
                     continue  # left over from a request that was given up
                 if type_ not in (NLMSG_ERROR, NLMSG_DONE):
-                    yield 0, body
+                    yield sequence - self._first, 0, body
                     continue
                 (code,) = _SIGNED.unpack_from(body)
                 if code:
-                    yield -code, body
+                    yield sequence - self._first, -code, body
                 if sequence == self._sequence:
                     return
 

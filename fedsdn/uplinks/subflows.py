@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Container, Sequence
+import time
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -39,6 +40,7 @@ _TOKEN = 2
 _FLAGS = 8
 _CAPABLE = 0x1
 _JOINED = 0x4
+_FULLY_ESTABLISHED = 0x40
 """``INET_ULP_INFO_MPTCP`` of linux/inet_diag.h, ``MPTCP_SUBFLOW_*`` of linux/mptcp.h."""
 
 _INFO_FIELDS = [name for name, _ in inet_diag_msg.tcp_info.fields]
@@ -52,6 +54,9 @@ _UNSENT = _INFO_FIELDS.index("tcpi_notsent_bytes")
 _RTT = _INFO_FIELDS.index("tcpi_rtt")
 _UNACKNOWLEDGED = _INFO_FIELDS.index("tcpi_unacked")
 _WINDOW = _INFO_FIELDS.index("tcpi_snd_cwnd")
+_DATA_CAME = _INFO_FIELDS.index("tcpi_last_data_recv")
+_ACK_CAME = _INFO_FIELDS.index("tcpi_last_ack_recv")
+"""How many ms ago something came."""
 
 
 class SubflowKind(StrEnum):
@@ -87,6 +92,20 @@ class Subflow:
     bytes_retransmitted: int
     bytes_received: int
     bytes_unsent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A subflow that may end, with the others of its connection that may carry on for it.
+
+    ``busy`` says whether it has sent something that is not acknowledged yet.
+    """
+
+    pair: AddressPair
+    name: SocketId
+    token: int
+    busy: bool
+    others: tuple[tuple[AddressPair, SocketId], ...]
 
 
 class Subflows:
@@ -128,16 +147,16 @@ class Subflows:
                 found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
         return found
 
-    def doomed(self, pairs: Container[AddressPair]) -> list[tuple[AddressPair, SocketId, bool]]:
+    def doomed(self, pairs: Container[AddressPair]) -> list[Doomed]:
         """Return the subflows on ``pairs`` of connections that have another one elsewhere.
 
-        With each comes whether it has something under way. What is plain TCP is left out.
+        What is plain TCP is left out, as are connections whose other subflows may be refused yet.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
-        elsewhere = set()
+        elsewhere: dict[int, list[tuple[AddressPair, SocketId]]] = {}
         found = []
         for (family, name), state, attributes in self._kernel.dump(SS_CONN):
             mptcp = _mptcp(attributes)
@@ -146,23 +165,48 @@ class Subflows:
             pair = self._pair(family, name)
             token = _UNSIGNED.unpack(mptcp[_TOKEN])[0]
             if pair not in pairs:
-                if state == SS_ESTABLISHED:
-                    elsewhere.add(token)
+                if _works(state, mptcp):
+                    elsewhere.setdefault(token, []).append((pair, (family, name)))
             elif state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
-                found.append((token, (pair, (family, name), _under_way(attributes))))
-        return [subflow for token, subflow in found if token in elsewhere]
+                found.append((pair, (family, name), token, _under_way(attributes)))
+        return [Doomed(*one, tuple(elsewhere[one[2]])) for one in found if one[2] in elsewhere]
 
-    def end(self, subflows: Sequence[SocketId]) -> int:
-        """End subflows; return how many were still there.
+    def end(self, doomed: Sequence[Doomed], live: Mapping[AddressPair, float]) -> int:
+        """End subflows whose connections go on without them; return how many were ended.
 
-        Their connections go on over their other subflows, which send again what was under way. The
-        peer is sent a reset for each, and keeps those whose reset is lost; it should end them too.
+        ``live`` are the paths that carry packets both ways, with the time since which they have
+        (``time.monotonic``). The others of each connection are looked at again now: one of them has
+        to be on such a path, to be established at both ends, and to have been heard of since then,
+        for the peer may have ended it while its path was dead. A connection of which either end has
+        finished sending keeps all it has: its peer would refuse a new subflow in place of one that
+        is ended.
+
+        What an ended subflow had under way is sent again over the others. The peer is sent a reset
+        for it, and keeps it if that is lost; it should end it too.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
-        return self._kernel.destroy(subflows)
+        now = time.monotonic()
+        ages = {pair: (now - since) * 1000 for pair, since in live.items()}
+        others = [(number, *one) for number, each in enumerate(doomed) for one in each.others
+                  if one[0] in ages]  # fmt: skip
+        states = self._kernel.find([name for _, _, name in others])
+        succeeded = {
+            number
+            for (number, pair, _), found in zip(others, states, strict=True)
+            if found is not None and _goes_on(*found, ages[pair])
+        }
+        candidates = [doomed[number] for number in sorted(succeeded)]
+        connections = self._kernel.connection_states([one.token for one in candidates])
+        return self._kernel.destroy(
+            [
+                one.name
+                for one, state in zip(candidates, connections, strict=True)
+                if state == SS_ESTABLISHED
+            ]
+        )
 
     def _subflow(
         self, family: int, name: bytes, tcp_info: memoryview, mptcp: Attributes | None
@@ -216,6 +260,26 @@ def _kind(mptcp: Attributes | None) -> SubflowKind:
     if flags & _JOINED:
         return SubflowKind.JOINED
     return SubflowKind.FIRST if flags & _CAPABLE else SubflowKind.FALLBACK
+
+
+def _works(state: int, mptcp: Attributes) -> bool:
+    """Whether a subflow is established by the word of both ends.
+
+    TCP calls a subflow established that the peer may refuse a round trip later. MPTCP does not: at
+    the end that opens it, it waits for an acknowledgement of the connection's data; at the other
+    one, for the opener's proof that it has the key (RFC 8684, section 3.2).
+    """
+    flags = _UNSIGNED.unpack(mptcp[_FLAGS])[0]
+    return state == SS_ESTABLISHED and bool(flags & _FULLY_ESTABLISHED)
+
+
+def _goes_on(state: int, attributes: Attributes, lives_ms: float) -> bool:
+    """Whether a subflow works, and was heard of since its path lives."""
+    mptcp = _mptcp(attributes)
+    if mptcp is None or not _works(state, mptcp):
+        return False
+    info = _INFO.unpack_from(attributes[_DIAG_INFO])
+    return bool(min(info[_DATA_CAME], info[_ACK_CAME]) <= lives_ms)
 
 
 def _under_way(attributes: Attributes) -> bool:

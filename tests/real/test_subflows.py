@@ -57,7 +57,9 @@ with Subflows("fedsdn") as subflows:
             answer = requests.open_subflow(token, ip_address(local), 99, ip_address(remote), 1080)
         else:
             pairs = {tuple(map(ip_address, pair)) for pair in arguments}
-            answer = subflows.end([name for _, name, _ in subflows.doomed(pairs)])
+            doomed = subflows.doomed(pairs)
+            others = {pair for one in doomed for pair, _ in one.others}
+            answer = subflows.end(doomed, dict.fromkeys(others, float("-inf")))
         print(json.dumps(answer, default=str), flush=True)
 """
 

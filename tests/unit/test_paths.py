@@ -109,7 +109,8 @@ def test_the_dead_uplinks_endpoint_and_subflows_go(model: Model) -> None:
 def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model) -> None:
     """Where the loss is known at once; where it is only heard of, that took long enough."""
     (path, _) = model.sites["a"]
-    model.set_port("a", "up1", PortState.DOWN)
+    for site in "ab":
+        model.set_port(site, "up1", PortState.DOWN)
     model.run(2 * STEP)
     assert path.state is DOWN
     assert path.rtt is not None
@@ -124,6 +125,58 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     assert not orders.down_pairs
     model.seconds_until("b", "up1", DOWN)
     assert model.sites["b"].orders().dead_pairs
+
+
+def test_a_lost_ports_subflows_end_when_the_peer_knows(model: Model) -> None:
+    """It may have lost another port in the same moment, and end what is counted on here."""
+    (path, _) = model.sites["a"]
+    model.set_port("a", "up1", PortState.DOWN)
+    while not model.sites["a"].orders().dead_pairs:
+        model.run(STEP)
+        assert model.now - path.since < 2 * model.delay + 4 * STEP
+    assert model.states("b")["up1"] is DOWN
+    assert model.now - path.since > 2 * model.delay - STEP
+
+
+def test_a_lost_ports_subflows_stay_if_the_peer_says_nothing(model: Model) -> None:
+    """But the uplink's endpoint goes: new connections do not need it."""
+    model.stop("b", leaving=False)
+    model.set_port("a", "up1", PortState.DOWN)
+    model.run(0.2)
+    orders = model.sites["a"].orders()
+    assert not orders.dead_pairs
+    assert orders.dead == {"up1"}
+
+
+def test_where_nothing_is_probed_subflows_are_left_alone() -> None:
+    """Nobody knows whether the others work."""
+    for federation in (
+        replace(two_sites(), probes=None),
+        with_foreign_proxy(two_sites(), "b"),
+    ):
+        model = Model(federation)
+        model.set_port("a", "up1", PortState.DOWN)
+        model.run(1)
+        orders = model.sites["a"].orders()
+        assert not orders.dead_pairs
+        assert not orders.live_pairs
+
+
+def test_only_paths_that_carry_packets_both_ways_may_take_over(model: Model) -> None:
+    up1, up2 = (path.pair for path in model.sites["a"])
+    assert model.sites["a"].orders().live_pairs.keys() == {up1, up2}
+    model.set_port("b", "up1", PortState.DOWN)
+    model.run(0.1)
+    assert model.sites["a"].orders().live_pairs.keys() == {up2}
+    model.set_port("b", "up1", PortState.UP)
+    model.seconds_until("a", "up1", UP)
+    back = model.now
+    assert model.sites["a"].orders().live_pairs.keys() == {up2}, "it has no subflows yet"
+    model.run(SETTLED)
+    assert model.sites["a"].orders().live_pairs[up1] == pytest.approx(back, abs=2 * STEP)
+    model.stop("b", leaving=True)
+    model.run(0.1)
+    assert not model.sites["a"].orders().live_pairs
 
 
 def test_where_nothing_lives_nothing_is_ended(model: Model) -> None:
