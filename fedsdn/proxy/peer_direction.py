@@ -10,7 +10,7 @@ from fedsdn.proxy.direction import Counter, Direction, Owner
 from fedsdn.proxy.records import HEADER, Kind, Parser, RecordError, record
 from fedsdn.proxy.window import Window
 
-REPORT_BYTES = 1 << 17
+REPORT_BYTES = 1 << 16
 """How much the VM takes before the peer is told: less than ``window.FIRST_BYTES``, so that a reader
 who reads never waits for it."""
 

@@ -48,9 +48,17 @@ class Means:
 
     @contextmanager
     def relay(
-        self, near: socket.socket, far: socket.socket, peer: Site, connection: Connection
+        self,
+        near: socket.socket,
+        far: socket.socket,
+        peer: Site,
+        connection: Connection,
+        early: int = 0,
     ) -> Iterator[Relay]:
-        """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``."""
+        """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``.
+
+        ``early`` is how many of the VM's bytes the peer has been sent already.
+        """
         queue = SendQueue(far)
         window = Window(self.budget)
 
@@ -75,6 +83,8 @@ class Means:
             return to_peer, FromPeer(relay, far, near, received, to_peer, trusted)
 
         try:
+            sent(early)
+            window.sent(early)
             yield Relay(near, far, self.poller, self.buffers, directions)
         finally:
             window.close()

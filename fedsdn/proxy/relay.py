@@ -62,7 +62,7 @@ class Relay:
     async def run(self, far_ready: Awaitable[None] | None = None) -> None:
         """Relay to the end.
 
-        What comes from far is left alone until ``far_ready`` returns.
+        Nothing is moved until ``far_ready`` returns.
 
         Raises:
             BaseException: what ``far_ready`` raised, or the task was cancelled; both sides have
@@ -74,9 +74,9 @@ class Relay:
                 self._poller.watch(self._near, self._near_event),
                 self._poller.watch(self._far, self._far_event),
             ):
-                self._outward.start()
                 if far_ready is not None:
                     await far_ready
+                self._outward.start()
                 self._inward.start()
                 await self._ended
         except BaseException:

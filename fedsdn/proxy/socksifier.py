@@ -11,19 +11,20 @@ import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
-from fedsdn.proxy import socks, tcp, transparent, transport
+from fedsdn.proxy import records, socks, tcp, transparent, transport
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import Managed, PathManager, Paths
 from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import Policy, Refusal
+from fedsdn.proxy.records import Kind
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.proxy.transport import fallen_back
@@ -96,8 +97,17 @@ class Socksifier:
             with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
                 far = await self._connect(peer)
             with far:
-                ready = await self._asked(near, far, request, peer)
-                await self._relay(near, far, request, peer, ready)
+                if peer.proxy == "socks5":
+                    with (
+                        self._failure_counted(request, peer),
+                        self._poller.cancelled_by_reset(near),
+                    ):
+                        await _ask_plainly(far, request.destination)
+                    await self._relay(near, far, request, peer)
+                else:
+                    early = await _ask(near, far, request)
+                    ready = self._answered(far, request, peer)
+                    await self._relay(near, far, request, peer, early, ready)
         except (OSError, SocksError):
             return  # counted; the VM sees a reset
 
@@ -140,18 +150,6 @@ class Socksifier:
             raise fallen_back()
         return await transport.connect(paths, port, socket.IPPROTO_TCP)
 
-    async def _asked(
-        self, near: socket.socket, far: socket.socket, request: Request, peer: Site
-    ) -> Awaitable[None] | None:
-        """Ask the peer for the VM; the answer, if it is yet to come."""
-        if peer.proxy == "socks5":
-            with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
-                await _ask_plainly(far, request.destination)
-            return None
-        # The VM's first data follow the request without waiting for the answer.
-        await asyncio.get_running_loop().sock_sendall(far, request.encode())
-        return self._answered(far, request, peer)
-
     async def _answered(self, far: socket.socket, request: Request, peer: Site) -> None:
         with self._failure_counted(request, peer):
             async with asyncio.timeout(REPLY_SECONDS):
@@ -166,15 +164,17 @@ class Socksifier:
         far: socket.socket,
         request: Request,
         peer: Site,
-        ready: Awaitable[None] | None,
+        early: int = 0,
+        ready: Awaitable[None] | None = None,
     ) -> None:
+        """Relay to the end; ``early`` bytes have gone with the request."""
         client, destination = request.client, request.destination
         with (
             self.path_manager.managing(far, peer.name, _cancel_this_task()) as managed,
             self._report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
-            self._means.relay(near, far, peer, connection) as relay,
+            self._means.relay(near, far, peer, connection, early) as relay,
         ):
             await relay.run(far_ready=self._join_when(ready, managed))
 
@@ -188,6 +188,24 @@ class Socksifier:
 def _cancel_this_task() -> Callable[[], object]:
     task = asyncio.current_task()
     return (lambda: None) if task is None else task.cancel
+
+
+async def _ask(near: socket.socket, far: socket.socket, request: Request) -> int:
+    """Ask one of our servers for a connection; return how many of the VM's bytes went along.
+
+    Raises:
+        OSError: a connection broke.
+
+    """
+    asked = request.encode()
+    room = transport.FIRST_SEGMENT_BYTES - len(asked) - records.HEADER.size
+    early = b""
+    with suppress(BlockingIOError):
+        early = near.recv(room)
+    if early:
+        asked += records.record(Kind.DATA, len(early)) + early
+    await asyncio.get_running_loop().sock_sendall(far, asked)
+    return len(early)
 
 
 async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:

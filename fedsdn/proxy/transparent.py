@@ -25,8 +25,8 @@ ANY_PORT = 0
 CONNECT_SECONDS = 20.0
 """How long a VM may take to answer: five SYNs, at 0, 1, 3, 7 and 15 s."""
 
-BUFFER_BYTES = 1 << 18
-"""Send and receive buffer towards a VM: what a link of 5 Gbit/s and 0.4 ms holds. A VM that does
+BUFFER_BYTES = 1 << 17
+"""Send and receive buffer towards a VM: what a link of 5 Gbit/s and 0.2 ms holds. A VM that does
 not read, or that sends to one, takes no more of the host's memory (the kernel counts it twice)."""
 
 _UNSENT_BYTES = 1 << 16

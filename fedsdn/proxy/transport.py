@@ -41,6 +41,11 @@ CHECK_SECONDS = 60
 _UNANSWERED_CHECKS = 120
 """How many of these may stay unanswered: two hours, as tcp(7) has it. An uplink may be away."""
 
+FIRST_SEGMENT_BYTES = 1100
+"""What fits into one segment wherever IPv6 does (RFC 8200, section 5), beside all options. A
+connection falls back to TCP if a later segment arrives before the first, which has the keys in it
+(RFC 8684, section 3.1): so this is all that may be sent until the peer has answered."""
+
 ATTEMPT_SECONDS = 15.0
 """How long a peer may take to answer on all paths together."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fedsdn.proxy.records import RecordError
 
-FIRST_BYTES = 1 << 18
+FIRST_BYTES = 1 << 17
 """What may be sent before the VM has taken anything: more than a connection's first round trips
 carry (RFC 6928: ten segments), so that it delays nothing."""
 

@@ -317,7 +317,7 @@ async def nothing_comes(g: Ground) -> None:
 
 
 @asynchronous
-async def test_early_data_go_out_before_far_is_ready_and_far_is_left_to_it() -> None:
+async def test_nothing_is_moved_before_far_is_ready() -> None:
     answer = b"ready"
 
     async def ready() -> None:
@@ -330,10 +330,11 @@ async def test_early_data_go_out_before_far_is_ready_and_far_is_left_to_it() -> 
         running = g.start(ready())
         loop = asyncio.get_running_loop()
         g.client.send(b"early")
-        assert await loop.sock_recv(g.server, 100) == b"early"
         g.server.send(answer[:2])
-        await until(lambda: g.sent == 5)
+        await until(lambda: has_something(g.near))
+        assert not has_something(g.server)
         g.server.send(answer[2:] + b"first")
+        assert await loop.sock_recv(g.server, 100) == b"early"
         assert await loop.sock_recv(g.client, 100) == b"first"
         assert g.received == 5
         g.client.close()

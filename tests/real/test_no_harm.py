@@ -1,0 +1,150 @@
+"""What is sent arrives, whatever ends a connection: between two sites as between neighbours."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
+from fedsdn.proxy.stats_socket import read_statistics
+from tests.real.test_proxy_lab import LIMIT_SECONDS, Vm, connections, wait_until_all_ended
+
+pytestmark = pytest.mark.real
+
+ANSWERS = 100
+STALLED = 40
+MOST_KILOBYTES = 2700
+"""For each stalled connection, on both hosts and in both VMs; 0.7 MB between neighbours."""
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def family(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+@pytest.fixture(params=["near", "far"])
+def ends(request: pytest.FixtureRequest, lab: Lab, family: int) -> Iterator[tuple[Vm, Vm]]:
+    """Return two VMs of one site, and of two sites: the same must be true of both."""
+    yield (
+        Vm(lab, "a", "vm1", family),
+        Vm(lab, *{"near": ("a", "vm2"), "far": ("b", "vm2")}[request.param], family),
+    )
+    wait_until_all_ended(lab)
+
+
+def test_an_answer_arrives_though_its_server_closes_with_unread_input(
+    ends: tuple[Vm, Vm],
+) -> None:
+    """As HTTP 413, SMTP and Redis do: the answer, then a reset."""
+    answer = b"413 Payload Too Large".ljust(3000)
+    lost = 0
+    for _ in range(ANSWERS):
+        with connections(*ends) as [(client, server)]:
+            client.sendall(b"POST" + bytes(20_000))
+            assert server.recv(4) == b"POST"
+            server.sendall(answer)
+            server.close()
+            lost += read(client)[0] != answer
+    assert lost == 0
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_follows_an_urgent_byte_arrives(ends: tuple[Vm, Vm], who: int) -> None:
+    with connections(*ends) as [pair]:
+        sender, receiver = pair[who], pair[1 - who]
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sender.sendall(b"abc")
+        sender.send(b"!", socket.MSG_OOB)
+        sender.sendall(b"def")
+        sender.shutdown(socket.SHUT_WR)
+        assert read(receiver) == (b"abc!def", False)
+
+
+def test_a_reset_after_data_is_seen_after_them(ends: tuple[Vm, Vm]) -> None:
+    for _ in range(ANSWERS // 5):
+        with connections(*ends) as [(client, server)]:
+            server.sendall(b"not read")
+            client.recv(1, socket.MSG_PEEK)
+            client.sendall(bytes(10_000))
+            client.close()
+            assert read(server) == (bytes(10_000), True)
+
+
+def test_readers_who_do_not_read_hold_little_memory(ends: tuple[Vm, Vm]) -> None:
+    before = tcp_kilobytes()
+    with connections(*ends, STALLED) as pairs:
+        for client, _ in pairs:
+            fill(client)
+        held = tcp_kilobytes() - before
+    assert held < STALLED * MOST_KILOBYTES, f"{held // STALLED} KiB each"
+
+
+def read(sock: socket.socket) -> tuple[bytes, bool]:
+    """Read to the end: what came, and whether the end was a reset."""
+    received = bytearray()
+    try:
+        while data := sock.recv(1 << 16):
+            received += data
+    except ConnectionResetError:
+        return bytes(received), True
+    return bytes(received), False
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until for a moment nothing more is taken."""
+    sock.settimeout(0.5)
+    with suppress(TimeoutError):
+        while True:
+            sock.send(bytes(1 << 16))
+
+
+def tcp_kilobytes() -> int:
+    """Memory of all TCP sockets of this machine (proc(5))."""
+    lines = Path("/proc/net/sockstat").read_text().splitlines()
+    (fields,) = [line.split() for line in lines if line.startswith("TCP:")]
+    return int(fields[fields.index("mem") + 1]) * 4
+
+
+def test_a_connection_that_falls_back_is_reset_and_counted(lab: Lab, family: int) -> None:
+    """A middlebox takes Multipath TCP's options off all but the first segment."""
+    near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)
+    inside = ("ip", "netns", "exec", "fedsdn", "nft")
+    host = lab.host("b")
+
+    def fallbacks() -> int:
+        return sum(
+            read_statistics(one.run_directory / "fedsdn/proxy.sock")["fallbacks"]
+            for one in lab.hosts
+        )
+
+    before = fallbacks()
+    host.run(*inside, "add table inet middlebox")
+    try:
+        host.run(
+            *inside,
+            "add chain inet middlebox c { type filter hook prerouting priority -300 ; }",
+        )
+        host.run(*inside, "add rule inet middlebox c tcp flags & syn == 0 reset tcp option mptcp")
+        with ExitStack() as stack:
+            listener = stack.enter_context(far.namespace.listen(far.address))
+            port = listener.getsockname()[1]
+            client = stack.enter_context(near.namespace.open(near.address))
+            client.settimeout(LIMIT_SECONDS)
+            client.connect((far.address, port))
+            with suppress(ConnectionResetError):
+                client.sendall(b"?")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            listener.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+    finally:
+        host.run(*inside, "delete table inet middlebox")
+    wait_until(lambda: fallbacks() > before, LIMIT_SECONDS, lambda: "no fallback was counted")
+    wait_until_all_ended(lab)
