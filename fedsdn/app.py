@@ -19,7 +19,7 @@ from os_ken.ofproto import ofproto_v1_3
 from fedsdn import namespace
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.local import settings_from
-from fedsdn.config.model import Uplink
+from fedsdn.config.model import Address, Uplink
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
@@ -128,5 +128,5 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         self._reconciler.deliver(event.msg)
 
 
-def _open_socket(uplink: Uplink, port: int) -> socket.socket:
-    return namespace.inside(PROXY_NAMESPACE, lambda: open_socket(uplink, port))
+def _open_socket(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
+    return namespace.inside(PROXY_NAMESPACE, lambda: open_socket(uplink, port, peer))

@@ -22,7 +22,7 @@ from fedsdn.uplinks.kernel import Kernel
 from fedsdn.uplinks.path import Path
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import ProbeError, decode
-from fedsdn.uplinks.sockets import OpenSocket, ProbeSockets
+from fedsdn.uplinks.sockets import OpenSocket, ProbeSockets, Way
 from fedsdn.uplinks.status import (
     WRITE_SECONDS,
     PathStatus,
@@ -149,12 +149,13 @@ class UplinkMonitor(threading.Thread):
         self._repeats = [self._loop.call_later(seconds, self._send) for seconds in _REPEATS]
 
     def _send(self) -> None:
-        probes, port = self._federation.probes, self._federation.proxy_port
+        probes = self._federation.probes
         if probes is None:
             return
         key = probes.key.encode()
         for path, probe in self._paths.next_round(time.monotonic(), leaving=self._leaving):
-            self._sockets.send(path.name.uplink, probe.encode(key), path.remote, port)
+            if trouble := self._sockets.send(_way(path), probe.encode(key)):
+                self._complain(f"a probe over {path.name} was not sent: {trouble}")
 
     def _receive(self, datagrams: list[bytes]) -> None:
         news = [self._take(datagram) for datagram in datagrams]
@@ -208,11 +209,22 @@ class UplinkMonitor(threading.Thread):
         before = self._endpoints
         try:
             self._endpoints = await kernel
-            if self._federation.probes is not None:
-                self._sockets.open(site.uplinks, self._federation.proxy_port)
         except FedsdnError as error:
             self._complain(str(error))
+        self._open_sockets()
         return self._endpoints != before
+
+    def _open_sockets(self) -> None:
+        federation = self._federation
+        if federation.probes is None:
+            return
+        uplinks = federation.site(self._site).uplinks
+        ways = [_way(path) for path in self._paths.probed()]
+        try:
+            for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
+                self._complain(trouble)
+        except FedsdnError as error:  # there is no namespace
+            self._complain(str(error))
 
     def _write(self) -> None:
         status = self._status()
@@ -252,3 +264,7 @@ class UplinkMonitor(threading.Thread):
         if now >= self._said.get(text, 0.0):
             _LOG.warning("%s", text)
             self._said[text] = now + _SAY_AGAIN_SECONDS
+
+
+def _way(path: Path) -> Way:
+    return path.name.uplink, path.remote

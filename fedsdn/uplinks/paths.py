@@ -96,6 +96,10 @@ class Paths:
     def __iter__(self) -> Iterator[Path]:
         return iter(self._paths.values())
 
+    def probed(self) -> list[Path]:
+        """Return the paths over which probes are sent, if any are."""
+        return [path for path in self if path.name.peer in self._peers]
+
     def inherit(self, old: Paths) -> None:
         """Take over what an older federation's paths have found out about those that are left."""
         self._round, self._sent = old._round, old._sent
@@ -135,8 +139,8 @@ class Paths:
         lost = self._tell_lost(down)
         return [
             (path, self._probe(path, now, down, tuple(lost[path.name.peer]), leaving))
-            for path in self
-            if path.name.uplink not in down and path.name.peer in self._peers
+            for path in self.probed()
+            if path.name.uplink not in down
         ]
 
     def _tell_lost(self, down: tuple[str, ...]) -> dict[str, list[tuple[str, str]]]:

@@ -1,4 +1,9 @@
-"""The UDP sockets that probes come and go by: one for each uplink, in the proxy's namespace."""
+"""The UDP sockets that probes come and go by, in the proxy's namespace.
+
+Each path has one of its own to send by, so that what waits for an answer to ARP or ND, as it does
+for a peer that is switched off, fills nobody else's buffer. Another one for each uplink takes what
+comes from elsewhere: a NAT may have given a peer another port.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +12,31 @@ import socket
 from collections.abc import Callable, Iterable
 
 from fedsdn.config.model import Address, Uplink
-from fedsdn.errors import FedsdnError
 
 _MOST_BYTES = 2048
 _MOST_AT_ONCE = 64
 _DSCP_CS6 = 0xC0
 """Type of service of network control (RFC 4594, section 3.1): routers drop it last."""
 
-OpenSocket = Callable[[Uplink, int], socket.socket]
+OpenSocket = Callable[[Uplink, int, Address | None], socket.socket]
 """Does what ``open_socket`` does, in the proxy's namespace."""
 
 Receiver = Callable[[list[bytes]], None]
 """Takes datagrams that have come."""
 
+Way = tuple[str, Address]
+"""An uplink's name, and a peer's address."""
 
-def open_socket(uplink: Uplink, port: int) -> socket.socket:
+
+def open_socket(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
     """Open a UDP socket on an uplink's address, in the calling thread's namespace.
 
+    With a ``peer`` it is for what goes to and comes from the same port of that address; without
+    one, for what comes from anywhere else. That one has to be opened first, and finds the port
+    taken if somebody else has it.
+
     Raises:
-        OSError: the namespace does not have the address, or the port is taken.
+        OSError: the namespace does not have the address, there is no route, or the port is taken.
 
     """
     v6 = uplink.family == 6
@@ -36,15 +47,25 @@ def open_socket(uplink: Uplink, port: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _DSCP_CS6)
         else:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _DSCP_CS6)
+        if peer is not None:
+            _share(sock)
         sock.bind((str(uplink.address.ip), port))
+        if peer is None:
+            _share(sock)  # not before: the port may be shared with what is opened from now on only
+        else:
+            sock.connect((str(peer), port))
     except OSError:
         sock.close()
         raise
     return sock
 
 
+def _share(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
 class ProbeSockets:
-    """The sockets of a site's uplinks, by the uplinks' names."""
+    """The sockets of a site's uplinks and paths."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, open_socket: OpenSocket, receive: Receiver
@@ -53,43 +74,61 @@ class ProbeSockets:
         self._loop = loop
         self._open_socket = open_socket
         self._receive = receive
-        self._sockets: dict[str, socket.socket] = {}
+        self._sockets: dict[tuple[str, Address | None], socket.socket] = {}
 
-    def open(self, uplinks: Iterable[Uplink], port: int) -> None:
-        """Open what is not open.
-
-        Raises:
-            FedsdnError: one cannot be opened; the others are.
-
-        """
+    def open(self, uplinks: Iterable[Uplink], ways: Iterable[Way], port: int) -> list[str]:
+        """Open what is not open; return a line for each that cannot be opened."""
+        troubles = []
+        wanted = list(ways)
         for uplink in uplinks:
-            if uplink.name in self._sockets:
-                continue
+            peers = [peer for name, peer in wanted if name == uplink.name]
             try:
-                sock = self._open_socket(uplink, port)
+                self._open(uplink, None, port)
             except OSError as error:
-                raise FedsdnError(
+                troubles.append(
                     f"no probes over {uplink.name}: UDP port {port} of {uplink.address.ip} cannot "
                     f"be had ({error.strerror}): run 'fedsdn site up', and look who has it (ss -lu)"
-                ) from error
-            self._sockets[uplink.name] = sock
+                )
+                continue
+            for peer in peers:
+                try:
+                    self._open(uplink, peer, port)
+                except OSError as error:
+                    troubles.append(
+                        f"no probes over {uplink.name} to {peer} ({error.strerror}): run "
+                        "'fedsdn site up', and look for the route (ip route get)"
+                    )
+        return troubles
+
+    def _open(self, uplink: Uplink, peer: Address | None, port: int) -> None:
+        key = (uplink.name, peer)
+        if key not in self._sockets:
+            sock = self._sockets[key] = self._open_socket(uplink, port, peer)
             self._loop.add_reader(sock, self._read, sock)
 
-    def send(self, uplink: str, datagram: bytes, address: Address, port: int) -> None:
-        """Send a datagram by an uplink.
+    def send(self, way: Way, datagram: bytes) -> str | None:
+        """Send a datagram; return why it cannot be sent, in a few words, None if it is.
 
-        A socket that cannot send is closed, to be opened anew: the set-up of the namespace may have
-        changed. An uplink that is down is no reason, as its end in the namespace stays up.
+        If an uplink's sockets cannot send, they are closed, to be opened anew: the set-up of the
+        namespace may have changed. An uplink that is down is no reason, as its end in the namespace
+        stays up.
         """
-        sock = self._sockets.get(uplink)
+        sock = self._sockets.get(way)
         if sock is None:
-            return
+            return None  # said when it was to be opened
         try:
-            sock.sendto(datagram, (str(address), port))
-        except (BlockingIOError, ConnectionRefusedError):
-            return
-        except OSError:
-            self._close(uplink)
+            try:
+                sock.send(datagram)
+            except ConnectionRefusedError:  # that was about the last one
+                sock.send(datagram)
+        except BlockingIOError:
+            return "what was sent before still waits in the kernel"
+        except ConnectionRefusedError:
+            return None
+        except OSError as error:
+            self._close([key for key in self._sockets if key[0] == way[0]])
+            return error.strerror or str(error)
+        return None
 
     def _read(self, sock: socket.socket) -> None:
         datagrams = []
@@ -102,12 +141,12 @@ class ProbeSockets:
                 continue  # an ICMP error about a probe of ours
         self._receive(datagrams)
 
-    def _close(self, uplink: str) -> None:
-        sock = self._sockets.pop(uplink)
-        self._loop.remove_reader(sock)
-        sock.close()
+    def _close(self, keys: Iterable[tuple[str, Address | None]]) -> None:
+        for key in keys:
+            sock = self._sockets.pop(key)
+            self._loop.remove_reader(sock)
+            sock.close()
 
     def close(self) -> None:
         """Close all."""
-        for uplink in list(self._sockets):
-            self._close(uplink)
+        self._close(list(self._sockets))
