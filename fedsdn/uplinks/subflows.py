@@ -56,7 +56,10 @@ _UNACKNOWLEDGED = _INFO_FIELDS.index("tcpi_unacked")
 _WINDOW = _INFO_FIELDS.index("tcpi_snd_cwnd")
 _DATA_CAME = _INFO_FIELDS.index("tcpi_last_data_recv")
 _ACK_CAME = _INFO_FIELDS.index("tcpi_last_ack_recv")
-"""How many ms ago something came."""
+"""How many ms ago something came, in whole ticks of the kernel's clock."""
+
+_JIFFY_MS = 10
+"""The longest tick."""
 
 
 class SubflowKind(StrEnum):
@@ -279,7 +282,7 @@ def _goes_on(state: int, attributes: Attributes, lives_ms: float) -> bool:
     if mptcp is None or not _works(state, mptcp):
         return False
     info = _INFO.unpack_from(attributes[_DIAG_INFO])
-    return bool(min(info[_DATA_CAME], info[_ACK_CAME]) <= lives_ms)
+    return bool(min(info[_DATA_CAME], info[_ACK_CAME]) + _JIFFY_MS <= lives_ms)
 
 
 def _under_way(attributes: Attributes) -> bool:

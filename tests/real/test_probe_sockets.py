@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
-from pathlib import Path
 
 import pytest
 
 from fedsdn.config.model import Address, Uplink
 from fedsdn.uplinks.sockets import ProbeSockets, Way, open_socket
-from tests.real.proxy_net import Namespace
+from tests.real.cables import Joined, joined
 from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real
@@ -28,15 +25,11 @@ LIMIT_SECONDS = 5.0
 CABLE = {4: ("192.0.2.1/24", "192.0.2.2/24"), 6: ("2001:db8::1/64", "2001:db8::2/64")}
 
 
-def run(*command: str) -> None:
-    subprocess.run(command, check=True)
-
-
 class Cable:
     """Two namespaces: ours with an uplink of each family, and the peer's."""
 
-    def __init__(self, names: tuple[str, str]) -> None:
-        self.here, self.there = (Namespace(Path("/run/netns", name)) for name in names)
+    def __init__(self, here: Joined, there: Joined) -> None:
+        self.here, self.there = here, there
 
     def open(self, uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
         return self.here.call(lambda: open_socket(uplink, port, peer))
@@ -51,20 +44,8 @@ class Cable:
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    names = (f"near-{os.getpid()}", f"far-{os.getpid()}")
-    try:
-        for name in names:
-            run("ip", "netns", "add", name)
-        cable = ("link", "add", "name", "wire", "netns", names[0], "type", "veth")
-        run("ip", *cable, "peer", "name", "wire", "netns", names[1])
-        for end, name in enumerate(names):
-            run("ip", "-n", name, "address", "add", CABLE[4][end], "dev", "wire")
-            run("ip", "-n", name, "address", "add", CABLE[6][end], "dev", "wire", "nodad")
-            run("ip", "-n", name, "link", "set", "wire", "up")
-        yield Cable(names)
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False)
+    with joined([list(CABLE.values())]) as ends:
+        yield Cable(*ends)
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
