@@ -77,10 +77,12 @@ class Path:
     confirmed: float | None = None
     """When the peer had the newest of our probes that it tells of."""
     rtt: float | None = None
-    ended: bool = False
-    """Whether it has been given up since it went down."""
+    given_up: bool = False
+    """Whether connections have been able to do without it since it went down."""
     agreed: bool = False
     """Whether the peer is known to know that it is down."""
+    ended: bool = False
+    """Whether its subflows have been ended since then: by then it was both."""
     found: bool = False
     """Whether it is down by what was found here, of which the peer is told. A path that is down
     without it is so by the peer's word."""

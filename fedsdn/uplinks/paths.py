@@ -226,14 +226,12 @@ class Paths:
         self.urgent |= self._probed and before != self._found()
         for path in self:
             if path.state is not PathState.DOWN:
-                path.ended = path.agreed = False
+                path.given_up = path.agreed = path.ended = False
                 continue
             path.agreed = self._agreed(path, now)
-            path.ended = path.ended or (
-                now >= self._ends_at(path)
-                and (path.agreed or self._own_port_is_dead(path))
-                and self._has_successor(path, now)
-            )
+            if now >= self._ends_at(path) and self._has_successor(path, now):
+                path.given_up |= path.agreed or self._own_port_is_dead(path)
+                path.ended |= path.agreed
         self._live = {
             path.pair: path.lives_since
             for path in self
@@ -368,14 +366,14 @@ class Paths:
 
     def orders(self) -> Orders:
         """Say what the kernel is to do."""
-        ended = {path.name for path in self if path.ended}
+        given_up = {path.name for path in self if path.given_up}
         down_pairs = {path.pair for path in self if path.state is PathState.DOWN}
         dead_pairs = {path.pair for path in self if path.ended and path.agreed}
         return Orders(
             usable=frozenset(path.name.uplink for path in self if path.state is not PathState.DOWN),
             dead=frozenset(
-                {name.uplink for name in ended}
-                - {path.name.uplink for path in self if not path.ended}
+                {name.uplink for name in given_up}
+                - {path.name.uplink for path in self if not path.given_up}
             ),
             dead_pairs=self._gone | dead_pairs,
             down_pairs=frozenset(down_pairs - dead_pairs),

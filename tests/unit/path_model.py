@@ -67,7 +67,7 @@ class Model:
             for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
                 if site not in self.stalled:
                     self.under_way.remove((arrival, site, probe))
-                if site in running:
+                if site in running and self.has_port(site, probe.to_uplink):
                     self.sites[site].take(probe, self.now)
             for site in running:
                 for path in self.sites[site].judge(self.now):
@@ -81,6 +81,14 @@ class Model:
     def set_port(self, site: str, uplink: str, state: PortState) -> None:
         ports = {**self.sites[site].ports, uplink: state}
         assert self.sites[site].set_ports(ports, self.now)
+
+    def has_port(self, site: str, uplink: str) -> bool:
+        return self.sites[site].ports[uplink] is PortState.UP
+
+    def carries(self, source: str, target: str, uplink: str) -> bool:
+        """Whether what one site sends to the other now leaves and arrives."""
+        ports = all(self.has_port(site, uplink) for site in (source, target))
+        return ports and (source, target, uplink) not in self.cut
 
     def cut_wire(self, uplink: str, *ends: str) -> None:
         """Lose what the ``ends`` send over a wire; by default both."""
