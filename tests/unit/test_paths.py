@@ -322,6 +322,16 @@ def test_a_changed_federation_keeps_what_is_known(model: Model) -> None:
     assert known[PathName("up1", "c", "up1")] is UNKNOWN
 
 
+def test_subflows_on_a_path_that_the_file_has_no_more_end_when_peers_found_it_silent() -> None:
+    model = Model(three_sites())
+    old = {path.pair for path in model.sites["a"] if path.name.peer == "c"}
+    smaller = Paths(two_sites(), "a", epoch=1, now=model.now)
+    smaller.inherit(model.sites["a"])
+    for after, found in ((0.0, set()), (2 * PROBES.detection, set()), (3.1, old)):
+        smaller.judge(model.now + after)
+        assert smaller.orders().dead_pairs == found
+
+
 def test_the_next_deadline_is_when_something_would_change(model: Model) -> None:
     model.cut_wire("up1")
     for _ in range(10):
