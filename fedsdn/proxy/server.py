@@ -6,12 +6,14 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
+from dataclasses import replace
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
+from fedsdn.proxy.carried import Carried, Flow, fixed_path
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import PathManager
@@ -44,6 +46,7 @@ class Server:
         poller: Poller,
         pipes: PipePool,
         report: Report,
+        carried: Carried,
         restore: Restore,
         path_manager: PathManager,
     ) -> None:
@@ -53,6 +56,7 @@ class Server:
         """
         self.policy = policy
         self._report = report
+        self._carried = carried
         self._restore = restore
         self._path_manager = path_manager
         self._statistics = statistics
@@ -72,9 +76,18 @@ class Server:
                 if transport.fell_back(far):
                     self._statistics.fell_back(peer)
                 asking = SocketAddress(address, name[1])
-                request = await self._read_request(far, asking, peer)
-                if request is not None:
-                    await self._carry(far, request, peer)
+                flow = Flow(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
+                with self._carried.carrying(flow):
+                    request = await self._read_request(far, asking, peer)
+                    if request is not None:
+                        with self._carried.carrying(
+                            replace(
+                                flow,
+                                client=request.client.address,
+                                destination=request.destination.address,
+                            )
+                        ):
+                            await self._carry(far, request, peer)
             except OSError as error:
                 _LOG.debug("connection from %s: %s", address, error)
 
@@ -104,6 +117,7 @@ class Server:
             self._statistics.refused(Counter.REFUSED_PROTOCOL, who, Refusal(str(error)))
             await _turn_away(far, error.answer)
             return None
+        peer = self.policy.federation.site(peer.name)  # as the file has it by now
         refusal = self.policy.admits(peer, request.client.address, request.destination.address)
         if refusal is None:
             return request

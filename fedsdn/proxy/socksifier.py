@@ -11,13 +11,15 @@ import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy import socks, tcp, transparent, transport
+from fedsdn.proxy.carried import Carried, Flow, fixed_path
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.messages import read_message
@@ -57,6 +59,7 @@ class Socksifier:
         poller: Poller,
         pipes: PipePool,
         report: Report,
+        carried: Carried,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -72,6 +75,7 @@ class Socksifier:
         )
         self._live_paths = LivePaths()
         self._report = report
+        self._carried = carried
         self._statistics = statistics
         self._poller = poller
         self._pipes = pipes
@@ -95,14 +99,14 @@ class Socksifier:
             who = str(request.client.address)
             self._statistics.refused(Counter.REFUSED_UNFEDERATED, who, peer)
             return
-        try:
+        client, destination = request.client.address, request.destination.address
+        flow = Flow(Direction.OUTBOUND, peer.name, client, destination)
+        with suppress(OSError, SocksError), self._carried.carrying(flow):  # the VM sees a reset
             with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
                 far = await self._connect(peer)
-            with far:
+            with far, self._carried.carrying(replace(flow, path=fixed_path(far, peer))):
                 ready = await self._asked(near, far, request, peer)
                 await self._relay(near, far, request, peer, ready)
-        except (OSError, SocksError):
-            return  # counted; the VM sees a reset
 
     @contextmanager
     def _failure_counted(self, request: Request, peer: Site) -> Iterator[None]:

@@ -13,10 +13,12 @@ from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.proxy import socksifier, transport
+from fedsdn.proxy.carried import Carried
 from fedsdn.proxy.listener import Listener
 from fedsdn.proxy.pipes import PipePool
 from fedsdn.proxy.policy import Policy
 from fedsdn.proxy.poller import Poller
+from fedsdn.proxy.revocation import revoked
 from fedsdn.proxy.server import Server
 from fedsdn.proxy.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
@@ -59,18 +61,24 @@ class _Worker:
         self._site = site
         self._poller, self._pipes = Poller(), PipePool()
         self._statistics = statistics
+        self._carried = Carried()
+        self._reloading = asyncio.Lock()
+        self._by_signal: set[asyncio.Task[int]] = set()
         policy = self._policy()
         report = Report()
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        self._socksifier = Socksifier(policy, statistics, self._poller, self._pipes, report)
+        self._socksifier = Socksifier(
+            policy, statistics, self._poller, self._pipes, report, self._carried
+        )
         self._server = Server(
             policy,
             statistics,
             self._poller,
             self._pipes,
             report,
+            self._carried,
             self._channel.restore,
             self._socksifier.path_manager,
         )
@@ -101,7 +109,7 @@ class _Worker:
         """Take signals from now on."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup)
         # A terminal sends SIGINT to the parent too, and that says SIGTERM to its workers.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -114,13 +122,24 @@ class _Worker:
     def _take_status(self, document: dict[str, Any]) -> None:
         self._socksifier.take(status_from(document))
 
-    def _reload(self) -> None:
-        if self.stop.is_set() or not self._federation.refresh(force=True):
-            return
-        before = self._server.policy
-        policy = self._policy()
-        self._socksifier.policy = policy
-        self._server.policy = policy
+    def _hangup(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._by_signal.add(task)
+        task.add_done_callback(self._by_signal.discard)
+
+    async def _reload(self) -> int:
+        """Go by the federation file as it is now; return how many connections that has reset."""
+        async with self._reloading:
+            if not self._federation.refresh(force=True):
+                return 0
+            before, now = self._server.policy, self._policy()
+            self._socksifier.policy = now
+            self._server.policy = now
+            if not self.stop.is_set():
+                self._listen_anew(before, now)
+            return await self._carried.reset(lambda flow: revoked(flow, before, now))
+
+    def _listen_anew(self, before: Policy, policy: Policy) -> None:
         if policy.federation.proxy_port != before.federation.proxy_port:
             try:
                 peers = self._listen_for_peers(policy)
