@@ -25,6 +25,7 @@ from fedsdn.proxy.restored import Restore, connect_restored
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.proxy.transparent import ANY_PORT, connect_as
+from fedsdn.proxy.turns import Turns
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Server:
         carried: Carried,
         restore: Restore,
         path_manager: PathManager,
+        turns: Turns,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -59,9 +61,16 @@ class Server:
         self._carried = carried
         self._restore = restore
         self._path_manager = path_manager
+        self._turns = turns
         self._statistics = statistics
         self._poller = poller
         self._pipes = pipes
+
+    def peer_called(self, name: Name) -> str:
+        """Return which peer has this name of a socket; the address, if none has it."""
+        address = tcp.unmapped(name[0])
+        peer = self.policy.peer_behind(address)
+        return str(address) if isinstance(peer, Refusal) else f"site {peer.name}"
 
     async def handle(self, far: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
@@ -148,8 +157,10 @@ class Server:
     ) -> socket.socket | None:
         """Connect to the VM; None, once the peer is told, if that fails."""
         try:
+            client, destination = request.client.address, request.destination.address
             with self._poller.cancelled_by_reset(far):
-                return await self._connect_to_vm(request, peer)
+                async with self._turns.turn(client, destination):
+                    return await self._connect_to_vm(request, peer)
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)
