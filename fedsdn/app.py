@@ -94,9 +94,10 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         changed = self._federation.refresh(force=asked)
         if not changed and not asked:
             return None
-        self._uplinks.set_federation(self._federation.current)
         if changed:
-            self._channel.tell_reload()
+            # First of all: what the proxy resets now still needs the flows that are about to go.
+            self._channel.reload()
+        self._uplinks.set_federation(self._federation.current)
         return pipeline_rows(self._federation.current, self._site)
 
     def _restoring_rows(self, wanted: Restoration) -> tuple[Row, ...]:

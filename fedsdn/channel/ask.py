@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def open_connections(path: Path) -> list[Connection]:
             f"the application does not answer ({path}: {why}): start it with "
             "'osken-manager fedsdn.app', or see its log"
         ) from error
+
+
+def reload(path: Path) -> None:
+    """Have the proxy read the federation file again, and wait until it has, if there is one.
+
+    Without an application, or if it does not answer in time, nothing happens.
+    """
+    with suppress(OSError, ChannelError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(_SECONDS)
+        sock.connect(str(path))
+        sock.sendall(Call("reload", {}, number=1).encode())
+        with sock.makefile("rb") as lines:
+            lines.readline(LONGEST_LINE)
 
 
 def _answer(line: bytes) -> dict[str, Any]:

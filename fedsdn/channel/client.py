@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,19 @@ class ChannelClient:
         worker: int,
         report: Report,
         status: Callable[[dict[str, Any]], None],
-        reload: Callable[[], None],
+        reload: Callable[[], Awaitable[int]],
     ) -> None:
         """Use the application that listens at ``path``; ``run`` does the work.
 
-        ``status`` is given every status of uplinks and paths, ``reload`` is called when the
-        federation file has changed.
+        ``status`` is given every status of uplinks and paths. ``reload`` is called when the
+        federation file may have changed; it returns how many connections that has reset.
         """
         self._path = path
         self._worker = worker
         self._report = report
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "status": status,
-            "reload": lambda _params: reload(),
-        }
+        self._take_status = status
+        self._reload = reload
+        self._reloading: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._writer: asyncio.StreamWriter | None = None
         self._numbers = itertools.count(1)
@@ -127,6 +126,7 @@ class ChannelClient:
             reporting = self._loop.create_task(self._tell_for_ever(writer))
             reporting.add_done_callback(lambda _task: writer.transport.abort())
             self._ask()
+            self._begin_reload(None)  # the file may have changed while there was no application
             try:
                 while line := await read_line(reader):
                     self._take_line(line)
@@ -162,10 +162,24 @@ class ChannelClient:
             for (_, done), error in zip(page, errors, strict=False):
                 _settle(done, error)
             return
-        handler = self._handlers.get(message.method)
-        if handler is None:
+        if message.method == "status":
+            self._take_status(message.params)
+        elif message.method == "reload":
+            self._begin_reload(message.number)
+        else:
             raise ChannelError(METHOD_NOT_FOUND, f"the application calls {message.method!r}")
-        handler(message.params)
+
+    def _begin_reload(self, number: int | None) -> None:
+        task = self._loop.create_task(self._reload_and_answer(self._writer, number))
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload_and_answer(
+        self, writer: asyncio.StreamWriter | None, number: int | None
+    ) -> None:
+        count = await self._reload()
+        if writer is not None and number is not None:
+            writer.write(Answer(number, {"reset": count}).encode())
 
     async def _tell_for_ever(self, writer: asyncio.StreamWriter) -> None:
         next_traffic = time.monotonic() + TRAFFIC_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 import threading
@@ -39,6 +40,12 @@ _LOG = logging.getLogger(__name__)
 
 CHANNEL_SOCKET = Path("/run/fedsdn/channel.sock")
 
+RELOAD_SECONDS = 1.0
+"""How long workers may take to read the federation file again, and to reset what it forbids."""
+
+_SETTLE_SECONDS = 0.2
+"""How long resets may take through the bridge, once they are sent."""
+
 _MOST_UNREAD = 1 << 22
 """Bytes that may wait for a worker that does not read; then its channel ends."""
 
@@ -62,6 +69,9 @@ class Channel(threading.Thread):
         self._loop = asyncio.new_event_loop()
         self._workers: dict[asyncio.StreamWriter, dict[int, Connection]] = {}
         """Whom to tell, with the connections that each has told of."""
+        self._numbers = itertools.count(1)
+        self._reloading: dict[tuple[asyncio.StreamWriter, int], asyncio.Future[int]] = {}
+        """Workers that have been told to reload; each says how many connections it has reset."""
         self._status: Call | None = None
         self._socket = _listen(path)
 
@@ -71,9 +81,13 @@ class Channel(threading.Thread):
         """Tell the workers of uplinks and paths, now and whenever one comes."""
         self._loop.call_soon_threadsafe(self._take_status, Call("status", asdict(status)))
 
-    def tell_reload(self) -> None:
-        """Tell the workers to read the federation file again."""
-        self._loop.call_soon_threadsafe(self._tell_all, Call("reload", {}))
+    def reload(self) -> None:
+        """Have the workers read the federation file again, and wait until they have.
+
+        Connections that it no longer allows have been reset then, and the resets are through the
+        bridge. A worker that takes longer than ``RELOAD_SECONDS`` is not waited for.
+        """
+        asyncio.run_coroutine_threadsafe(self._reload(), self._loop).result()
 
     # In the thread
 
@@ -90,11 +104,28 @@ class Channel(threading.Thread):
 
     def _take_status(self, status: Call) -> None:
         self._status = status
-        self._tell_all(status)
-
-    def _tell_all(self, call: Call) -> None:
         for writer in list(self._workers):
-            self._tell(writer, call.encode())
+            self._tell(writer, status.encode())
+
+    async def _reload(self) -> int:
+        """Return how many connections the workers have reset."""
+        asked: dict[tuple[asyncio.StreamWriter, int], asyncio.Future[int]] = {
+            (writer, next(self._numbers)): self._loop.create_future() for writer in self._workers
+        }
+        if not asked:
+            return 0
+        self._reloading |= asked
+        for writer, number in asked:
+            self._tell(writer, Call("reload", {}, number).encode())
+        done, late = await asyncio.wait(asked.values(), timeout=RELOAD_SECONDS)
+        for key in asked:
+            self._reloading.pop(key, None)
+        if late:
+            _LOG.warning("%d workers of the proxy do not answer; going on without them", len(late))
+        count = sum(answer.result() for answer in done)
+        if count or late:
+            await asyncio.sleep(_SETTLE_SECONDS)
+        return count
 
     def _tell(self, writer: asyncio.StreamWriter, line: bytes) -> None:
         writer.write(line)
@@ -111,16 +142,22 @@ class Channel(threading.Thread):
             _LOG.warning("channel: %s", error)
         finally:
             self._workers.pop(writer, None)
+            for key in [key for key in self._reloading if key[0] is writer]:
+                self._reloading.pop(key).set_result(0)
             writer.transport.abort()
 
     def _take_line(
         self, line: bytes, writer: asyncio.StreamWriter, answers: set[asyncio.Task[None]]
     ) -> None:
         try:
-            call = _decode_call(line)
-            if call.method == "restore":
-                # Not awaited here: what a worker asks next need not wait for the bridge.
-                task = self._loop.create_task(self._restored(call, writer))
+            call = decode(line)
+            if isinstance(call, Answer):
+                self._reloaded(call, writer)
+                return
+            if call.method in ("restore", "reload"):
+                # Not awaited here: what a worker asks next need not wait for this.
+                work = self._restored if call.method == "restore" else self._reload_for
+                task = self._loop.create_task(work(call, writer))
                 answers.add(task)
                 task.add_done_callback(answers.discard)
                 return
@@ -132,6 +169,18 @@ class Channel(threading.Thread):
             self._tell(writer, Answer(call.number, result).encode())
         if call.method == "hello" and self._status is not None:
             self._tell(writer, self._status.encode())
+
+    def _reloaded(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
+        waiting = self._reloading.pop((writer, answer.number), None)
+        count = answer.result.get("reset")
+        if waiting is None or not isinstance(count, int):
+            raise ChannelError(INVALID_REQUEST, "an answer to no request")
+        waiting.set_result(count)
+
+    async def _reload_for(self, call: Call, writer: asyncio.StreamWriter) -> None:
+        count = await self._reload()
+        if call.number is not None:
+            self._tell(writer, Answer(call.number, {"reset": count}).encode())
 
     def _refuse(self, writer: asyncio.StreamWriter, error: ChannelError) -> None:
         _LOG.warning("channel: %s", error)
@@ -174,13 +223,6 @@ class Channel(threading.Thread):
             return
         if call.number is not None:
             self._tell(writer, Answer(call.number, {"errors": outcome}).encode())
-
-
-def _decode_call(line: bytes) -> Call:
-    call = decode(line)
-    if not isinstance(call, Call):
-        raise ChannelError(INVALID_REQUEST, "an answer to no request")
-    return call
 
 
 def _note(known: dict[int, Connection], params: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from fedsdn.channel import ask
+from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.config.loader import load_federation
 from fedsdn.site import setup
@@ -26,7 +28,9 @@ def up(
 ) -> None:
     """Make the proxy's namespace and ports, or correct what differs from the federation file."""
     local = settings(config_file, site, federation)
-    changed = setup.up(load_federation(local.federation), local.site, local.openflow_port)
+    wanted = load_federation(local.federation)
+    ask.reload(CHANNEL_SOCKET)  # resets still need the routes that are about to go
+    changed = setup.up(wanted, local.site, local.openflow_port)
     print(f"site {local.site}: " + (f"set up {', '.join(changed)}" if changed else "nothing to do"))
 
 

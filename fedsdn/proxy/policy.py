@@ -52,9 +52,9 @@ class Policy:
 
         The client of another's proxy is not known: what asks is the proxy itself.
         """
-        if peer.proxy == "fedsdn" and not _inside(client, peer):
+        if peer.proxy == "fedsdn" and not inside(client, peer):
             return FOREIGN_CLIENT
-        if not _inside(destination, self.site):
+        if not inside(destination, self.site):
             return FOREIGN_DESTINATION
         return None
 
@@ -96,7 +96,7 @@ class Policy:
     def peer_towards(self, destination: Address) -> Site | Refusal:
         """Return the peer in whose prefixes ``destination`` lies."""
         for peer in self.federation.peers(self.site.name):
-            if _inside(destination, peer):
+            if inside(destination, peer):
                 return peer
         return UNFEDERATED_DESTINATION
 
@@ -126,7 +126,8 @@ def _shared(pair: tuple[Uplink, Uplink], others: list[tuple[Uplink, Uplink]]) ->
     return sum(pair[0] is own for own, _ in others) + sum(pair[1] is other for _, other in others)
 
 
-def _inside(address: Address, site: Site) -> bool:
+def inside(address: Address, site: Site) -> bool:
+    """Whether ``address`` is one that a VM of ``site`` may have."""
     if address.version == 6 and address.ipv4_mapped is not None:
         return False  # a dual-stack socket would take it for the IPv4 address (RFC 4291, 2.5.5.2)
     return any(

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
+from dataclasses import replace
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
+from fedsdn.proxy.carried import Carried, Flow, fixed_path
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import PathManager
@@ -21,6 +23,7 @@ from fedsdn.proxy.restored import Restore, connect_restored
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.proxy.transparent import ANY_PORT, connect_as
+from fedsdn.proxy.turns import Turns
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
@@ -40,8 +43,10 @@ class Server:
         policy: Policy,
         means: Means,
         report: Report,
+        carried: Carried,
         restore: Restore,
         path_manager: PathManager,
+        turns: Turns,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -49,11 +54,19 @@ class Server:
         """
         self.policy = policy
         self._report = report
+        self._carried = carried
         self._restore = restore
         self._path_manager = path_manager
+        self._turns = turns
         self._means = means
         self._statistics = means.statistics
         self._poller = means.poller
+
+    def peer_called(self, name: Name) -> str:
+        """Return which peer has this name of a socket; the address, if none has it."""
+        address = tcp.unmapped(name[0])
+        peer = self.policy.peer_behind(address)
+        return str(address) if isinstance(peer, Refusal) else f"site {peer.name}"
 
     async def handle(self, far: socket.socket, name: Name) -> None:
         """Carry one connection to its end."""
@@ -66,10 +79,19 @@ class Server:
                     self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
                     return
                 asking = SocketAddress(address, name[1])
-                request = await self._read_request(far, asking, peer)
-                # Only now: it may fall back when the first data come.
-                if request is not None and self._means.carries(far, peer):
-                    await self._carry(far, request, peer)
+                flow = Flow(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
+                with self._carried.carrying(flow):
+                    request = await self._read_request(far, asking, peer)
+                    # Only now: it may fall back when the first data come.
+                    if request is not None and self._means.carries(far, peer):
+                        with self._carried.carrying(
+                            replace(
+                                flow,
+                                client=request.client.address,
+                                destination=request.destination.address,
+                            )
+                        ):
+                            await self._carry(far, request, peer)
             except OSError as error:
                 _LOG.debug("connection from %s: %s", address, error)
 
@@ -99,6 +121,7 @@ class Server:
             self._statistics.refused(Counter.REFUSED_PROTOCOL, who, Refusal(str(error)))
             await _turn_away(far, error.answer)
             return None
+        peer = self.policy.federation.site(peer.name)  # as the file has it by now
         refusal = self.policy.admits(peer, request.client.address, request.destination.address)
         if refusal is None:
             return request
@@ -129,8 +152,10 @@ class Server:
     ) -> socket.socket | None:
         """Connect to the VM; None, once the peer is told, if that fails."""
         try:
+            client, destination = request.client.address, request.destination.address
             with self._poller.cancelled_by_reset(far):
-                return await self._connect_to_vm(request, peer)
+                async with self._turns.turn(client, destination):
+                    return await self._connect_to_vm(request, peer)
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)

@@ -12,12 +12,14 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy import records, socks, tcp, transparent, transport
+from fedsdn.proxy.carried import Carried, Flow, fixed_path
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.messages import read_message
@@ -55,6 +57,7 @@ class Socksifier:
         policy: Policy,
         means: Means,
         report: Report,
+        carried: Carried,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -70,6 +73,7 @@ class Socksifier:
         )
         self._live_paths = LivePaths()
         self._report = report
+        self._carried = carried
         self._means = means
         self._statistics = means.statistics
         self._poller = means.poller
@@ -93,23 +97,26 @@ class Socksifier:
             who = str(request.client.address)
             self._statistics.refused(Counter.REFUSED_UNFEDERATED, who, peer)
             return
-        try:
+        client, destination = request.client.address, request.destination.address
+        flow = Flow(Direction.OUTBOUND, peer.name, client, destination)
+        with suppress(OSError, SocksError), self._carried.carrying(flow):  # the VM sees a reset
             with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
                 far = await self._connect(peer)
-            with far:
-                if peer.proxy == "socks5":
-                    with (
-                        self._failure_counted(request, peer),
-                        self._poller.cancelled_by_reset(near),
-                    ):
-                        await _ask_plainly(far, request.destination)
-                    await self._relay(near, far, request, peer)
-                else:
-                    early = await _ask(near, far, request)
-                    ready = self._answered(far, request, peer)
-                    await self._relay(near, far, request, peer, early, ready)
-        except (OSError, SocksError):
-            return  # counted; the VM sees a reset
+            with far, self._carried.carrying(replace(flow, path=fixed_path(far, peer))):
+                await self._carry_over(far, near, request, peer)
+
+    async def _carry_over(
+        self, far: socket.socket, near: socket.socket, request: Request, peer: Site
+    ) -> None:
+        """Carry a connection over one with the peer that has been made."""
+        if peer.proxy == "fedsdn":
+            early = await _ask(near, far, request)
+            ready = self._answered(far, request, peer)
+            await self._relay(near, far, request, peer, early, ready)
+            return
+        with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
+            await _ask_plainly(far, request.destination)
+        await self._relay(near, far, request, peer)
 
     @contextmanager
     def _failure_counted(self, request: Request, peer: Site) -> Iterator[None]:

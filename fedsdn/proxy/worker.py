@@ -14,20 +14,33 @@ from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.proxy import socksifier, transport
 from fedsdn.proxy.buffers import BufferPool
+from fedsdn.proxy.carried import Carried
 from fedsdn.proxy.listener import Listener
 from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import Policy
 from fedsdn.proxy.poller import Poller
+from fedsdn.proxy.revocation import revoked
 from fedsdn.proxy.server import Server
+from fedsdn.proxy.slots import Slots
 from fedsdn.proxy.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
+from fedsdn.proxy.turns import Turns
 from fedsdn.proxy.window import Budget
 from fedsdn.uplinks.status import status_from
 
 _LOG = logging.getLogger(__name__)
 
-_KEPT_FREE = 8
-"""One descriptor in so many is not for connections' own two, but for second attempts."""
+_CARRYING = 5 / 8
+"""The part of the descriptors that is for running connections, two for each."""
+
+_WAITING = 1 / 4
+"""The part for connections that wait for a slot. What is left is for second attempts."""
+
+_VMS_SHARE = 5 / 8
+"""What one VM of this site may take of all connections before others come first."""
+
+_PEERS_SHARE = 7 / 8
+"""What one peer may take: more than a VM of its own, so that its other VMs are not cut off."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that a worker handles; whoever starts it blocks them until then."""
@@ -37,15 +50,16 @@ async def run(
     federation: WatchedFederation,
     site: str,
     statistics: WorkerStatistics,
+    workers: int,
     drain_seconds: float,
 ) -> None:
-    """Carry until SIGTERM; a second one resets what has not ended by then.
+    """Carry, as one of so many ``workers``, until SIGTERM; a second one resets what is left then.
 
     Raises:
         OSError: the worker cannot listen.
 
     """
-    worker = _Worker(federation, site, statistics)
+    worker = _Worker(federation, site, statistics, workers)
     worker.handle_signals()
     await worker.stop.wait()
     worker.close_listeners()
@@ -55,34 +69,42 @@ async def run(
 
 class _Worker:
     def __init__(
-        self, federation: WatchedFederation, site: str, statistics: WorkerStatistics
+        self,
+        federation: WatchedFederation,
+        site: str,
+        statistics: WorkerStatistics,
+        workers: int,
     ) -> None:
         self._federation = federation
         self._site = site
         self._poller = Poller()
         self._statistics = statistics
         means = Means(self._poller, BufferPool(), Budget(), statistics)
+        self._carried = Carried()
+        self._reloading = asyncio.Lock()
+        self._by_signal: set[asyncio.Task[int]] = set()
         policy = self._policy()
         report = Report()
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        self._socksifier = Socksifier(policy, means, report)
+        self._socksifier = Socksifier(policy, means, report, self._carried)
         self._server = Server(
             policy,
             means,
             report,
+            self._carried,
             self._channel.restore,
             self._socksifier.path_manager,
+            Turns(workers),
         )
         self._talk = asyncio.create_task(self._channel.run())
         self._managing = asyncio.create_task(self._socksifier.path_manager.run())
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = (limit - limit // _KEPT_FREE) // 2
-        self.connections: set[asyncio.Task[None]] = set()
+        self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
         self._peers = self._listen_for_peers(policy)
         self._tenants = Listener(
-            socksifier.listen_for_tenants(), self._socksifier.handle, self.connections, self._most
+            socksifier.listen_for_tenants(), self._socksifier.handle, self._slots, _VMS_SHARE
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
@@ -96,13 +118,15 @@ class _Worker:
 
     def _listen_for_peers(self, policy: Policy) -> Listener:
         listener = transport.listen(policy.federation.proxy_port)
-        return Listener(listener, self._server.handle, self.connections, self._most)
+        return Listener(
+            listener, self._server.handle, self._slots, _PEERS_SHARE, self._server.peer_called
+        )
 
     def handle_signals(self) -> None:
         """Take signals from now on."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup)
         # A terminal sends SIGINT to the parent too, and that says SIGTERM to its workers.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -115,13 +139,24 @@ class _Worker:
     def _take_status(self, document: dict[str, Any]) -> None:
         self._socksifier.take(status_from(document))
 
-    def _reload(self) -> None:
-        if self.stop.is_set() or not self._federation.refresh(force=True):
-            return
-        before = self._server.policy
-        policy = self._policy()
-        self._socksifier.policy = policy
-        self._server.policy = policy
+    def _hangup(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._by_signal.add(task)
+        task.add_done_callback(self._by_signal.discard)
+
+    async def _reload(self) -> int:
+        """Go by the federation file as it is now; return how many connections that has reset."""
+        async with self._reloading:
+            if not self._federation.refresh(force=True):
+                return 0
+            before, now = self._server.policy, self._policy()
+            self._socksifier.policy = now
+            self._server.policy = now
+            if not self.stop.is_set():
+                self._listen_anew(before, now)
+            return await self._carried.reset(lambda flow: revoked(flow, before, now))
+
+    def _listen_anew(self, before: Policy, policy: Policy) -> None:
         if policy.federation.proxy_port != before.federation.proxy_port:
             try:
                 peers = self._listen_for_peers(policy)
@@ -131,10 +166,16 @@ class _Worker:
             self._peers.close()
             self._peers = peers
 
+    @property
+    def connections(self) -> set[asyncio.Task[None]]:
+        """The running ones."""
+        return set(self._slots.tasks)
+
     def close_listeners(self) -> None:
         """Take no more connections."""
         self._peers.close()
         self._tenants.close()
+        self._slots.run_all()
 
     def close(self) -> None:
         """Give back what connections needed."""

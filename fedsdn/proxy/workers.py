@@ -165,8 +165,8 @@ class _Parent:
             self._leave_parent()
             _die_with(parent)
             row = self._statistics.row(number)
-            drain_seconds = self._settings.drain_seconds
-            asyncio.run(worker.run(self._federation, self._settings.site, row, drain_seconds))
+            own = self._settings
+            asyncio.run(worker.run(self._federation, own.site, row, own.workers, own.drain_seconds))
             status = 0
         except OSError as error:
             _LOG.error("worker %d: %s", number, error)

@@ -15,7 +15,7 @@ from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real
 
-DESCRIPTORS = 400
+DESCRIPTORS = 1200
 CLIENTS = 500
 STALLED = 100
 """Each holds up bytes: more than there are descriptors left to make pipes of."""

@@ -300,18 +300,42 @@ def is_refused(net: Net) -> bool:
     return after == before + 1
 
 
-def test_a_changed_file_is_taken_up_and_running_connections_stay(net: Net) -> None:
-    client, server = net.connection(6)
+def test_a_changed_file_is_taken_up_and_what_it_allows_goes_on(net: Net) -> None:
+    forbidden, allowed = net.connection(6), net.connection(4)
     net.far.write(without_the_vm(two_sites()))
     net.far.signal_proxy(signal.SIGHUP)
     wait_until(lambda: all(is_refused(net) for _ in range(10)))
-    exchange(client, server)
+    assert [is_reset(end) for end in forbidden] == [True, True]
+    assert net.far.log.count("1 connection reset: fd00:1::/64 is no longer a prefix of site a") == 1
+    exchange(*allowed)
     exchange(*net.connection(4))
     net.far.write(two_sites())
     net.far.signal_proxy(signal.SIGHUP)
     wait_until(lambda: not any(is_refused(net) for _ in range(10)))
     exchange(*net.connection(6))
     assert net.far.log.count("taking up the changed federation file") == 2
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["outbound", "inbound"])
+def test_a_changed_file_also_resets_what_is_still_being_opened(net: Net, which: int) -> None:
+    """Near, the peer does not answer; far, the VM does not."""
+    site, port, opening = [(net.near, 1080, (1, 0)), (net.far, 9, (1, 1))][which]
+    silence = "table inet silence { chain output { type filter hook output priority 0; }; }"
+    site.inside(f"nft '{silence}'")
+    try:
+        site.inside(f"nft add rule inet silence output tcp dport {port} drop")
+        with net.near.vm.connect(net.far.addresses[6], 9) as client:
+            wait_until(lambda: open_connections(net) == opening)
+            site.write(without_the_vm(two_sites()))
+            site.signal_proxy(signal.SIGHUP)
+            client.settimeout(3)
+            assert is_reset(client)
+        wait_until(lambda: open_connections(net) == (0, 0))
+    finally:
+        site.inside("nft delete table inet silence")
+        site.write(two_sites())
+        site.signal_proxy(signal.SIGHUP)
+    wait_until(lambda: not any(is_refused(net) for _ in range(10)))
 
 
 def test_a_bad_file_is_named_once_and_changes_nothing(net: Net) -> None:

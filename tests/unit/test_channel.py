@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from fedsdn.channel import ask
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.messages import LONGEST_LINE, Answer, Call, ChannelError, decode
 from fedsdn.channel.report import Report
-from fedsdn.channel.server import Channel
+from fedsdn.channel.server import RELOAD_SECONDS, Channel
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.status import SiteStatus
@@ -50,10 +51,14 @@ class Worker:
         self.report = Report()
         self.statuses: list[dict[str, Any]] = []
         self.reloads = 0
+        self.may_reload = asyncio.Event()
+        self.may_reload.set()
         self.client = ChannelClient(path, 0, self.report, self.statuses.append, self._reload)
 
-    def _reload(self) -> None:
+    async def _reload(self) -> int:
         self.reloads += 1
+        await self.may_reload.wait()
+        return 3
 
 
 @asynccontextmanager
@@ -168,9 +173,61 @@ def test_status_is_sent_when_it_changes_and_to_whoever_comes_later(tmp_path: Pat
         async with worker(path) as one:
             await until(lambda: [found["written"] for found in one.statuses] == [1.0])
             channel.tell_status(status(2.0))
-            channel.tell_reload()
-            await until(lambda: one.reloads)
-            assert [found["written"] for found in one.statuses] == [1.0, 2.0]
+            await until(lambda: [found["written"] for found in one.statuses] == [1.0, 2.0])
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_a_worker_that_finds_the_application_reads_the_file(tmp_path: Path) -> None:
+    """It may have changed while nobody could tell of that."""
+
+    async def scenario(path: Path) -> None:
+        application(path)
+        async with worker(path) as one:
+            await until(lambda: one.reloads == 1)
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_a_reload_returns_when_all_workers_have_reset_what_they_must(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        channel, _ = application(path)
+        async with worker(path) as one, worker(path) as other:
+            await until(lambda: one.reloads and other.reloads)
+            one.may_reload.clear()
+            reloading = asyncio.create_task(asyncio.to_thread(channel.reload))
+            await until(lambda: (one.reloads, other.reloads) == (2, 2))
+            assert not reloading.done()
+            one.may_reload.set()
+            await asyncio.wait_for(reloading, RELOAD_SECONDS / 2)
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_a_reload_does_not_wait_for_a_worker_that_hangs_or_ends(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        channel, _ = application(path)
+        async with worker(path) as one:
+            async with worker(path) as ending:
+                await until(lambda: one.reloads and ending.reloads)
+                ending.may_reload.clear()
+                reloading = asyncio.create_task(asyncio.to_thread(channel.reload))
+                await until(lambda: ending.reloads == 2)
+            await asyncio.wait_for(reloading, RELOAD_SECONDS / 2)
+            one.may_reload.clear()
+            await asyncio.wait_for(asyncio.to_thread(channel.reload), 2 * RELOAD_SECONDS)
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_a_command_has_the_workers_reload_and_needs_no_application(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        await asyncio.to_thread(ask.reload, path)
+        application(path)
+        async with worker(path) as one:
+            await until(lambda: one.reloads == 1)
+            await asyncio.to_thread(ask.reload, path)
+            assert one.reloads == 2
 
     run(scenario, tmp_path / "channel")
 

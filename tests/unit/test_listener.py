@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 
 from fedsdn.proxy.listener import Listener, Name
+from fedsdn.proxy.slots import Owner, Slots
 from tests.unit.loopback import asynchronous, until
 
 
@@ -36,12 +37,14 @@ class House:
     def __init__(self, stack: ExitStack) -> None:
         self.door = Doorkeeper()
         self.address = self.door.getsockname()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], Owner] = {}
         self.names: list[Name] = []
         self.stack = stack
 
     def open(self, most: int = 500) -> Listener:
-        return Listener(self.door, self.handle, self.tasks, most)
+        slots = Slots(most)
+        self.tasks = slots.tasks
+        return Listener(self.door, self.handle, slots)
 
     async def handle(self, sock: socket.socket, name: Name) -> None:
         with sock:
@@ -148,7 +151,7 @@ async def test_a_handler_that_fails_is_logged_and_disturbs_nobody(
             with sock:
                 raise RuntimeError("broken")
 
-        listener = Listener(h.door, fail, h.tasks, 500)
+        listener = Listener(h.door, fail, Slots(500))
         h.visitors(2)
         await until(lambda: len(h.names) == 2 and not h.tasks)
         assert [r.getMessage() for r in caplog.records] == ["a connection's handler failed"] * 2

@@ -84,7 +84,7 @@ def test_what_was_not_sent_cannot_be_consumed() -> None:
 
 
 def test_a_worker_whose_memory_is_spent_leaves_each_connection_little() -> None:
-    budget = Budget(1 << 20)
+    budget = Budget(4 * FIRST_BYTES)
     hungry, other = Window(budget), Window(budget)
     for window in (hungry, other):
         window.sent(FIRST_BYTES)

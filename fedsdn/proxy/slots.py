@@ -1,0 +1,133 @@
+"""How many connections a worker carries, and whose is the next one.
+
+No VM and no peer can take all: who has much leaves the last slots to who has little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any
+
+_LOG = logging.getLogger(__name__)
+
+WAIT_SECONDS = 10.0
+"""How long a connection may wait for a slot until it is reset."""
+
+_SAY_AGAIN_SECONDS = 60.0
+
+Owner = Hashable
+"""Whose connections are counted together: a VM's address, or a peer's name."""
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+"""Makes the coroutine that carries a connection to its end."""
+
+
+class _Waiting:
+    """A connection that waits for a slot."""
+
+    def __init__(self, owner: Owner, share: float, work: Work, expiry: asyncio.TimerHandle) -> None:
+        self.owner = owner
+        self.share = share
+        self.work = work
+        self.expiry = expiry
+
+
+class Slots:
+    """At most ``most`` running connections, and ``waiting`` more that wait for their turn."""
+
+    def __init__(self, most: int, waiting: int = 0) -> None:
+        """Begin without any, in the running event loop."""
+        self.tasks: dict[asyncio.Task[None], Owner] = {}
+        self._most = most
+        self._held: Counter[Owner] = Counter()
+        self._most_waiting = waiting
+        self._waiting: dict[Owner, deque[_Waiting]] = {}
+        """By owner, in the order of their turns."""
+        self._loop = asyncio.get_running_loop()
+        self._quiet_until = 0.0
+
+    def full(self) -> bool:
+        """Whether no more can run, whosesoever they are."""
+        return len(self.tasks) >= self._most
+
+    def take(self, owner: Owner, share: float, work: Work, refuse: Callable[[], None]) -> None:
+        """Run ``work`` now or when it is its turn; call ``refuse`` if it has none in time.
+
+        Once ``share`` of all slots are taken, more are for owners alone that hold less than an
+        equal part, reckoned as if there were one owner more.
+        """
+        if self._may_run(owner, share):
+            self.run(owner, work)
+            return
+        self._say(owner)
+        if sum(map(len, self._waiting.values())) >= self._most_waiting:
+            refuse()
+            return
+
+        def expire() -> None:
+            self._leave(waiting)
+            refuse()
+
+        expiry = self._loop.call_later(WAIT_SECONDS, expire)
+        waiting = _Waiting(owner, share, work, expiry)
+        self._waiting.setdefault(owner, deque()).append(waiting)
+
+    def _may_run(self, owner: Owner, share: float) -> bool:
+        taken = len(self.tasks)
+        if taken < self._most * share:
+            return True
+        fair = self._most / (len(self._held) + 1)
+        return taken < self._most and self._held[owner] < fair
+
+    def run(self, owner: Owner, work: Work) -> None:
+        """Run ``work`` now, whatever its owner holds."""
+        task = self._loop.create_task(work())
+        self.tasks[task] = owner
+        self._held[owner] += 1
+        task.add_done_callback(self._ended)
+
+    def run_all(self) -> None:
+        """Run all that wait."""
+        for queue in list(self._waiting.values()):
+            for waiting in list(queue):
+                self._run_waiting(waiting)
+
+    def _run_waiting(self, waiting: _Waiting) -> None:
+        self._leave(waiting)
+        waiting.expiry.cancel()
+        self.run(waiting.owner, waiting.work)
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """Wait no more; the owner's next connection waits for the turns of all others."""
+        queue = self._waiting.pop(waiting.owner)
+        queue.remove(waiting)
+        if queue:
+            self._waiting[waiting.owner] = queue
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        owner = self.tasks.pop(task)
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
+        if not task.cancelled() and task.exception() is not None:
+            _LOG.error("a connection's handler failed", exc_info=task.exception())
+        for owner, queue in self._waiting.items():
+            if self._may_run(owner, queue[0].share):
+                self._run_waiting(queue[0])
+                return
+
+    def _say(self, owner: Owner) -> None:
+        if self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
+            _LOG.warning(
+                "%s has %d of the %d connections that this worker carries, of at most %d: "
+                "its new ones wait until some end, %g s at most, or are reset",
+                owner,
+                self._held[owner],
+                len(self.tasks),
+                self._most,
+                WAIT_SECONDS,
+            )

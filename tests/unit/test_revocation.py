@@ -1,0 +1,212 @@
+"""What a changed federation file takes away, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from fedsdn.channel.connection import Direction
+from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, SourceRestore
+from fedsdn.proxy.carried import Carried, Flow
+from fedsdn.proxy.policy import Policy
+from fedsdn.proxy.revocation import revoked
+from tests.unit.federations import (
+    three_sites,
+    with_foreign_proxy,
+    with_provider_network,
+    with_source_restore,
+)
+from tests.unit.loopback import asynchronous, until
+
+OUT, IN = Direction.OUTBOUND, Direction.INBOUND
+HERE, THERE = ip_address("10.1.0.11"), ip_address("10.3.0.11")
+HERE6, THERE6 = ip_address("fd00:1::11"), ip_address("fd00:3::11")
+PATH = ip_address("192.0.2.1"), ip_address("192.0.2.3")
+
+FLOWS = {
+    "out": Flow(OUT, "c", HERE, THERE),
+    "in": Flow(IN, "c", THERE, HERE),
+    "out6": Flow(OUT, "c", HERE6, THERE6),
+    "in6": Flow(IN, "c", THERE6, HERE6),
+    "unasked": Flow(IN, "c"),
+    "b": Flow(OUT, "b", HERE, ip_address("10.2.0.11")),
+}
+"""Of site a: with c both ways, one that has not said what it wants, and one with b."""
+
+Change = Callable[[Federation], Federation]
+
+
+def judged(change: Change, before: Federation | None = None) -> dict[str, str]:
+    """Return the reasons for which flows are taken away, by name."""
+    before = before or three_sites()
+    old, new = Policy.at(before, "a"), Policy.at(change(before), "a")
+    found = {name: revoked(flow, old, new) for name, flow in FLOWS.items()}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def changed(name: str, change: Callable[[Site], Site]) -> Change:
+    """Return what changes the site of that name."""
+
+    def apply(federation: Federation) -> Federation:
+        sites = tuple(change(one) if one.name == name else one for one in federation.sites)
+        return replace(federation, sites=sites)
+
+    return apply
+
+
+def without_ipv4(site: Site) -> Site:
+    return replace(site, prefixes=site.prefixes[1:])
+
+
+def test_what_the_file_still_allows_is_left_alone() -> None:
+    more = Prefix(ip_network("10.9.0.0/24"), ip_address("10.9.0.2"))
+    grown = changed("c", lambda site: replace(site, prefixes=(*site.prefixes, more)))
+    fewer = changed("c", lambda site: replace(site, uplinks=site.uplinks[1:]))
+    for change in (
+        lambda federation: federation,
+        grown,
+        fewer,
+        lambda federation: replace(federation, proxy_port=1090, probes=None),
+    ):
+        assert judged(change) == {}
+
+
+def test_a_site_that_is_gone_loses_all_its_connections() -> None:
+    gone = judged(lambda federation: replace(federation, sites=federation.sites[:2]))
+    assert set(gone) == set(FLOWS) - {"b"}
+    assert set(gone.values()) == {"site c is no longer in the federation file"}
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("a", "10.1.0.0/24"), ("c", "10.3.0.0/24")])
+def test_a_prefix_that_is_gone_loses_its_connections(name: str, prefix: str) -> None:
+    gone = judged(changed(name, without_ipv4))
+    expected = {"out", "in"} | ({"b"} if name == "a" else set())
+    assert gone == dict.fromkeys(expected, f"{prefix} is no longer a prefix of site {name}")
+
+
+def test_of_a_prefix_that_shrinks_the_rest_is_left_alone() -> None:
+    def shrink(site: Site, network: str, proxy: str) -> Site:
+        small = Prefix(ip_network(network), ip_address(proxy))
+        return replace(site, prefixes=(small, site.prefixes[1]))
+
+    assert judged(changed("c", lambda site: shrink(site, "10.3.0.0/25", "10.3.0.2"))) == {}
+    gone = judged(changed("c", lambda site: shrink(site, "10.3.0.128/25", "10.3.0.130")))
+    assert set(gone) == {"out", "in"}
+
+
+def test_a_prefix_that_moves_to_another_site_takes_no_connections_along() -> None:
+    before = three_sites()
+    a, b, c = before.sites
+    moved = replace(b, prefixes=(*b.prefixes, c.prefixes[0]))
+    gone = judged(lambda _: replace(before, sites=(a, moved, without_ipv4(c))))
+    assert gone == dict.fromkeys(("out", "in"), "10.3.0.0/24 is no longer a prefix of site c")
+
+
+def test_an_address_that_becomes_the_proxys_is_no_vms() -> None:
+    def move(site: Site) -> Site:
+        prefix = replace(site.prefixes[0], proxy_address=THERE)
+        return replace(site, prefixes=(prefix, site.prefixes[1]))
+
+    said = "10.3.0.11 is the proxy's own address at site c now"
+    assert judged(changed("c", move)) == dict.fromkeys(("out", "in"), said)
+
+
+def renumbered(site: Site) -> Site:
+    one, two = site.uplinks
+    one = replace(one, address=ip_interface("192.0.2.30/24"))
+    return replace(site, uplinks=(one, replace(two, address=ip_interface("2001:db8:2::30/64"))))
+
+
+def test_without_any_of_its_uplinks_a_site_loses_its_connections() -> None:
+    gone = judged(changed("c", renumbered))
+    assert set(gone) == set(FLOWS) - {"b"}
+    assert set(gone.values()) == {"no uplink is left over which site c was reached"}
+
+
+def test_a_connection_that_is_plain_tcp_ends_with_its_path() -> None:
+    before = with_foreign_proxy(three_sites(), "c")
+    flow = Flow(OUT, "c", HERE, THERE, PATH)
+    less = changed("c", lambda site: replace(site, uplinks=site.uplinks[1:]))
+    old, new = (Policy.at(one, "a") for one in (before, less(before)))
+    assert revoked(flow, old, old) is None
+    assert revoked(flow, old, new) == "site c is no longer reached from 192.0.2.1 to 192.0.2.3"
+    assert revoked(replace(flow, path=None), old, new) is None
+    unknown = ip_address("192.0.2.1"), ip_address("192.0.2.99")
+    assert revoked(replace(flow, path=unknown), old, new) is None
+
+
+@pytest.mark.parametrize("was", ["transparent", "nat", "none"])
+@pytest.mark.parametrize("becomes", ["transparent", "nat", "none"])
+def test_another_way_to_restore_sources_ends_what_it_no_longer_serves(
+    was: SourceRestore, becomes: SourceRestore
+) -> None:
+    gone = judged(
+        lambda federation: with_source_restore(federation, becomes),
+        with_source_restore(three_sites(), was),
+    )
+    broken = was not in ("transparent", becomes)
+    assert set(gone) == ({"in", "in6"} if broken else set())
+
+
+def test_another_proxy_address_ends_what_comes_from_it() -> None:
+    def move(site: Site) -> Site:
+        prefix = replace(site.prefixes[0], proxy_address=ip_address("10.1.0.3"))
+        return replace(site, prefixes=(prefix, site.prefixes[1]))
+
+    assert judged(changed("a", move)) == {}
+    gone = judged(changed("a", move), with_source_restore(three_sites(), "none"))
+    assert gone == {"in": "the proxy's own address is 10.1.0.3 now, no longer 10.1.0.2"}
+
+
+def test_in_another_network_the_same_addresses_are_other_vms() -> None:
+    network = ProviderNetwork("br-provider", 7, "normal")
+    gone = judged(lambda federation: with_provider_network(federation, network))
+    assert set(gone) == set(FLOWS)
+    said = "the provider network is br-provider VLAN 7 now, no longer br-provider untagged"
+    assert set(gone.values()) == {said}
+
+
+def test_a_peer_with_another_proxy_names_no_client() -> None:
+    """Its client is the proxy, outside its prefixes; that is no reason."""
+    before = Policy.at(with_foreign_proxy(three_sites(), "c"), "a")
+    flow = Flow(IN, "c", ip_address("192.0.2.3"), HERE)
+    assert revoked(flow, before, before) is None
+
+
+@asynchronous
+async def test_what_is_reset_is_counted_by_reason_and_the_rest_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    carried = Carried()
+    forever = asyncio.Event()
+    running = 0
+
+    async def carry(*flows: Flow) -> None:
+        nonlocal running
+        with carried.carrying(flows[0]), carried.carrying(flows[-1]):
+            running += 1
+            try:
+                await forever.wait()
+            finally:
+                running -= 1
+
+    tasks = [asyncio.create_task(carry(FLOWS["out"])) for _ in range(200)]
+    tasks += [asyncio.create_task(carry(FLOWS["unasked"], FLOWS["in"]))]
+    rest = asyncio.create_task(carry(FLOWS["b"]))
+    await until(lambda: running == 202)
+    reasons = {OUT: "of c", IN: "to us"}
+    count = await carried.reset(lambda flow: reasons[flow.direction] if flow.peer == "c" else None)
+    assert (count, running) == (201, 1)
+    assert all(task.cancelled() for task in tasks)
+    assert [record.getMessage() for record in caplog.records] == [
+        "200 connections reset: of c",
+        "1 connection reset: to us",
+    ]
+    assert not rest.done()
+    forever.set()
+    await rest
+    assert await carried.reset(lambda _: "any") == 0
