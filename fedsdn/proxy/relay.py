@@ -22,6 +22,9 @@ PEER_SECONDS = 5.0
 VM_SECONDS = 2.0
 """How long a peer's reset waits until the VM has taken the data before it, if it reads."""
 
+UNANSWERED_SECONDS = 1.0
+"""How long a VM's reset waits for the answer of a peer's VM, for what was sent with the question."""
+
 _SOONEST, _LATEST = 0.001, 0.1
 """After so many seconds it is looked whether data have arrived: soon at first, then less often."""
 
@@ -51,6 +54,7 @@ class Relay:
         self._far = far
         self._outward, self._inward = directions(self)
         self._ended: asyncio.Future[None] = self.loop.create_future()
+        self._ready = False
         self._giving_up: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
 
@@ -76,6 +80,7 @@ class Relay:
             ):
                 if far_ready is not None:
                     await far_ready
+                self._ready = True
                 self._outward.start()
                 self._inward.start()
                 await self._ended
@@ -107,7 +112,10 @@ class Relay:
         """Note that a socket has been reset by its other side, or has failed."""
         if self.over:
             return
-        self._give_up_within(PEER_SECONDS if sock is self._near else VM_SECONDS)
+        if sock is self._far:
+            self._give_up_within(VM_SECONDS)
+        else:
+            self._give_up_within(PEER_SECONDS if self._ready else UNANSWERED_SECONDS)
         for direction in (self._outward, self._inward):
             if direction.sink is sock:
                 direction.sink_is_broken()
