@@ -85,6 +85,8 @@ COOKIE_OWNER = 0xFED5 << 48
 """Upper 16 bits of the cookie of every row of ours."""
 
 COOKIE_OWNER_MASK = 0xFFFF << 48
+"""What to ask a bridge with. Others' rows may have these bits too: which of the answers are ours,
+``cookie.origin`` says."""
 
 SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 """Port of the bridge, and interface of the proxy's namespace, that takes outbound connections."""
