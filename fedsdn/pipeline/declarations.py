@@ -22,7 +22,7 @@ class Table(IntEnum):
     HOOK = 0
     """Shared with the bridge's other owners: sends on to us what may be ours."""
     UPLINK = 100
-    """Frames from an uplink: what is addressed to the proxy goes to it, peers only."""
+    """Frames from an uplink: to the proxy from peers, to the host, and to nobody else."""
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
     TENANT = 110
@@ -75,6 +75,7 @@ class Feature(IntEnum):
     PROXY_PORTS = 3
     TABLE_MISS = 4
     RESTORE = 5
+    HOST = 6
 
 
 RESTORE_SECONDS = 3
@@ -94,6 +95,9 @@ SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 SERVER_PORT = reserved.SERVER_PORT
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
+
+LOCAL_PORT = "LOCAL"
+"""The bridge's own port (ovs-fields(7), ``in_port``): the interface that the host has on it."""
 
 PROXY_NAMESPACE = "fedsdn"
 """Name of the network namespace in which the proxy runs."""

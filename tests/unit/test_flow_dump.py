@@ -97,11 +97,10 @@ def test_numbers_have_names_with_the_number_in_brackets() -> None:
     [opening] = [
         row
         for row in dumped()
-        if row.table == Table.TENANT_STATE and row.match.startswith("tcp,tcp_flags")
+        if row.table == Table.SOCKSIFIER_STATE and row.match == "tcp,nw_dst=10.1.0.0/24"
     ]
     assert named_actions(opening) == (
-        "ct(commit,force,zone=FEDERATION [65237],exec(set_field:OUTBOUND [0x1]->ct_mark)),"
-        "resubmit(,TO_SOCKSIFIER [140])"
+        "ct(commit,zone=FEDERATION [65237],exec(set_field:OUTBOUND [0x1]->ct_mark)),NORMAL"
     )
     marked = next(row for row in dumped() if "ct_mark=0x2" in row.match)
     assert "ct_mark=INBOUND [0x2]" in named_match(marked)
