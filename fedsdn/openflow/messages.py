@@ -14,7 +14,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, CtMark
+from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark
 from fedsdn.pipeline.rows import (
     Action,
     AddressToSender,
@@ -51,6 +51,7 @@ _PROTOCOL_FIELDS: dict[Protocol, dict[str, int]] = {
 _TAG_FIELDS: dict[Tag, Any] = {
     Tag.ABSENT: ofproto.OFPVID_NONE,
     Tag.PRESENT: (ofproto.OFPVID_PRESENT, ofproto.OFPVID_PRESENT),
+    Tag.NOBODYS: ofproto.OFPVID_PRESENT | NOBODYS_VLAN,
 }
 _CT_NEW, _CT_RELATED, _CT_TRACKED = 0x01, 0x04, 0x20
 _STATE_FIELDS: dict[ConnState, tuple[int, int]] = {

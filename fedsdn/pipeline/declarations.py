@@ -59,6 +59,8 @@ class CtMark(IntEnum):
 class HookPriority(IntEnum):
     """Priorities of our rows in table 0; Neutron's own rows there stay below 10."""
 
+    NOBODYS_VLAN = 35000
+    """Frames with the tag of no VLAN."""
     PORT = 30000
     """Frames from the uplinks' and the proxy's ports."""
     PREFIX = 20000
@@ -95,6 +97,10 @@ SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 SERVER_PORT = reserved.SERVER_PORT
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
+
+NOBODYS_VLAN = 4095
+"""Trunks of this VLAN alone are the ports that NORMAL is kept off: no frame may carry it (IEEE
+802.1Q, table 9-2), and one that does is dropped."""
 
 LOCAL_PORT = "LOCAL"
 """The bridge's own port (ovs-fields(7), ``in_port``): the interface that the host has on it."""

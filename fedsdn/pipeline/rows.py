@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, CtMark, Table
+from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark, Table
 from fedsdn.socket_address import SocketAddress
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -65,10 +65,11 @@ class ConnState(Enum):
 
 
 class Tag(Enum):
-    """Whether a frame carries a VLAN tag, as a match on ``vlan_tci``."""
+    """Whether a frame carries a VLAN tag, or that of no VLAN, as a match on ``vlan_tci``."""
 
     ABSENT = "0x0000/0x1fff"
     PRESENT = "0x1000/0x1000"
+    NOBODYS = NOBODYS_VLAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +124,8 @@ class Match:
                 yield value.value
             elif field.name == "opening":
                 yield "tcp_flags=+syn-ack"
+            elif value is Tag.NOBODYS:
+                yield f"dl_vlan={NOBODYS_VLAN}"
             elif field.name == "reset":
                 yield "tcp_flags=+rst"
             elif field.name == "ct_mark":

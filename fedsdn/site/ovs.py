@@ -16,7 +16,9 @@ from typing import Any
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
+from fedsdn.site import reserved_ports
 from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
+from fedsdn.site.reserved_ports import UplinkPort
 
 OWNER = "fedsdn"
 """Key in ``external_ids`` of every port and controller of ours; its value is the site."""
@@ -71,6 +73,7 @@ class Database:
     bridges: Mapping[str, Bridge]
     ports: Mapping[str, BridgePort]
     controllers: tuple[Controller, ...]
+    vlans: Mapping[str, UplinkPort]
     userspace_tso: bool
 
     @property
@@ -129,6 +132,11 @@ def read() -> Database:
             for bridge in bridges
             for uuid in _many(bridge["controller"])
         ),
+        vlans={
+            ports[uuid]["name"]: _uplink_port(ports[uuid], bridge["name"])
+            for bridge in bridges
+            for uuid in _many(bridge["ports"])
+        },
         userspace_tso=switch["other_config"].get("userspace-tso-enable") == "true",
     )
 
@@ -158,7 +166,9 @@ def apply(plan: SitePlan, there: Database) -> bool:
     commands = [
         *_stale_ports(plan, there),
         *_stale_controllers(plan, there),
+        *reserved_ports.stale(plan.bridge, plan.uplink_ports, there.vlans.values()),
         *_missing_ports(plan, there),
+        *reserved_ports.missing(plan.uplink_ports, there.vlans),
         *_missing_controller(plan, there),
         *_missing_protocol(plan, there),
     ]
@@ -182,6 +192,7 @@ def release(names: Iterable[str], there: Database) -> bool:
 def remove(there: Database) -> bool:
     """Remove every port and controller of ours, and our flow rows; say whether there was one."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
+    commands += reserved_ports.stale("", (), there.vlans.values())
     commands += [_remove(entry) for entry in there.own_controllers]
     if not commands:
         return False
@@ -296,6 +307,11 @@ def _port(record: Record, bridge: str, interfaces: Mapping[str, Record]) -> Brid
         ofport=_one(interface["ofport"]),
         error=_one(interface["error"]),
     )
+
+
+def _uplink_port(record: Record, bridge: str) -> UplinkPort:
+    mode, before = _one(record["vlan_mode"]), record["external_ids"].get(reserved_ports.BEFORE)
+    return UplinkPort(record["name"], bridge, mode or "", _many(record["trunks"]), before)
 
 
 def _stale_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:

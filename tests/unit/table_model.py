@@ -196,7 +196,7 @@ def _matches(match: Match, way: _Way) -> bool:
     return (
         _protocol(match.protocol, packet.protocol)
         and match.in_port in {None, packet.in_port}
-        and match.tag in {None, Tag.PRESENT if packet.tagged else Tag.ABSENT}
+        and match.tag in {None, Tag.PRESENT if packet.tagged else Tag.ABSENT}  # never NOBODYS
         and _inside(packet.source, match.source)
         and _inside(packet.destination, match.destination)
         and match.source_port in {None, packet.source_port}
