@@ -35,8 +35,8 @@ class Entry:
 
     @property
     def outbound(self) -> bool:
-        """Whether a VM of this site opened it."""
-        return self.mark == CtMark.OUTBOUND
+        """Whether a VM of this site opened it; unmarked is what only such a VM's SYN has made."""
+        return self.mark != CtMark.INBOUND
 
     @property
     def ended(self) -> bool:

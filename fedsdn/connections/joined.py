@@ -70,7 +70,9 @@ def joined(
     by_token.pop(0, None)  # plain TCP: which of the connections it is, nothing tells
     found = []
     for connection in carried:
-        entry = left.pop((connection.shown, connection.destination), None)
+        ends = (connection.shown, connection.destination)
+        # An older connection between the same two, opened from the other end, may have left it.
+        entry = left.pop(ends, None) or left.pop(ends[::-1], None)
         own = by_token.pop(connection.token, []) if connection.token else []
         found.append(_carried(connection, entry, _shares(own, uplinks)))
     found += [_tracked(entry) for entry in left.values() if not entry.ended]

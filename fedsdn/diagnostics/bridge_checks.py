@@ -10,6 +10,7 @@ from fedsdn.diagnostics.checks import CheckFailedError
 from fedsdn.diagnostics.shell import last_words
 from fedsdn.diagnostics.view import SiteView
 from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import (
     COOKIE_OWNER,
     COOKIE_OWNER_MASK,
@@ -116,9 +117,9 @@ def rows(view: SiteView) -> str:
     """Compare the bridge's rows of ours with the pipeline's, by cookie, table and priority."""
     ours = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
     dump = view.shell.output("ovs-ofctl", "-O", "OpenFlow13", "dump-flows", view.bridge, ours)
-    lines = (line for line in dump.splitlines() if _COOKIE.search(line))
     # Those with a time-out are for connections that are being opened, and go by themselves.
-    present = Counter(_row_key(line) for line in lines if "hard_timeout=" not in line)
+    lasting = (line for line in dump.splitlines() if "hard_timeout=" not in line)
+    present = Counter(key for key in map(_row_key, lasting) if origin(key[0]) is not None)
     wanted = Counter(
         (row.cookie, int(row.table), row.priority)
         for row in pipeline_rows(view.federation, view.name)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
 from ovs.flow.decoders import IntMask, IPMask
 
@@ -50,6 +51,8 @@ def compare(wanted: Iterable[Row], present: Sequence[DumpedRow]) -> list[Finding
     by_table: defaultdict[int, list[DumpedRow]] = defaultdict(list)
     for row in lasting:
         by_table[row.table].append(row)
+    for table in by_table.values():
+        table.sort(key=lambda row: -row.priority)
     found: list[Finding] = []
     for key, row in asked.items():
         found.extend(_judge(row, there.get(key), by_table[row.table]))
@@ -58,12 +61,14 @@ def compare(wanted: Iterable[Row], present: Sequence[DumpedRow]) -> list[Finding
 
 
 def _judge(row: DumpedRow, there: DumpedRow | None, table: list[DumpedRow]) -> Iterator[Finding]:
+    """Yield what is wrong with a row; its table comes highest priority first."""
     if there is None:
         yield Finding(Fault.MISSING, row)
         return
     if there.decoded_actions != row.decoded_actions or there.cookie != row.cookie:
         yield Finding(Fault.CHANGED, row, there)
-    above = next((other for other in table if shadows(other, row)), None)
+    higher = takewhile(lambda other: other.priority > row.priority, table)
+    above = next((other for other in higher if shadows(other, row)), None)
     if above is not None:
         yield Finding(Fault.SHADOWED, row, above)
 

@@ -13,7 +13,6 @@ from ovs.flow.ofp import OFPFlow
 
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.cookie import Origin, origin
-from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
 
 _HEADING = re.compile(r"\w+ reply \((OF[\d.]+\) \()?xid=")
 _NO_MATCH = re.compile(r",? *actions=")
@@ -47,14 +46,14 @@ class DumpedRow:
     fields: Parts
     decoded_actions: tuple[Parts, ...]
 
-    @cached_property
+    @property
     def ours(self) -> bool:
         """Whether the cookie says that it is one of fedsdn's."""
-        return self.cookie & COOKIE_OWNER_MASK == COOKIE_OWNER
+        return self.origin is not None
 
-    @property
+    @cached_property
     def origin(self) -> Origin | None:
-        """Where it comes from; None if that is not known."""
+        """Where it comes from; None if it is not ours."""
         return origin(self.cookie)
 
     @property

@@ -15,7 +15,6 @@ OVSDB = "ovsdb-server"
 VSWITCHD = "ovs-vswitchd"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _DIRECTORY = "/run/openvswitch"
-_FIRST_UPLINK_TAG = 4001
 _PRIORITY = -10
 """As ovs-ctl(8) starts it. A datapath in userspace that has to wait for 10 ms drops frames: its
 sockets hold no more (``net.core.rmem_default``)."""
@@ -68,8 +67,8 @@ def _start(host: Host, command: tuple[str, ...], priority: int = 0) -> None:
 def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> None:
     """Make the provider bridge with the uplinks' and the VMs' ports and the gateways on LOCAL.
 
-    All are access ports: an uplink each of its own VLAN, so that NORMAL does not join the wires
-    into a loop, the rest of the provider network's. What is there already stays.
+    The uplinks' are untagged trunks, all others access ports of the provider network. What is there
+    already stays.
 
     Raises:
         FedsdnError: a port cannot be made.
@@ -84,12 +83,12 @@ def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> No
         f"datapath_type={datapath}", "fail_mode=secure", "protocols=OpenFlow10,OpenFlow13",
         "--", "set", "port", bridge, f"tag={tenant_tag}",
     ]  # fmt: skip
-    tags = {uplink.port: _FIRST_UPLINK_TAG + i for i, uplink in enumerate(site.uplinks)}
-    tags |= {vm.name: tenant_tag for vm in lab.vms}
-    for port, tag in tags.items():
-        command += ["--", "--may-exist", "add-port", bridge, port, f"tag={tag}"]
+    uplinks, vms = [uplink.port for uplink in site.uplinks], [vm.name for vm in lab.vms]
+    for port in (*uplinks, *vms):
+        command += ["--", "--may-exist", "add-port", bridge, port]
+        command += [] if port in uplinks else [f"tag={tenant_tag}"]
     host.run("ovs-vsctl", *command)
-    _keep_host_out(host, list(tags))
+    _keep_host_out(host, [*uplinks, *vms])
     host.run("ip", "-batch", "-", stdin=_gateways(bridge, lab))
 
 

@@ -18,6 +18,14 @@ from fedsdn.pipeline.rows import Row
 _Key = tuple[int, int, tuple[tuple[str, str], ...]]
 """Table, priority and match: what makes a row one row (OpenFlow 1.3.5, section 6.4)."""
 
+_ALL_BUT_ONE_BIT = 0xFFFF_FFFF_FFFF_FFFE
+"""Mask of the cookie in deletions: what somebody has put in the place of our row meanwhile stays.
+
+With the full mask Open vSwitch looks the cookie up, and walks all rows that have it, for each
+single deletion; with any other mask it finds the one row that the match names (ofproto.c,
+``collect_rules_strict``).
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -75,7 +83,7 @@ def _deletion(datapath: Any, stats: Any) -> Any:
     return datapath.ofproto_parser.OFPFlowMod(
         datapath,
         cookie=stats.cookie,
-        cookie_mask=0xFFFF_FFFF_FFFF_FFFF,
+        cookie_mask=_ALL_BUT_ONE_BIT,
         table_id=stats.table_id,
         priority=stats.priority,
         command=ofproto.OFPFC_DELETE_STRICT,

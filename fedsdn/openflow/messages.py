@@ -14,7 +14,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, CtMark
+from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark
 from fedsdn.pipeline.rows import (
     Action,
     AddressToSender,
@@ -51,14 +51,15 @@ _PROTOCOL_FIELDS: dict[Protocol, dict[str, int]] = {
 _TAG_FIELDS: dict[Tag, Any] = {
     Tag.ABSENT: ofproto.OFPVID_NONE,
     Tag.PRESENT: (ofproto.OFPVID_PRESENT, ofproto.OFPVID_PRESENT),
+    Tag.NOBODYS: ofproto.OFPVID_PRESENT | NOBODYS_VLAN,
 }
 _CT_NEW, _CT_RELATED, _CT_TRACKED = 0x01, 0x04, 0x20
 _STATE_FIELDS: dict[ConnState, tuple[int, int]] = {
     ConnState.NEW: (_CT_NEW | _CT_TRACKED, _CT_NEW | _CT_TRACKED),
     ConnState.RELATED: (_CT_RELATED | _CT_TRACKED, _CT_RELATED | _CT_TRACKED),
 }
-_TCP_SYN, _TCP_ACK = 0x02, 0x10
-_CT_COMMIT, _CT_FORCE = 0x1, 0x2
+_TCP_SYN, _TCP_RST, _TCP_ACK = 0x02, 0x04, 0x10
+_CT_COMMIT = 0x1
 _NO_RECIRCULATION = 0xFF
 _NAT_SOURCE = 0x1
 _NICIRA = 0x2320
@@ -137,26 +138,33 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
         found |= _PROTOCOL_FIELDS[match.protocol]
         family = "ipv6" if found["eth_type"] == 0x86DD else "ipv4"
     if match.in_port is not None:
-        found["in_port"] = ports[match.in_port]
+        found["in_port"] = _number(match.in_port, ports)
     if match.tag is not None:
         found["vlan_vid"] = _TAG_FIELDS[match.tag]
     if match.conn_state is not None:
         found["ct_state"] = _STATE_FIELDS[match.conn_state]
     if match.opening:
         found["tcp_flags"] = (_TCP_SYN, _TCP_SYN | _TCP_ACK)
+    if match.reset:
+        found["tcp_flags"] = (_TCP_RST, _TCP_RST)
     simple: dict[str, Any] = {
         f"{family}_src": _masked(match.source),
         f"{family}_dst": _masked(match.destination),
         "tcp_src": match.source_port,
         "tcp_dst": match.destination_port,
-        "arp_spa": _text(match.arp_source),
+        "arp_spa": _masked(match.arp_source),
         "arp_sha": match.arp_source_mac,
-        "arp_tpa": _text(match.arp_target),
+        "arp_tpa": _masked(match.arp_target),
         "icmpv6_type": match.icmp6_type,
         "ipv6_nd_target": _text(match.nd_target),
         "ct_mark": None if match.ct_mark is None else int(match.ct_mark),
     }
     return found | {name: value for name, value in simple.items() if value is not None}
+
+
+def _number(port: str, ports: Ports) -> int:
+    number: int = ofproto.OFPP_LOCAL if port == LOCAL_PORT else ports[port]
+    return number
 
 
 def _text(address: Address | None) -> str | None:
@@ -177,13 +185,14 @@ def _action(action: Action, ports: Ports) -> Any:
 
 
 def _commit(action: Commit, _ports: Ports) -> Any:
+    mark = action.mark
     return parser.NXActionCT(
-        flags=_CT_COMMIT | (_CT_FORCE if action.force else 0),
+        flags=_CT_COMMIT,
         zone_src="",
         zone_ofs_nbits=CT_ZONE,
         recirc_table=_NO_RECIRCULATION,
         alg=0,
-        actions=[parser.OFPActionSetField(ct_mark=int(action.mark))],
+        actions=[] if mark is None else [parser.OFPActionSetField(ct_mark=int(mark))],
     )
 
 
@@ -225,7 +234,7 @@ class _SourceNat(parser.NXActionNAT):  # type: ignore[misc]
 
 
 _ACTIONS: dict[type[Any], Callable[..., Any]] = {
-    Output: lambda action, ports: parser.OFPActionOutput(ports[action.port], 0),
+    Output: lambda action, ports: parser.OFPActionOutput(_number(action.port, ports), 0),
     Normal: lambda _action, _ports: parser.OFPActionOutput(ofproto.OFPP_NORMAL, 0),
     Resubmit: lambda action, _ports: parser.NXActionResubmitTable(_SAME_IN_PORT, action.table),
     SetDestinationMac: lambda action, _ports: parser.OFPActionSetField(eth_dst=action.mac),

@@ -16,6 +16,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.openflow.ports import Port, port_of
+from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
 
 ANSWER_SECONDS = 10.0
@@ -80,7 +81,8 @@ class Session:
             cookie=COOKIE_OWNER,
             cookie_mask=COOKIE_OWNER_MASK,
         )
-        return [stats for part in self._ask(request) for stats in part.body]
+        begin_like_ours = (stats for part in self._ask(request) for stats in part.body)
+        return [stats for stats in begin_like_ours if origin(stats.cookie) is not None]
 
     def commit(self, messages: Iterable[Any]) -> None:
         """Apply flow mods in one atomic bundle: all of them, or none.

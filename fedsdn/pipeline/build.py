@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fedsdn.config.model import Federation
-from fedsdn.pipeline import proxy_ports, restore, table_miss, tenants, uplinks
+from fedsdn.pipeline import host, proxy_ports, restore, table_miss, tenants, uplinks
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import Feature
 from fedsdn.pipeline.rows import Row
 
 _FEATURES = {
     Feature.UPLINKS: uplinks.rows,
+    Feature.HOST: host.rows,
     Feature.TENANTS: tenants.rows,
     Feature.PROXY_PORTS: proxy_ports.rows,
     Feature.RESTORE: restore.rows,

@@ -2,11 +2,12 @@
 
 ::
 
-    63      48 47      32 31   24 23    16 15          0
-    | 0xfed5 | site      | 0     | feature | source line |
+    63      48 47      32 31      16 15     12 11          0
+    | 0xfed5 | site      | check   | feature | source line |
 
 The site is a checksum of its name, so that a cookie does not change when sites are added to the
-federation file.
+federation file. The check is a checksum of all other bits: others draw cookies from all 64 bits
+(Neutron's agent at each start), and what merely begins like ours must not be taken for ours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Feature
 
-_LOW_BITS = 0xFFFF
+_LINE_BITS = 12
+_LINE = (1 << _LINE_BITS) - 1
+_CHECK = 0xFFFF_0000
 
 
 def site_checksum(site: Site) -> int:
@@ -50,15 +53,21 @@ class Origin:
 def cookie_here(site: Site, feature: Feature, depth: int) -> int:
     """Cookie of a row made in the source line ``depth`` callers above this function."""
     line = sys._getframe(depth).f_lineno
-    return COOKIE_OWNER | site_checksum(site) << 32 | feature << 16 | line
+    return _checked(COOKIE_OWNER | site_checksum(site) << 32 | feature << _LINE_BITS | line)
 
 
 def origin(cookie: int) -> Origin | None:
     """Read a cookie; None if the row is not ours."""
-    if cookie & COOKIE_OWNER_MASK != COOKIE_OWNER:
+    if cookie & COOKIE_OWNER_MASK != COOKIE_OWNER or cookie != _checked(cookie):
         return None
     try:
-        feature = Feature(cookie >> 16 & _LOW_BITS)
+        feature = Feature((cookie & 0xFFFF) >> _LINE_BITS)
     except ValueError:
         return None
-    return Origin(site=cookie >> 32 & _LOW_BITS, feature=feature, line=cookie & _LOW_BITS)
+    return Origin(site=cookie >> 32 & 0xFFFF, feature=feature, line=cookie & _LINE)
+
+
+def _checked(cookie: int) -> int:
+    """Return the cookie with the check that belongs to its other bits."""
+    rest = cookie & ~_CHECK
+    return rest | crc_hqx(rest.to_bytes(8, "big"), 0) << 16

@@ -22,7 +22,7 @@ class Table(IntEnum):
     HOOK = 0
     """Shared with the bridge's other owners: sends on to us what may be ours."""
     UPLINK = 100
-    """Frames from an uplink: what is addressed to the proxy goes to it, peers only."""
+    """Frames from an uplink: to the proxy from peers, to the host, and to nobody else."""
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
     TENANT = 110
@@ -59,6 +59,8 @@ class CtMark(IntEnum):
 class HookPriority(IntEnum):
     """Priorities of our rows in table 0; Neutron's own rows there stay below 10."""
 
+    NOBODYS_VLAN = 35000
+    """Frames with the tag of no VLAN."""
     PORT = 30000
     """Frames from the uplinks' and the proxy's ports."""
     PREFIX = 20000
@@ -75,6 +77,7 @@ class Feature(IntEnum):
     PROXY_PORTS = 3
     TABLE_MISS = 4
     RESTORE = 5
+    HOST = 6
 
 
 RESTORE_SECONDS = 3
@@ -85,6 +88,8 @@ COOKIE_OWNER = 0xFED5 << 48
 """Upper 16 bits of the cookie of every row of ours."""
 
 COOKIE_OWNER_MASK = 0xFFFF << 48
+"""What to ask a bridge with. Others' rows may have these bits too: which of the answers are ours,
+``cookie.origin`` says."""
 
 SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 """Port of the bridge, and interface of the proxy's namespace, that takes outbound connections."""
@@ -92,6 +97,13 @@ SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 SERVER_PORT = reserved.SERVER_PORT
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
+
+NOBODYS_VLAN = 4095
+"""Trunks of this VLAN alone are the ports that NORMAL is kept off: no frame may carry it (IEEE
+802.1Q, table 9-2), and one that does is dropped."""
+
+LOCAL_PORT = "LOCAL"
+"""The bridge's own port (ovs-fields(7), ``in_port``): the interface that the host has on it."""
 
 PROXY_NAMESPACE = "fedsdn"
 """Name of the network namespace in which the proxy runs."""

@@ -1,8 +1,12 @@
 """The proxy's two tenant-side ports: foreign sources come in here, and nowhere else.
 
 What they send as themselves (ARP, neighbour discovery) is checked against their own addresses.
-What they send as somebody else must be TCP from a peer's prefix to one of ours; the direction of
-its connection is the port it comes from. Everything else is dropped, and the drop counted.
+What they send as somebody else must be TCP from a peer's prefix to one of ours. Everything else is
+dropped, and the drop counted.
+
+The direction of a connection is the port that it comes from, and nothing else sets it: no VM can.
+Behind both ports is one namespace, in which two addresses and ports have at most one socket, so
+whoever speaks owns the connection. Only a reset may be said by nobody's socket.
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ from fedsdn.pipeline.declarations import (
 from fedsdn.pipeline.link_local import link_local
 from fedsdn.pipeline.rows import (
     Commit,
-    ConnState,
     Match,
     Normal,
     Protocol,
@@ -34,8 +37,9 @@ from fedsdn.pipeline.rows import (
 
 _ND_SOLICITATION = 135
 _ND_ADVERTISEMENT = 136
-_NEW = ABOVE_DEFAULT + 10
-_OPENING = ABOVE_DEFAULT + 20
+_OWN = ABOVE_DEFAULT + 10
+_RESET = ABOVE_DEFAULT + 20
+_OPENING = ABOVE_DEFAULT + 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def rows(context: Context) -> Iterator[Row]:
                 port.table, foreign, Track(port.state), why="in the name of a peer's VM"
             )
         yield context.default(port.table, why="drop what the proxy may not send")
-    yield from _opening(context)
+    yield from _socksifier_opens_nothing(context)
     for port in (_SOCKSIFIER, _SERVER):
         yield from _to_tenant(context, port)
 
@@ -87,37 +91,38 @@ def _neighbours(context: Context, port: _Port) -> Iterator[Row]:
             )
 
 
-def _opening(context: Context) -> Iterator[Row]:
+def _socksifier_opens_nothing(context: Context) -> Iterator[Row]:
     for prefix in context.site.prefixes:
-        opening = Match(protocol=tcp(prefix.network), destination=prefix.network, opening=True)
         yield context.row(
             Table.SOCKSIFIER_STATE,
-            opening,
+            Match(protocol=tcp(prefix.network), destination=prefix.network, opening=True),
             priority=_OPENING,
             why="drop: the socksifier answers, and opens nothing",
-        )
-        yield context.row(
-            Table.SERVER_STATE,
-            opening,
-            Commit(CtMark.INBOUND, force=True),
-            Normal(),
-            priority=_OPENING,
-            why="a peer's VM opens a connection: inbound",
         )
 
 
 def _to_tenant(context: Context, port: _Port) -> Iterator[Row]:
     for prefix in context.site.prefixes:
-        protocol = tcp(prefix.network)
-        lost = Match(protocol=protocol, destination=prefix.network, conn_state=ConnState.NEW)
+        protocol, to = tcp(prefix.network), prefix.network
         yield context.row(
             port.state,
-            lost,
+            Match(protocol=protocol, destination=to, reset=True),
+            Normal(),
+            priority=_RESET,
+            why="a reset makes nobody the owner: on to the VM",
+        )
+        yield context.row(
+            port.state,
+            Match(protocol=protocol, destination=to, ct_mark=port.mark),
+            Normal(),
+            priority=_OWN,
+            why="from its connection's owner: on to the VM",
+        )
+        yield context.row(
+            port.state,
+            Match(protocol=protocol, destination=to),
             Commit(port.mark),
             Normal(),
-            priority=_NEW,
-            why="conntrack has lost it: the sender is its owner",
+            why="new, lost, or another's before: the sender is its owner",
         )
-        known = Match(protocol=protocol, destination=prefix.network)
-        yield context.row(port.state, known, Normal(), why="on to the VM")
     yield context.default(port.state, why="drop what is not for our prefixes")

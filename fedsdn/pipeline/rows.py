@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, CtMark, Table
+from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark, Table
 from fedsdn.socket_address import SocketAddress
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -65,10 +65,11 @@ class ConnState(Enum):
 
 
 class Tag(Enum):
-    """Whether a frame carries a VLAN tag, as a match on ``vlan_tci``."""
+    """Whether a frame carries a VLAN tag, or that of no VLAN, as a match on ``vlan_tci``."""
 
     ABSENT = "0x0000/0x1fff"
     PRESENT = "0x1000/0x1000"
+    NOBODYS = NOBODYS_VLAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class Match:
 
     ``source`` and ``destination`` are of the IP header, ports of the TCP header. ``opening`` is TCP
     with SYN and without ACK: the first segment of a connection (RFC 9293, section 3.5).
+    ``reset`` is TCP with RST.
     """
 
     protocol: Protocol | None = None
@@ -86,12 +88,13 @@ class Match:
     destination: Address | Network | None = None
     source_port: int | None = None
     destination_port: int | None = None
-    arp_source: Address | None = None
+    arp_source: Address | Network | None = None
     arp_source_mac: str | None = None
-    arp_target: Address | None = None
+    arp_target: Address | Network | None = None
     icmp6_type: int | None = None
     nd_target: Address | None = None
     opening: bool | None = None
+    reset: bool | None = None
     conn_state: ConnState | None = None
     ct_mark: CtMark | None = None
 
@@ -121,6 +124,10 @@ class Match:
                 yield value.value
             elif field.name == "opening":
                 yield "tcp_flags=+syn-ack"
+            elif value is Tag.NOBODYS:
+                yield f"dl_vlan={NOBODYS_VLAN}"
+            elif field.name == "reset":
+                yield "tcp_flags=+rst"
             elif field.name == "ct_mark":
                 yield f"ct_mark={int(value):#x}"
             elif field.name == "in_port":
@@ -137,7 +144,7 @@ class Output:
     port: str
 
     def __str__(self) -> str:
-        return f"output:{_quoted(self.port)}"
+        return LOCAL_PORT if self.port == LOCAL_PORT else f"output:{_quoted(self.port)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,18 +208,16 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Remember the connection and its direction.
+    """Remember the connection, and with ``mark`` its direction, in place of an older one.
 
-    With ``force`` an entry of a former connection between the same two sockets, opened from the
-    other end, is replaced (ovs-actions(7), ``ct``).
+    An entry that is there stays what it is but for its mark (ovs-actions(7), ``ct``).
     """
 
-    mark: CtMark
-    force: bool = False
+    mark: CtMark | None = None
 
     def __str__(self) -> str:
-        force = "force," if self.force else ""
-        return f"ct(commit,{force}zone={CT_ZONE},exec(set_field:{int(self.mark):#x}->ct_mark))"
+        mark = "" if self.mark is None else f",exec(set_field:{int(self.mark):#x}->ct_mark)"
+        return f"ct(commit,zone={CT_ZONE}{mark})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +265,8 @@ class Row:
     def ports(self) -> frozenset[str]:
         """Names of the ports without which the row cannot exist."""
         named = {action.port for action in self.actions if isinstance(action, Output)}
-        return frozenset(named | ({self.match.in_port} if self.match.in_port else set()))
+        named |= {self.match.in_port} if self.match.in_port else set()
+        return frozenset(named - {LOCAL_PORT})
 
     def __str__(self) -> str:
         """Text as ``ovs-ofctl add-flow`` reads it, and ``ovs-ofctl dump-flows`` prints it."""

@@ -1,9 +1,11 @@
 """Tenants: what a VM sends to another site's prefix goes to the proxy port of its connection.
 
 A connection that a VM opens belongs to the socksifier, one that a peer's VM opened to the SOCKS
-server. Conntrack remembers which. A packet whose connection it has lost (the userspace datapath
-forgets all when ovs-vswitchd restarts) goes to both ports: the proxy's namespace drops the copy
-at the port that is not its socket's, and the owner's answer commits the connection again.
+server. Conntrack remembers which, from what the proxy sends: what a VM sends, anybody can forge. A
+packet whose connection it has lost (the userspace datapath forgets all when ovs-vswitchd restarts)
+goes to both ports: the proxy's namespace drops the copy at the port that is not its socket's, and
+the owner's answer commits the connection again. So does a SYN of a connection that is known to be
+inbound: if that still lives, its socket answers (RFC 5961, section 4), and else the socksifier.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from fedsdn.pipeline.rows import (
 
 _BY_DIRECTION = 20
 _OPENING = 30
+_TURNING = 40
 
 _DELIVERY = {CtMark.OUTBOUND: Table.TO_SOCKSIFIER, CtMark.INBOUND: Table.TO_SERVER}
 
@@ -75,11 +78,18 @@ def _by_state(context: Context) -> Iterator[Row]:
     for protocol in (Protocol.TCP, Protocol.TCP6):
         yield context.row(
             Table.TENANT_STATE,
-            Match(protocol=protocol, opening=True),
-            Commit(CtMark.OUTBOUND, force=True),
+            Match(protocol=protocol, opening=True, ct_mark=CtMark.INBOUND),
+            *both,
+            priority=_TURNING,
+            why="a SYN, but the connection is inbound: a copy to each port, its socket decides",
+        )
+        yield context.row(
+            Table.TENANT_STATE,
+            Match(protocol=protocol, opening=True, conn_state=ConnState.NEW),
+            Commit(),
             Resubmit(_DELIVERY[CtMark.OUTBOUND]),
             priority=_OPENING,
-            why="a VM opens a connection: outbound, to the socksifier",
+            why="a VM opens a connection: to the socksifier, whose answer makes it outbound",
         )
         for mark, delivery in _DELIVERY.items():
             yield context.row(

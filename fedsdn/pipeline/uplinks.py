@@ -1,7 +1,8 @@
-"""Uplinks: shared between the bridge's other users and the proxy, peers only, no leaks.
+"""Uplinks: shared between the host and the proxy, peers only, no leaks.
 
-An uplink may carry more than the federation. From it the proxy gets what is addressed to the
-proxy's own address; the rest stays NORMAL. What the proxy sends goes to that uplink alone.
+From an uplink the proxy gets what is addressed to the proxy's own address, and the host what is for
+its own (``host``). Nothing else passes, to tenants or another uplink least of all: two bridges with
+two uplinks each would be a loop. What the proxy sends goes to that uplink alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from fedsdn.config.model import Uplink
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import HookPriority, Table, port_mac, wan_port
 from fedsdn.pipeline.link_local import link_local
-from fedsdn.pipeline.rows import Match, Normal, Output, Protocol, Resubmit, Row, icmp, ip, tcp, udp
+from fedsdn.pipeline.rows import Match, Output, Protocol, Resubmit, Row, Tag, icmp, ip, tcp, udp
 
 _ND_SOLICITATION = 135
 _BELOW_PEERS = ABOVE_DEFAULT - 5
@@ -20,6 +21,12 @@ _BELOW_PEERS = ABOVE_DEFAULT - 5
 
 def rows(context: Context) -> Iterator[Row]:
     """Rows of every uplink of the site."""
+    yield context.row(
+        Table.HOOK,
+        Match(tag=Tag.NOBODYS),
+        priority=HookPriority.NOBODYS_VLAN,
+        why="drop: a forged tag would pass between the ports that NORMAL is kept off",
+    )
     for uplink in context.site.uplinks:
         for port, table in ((uplink.port, Table.UPLINK), (wan_port(uplink), Table.WAN)):
             yield context.row(
@@ -31,7 +38,7 @@ def rows(context: Context) -> Iterator[Row]:
             )
         yield from _to_proxy(context, uplink)
         yield from _from_proxy(context, uplink)
-    yield context.default(Table.UPLINK, Normal(), why="the uplink's other traffic is not ours")
+    yield context.default(Table.UPLINK, why="drop what is neither the proxy's nor the host's")
     yield context.default(Table.WAN, why="drop what has not this uplink's own address")
 
 

@@ -2,9 +2,11 @@
 
 Towards the tenants it hands to the proxy what belongs to one of its transparent sockets. The
 bridge may send a packet to both tenant-side ports: the copy at the port that is not the socket's is
-dropped. TCP that belongs to no socket at either is reset: a VM whose connection was reset while
-segments were lost on the way to it asks once more (RFC 5961, section 3.2), and would hang without
-an answer. Towards the uplinks it takes connections from peers only; the bridge has the same rule.
+dropped. A SYN, too, belongs to the socket that lives, which answers it (RFC 5961, section 4); only
+if there is none, the socksifier's listener takes it. TCP that belongs to no socket at either is
+reset: a VM whose connection was reset while segments were lost on the way to it asks once more (RFC
+5961, section 3.2), and would hang without an answer. Towards the uplinks it takes connections from
+peers only; the bridge has the same rule.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ TABLE = "inet fedsdn"
 """Family and name of the table."""
 
 _OPENING = "tcp flags & (syn | ack) == syn"
+_TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 
 
 def ruleset(federation: Federation, site: Site) -> str:
@@ -31,7 +34,7 @@ def ruleset(federation: Federation, site: Site) -> str:
     chains = (
         _chain("prerouting", _prerouting()),
         _chain(SOCKSIFIER_PORT, _from_socksifier()),
-        _chain("opening", _opening(federation, site)),
+        _chain("to_listener", _to_listener(federation, site)),
         _chain(SERVER_PORT, _from_server()),
         _chain("input", _input(site)),
         _chain("from_tenants", _from_tenants()),
@@ -53,35 +56,42 @@ def _prerouting() -> Iterator[str]:
 
 
 def _from_socksifier() -> Iterator[str]:
-    yield f"meta l4proto tcp {_OPENING} jump opening"
-    yield from _of_connections(SocketMark.SERVER, "the server's")
+    yield f"{_living(SocketMark.SERVER)} " + _drop("the server's")
+    yield f"meta l4proto tcp {_OPENING} jump to_listener"
+    yield f"meta l4proto tcp {_OPENING} " + _drop("not from a VM to a peer's prefix, or no proxy")
+    yield f"socket transparent 1 {_TO_SOCKET}"
+    # A SYN cookie comes back in an ACK that has no socket yet: the listener reads it, and resets
+    # what has none (Linux, net/ipv4/syncookies.c).
+    yield "meta l4proto tcp tcp flags & (syn | rst | ack) == ack jump to_listener"
+    yield f"meta l4proto tcp {_TO_SOCKET}"
 
 
 def _from_server() -> Iterator[str]:
+    yield f"meta l4proto tcp {_OPENING} {_living(SocketMark.SERVER)} {_TO_SOCKET}"
     yield f"meta l4proto tcp {_OPENING} " + _drop("VMs open no connections here")
-    yield from _of_connections(SocketMark.SOCKSIFIER, "the socksifier's")
+    yield f"{_living(SocketMark.SOCKSIFIER)} " + _drop("the socksifier's")
+    yield f"socket transparent 1 {_TO_SOCKET}"
+    yield f"meta l4proto tcp {_TO_SOCKET}"
 
 
-def _of_connections(other: SocketMark, whose: str) -> Iterator[str]:
-    """Rules for what is no first SYN; sockets of the other port have the mark ``other``."""
-    # A socket in TIME_WAIT or SYN_RECV has no mark to compare: its packets pass the first rule.
-    yield f"socket transparent 1 socket mark {other:#x} socket wildcard 0 " + _drop(whose)
-    yield f"socket transparent 1 meta mark set {SocketMark.LOCAL:#x} accept"
-    yield f"meta l4proto tcp meta mark set {SocketMark.LOCAL:#x} accept"
+def _living(mark: SocketMark) -> str:
+    """Condition that a packet has a socket of the port with ``mark``, and no listener's.
+
+    A socket in TIME_WAIT or SYN_RECV has no mark to compare, and does not match.
+    """
+    return f"socket transparent 1 socket mark {mark:#x} socket wildcard 0"
 
 
-def _opening(federation: Federation, site: Site) -> Iterator[str]:
+def _to_listener(federation: Federation, site: Site) -> Iterator[str]:
     own = [prefix.network for prefix in site.prefixes]
     remote = [prefix.network for peer in federation.peers(site.name) for prefix in peer.prefixes]
-    to_socksifier = f"to :{SOCKSIFIER_LISTEN_PORT} meta mark set {SocketMark.LOCAL:#x} accept"
     for family, word in ((4, "ip"), (6, "ip6")):
         sources, destinations = _of(family, own), _of(family, remote)
         if sources and destinations:
             yield (
-                f"meta l4proto tcp {word} saddr {_set(sources)} {word} daddr "
-                f"{_set(destinations)} tproxy {word} {to_socksifier}"
+                f"meta l4proto tcp {word} saddr {_set(sources)} {word} daddr {_set(destinations)} "
+                f"tproxy {word} to :{SOCKSIFIER_LISTEN_PORT} {_TO_SOCKET}"
             )
-    yield _drop("not from a VM to a peer's prefix, or no proxy")
 
 
 def _input(site: Site) -> Iterator[str]:
@@ -102,6 +112,8 @@ def _from_tenants() -> Iterator[str]:
     ):
         yield f'iifname "{port}" meta mark set {mark:#x}'
     yield f"{_OPENING} accept"
+    listener = f"socket wildcard 1 socket mark {SocketMark.SOCKSIFIER:#x}"
+    yield f'iifname "{SOCKSIFIER_PORT}" socket transparent 1 {listener} accept'
     yield "socket wildcard 1 " + _reset("a listener, not a connection")
     yield "socket transparent 1 accept"
     yield "meta l4proto tcp " + _reset("no socket")

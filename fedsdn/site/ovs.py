@@ -7,14 +7,18 @@ a restart of the host too. Each change is one transaction.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
+from fedsdn.site import reserved_ports
 from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
+from fedsdn.site.reserved_ports import UplinkPort
 
 OWNER = "fedsdn"
 """Key in ``external_ids`` of every port and controller of ours; its value is the site."""
@@ -24,6 +28,8 @@ PROTOCOL = "OpenFlow13"
 _ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
 
 _TIMEOUT_S = 15
+
+_COOKIE = re.compile(r"^ *cookie=(0x[0-9a-f]+)", re.MULTILINE)
 
 Record = Mapping[str, Any]
 
@@ -67,6 +73,7 @@ class Database:
     bridges: Mapping[str, Bridge]
     ports: Mapping[str, BridgePort]
     controllers: tuple[Controller, ...]
+    vlans: Mapping[str, UplinkPort]
     userspace_tso: bool
 
     @property
@@ -125,6 +132,11 @@ def read() -> Database:
             for bridge in bridges
             for uuid in _many(bridge["controller"])
         ),
+        vlans={
+            ports[uuid]["name"]: _uplink_port(ports[uuid], bridge["name"])
+            for bridge in bridges
+            for uuid in _many(bridge["ports"])
+        },
         userspace_tso=switch["other_config"].get("userspace-tso-enable") == "true",
     )
 
@@ -154,7 +166,9 @@ def apply(plan: SitePlan, there: Database) -> bool:
     commands = [
         *_stale_ports(plan, there),
         *_stale_controllers(plan, there),
+        *reserved_ports.stale(plan.bridge, plan.uplink_ports, there.vlans.values()),
         *_missing_ports(plan, there),
+        *reserved_ports.missing(plan.uplink_ports, there.vlans),
         *_missing_controller(plan, there),
         *_missing_protocol(plan, there),
     ]
@@ -178,6 +192,7 @@ def release(names: Iterable[str], there: Database) -> bool:
 def remove(there: Database) -> bool:
     """Remove every port and controller of ours, and our flow rows; say whether there was one."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
+    commands += reserved_ports.stale("", (), there.vlans.values())
     commands += [_remove(entry) for entry in there.own_controllers]
     if not commands:
         return False
@@ -188,13 +203,29 @@ def remove(there: Database) -> bool:
     bridges = {port.bridge for port in there.own_ports}
     bridges |= {entry.bridge for entry in there.own_controllers}
     for bridge in sorted(bridges):
-        own = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
-        run("ovs-ofctl", "-O", _ANY_PROTOCOL, "del-flows", bridge, own)
+        delete_own_flows(bridge)
     return True
 
 
-def run(*command: str) -> str:
-    """Run one of Open vSwitch's commands and return what it prints.
+def delete_own_flows(bridge: str) -> None:
+    """Delete the flows of any site of ours from a bridge, all at once, and nobody else's.
+
+    Raises:
+        FedsdnError: the bridge is gone, or does not answer.
+
+    """
+    begin_like_ours = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
+    dump = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, begin_like_ours)
+    found = {int(cookie, 16) for cookie in _COOKIE.findall(dump)}
+    # Open vSwitch looks a whole cookie up: this costs nothing for others' flows, however many.
+    deletions = [f"delete cookie={one:#x}/-1" for one in sorted(found) if origin(one) is not None]
+    if deletions:
+        command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
+        run(*command, text="\n".join(deletions))
+
+
+def run(*command: str, text: str = "") -> str:
+    """Run one of Open vSwitch's commands on ``text`` and return what it prints.
 
     Raises:
         FedsdnError: it is not installed, or it fails.
@@ -203,6 +234,7 @@ def run(*command: str) -> str:
     try:
         done = subprocess.run(
             [command[0], f"--timeout={_TIMEOUT_S}", *command[1:]],
+            input=text,
             capture_output=True,
             text=True,
             check=False,
@@ -275,6 +307,11 @@ def _port(record: Record, bridge: str, interfaces: Mapping[str, Record]) -> Brid
         ofport=_one(interface["ofport"]),
         error=_one(interface["error"]),
     )
+
+
+def _uplink_port(record: Record, bridge: str) -> UplinkPort:
+    mode, before = _one(record["vlan_mode"]), record["external_ids"].get(reserved_ports.BEFORE)
+    return UplinkPort(record["name"], bridge, mode or "", _many(record["trunks"]), before)
 
 
 def _stale_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:

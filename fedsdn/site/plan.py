@@ -12,6 +12,7 @@ from ipaddress import ip_interface, ip_network
 
 from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
 from fedsdn.pipeline.declarations import (
+    NOBODYS_VLAN,
     PROXY_NAMESPACE,
     SERVER_PORT,
     SOCKSIFIER_PORT,
@@ -37,8 +38,6 @@ _LEG_TABLES = {
     SERVER_PORT: (SocketMark.SERVER, 102),
 }
 _FIRST_UPLINK_TABLE = 201
-_NO_VLAN = 4095
-"""Reserved by IEEE 802.1Q: NORMAL never floods to a trunk of it, only our rows reach the port."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
@@ -153,6 +152,7 @@ class SitePlan:
     namespace: str
     bridge: str
     controller: str
+    uplink_ports: tuple[str, ...]
     ports: tuple[Port, ...]
     sysctls: tuple[Sysctl, ...]
     ruleset: str
@@ -179,6 +179,7 @@ def site_plan(
         namespace=PROXY_NAMESPACE,
         bridge=site.provider_network.bridge,
         controller=f"tcp:127.0.0.1:{openflow_port}",
+        uplink_ports=tuple(uplink.port for uplink in site.uplinks),
         ports=tuple(_ports(site)),
         sysctls=sysctls.namespace_sysctls(federation.proxy_port),
         ruleset=nft.ruleset(federation, site),
@@ -200,7 +201,7 @@ def _ports(site: Site) -> Iterator[Port]:
     yield Port(SOCKSIFIER_PORT, tenant_tag)
     yield Port(SERVER_PORT, tenant_tag)
     for uplink in site.uplinks:
-        yield Port(wan_port(uplink), trunks=(_NO_VLAN,))
+        yield Port(wan_port(uplink), trunks=(NOBODYS_VLAN,))
 
 
 def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:

@@ -64,6 +64,10 @@ def _record(plan: SitePlan) -> Iterator[Item]:
 def _bridge(plan: SitePlan, there: Database) -> Iterator[Item]:
     present = {port.port for port in there.own_ports if port.bridge == plan.bridge}
     yield from _both(f"port of {plan.bridge}", plan.ports, present)
+    reserved = {
+        name for name, port in there.vlans.items() if port.bridge == plan.bridge and port.reserved
+    }
+    yield from _both(f"uplink of {plan.bridge} kept from NORMAL", plan.uplink_ports, reserved)
     targets = {entry.target for entry in there.controllers if entry.bridge == plan.bridge}
     text = plan.controller
     yield Item(f"controller of {plan.bridge}", text, wanted=True, there=text in targets)

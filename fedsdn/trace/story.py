@@ -85,6 +85,7 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"nat$"), lambda _: "is translated, if its connection is"),
     (re.compile(r"pop_vlan"), lambda _: "loses its VLAN tag"),
     (re.compile(r"output:(.*)"), lambda of: f"leaves by port {of[1]}"),
+    (re.compile(r"LOCAL"), lambda _: "is for the host"),
     (re.compile(r"NORMAL"), lambda _: "is switched as usual"),
     (re.compile(r"drop"), lambda _: "is dropped"),
 )

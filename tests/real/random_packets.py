@@ -130,6 +130,7 @@ class Range:
             self._go_on: 6,
             self._lost: 1,
             self._stray: 1,
+            self._turn: 2,
             self._pretend: 2,
             self._uplink: 2,
         }
@@ -184,6 +185,16 @@ class Range:
         far = SocketAddress(ip_address(STRANGERS[family]), 80)
         macs = VM_MACS[flow.near_port], GATEWAY
         return Shot("stray", TracedPacket(flow.near_port, near, far, *macs, opening=True), _SYN)
+
+    def _turn(self) -> Shot:
+        """A SYN from the VM's side, with the addresses and ports of a connection that is there."""
+        if not self.flows:
+            return self._open()
+        flow = self.random.choice(self.flows)
+        near, far = (flow.client, flow.server) if flow.outbound else (flow.server, flow.client)
+        macs = VM_MACS[flow.near_port], GATEWAY
+        one = TracedPacket(flow.near_port, near, far, *macs, opening=True)
+        return Shot("turn", one, _SYN, seq=self.random.getrandbits(32))
 
     def _pretend(self) -> Shot:
         """From a proxy port, what it may not send."""

@@ -96,7 +96,7 @@ class SiteHost:
                 f"ip link set up{number} addrgenmode none && "
                 f"ip link set far{number} addrgenmode none && "
                 f"ip link set up{number} up && ip link set far{number} up && "
-                f"ovs-vsctl add-port {BRIDGE} up{number} tag=400{number}"
+                f"ovs-vsctl add-port {BRIDGE} up{number}"
             )
         self.write(federation())
 
@@ -199,7 +199,7 @@ class SiteHost:
             "namespaces": self.json("ip -json netns"),
             "nft": self.output("nft list ruleset"),
             "files": sorted(run.splitlines()),
-            "ports": self.vsctl("name,tag,trunks,external_ids", "Port"),
+            "ports": self.vsctl("name,tag,trunks,vlan_mode,external_ids", "Port"),
             "interfaces": self.vsctl("name,type,external_ids", "Interface"),
             "controllers": self.vsctl("target,external_ids", "Controller"),
             "bridges": self.vsctl("name,fail_mode,protocols,external_ids", "Bridge"),
@@ -215,7 +215,7 @@ class SiteHost:
             "routes6": self.output("ip -n fedsdn -6 route show table all"),
             "endpoints": self.output("ip -n fedsdn mptcp endpoint"),
             "nft": self.inside("nft --handle --stateless list ruleset"),
-            "ports": self.vsctl("_uuid,name,tag,trunks,external_ids", "Port"),
+            "ports": self.vsctl("_uuid,name,tag,trunks,vlan_mode,external_ids", "Port"),
             "controllers": self.vsctl("_uuid,target,external_ids", "Controller"),
         }
 

@@ -48,12 +48,12 @@ def refused(host: SiteHost, command: str = "up", **environment: str) -> str:
     [
         (
             f"ovs-vsctl del-port {BRIDGE} up2",
-            f"ovs-vsctl add-port {BRIDGE} up2 tag=4002",
+            f"ovs-vsctl add-port {BRIDGE} up2",
             f"port up2 of uplink up2 is on no bridge: run 'ovs-vsctl add-port {BRIDGE} up2'",
         ),
         (
             f"ovs-vsctl add-br br-other -- del-port {BRIDGE} up2 -- add-port br-other up2",
-            f"ovs-vsctl del-br br-other -- add-port {BRIDGE} up2 tag=4002",
+            f"ovs-vsctl del-br br-other -- add-port {BRIDGE} up2",
             "port up2 of uplink up2 is on bridge br-other",
         ),
         (

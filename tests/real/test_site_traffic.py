@@ -224,7 +224,7 @@ def test_what_is_no_federated_connection_is_dropped(ground: Ground) -> None:
     """
 
     def dropped() -> int:
-        outside = ground.drops("opening", "not from a VM to a peer's prefix, or no proxy")
+        outside = ground.drops("socksifier", "not from a VM to a peer's prefix, or no proxy")
         return outside + ground.drops("server", "VMs open no connections here")
 
     before = dropped()

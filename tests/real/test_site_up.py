@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedsdn.config.model import Federation, Prefix, Uplink
+from fedsdn.pipeline.build import pipeline_rows
 from tests.real.site_host import BRIDGE, SiteHost, federation
 
 pytestmark = pytest.mark.real
@@ -86,7 +87,8 @@ def test_routing_in_the_namespace(host: SiteHost) -> None:
 def test_down_leaves_the_host_as_it_was(host: SiteHost) -> None:
     before = host.traces()
     host.up()
-    host.output(f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} cookie=0xfed5000000000001,actions=drop")
+    ours = pipeline_rows(federation(), "a")[-1]
+    host.output(f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} '{ours}'")
     assert host.traces() != before
     assert host.down() == "site taken down\n"
     assert host.traces() == before

@@ -49,6 +49,7 @@ class Packet:
     destination_port: int = 0
     syn: bool = False
     ack: bool = True
+    rst: bool = False
     tagged: bool = False
     mac: str = "to the gateway"
     source_mac: str = "a VM's"
@@ -98,7 +99,8 @@ class TableModel:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = sorted(rows, key=lambda row: -row.priority)
-        self.connections: dict[Connection, CtMark] = {}
+        self.connections: dict[Connection, CtMark | None] = {}
+        """Their direction, None as long as only first segments came."""
         self.translated: dict[Connection, tuple[SocketAddress, SocketAddress]] = {}
         """Own address and client's, by the connection as either side of the bridge sees it."""
         self.learned: set[tuple[str, str]] = set()
@@ -135,20 +137,23 @@ class TableModel:
             case Track(table, nat):
                 connection = way.packet.connection
                 way.tracked = True
-                way.new = connection not in self.connections
-                way.mark = self.connections.get(connection, 0)
+                way.mark = self.connections.get(connection) or 0
+                way.new = not way.mark
                 if nat:
                     self._translate(way)
                 self._table(way, table)
             case Restore(client, table):
                 self._restore(way, client)
                 self._table(way, table)
-            case Commit(mark, force):
-                self._commit(way.packet.connection, mark, force=force)
+            case Commit(mark):
+                self._commit(way.packet, mark)
 
-    def _commit(self, connection: Connection, mark: CtMark, *, force: bool) -> None:
-        if force or connection not in self.connections:
-            self.connections[connection] = mark
+    def _commit(self, packet: Packet, mark: CtMark | None) -> None:
+        known = packet.connection in self.connections
+        if not known and packet.syn and packet.ack:
+            return  # not the first segment of anything: conntrack calls it invalid
+        if not known or mark is not None:
+            self.connections[packet.connection] = mark
 
     def _restore(self, way: _Way, client: SocketAddress) -> None:
         packet = way.packet
@@ -191,17 +196,18 @@ def _matches(match: Match, way: _Way) -> bool:
     return (
         _protocol(match.protocol, packet.protocol)
         and match.in_port in {None, packet.in_port}
-        and match.tag in {None, Tag.PRESENT if packet.tagged else Tag.ABSENT}
+        and match.tag in {None, Tag.PRESENT if packet.tagged else Tag.ABSENT}  # never NOBODYS
         and _inside(packet.source, match.source)
         and _inside(packet.destination, match.destination)
         and match.source_port in {None, packet.source_port}
         and match.destination_port in {None, packet.destination_port}
-        and match.arp_source in {None, packet.arp_source}
+        and _inside(packet.arp_source, match.arp_source)
         and match.arp_source_mac in {None, packet.source_mac}
-        and match.arp_target in {None, packet.arp_target}
+        and _inside(packet.arp_target, match.arp_target)
         and match.icmp6_type in {None, packet.icmp6_type}
         and match.nd_target in {None, packet.nd_target}
         and match.opening in {None, packet.syn and not packet.ack}
+        and match.reset in {None, packet.rst}
         and match.ct_mark in {None, way.mark}
         and _state(match.conn_state, way)
     )

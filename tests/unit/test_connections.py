@@ -83,6 +83,17 @@ def test_a_connection_is_found_by_what_the_vm_sees() -> None:
     assert (view.client, view.absent) == (NEAR, ())
 
 
+def test_an_entry_that_the_other_end_left_behind_is_the_connections_own() -> None:
+    turned = Entry(FAR, NEAR, FAR, 1, "ESTABLISHED")
+    [found] = joined([turned], [carried()], [subflow()], UPLINKS)
+    assert found.absent == ()
+
+
+def test_what_only_a_first_segment_has_made_is_outbound() -> None:
+    [found] = joined([Entry(NEAR, FAR, NEAR, 0, "SYN_SENT")], [], [], UPLINKS)
+    assert found.direction is Direction.OUTBOUND
+
+
 @pytest.mark.parametrize(
     ("entries", "connections", "subflows", "absent"),
     [

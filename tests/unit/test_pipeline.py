@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from fedsdn.config.model import Address, ProviderNetwork
 from fedsdn.pipeline.build import pipeline_rows
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, CtMark, Table, port_mac
+from fedsdn.pipeline.declarations import (
+    LOCAL_PORT,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    CtMark,
+    Table,
+    port_mac,
+)
 from fedsdn.pipeline.link_local import link_local
 from fedsdn.pipeline.rows import Protocol, icmp, tcp, udp
 from tests.unit.federations import (
@@ -98,13 +105,34 @@ def test_connection_opened_by_a_peer_belongs_to_the_server(bridge: TableModel, e
 
 
 @FAMILIES
-def test_sockets_used_again_from_the_other_end_change_direction(
+def test_sockets_used_again_from_the_other_end_change_direction_with_the_owners_word(
     bridge: TableModel, ends: Ends
 ) -> None:
     bridge.push(from_far(ends, SERVER_PORT, syn=True, ack=False))
-    assert ports(bridge.push(from_near(ends, syn=True))) == [SOCKSIFIER_PORT]
+    assert ports(bridge.push(from_near(ends))) == [SERVER_PORT]
+    assert sorted(ports(bridge.push(from_near(ends, syn=True)))) == [SERVER_PORT, SOCKSIFIER_PORT]
+    assert ports(bridge.push(from_near(ends))) == [SERVER_PORT], "a VM's SYN turns nothing round"
+    bridge.push(from_far(ends, SOCKSIFIER_PORT, syn=True))
     assert ports(bridge.push(from_near(ends))) == [SOCKSIFIER_PORT]
     bridge.push(from_far(ends, SERVER_PORT, syn=True, ack=False))
+    assert ports(bridge.push(from_near(ends))) == [SERVER_PORT]
+
+
+@FAMILIES
+def test_nothing_that_a_vm_sends_gives_a_connection_its_direction(
+    bridge: TableModel, ends: Ends
+) -> None:
+    for packet in (from_near(ends, syn=True), from_near(ends), from_near(ends, syn=True)):
+        bridge.push(packet)
+    assert set(bridge.connections.values()) == {None}
+
+
+@FAMILIES
+@pytest.mark.parametrize("port", [SOCKSIFIER_PORT, SERVER_PORT])
+def test_a_reset_makes_nobody_the_owner(bridge: TableModel, ends: Ends, port: str) -> None:
+    """The namespace resets what has no socket, at whichever port it came."""
+    bridge.push(from_far(ends, SERVER_PORT, syn=True, ack=False))
+    assert ports(bridge.push(replace(from_far(ends, port), rst=True))) == [NORMAL]
     assert ports(bridge.push(from_near(ends))) == [SERVER_PORT]
 
 
@@ -245,20 +273,41 @@ def test_peer_reaches_the_proxy_and_nobody_else_does(
 def test_uplinks_do_not_leak(bridge: TableModel, uplink: str, peer: Address, own: Address) -> None:
     """Another uplink's traffic, and what is not the proxy's, never comes to the proxy."""
     wrong = "up2" if uplink == "up1" else "up1"
-    assert ports(bridge.push(on_uplink(wrong, peer, own))) == [NORMAL]
-    assert ports(bridge.push(on_uplink(uplink, peer, own + 100))) == [NORMAL]
+    assert bridge.push(on_uplink(wrong, peer, own)) == []
     assert ports(bridge.push(on_uplink(f"wan-{uplink}", own, peer))) == [uplink]
     assert bridge.push(on_uplink(f"wan-{uplink}", own + 1, peer)) == []
     ends = V4 if own.version == 4 else V6
-    assert ports(bridge.push(from_near(ends, syn=True, in_port=uplink))) == [NORMAL], (
+    assert bridge.push(from_near(ends, syn=True, in_port=uplink)) == [], (
         "a tenant's address on an uplink is not steered"
     )
+
+
+@UPLINKS
+def test_the_host_is_served_by_the_uplink_of_its_address(
+    bridge: TableModel, uplink: str, peer: Address, own: Address
+) -> None:
+    host = own + 100
+    assert ports(bridge.push(on_uplink(uplink, peer, host))) == [LOCAL_PORT]
+    assert ports(bridge.push(on_uplink(LOCAL_PORT, host, peer))) == [uplink]
+    gateway = ip_address("10.1.0.1" if own.version == 4 else "fd00:1::1")
+    assert ports(bridge.push(on_uplink(LOCAL_PORT, gateway, V4.near))) == [NORMAL]
+    if own.version == 4:
+        asked = Packet(in_port=uplink, protocol=Protocol.ARP, arp_source=peer, arp_target=host)
+        assert ports(bridge.push(asked)) == [LOCAL_PORT]
+        asks = Packet(in_port=LOCAL_PORT, protocol=Protocol.ARP, arp_source=host, arp_target=peer)
+        assert ports(bridge.push(asks)) == [uplink]
+    else:
+        own_ll, all_nodes = ip_address("fe80::100"), ip_address("ff02::1")
+        asked = replace(on_uplink(uplink, peer, all_nodes), protocol=Protocol.ICMP6)
+        assert ports(bridge.push(asked)) == [LOCAL_PORT]
+        asks = replace(on_uplink(LOCAL_PORT, own_ll, all_nodes), protocol=Protocol.ICMP6)
+        assert ports(bridge.push(asks)) == [uplink, NORMAL]
 
 
 def test_neighbours_on_uplinks(bridge: TableModel) -> None:
     arp = Packet(in_port="up1", protocol=Protocol.ARP, arp_source=PEER_4, arp_target=OWN_4)
     assert ports(bridge.push(arp)) == ["wan-up1"]
-    assert ports(bridge.push(replace(arp, arp_target=PEER_4))) == [NORMAL]
+    assert bridge.push(replace(arp, arp_target=V4.near)) == []
     own = link_local(port_mac(SITE_A, "wan-up2"))
     for target in (OWN_6, own):
         solicitation = Packet(
@@ -280,7 +329,9 @@ def packets(draw: st.DrawFn) -> Packet:
     )
     return Packet(
         in_port=draw(
-            st.sampled_from([TENANT, "up1", "up2", "wan-up1", "wan-up2", "socksifier", "server"])
+            st.sampled_from(
+                [TENANT, LOCAL_PORT, "up1", "up2", "wan-up1", "wan-up2", "socksifier", "server"]
+            )
         ),
         protocol=draw(st.sampled_from([tcp(source), icmp(source)])),
         source=source,
@@ -299,14 +350,16 @@ def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None
     bridge = TableModel(pipeline_rows(two_sites(), "a"))
     for packet in sequence:
         for delivery in bridge.push(packet):
-            if delivery.port in {"up1", "up2"}:
+            if packet.in_port in {"up1", "up2"}:
+                assert delivery.port in {f"wan-{packet.in_port}", LOCAL_PORT}
+            if delivery.port in {"up1", "up2"} and packet.in_port != LOCAL_PORT:
                 assert packet.in_port == f"wan-{delivery.port}"
                 assert packet.source in {OWN_4, OWN_6}
             if delivery.port.startswith("wan-"):
                 assert f"wan-{packet.in_port}" == delivery.port
                 assert packet.destination in {OWN_4, OWN_6}
             if delivery.port in {SOCKSIFIER_PORT, SERVER_PORT}:
-                assert packet.in_port == TENANT
+                assert packet.in_port in {TENANT, LOCAL_PORT}
                 assert not delivery.packet.tagged
             if packet.in_port in {SOCKSIFIER_PORT, SERVER_PORT}:
                 assert packet.source in {V4.far, V6.far}

@@ -36,6 +36,7 @@ def cookie(table: Table, why: str) -> str:
     return f"{next(row.cookie for row in rows if row.table is table and row.why == why):#x}"
 
 
+COPIES = "conntrack has lost it: a copy to each proxy port, its owner takes it"
 BOTH = f"""Flow: tcp,in_port=tap-vm1
 
 bridge("br-provider")
@@ -60,15 +61,15 @@ bridge("br-provider")
 ---------------------
     thaw
         Resuming from table 115
-115. tcp, priority 10, cookie 0xfed57c870002005c
+115. tcp, priority 10, cookie {cookie(Table.TENANT_STATE, COPIES)}
     resubmit(,140)
-    140. vlan_tci=0x0000/0x1fff, priority 10, cookie 0xfed57c870002007b
+    140. vlan_tci=0x0000/0x1fff, priority 10, cookie {cookie(Table.TO_SOCKSIFIER, "to the proxy")}
             move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]
             NORMAL
              -> no learned MAC for destination, flooding
             output:"socksifier"
     resubmit(,145)
-145. vlan_tci=0x0000/0x1fff, priority 10, cookie 0xfed57c870002007b
+145. vlan_tci=0x0000/0x1fff, priority 10, cookie {cookie(Table.TO_SOCKSIFIER, "to the proxy")}
     output:server
 
 Datapath actions: br-provider,vm2,set(eth(dst=02:fe:72:69:ef:61)),socksifier,set(eth(dst=0)),server
