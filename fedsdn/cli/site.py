@@ -26,19 +26,25 @@ def up(
 ) -> None:
     """Make the proxy's namespace and ports, or correct what differs from the federation file."""
     local = settings(config_file, site, federation)
-    changed = setup.up(load_federation(local.federation), local.site, local.openflow_port)
+    changed = setup.up(load_federation(local.federation), local.site)
     print(f"site {local.site}: " + (f"set up {', '.join(changed)}" if changed else "nothing to do"))
 
 
 @app.command()
 def down(config_file: ConfigFile = None, site: SiteName = None) -> None:
-    """Remove everything that 'fedsdn site up' made.
+    """Remove everything that 'fedsdn site up' made; what else the bridge forwards goes on.
 
     With a site's name, given or in the config file, only if this host was set up as that site.
     """
     named = config_file is not None or site is not None
     name = settings(config_file, site, None).site if named else None
-    print("site taken down" if setup.down(name) else "nothing to do")
+    removed = setup.down(name)
+    print("site taken down" if removed.anything else "nothing to do")
+    for bridge in removed.handed_over:
+        print(
+            f"bridge {bridge} forwarded by fedsdn's table-miss row alone: it keeps "
+            "'priority=0,actions=NORMAL', so that its VMs reach each other and their gateway"
+        )
 
 
 @app.command()
@@ -50,7 +56,7 @@ def show(
 ) -> None:
     """Compare what is on this host with what the site is to have; exit status 1 if they differ."""
     local = settings(config_file, site, federation)
-    items = compare(load_federation(local.federation), local.site, local.openflow_port)
+    items = compare(load_federation(local.federation), local.site)
     different = sum(not item.ok for item in items)
     if as_json:
         listed = [asdict(item) | {"ok": item.ok} for item in items]

@@ -64,10 +64,10 @@ def _bridge(view: SiteView) -> str:
 
 
 def _application(view: SiteView, status: SiteStatus | None) -> str:
-    target = bridge_checks.controller(view)
+    connected = bridge_checks.application(view)
     if status is None:
-        raise CheckFailedError(f"{target} is connected, but tells nothing", view.start_application)
-    return f"{target} is connected"
+        raise CheckFailedError(f"{connected}, but tells nothing", view.start_application)
+    return connected
 
 
 def _rows(view: SiteView) -> str:

@@ -11,7 +11,7 @@ from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import network, ovs, record
-from fedsdn.site.ovs import Database
+from fedsdn.site.ovs import Database, TableMiss
 from fedsdn.site.plan import port_names
 
 _TOOLS = {
@@ -81,21 +81,15 @@ def _check_bridge(site: Site, there: Database) -> None:
             )
     if not ovs.switch_answers():
         raise FedsdnError("ovs-vswitchd does not answer: start openvswitch-switch")
-    if bridge.fail_mode != "secure":
-        raise FedsdnError(
-            f"bridge {bridge.name} is in fail mode {bridge.fail_mode}, in which Open vSwitch "
-            "replaces all rows by its own while the controller is away: run "
-            f"'ovs-vsctl set-fail-mode {bridge.name} secure'"
-        )
     _check_table_miss(provider)
 
 
 def _check_table_miss(provider: ProviderNetwork) -> None:
-    if provider.table_miss == "none" and not ovs.has_table_miss(provider.bridge):
+    if provider.table_miss == "none" and ovs.table_miss(provider.bridge) is not TableMiss.OTHERS:
         raise FedsdnError(
-            f"bridge {provider.bridge} has no table-miss row, so it would forward nothing but "
-            "federated traffic: write 'table_miss: normal' under provider_network, or start "
-            "the bridge's owner (Neutron's agent) first"
+            f"bridge {provider.bridge} has no table-miss row of its own, so it would forward "
+            "nothing but federated traffic: write 'table_miss: normal' under provider_network, or "
+            "start the bridge's owner (Neutron's agent) first"
         )
 
 

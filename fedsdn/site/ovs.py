@@ -1,4 +1,4 @@
-"""The site's part of Open vSwitch: ports of the bridge and its controller, through ovs-vsctl.
+"""The site's part of Open vSwitch: ports of the bridge, through ovs-vsctl.
 
 What is ours carries ``external_ids:fedsdn=SITE`` in the database, so that it is found again after
 a restart of the host too. Each change is one transaction.
@@ -7,25 +7,42 @@ a restart of the host too. Each change is one transaction.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
 from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
 
 OWNER = "fedsdn"
-"""Key in ``external_ids`` of every port and controller of ours; its value is the site."""
+"""Key in ``external_ids`` of every port of ours; its value is the site."""
 
 PROTOCOL = "OpenFlow13"
 
 _ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
+_VLANS = 4096
 
 _TIMEOUT_S = 15
 
+_ORDINARY = "priority=0,actions=NORMAL"
+"""The row that Open vSwitch gives a bridge in fail mode standalone."""
+
+_TABLE_MISS = re.compile(r"^(?: *cookie=(0x[0-9a-f]+),)?.*\bpriority=0 actions=", re.MULTILINE)
+
 Record = Mapping[str, Any]
+
+
+class TableMiss(Enum):
+    """Whose is a bridge's table-miss row."""
+
+    NONE = "nobody's"
+    OURS = "ours"
+    OTHERS = "another owner's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +55,6 @@ class BridgePort:
     mtu: int | None
     ofport: int | None
     error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Controller:
-    """A controller of a bridge. ``owner`` as of a port."""
-
-    uuid: str
-    bridge: str
-    target: str
-    owner: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +73,12 @@ class Database:
 
     bridges: Mapping[str, Bridge]
     ports: Mapping[str, BridgePort]
-    controllers: tuple[Controller, ...]
     userspace_tso: bool
 
     @property
     def own_ports(self) -> tuple[BridgePort, ...]:
         """Ports that a site set-up made, on any bridge."""
         return tuple(port for port in self.ports.values() if port.owner is not None)
-
-    @property
-    def own_controllers(self) -> tuple[Controller, ...]:
-        """Controllers that a site set-up added, on any bridge."""
-        return tuple(entry for entry in self.controllers if entry.owner is not None)
 
     def facts(self, bridge: str) -> BridgeFacts:
         """Return what the plan of a site on ``bridge`` depends on."""
@@ -104,7 +105,6 @@ def read() -> Database:
     """
     interfaces = {record["_uuid"]: record for record in _list("Interface")}
     ports = {record["_uuid"]: record for record in _list("Port")}
-    controllers = {record["_uuid"]: record for record in _list("Controller")}
     bridges = _list("Bridge")
     (switch,) = _list("Open_vSwitch")
     bridge_ports = [
@@ -115,16 +115,6 @@ def read() -> Database:
     return Database(
         bridges={bridge["name"]: _bridge(bridge) for bridge in bridges},
         ports={port.port.name: port for port in bridge_ports},
-        controllers=tuple(
-            Controller(
-                uuid=uuid,
-                bridge=bridge["name"],
-                target=controllers[uuid]["target"],
-                owner=controllers[uuid]["external_ids"].get(OWNER),
-            )
-            for bridge in bridges
-            for uuid in _many(bridge["controller"])
-        ),
         userspace_tso=switch["other_config"].get("userspace-tso-enable") == "true",
     )
 
@@ -138,14 +128,22 @@ def switch_answers() -> bool:
     return True
 
 
-def has_table_miss(bridge: str) -> bool:
-    """Whether table 0 of the bridge has a row that takes every packet at priority 0."""
-    rows = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0").splitlines()
-    return any("priority=0 actions=" in row for row in rows)
+def table_miss(bridge: str) -> TableMiss:
+    """Find out whose is the row of table 0 that takes every packet at priority 0."""
+    dump = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
+    if others_table_miss(dump):
+        return TableMiss.OTHERS
+    return TableMiss.OURS if _TABLE_MISS.search(dump) else TableMiss.NONE
+
+
+def others_table_miss(dump: str) -> bool:
+    """Whether what ``ovs-ofctl dump-flows`` prints has a table-miss row that is not ours."""
+    found = _TABLE_MISS.search(dump)
+    return found is not None and origin(int(found[1] or "0", 16)) is None
 
 
 def apply(plan: SitePlan, there: Database) -> bool:
-    """Make ports and controller those of the plan; say whether anything had to change.
+    """Make ports those of the plan; say whether anything had to change.
 
     Raises:
         FedsdnError: the database refuses, or a port does not come up in the datapath.
@@ -153,9 +151,7 @@ def apply(plan: SitePlan, there: Database) -> bool:
     """
     commands = [
         *_stale_ports(plan, there),
-        *_stale_controllers(plan, there),
         *_missing_ports(plan, there),
-        *_missing_controller(plan, there),
         *_missing_protocol(plan, there),
     ]
     if commands:
@@ -175,26 +171,63 @@ def release(names: Iterable[str], there: Database) -> bool:
     return bool(stale)
 
 
+def hand_over(there: Database, uplinks: Iterable[str]) -> tuple[str, ...]:
+    """Have bridges forward without our table-miss row; return those that had no other.
+
+    An ordinary one takes its place. ``uplinks`` are the ports that our rows keep apart: where
+    they share a VLAN, what comes in by them is dropped from now on, or NORMAL would join the
+    wires into a loop.
+    """
+    if not switch_answers():
+        return ()
+    names = set(uplinks)
+    bridges = sorted({port.bridge for port in there.own_ports})
+    alone = tuple(bridge for bridge in bridges if table_miss(bridge) is TableMiss.OURS)
+    for bridge in alone:
+        ports = (port for name, port in there.ports.items() if name in names)
+        joined = sharing_vlan(port for port in ports if port.bridge == bridge)
+        flows = [f"priority=1,in_port={port.ofport},actions=drop" for port in joined]
+        flows.append(_ORDINARY)
+        command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
+        run(*command, text="\n".join(flows))
+    return alone
+
+
+def sharing_vlan(ports: Iterable[BridgePort]) -> tuple[BridgePort, ...]:
+    """Find the ports that have a VLAN in common with another of them: NORMAL joins these."""
+    every = tuple(ports)
+    return tuple(
+        port
+        for port in every
+        if any(_vlans(port.port) & _vlans(other.port) for other in every if other is not port)
+    )
+
+
+def _vlans(port: Port) -> frozenset[int]:
+    """VLANs that a port carries (ovs-vswitchd.conf.db(5), VLAN configuration of a port)."""
+    own = frozenset() if port.tag is None else frozenset({port.tag})
+    if port.trunks or own:
+        return own | frozenset(port.trunks)
+    return frozenset(range(_VLANS))
+
+
 def remove(there: Database) -> bool:
-    """Remove every port and controller of ours, and our flow rows; say whether there was one."""
+    """Remove every port of ours, and our flow rows; say whether there was one."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
-    commands += [_remove(entry) for entry in there.own_controllers]
     if not commands:
         return False
     if not switch_answers():
         _transact(commands, "--no-wait")
         return True
     _transact(commands)
-    bridges = {port.bridge for port in there.own_ports}
-    bridges |= {entry.bridge for entry in there.own_controllers}
-    for bridge in sorted(bridges):
+    for bridge in sorted({port.bridge for port in there.own_ports}):
         own = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
         run("ovs-ofctl", "-O", _ANY_PROTOCOL, "del-flows", bridge, own)
     return True
 
 
-def run(*command: str) -> str:
-    """Run one of Open vSwitch's commands and return what it prints.
+def run(*command: str, text: str = "") -> str:
+    """Run one of Open vSwitch's commands, with ``text`` to read, and return what it prints.
 
     Raises:
         FedsdnError: it is not installed, or it fails.
@@ -203,6 +236,7 @@ def run(*command: str) -> str:
     try:
         done = subprocess.run(
             [command[0], f"--timeout={_TIMEOUT_S}", *command[1:]],
+            input=text,
             capture_output=True,
             text=True,
             check=False,
@@ -284,16 +318,6 @@ def _stale_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
             yield ["del-port", port.bridge, port.port.name]
 
 
-def _stale_controllers(plan: SitePlan, there: Database) -> Iterator[list[str]]:
-    for entry in there.own_controllers:
-        if (entry.bridge, entry.target) != (plan.bridge, plan.controller):
-            yield _remove(entry)
-
-
-def _remove(entry: Controller) -> list[str]:
-    return ["remove", "Bridge", entry.bridge, "controller", entry.uuid]
-
-
 def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
     for port in plan.ports:
         present = there.ports.get(port.name)
@@ -306,22 +330,6 @@ def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
         if port.tag is not None:
             vlans.append(f"tag={port.tag}")
         yield ["set", "Port", port.name, *vlans, f"external_ids:{OWNER}={plan.site}"]
-
-
-def _missing_controller(plan: SitePlan, there: Database) -> Iterator[list[str]]:
-    present = {(entry.bridge, entry.target) for entry in there.controllers}
-    if (plan.bridge, plan.controller) in present:
-        return
-    yield [
-        "--id=@controller",
-        "create",
-        "Controller",
-        f'target="{plan.controller}"',
-        "connection_mode=out-of-band",
-        "max_backoff=1000",
-        f"external_ids:{OWNER}={plan.site}",
-    ]
-    yield ["add", "Bridge", plan.bridge, "controller", "@controller"]
 
 
 def _missing_protocol(plan: SitePlan, there: Database) -> Iterator[list[str]]:

@@ -146,14 +146,13 @@ class SiteHost:
 
     # What an operator does
 
-    def write(self, wanted: Federation, site: str = "a", port: int = 6654) -> None:
+    def write(self, wanted: Federation, site: str = "a") -> None:
         """Write the federation file and the host's settings."""
         (self.run_directory / "federation.yaml").write_text(dump_federation(wanted))
-        self.write_settings(site, port)
+        self.write_settings(site)
 
-    def write_settings(self, site: str, port: int = 6654) -> None:
+    def write_settings(self, site: str) -> None:
         (self.run_directory / "fedsdn.conf").write_text(
-            f"[DEFAULT]\nofp_tcp_listen_port = {port}\n"
             f"[fedsdn]\nsite = {site}\nfederation = /run/federation.yaml\n"
         )
 
