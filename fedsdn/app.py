@@ -21,8 +21,9 @@ from os_ken.ofproto import ofproto_v1_3
 from fedsdn import namespace
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.local import settings_from
-from fedsdn.config.model import Uplink
+from fedsdn.config.model import Site, Uplink
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.errors import FedsdnError
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
@@ -31,7 +32,7 @@ from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.restore import Restoration, restoring_rows
 from fedsdn.pipeline.rows import Row
-from fedsdn.site import record
+from fedsdn.site import checks, record
 from fedsdn.uplinks.monitor import UplinkMonitor
 from fedsdn.uplinks.sockets import open_socket
 from fedsdn.uplinks.status import PortState
@@ -62,13 +63,16 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         settings = settings_from(self.CONF)
         self._site = settings.site
-        self._federation = WatchedFederation(settings.federation, settings.site)
+        self._federation = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._reload = threading.Event()
         self._reload.set()
-        bridge = self._federation.current.site(self._site).provider_network.bridge
-        self._connection = BridgeConnection(bridge, controller.datapath_connection_factory)
+        self._bridge = self._federation.current.site(self._site).provider_network.bridge
+        self._connection = BridgeConnection(self._bridge, controller.datapath_connection_factory)
         self._reconciler = Reconciler(
-            bridge, self._wanted, self._ports_seen, partial(record.steering, settings.site)
+            self._bridge,
+            self._wanted,
+            self._ports_seen,
+            partial(record.steering, settings.site, self._bridge),
         )
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_rows)
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restorer.restore)
@@ -97,6 +101,15 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
     def _hangup(self, _signal: int, _frame: object) -> None:
         self._reload.set()
         self._reconciler.wake()
+
+    def _check_change(self, site: Site) -> None:
+        """Refuse what ``fedsdn site up`` would refuse, and a bridge that is another one now."""
+        checks.check_host(site)
+        if site.provider_network.bridge != self._bridge:
+            raise FedsdnError(
+                f"the site's bridge is to be {site.provider_network.bridge}, and this application "
+                f"steers {self._bridge}: run 'fedsdn site up', and start the application again"
+            )
 
     def _wanted(self) -> tuple[Row, ...] | None:
         asked = self._reload.is_set()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
 from typing import Annotated
@@ -12,6 +13,9 @@ import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.config.loader import load_federation
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy.stats_socket import check_namespace
 from fedsdn.site import setup
 from fedsdn.site.show import Item, compare
 
@@ -26,8 +30,12 @@ def up(
 ) -> None:
     """Make the proxy's namespace and ports, or correct what differs from the federation file."""
     local = settings(config_file, site, federation)
-    changed = setup.up(load_federation(local.federation), local.site)
+    changed = setup.up(load_federation(local.federation), local.site, _warn)
     print(f"site {local.site}: " + (f"set up {', '.join(changed)}" if changed else "nothing to do"))
+
+
+def _warn(text: str) -> None:
+    print(f"fedsdn: warning: {text}", file=sys.stderr)
 
 
 @app.command()
@@ -56,7 +64,7 @@ def show(
 ) -> None:
     """Compare what is on this host with what the site is to have; exit status 1 if they differ."""
     local = settings(config_file, site, federation)
-    items = compare(load_federation(local.federation), local.site)
+    items = [*compare(load_federation(local.federation), local.site), *_proxy()]
     different = sum(not item.ok for item in items)
     if as_json:
         listed = [asdict(item) | {"ok": item.ok} for item in items]
@@ -66,6 +74,15 @@ def show(
         _print(items)
         print(f"site {local.site}: " + (f"{different} differ" if different else "as planned"))
     raise typer.Exit(1 if different else 0)
+
+
+def _proxy() -> Iterator[Item]:
+    """Say whether a proxy that runs is in the namespace; one that does not run is no fault."""
+    try:
+        check_namespace(PROXY_NAMESPACE)
+    except FedsdnError as error:
+        text = f"inside namespace {PROXY_NAMESPACE}"
+        yield Item("proxy", text, wanted=True, there=False, found=str(error))
 
 
 def _print(items: Iterable[Item]) -> None:

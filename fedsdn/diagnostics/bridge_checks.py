@@ -102,7 +102,7 @@ def application(view: SiteView) -> str:
         raise CheckFailedError(
             f"the application is not connected to {view.bridge}", view.start_application
         )
-    return f"connected to {view.bridge}"
+    return view.bridge
 
 
 def rows(view: SiteView) -> str:

@@ -144,6 +144,9 @@ class Reconciler(threading.Thread):
         has_own = any(is_table_miss(flow.table_id, flow.priority) for flow in present)
         if without_table_miss(wanted) != wanted and not has_own and session.has_table_miss():
             wanted = without_table_miss(wanted)
+        if without_table_miss(wanted) == wanted:
+            # Ours that is there is the only one. Whoever is to add his own takes its place by that.
+            present = [flow for flow in present if not is_table_miss(flow.table_id, flow.priority)]
         found = difference(session.datapath, wanted, present, ports)
         if found.messages:
             session.commit(found.messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedsdn import namespace
@@ -82,6 +83,18 @@ def _check_bridge(site: Site, there: Database) -> None:
     if not ovs.switch_answers():
         raise FedsdnError("ovs-vswitchd does not answer: start openvswitch-switch")
     _check_table_miss(provider)
+
+
+def warnings(site: Site, there: Database) -> Iterator[str]:
+    """Say what is no reason to refuse, and yet dangerous."""
+    ports = [there.ports[uplink.port] for uplink in site.uplinks]
+    joined = [port.port.name for port in ovs.sharing_vlan(ports)]
+    if joined:
+        yield (
+            f"the uplinks' ports {', '.join(joined)} share a VLAN: whenever the bridge forwards "
+            "without fedsdn's rows, frames may go round between their wires for ever; give each a "
+            f"VLAN of its own that nothing else has: 'ovs-vsctl set Port {joined[0]} tag=4001', …"
+        )
 
 
 def _check_table_miss(provider: ProviderNetwork) -> None:

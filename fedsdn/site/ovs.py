@@ -24,6 +24,9 @@ OWNER = "fedsdn"
 
 PROTOCOL = "OpenFlow13"
 
+_PROTOCOL_ADDED = "fedsdn-protocol"
+"""Key in ``external_ids`` of a bridge to whose protocols ours was added."""
+
 _ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
 _VLANS = 4096
 
@@ -59,12 +62,12 @@ class BridgePort:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge's settings."""
+    """A bridge's settings. ``own_protocol`` says that it did not speak OpenFlow 1.3 before us."""
 
     name: str
     datapath_type: str
-    fail_mode: str
     protocols: tuple[str, ...]
+    own_protocol: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,8 @@ def others_table_miss(dump: str) -> bool:
 def apply(plan: SitePlan, there: Database) -> bool:
     """Make ports those of the plan; say whether anything had to change.
 
+    A bridge that the site leaves gets back what is left after ``remove``.
+
     Raises:
         FedsdnError: the database refuses, or a port does not come up in the datapath.
 
@@ -156,6 +161,9 @@ def apply(plan: SitePlan, there: Database) -> bool:
     ]
     if commands:
         _transact(commands)
+    for bridge in sorted({port.bridge for port in there.own_ports} - {plan.bridge}):
+        _hand_over(bridge, there, frozenset(plan.uplink_ports))
+        _delete_rows(bridge)
     _check_ports(plan)
     return bool(commands)
 
@@ -174,23 +182,29 @@ def release(names: Iterable[str], there: Database) -> bool:
 def hand_over(there: Database, uplinks: Iterable[str]) -> tuple[str, ...]:
     """Have bridges forward without our table-miss row; return those that had no other.
 
-    An ordinary one takes its place. ``uplinks`` are the ports that our rows keep apart: where
-    they share a VLAN, what comes in by them is dropped from now on, or NORMAL would join the
-    wires into a loop.
+    ``uplinks`` are the names of the ports that our rows keep apart.
     """
     if not switch_answers():
         return ()
-    names = set(uplinks)
     bridges = sorted({port.bridge for port in there.own_ports})
-    alone = tuple(bridge for bridge in bridges if table_miss(bridge) is TableMiss.OURS)
-    for bridge in alone:
-        ports = (port for name, port in there.ports.items() if name in names)
-        joined = sharing_vlan(port for port in ports if port.bridge == bridge)
-        flows = [f"priority=1,in_port={port.ofport},actions=drop" for port in joined]
-        flows.append(_ORDINARY)
-        command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
-        run(*command, text="\n".join(flows))
-    return alone
+    names = frozenset(uplinks)
+    return tuple(bridge for bridge in bridges if _hand_over(bridge, there, names))
+
+
+def _hand_over(bridge: str, there: Database, uplinks: frozenset[str]) -> bool:
+    """Put an ordinary row in place of our table-miss row; False if that is not there.
+
+    Where uplinks share a VLAN, what comes in by them is dropped from now on: NORMAL would join
+    their wires into a loop.
+    """
+    if table_miss(bridge) is not TableMiss.OURS:
+        return False
+    ports = (port for name, port in there.ports.items() if name in uplinks)
+    joined = sharing_vlan(port for port in ports if port.bridge == bridge)
+    flows = [f"priority=1,in_port={port.ofport},actions=drop" for port in joined]
+    command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
+    run(*command, text="\n".join((*flows, _ORDINARY)))
+    return True
 
 
 def sharing_vlan(ports: Iterable[BridgePort]) -> tuple[BridgePort, ...]:
@@ -212,8 +226,9 @@ def _vlans(port: Port) -> frozenset[int]:
 
 
 def remove(there: Database) -> bool:
-    """Remove every port of ours, and our flow rows; say whether there was one."""
+    """Remove every port of ours, our flow rows and protocol; say whether there was anything."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
+    commands += _own_protocols(there)
     if not commands:
         return False
     if not switch_answers():
@@ -221,9 +236,13 @@ def remove(there: Database) -> bool:
         return True
     _transact(commands)
     for bridge in sorted({port.bridge for port in there.own_ports}):
-        own = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
-        run("ovs-ofctl", "-O", _ANY_PROTOCOL, "del-flows", bridge, own)
+        _delete_rows(bridge)
     return True
+
+
+def _delete_rows(bridge: str) -> None:
+    own = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
+    run("ovs-ofctl", "-O", _ANY_PROTOCOL, "del-flows", bridge, own)
 
 
 def run(*command: str, text: str = "") -> str:
@@ -294,8 +313,8 @@ def _bridge(record: Record) -> Bridge:
     return Bridge(
         name=record["name"],
         datapath_type=record["datapath_type"] or "system",
-        fail_mode=_one(record["fail_mode"]) or "standalone",
         protocols=_many(record["protocols"]),
+        own_protocol=_PROTOCOL_ADDED in record["external_ids"],
     )
 
 
@@ -337,6 +356,14 @@ def _missing_protocol(plan: SitePlan, there: Database) -> Iterator[list[str]]:
     protocols = there.bridges[plan.bridge].protocols
     if protocols and PROTOCOL not in protocols:
         yield ["add", "Bridge", plan.bridge, "protocols", PROTOCOL]
+        yield ["set", "Bridge", plan.bridge, f"external_ids:{_PROTOCOL_ADDED}={plan.site}"]
+
+
+def _own_protocols(there: Database) -> Iterator[list[str]]:
+    for bridge in there.bridges.values():
+        if bridge.own_protocol:
+            yield ["remove", "Bridge", bridge.name, "protocols", PROTOCOL]
+            yield ["remove", "Bridge", bridge.name, "external_ids", _PROTOCOL_ADDED]
 
 
 def _transact(commands: Iterable[list[str]], *options: str) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
@@ -40,12 +40,12 @@ def uplinks() -> tuple[str, ...]:
     return tuple(json.loads(RECORD.read_text()).get("uplinks", ()))
 
 
-def write(site: str, uplinks: Iterable[str]) -> bool:
-    """Say that this host is set up as ``site``; return whether anything of that is new.
+def write(site: str, bridge: str, uplinks: Iterable[str]) -> bool:
+    """Say that this host is set up as ``site`` on ``bridge``; return whether that is new.
 
     ``uplinks`` are the names of the uplinks' ports: ``down`` needs no federation file.
     """
-    text = json.dumps({"site": site, "uplinks": [*uplinks]}) + "\n"
+    text = json.dumps({"site": site, "bridge": bridge, "uplinks": [*uplinks]}) + "\n"
     if RECORD.exists() and RECORD.read_text() == text:
         return False
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -56,13 +56,15 @@ def write(site: str, uplinks: Iterable[str]) -> bool:
 
 
 @contextmanager
-def steering(site: str) -> Iterator[bool]:
-    """Say whether the application may change flows now: while this host is set up as ``site``.
+def steering(site: str, bridge: str) -> Iterator[bool]:
+    """Say whether the application may change the flows of ``bridge`` now.
+
+    It may while this host is set up as ``site`` on that bridge.
 
     While the block runs, ``stop_steering`` waits.
     """
     with _locked(fcntl.LOCK_SH) as there:
-        yield there and not _LEAVING.exists() and _is(site)
+        yield there and not _LEAVING.exists() and _is(site, bridge)
 
 
 def stop_steering() -> None:
@@ -92,10 +94,12 @@ def _locked(how: int) -> Iterator[bool]:
         os.close(directory)
 
 
-def _is(site: str) -> bool:
-    with suppress(FedsdnError):
-        return read() == site
-    return False
+def _is(site: str, bridge: str) -> bool:
+    try:
+        found = json.loads(RECORD.read_text())
+        return (found["site"], found["bridge"]) == (site, bridge)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def remove() -> bool:

@@ -25,8 +25,10 @@ from fedsdn.site.sysctls import Sysctl
 from fedsdn.uplinks.endpoints import Endpoints
 
 
-def up(federation: Federation, site_name: str) -> tuple[str, ...]:
+def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> tuple[str, ...]:
     """Set this host up as a site, and name the parts that had to change.
+
+    ``warn`` is told what the operator ought to know before anything changes.
 
     A first set-up that fails leaves nothing behind. One that fails on a host that was set up
     before leaves what was there, partly changed; the next ``up`` goes on from there.
@@ -38,6 +40,8 @@ def up(federation: Federation, site_name: str) -> tuple[str, ...]:
     site = federation.local_site(site_name)
     with _alone():
         there = checks.check_host(site)
+        for warning in checks.warnings(site, there):
+            warn(warning)
         plan = site_plan(federation, site, there.facts(site.provider_network.bridge))
         fresh = record.read() is None
         try:
@@ -116,7 +120,7 @@ def _alone() -> Iterator[None]:
 
 def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
     """Make the plan true part by part, and say of each part whether it had to change."""
-    yield _step("record", lambda: record.write(plan.site, plan.uplink_ports))
+    yield _step("record", lambda: record.write(plan.site, plan.bridge, plan.uplink_ports))
     yield _step("namespace", lambda: namespace.create(plan.namespace))
     yield _step("sysctls", lambda: _write(plan.namespace, plan.sysctls))
     yield _step("packet filter", lambda: firewall.apply(plan.namespace, plan.ruleset))

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,12 @@ def _site(name: str, number: int, provider: Mapping[str, Any]) -> Site:
 
 
 class SiteHost:
-    """A host with a bridge of two uplink ports, whose other ends are far1 and far2."""
+    """A host with a bridge of two uplink ports, whose other ends are far1 and far2.
 
-    def __init__(self, *, tso: bool = False) -> None:
+    A ``bare`` one has Open vSwitch, and nothing else yet.
+    """
+
+    def __init__(self, *, tso: bool = False, bare: bool = False) -> None:
         spaces = ("--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
         self._process = subprocess.Popen(
             ["unshare", *spaces, "sh", "-c", _START],
@@ -86,6 +90,10 @@ class SiteHost:
         if tso:
             self.output("ovs-vsctl --no-wait set o . other_config:userspace-tso-enable=true")
         self.start_switch()
+        if not bare:
+            self._make_bridge()
+
+    def _make_bridge(self) -> None:
         self.output(
             f"ovs-vsctl add-br {BRIDGE} -- set-fail-mode {BRIDGE} secure "
             f"-- set Bridge {BRIDGE} datapath_type=netdev"
@@ -135,6 +143,22 @@ class SiteHost:
         done = self.run(command, stdin=stdin)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    @contextmanager
+    def program(self, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401 -- Popen's
+        """Run a program on the host for as long as this lasts, and read what it prints."""
+        program = subprocess.Popen(
+            [_NSENTER, "-t", str(self.pid), "-n", "-m", "-p", *command],
+            env={"PATH": f"{COMMANDS}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        try:
+            yield program
+        finally:
+            program.terminate()
+            program.communicate()
 
     def inside(self, command: str) -> str:
         """Run a command in the proxy's namespace."""

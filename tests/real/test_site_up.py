@@ -345,6 +345,9 @@ def test_other_controllers_and_protocols_stay(host: SiteHost) -> None:
     assert protocols.strip() == "[OpenFlow10, OpenFlow13]"
     host.down()
     assert host.output(f"ovs-vsctl get-controller {BRIDGE}") == "tcp:127.0.0.1:6633\n"
+    assert host.output(f"ovs-vsctl get Bridge {BRIDGE} protocols external_ids") == (
+        "[OpenFlow10]\n{}\n"
+    )
 
 
 def test_protocols_stay_unset(host: SiteHost) -> None:
