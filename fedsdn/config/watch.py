@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 from fedsdn.config.loader import load_federation
@@ -35,6 +36,12 @@ class WatchedFederation:
         self._refused = ""
         self._version = self._version_on_disk()
         self.current = self._read()
+
+    def unchecked(self) -> WatchedFederation:
+        """Return the same for a process that follows another, which has checked the changes."""
+        other = copy(self)
+        other._check = lambda _: None
+        return other
 
     def refresh(self, *, force: bool = False) -> bool:
         """Read the file again if it changed (or ``force``); True if there is a new federation.

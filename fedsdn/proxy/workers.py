@@ -26,6 +26,7 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT
 from fedsdn.proxy import socksifier, transport, worker
 from fedsdn.proxy.stats import Statistics
 from fedsdn.proxy.stats_socket import StatisticsSocket
+from fedsdn.site import checks
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def run(settings: Settings, statistics_socket: Path) -> None:
             another one now.
 
     """
-    federation = WatchedFederation(settings.federation, settings.site)
+    federation = WatchedFederation(settings.federation, settings.site, checks.check_bridge)
     statistics = Statistics(settings.workers)
     served = StatisticsSocket(statistics_socket, statistics)
     try:
@@ -178,7 +179,8 @@ class _Parent:
             _die_with(parent)
             row = self._statistics.row(number)
             drain_seconds = self._settings.drain_seconds
-            asyncio.run(worker.run(self._federation, self._settings.site, row, drain_seconds))
+            federation = self._federation.unchecked()
+            asyncio.run(worker.run(federation, self._settings.site, row, drain_seconds))
             status = 0
         except OSError as error:
             _LOG.error("worker %d: %s", number, error)

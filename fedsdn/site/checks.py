@@ -63,6 +63,19 @@ def check_host(site: Site) -> Database:
     return there
 
 
+def check_bridge(site: Site) -> None:
+    """Check what a set-up host has of the bridge, as ``check_host``; the proxy can, too.
+
+    A host that is not set up has nothing to lose, and may have no bridge.
+
+    Raises:
+        FedsdnError: the bridge is not as the site needs it.
+
+    """
+    if record.read() is not None:
+        _check_bridge(site, ovs.read())
+
+
 def _check_bridge(site: Site, there: Database) -> None:
     provider = site.provider_network
     bridge = there.bridges.get(provider.bridge)

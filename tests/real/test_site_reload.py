@@ -92,6 +92,17 @@ def test_our_table_miss_row_stays_until_another_owner_has_his(host: SiteHost) ->
         assert any(flow.endswith(miss) for flow in own(host))
 
 
+def test_the_proxy_refuses_what_site_up_refuses(host: SiteHost) -> None:
+    command = ["fedsdn", "proxy", "run", "--config-file=/run/fedsdn.conf", "--workers=1"]
+    with host.program(*command, stderr=subprocess.STDOUT) as proxy:
+        wait_until(lambda: host.run("fedsdn proxy stats").returncode == 0)
+        host.write(with_third_uplink())
+        proxy.send_signal(1)
+        assert proxy.stdout is not None
+        complaint = next(line for line in proxy.stdout if "keeping the federation" in line)
+        assert "port far1 of uplink up3 is on no bridge" in complaint
+
+
 def test_a_proxy_whose_namespace_is_gone_says_so_and_ends(host: SiteHost) -> None:
     command = ["fedsdn", "proxy", "run", "--config-file=/run/fedsdn.conf", "--workers=1"]
     with host.program(*command, stderr=subprocess.STDOUT) as proxy:
