@@ -38,7 +38,7 @@ def overview(view: SiteView) -> list[Line]:
         ("bridge", partial(_bridge, view)),
         ("application", partial(_application, view, status)),
         ("rows", partial(_rows, view)),
-        ("proxy", lambda: _proxy(counted())),
+        ("proxy", partial(_proxy, counted)),
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
         ("connections", lambda: _connections(counted())),
@@ -84,9 +84,9 @@ def _counted(findings: list[Finding]) -> str:
     return ", ".join(f"{count} {fault}" for fault, count in faults.items())
 
 
-def _proxy(counted: Mapping[str, int]) -> str:
+def _proxy(counted: Callable[[], Mapping[str, int]]) -> str:
     check_namespace(PROXY_NAMESPACE)
-    return f"{counted['workers']} workers"
+    return f"{counted()['workers']} workers"
 
 
 def _uplinks(view: SiteView, status: SiteStatus | None) -> str:

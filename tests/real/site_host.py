@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,17 @@ def _site(name: str, number: int, provider: Mapping[str, Any]) -> Site:
             ),
         ),
     )
+
+
+class Program(subprocess.Popen[str]):
+    """A program on a host: signals are for it, not for nsenter, which waits for it."""
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is not None:
+            return
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        wait_until(lambda: children.read_text() != "")
+        os.kill(int(children.read_text().split()[0]), sig)
 
 
 class SiteHost:
@@ -145,9 +156,9 @@ class SiteHost:
         return done.stdout
 
     @contextmanager
-    def program(self, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401 -- Popen's
+    def program(self, *command: str, **options: Any) -> Iterator[Program]:  # noqa: ANN401 -- Popen's
         """Run a program on the host for as long as this lasts, and read what it prints."""
-        program = subprocess.Popen(
+        program = Program(
             [_NSENTER, "-t", str(self.pid), "-n", "-m", "-p", *command],
             env={"PATH": f"{COMMANDS}:{os.environ['PATH']}"},
             stdout=subprocess.PIPE,
@@ -158,7 +169,8 @@ class SiteHost:
             yield program
         finally:
             program.terminate()
-            program.communicate()
+            with suppress(ValueError):  # what it printed was read to its end
+                program.communicate()
 
     def inside(self, command: str) -> str:
         """Run a command in the proxy's namespace."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.loader import dump_federation
-from tests.real.site_host import BRIDGE, COMMANDS, SiteHost, federation, wait_until
+from tests.real.site_host import BRIDGE, COMMANDS, Program, SiteHost, federation, wait_until
 from tests.real.test_site_bridge import without_files
 
 pytestmark = pytest.mark.real
@@ -57,7 +57,8 @@ class Site:
     def __init__(self, name: str, host: SiteHost, *, tagged: bool) -> None:
         self.name, self.host, self.tagged = name, host, tagged
         self.number = {"a": 1, "b": 2}[name]
-        self.programs: list[subprocess.Popen[bytes]] = []
+        self.programs: list[Program] = []
+        self._ends = ExitStack()
         self.host.output(
             "mkdir /run/etc && cp -a /etc/. /run/etc && mount --bind /run/etc /etc && "
             "mount -t tmpfs none /opt && mkdir /run/checkout"
@@ -96,35 +97,30 @@ class Site:
             )
         self.host.output(f"ip -n vm route add default via 10.{self.number}.0.1")
 
-    def spawn(self, command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            ["nsenter", "-t", str(self.host.pid), "-n", "-m", "-p", *command.split()],
-            env={"PATH": f"/opt/fedsdn/bin:{os.environ['PATH']}"},
-            stdout=subprocess.PIPE,
-        )
-
     def start(self) -> None:
         site_up, *others = plain_programs()
-        assert self.spawn(site_up).wait(60) == 0
+        self.host.output(f"/opt/fedsdn/bin/{site_up}")
         assert self.frames_of_two_seconds() < MOST_FRAMES, "before the application runs"
-        self.programs = [self.spawn(command) for command in others]
+        self.programs = [
+            self._ends.enter_context(self.host.program(*command.split())) for command in others
+        ]
         wait_until(lambda: "table=110" in self.host.output(f"ovs-ofctl dump-flows {BRIDGE}"))
         wait_until(lambda: ":1080" in self.host.inside("ss -ltn"))
 
     def stop(self) -> None:
         for program in reversed(self.programs):
             program.terminate()
-            assert program.wait(60) in {0, -15}
+            assert program.wait(60) == 0
         self.host.output("/opt/fedsdn/bin/fedsdn site down")
 
     def counters(self) -> dict[str, int]:
         """Frames that have come in by each wire, and at the VM."""
-        files = "/sys/class/net/{}/statistics/rx_packets"
-        found = {
-            name: int(self.host.output(f"cat {files.format(name)}")) for name in ("up1", "up2")
+        shown = {
+            "up1": self.host.json("ip -json -statistics link show up1"),
+            "up2": self.host.json("ip -json -statistics link show up2"),
+            "vm": self.host.json("ip -n vm -json -statistics link show eth0"),
         }
-        found["vm"] = int(self.host.output(f"ip netns exec vm cat {files.format('eth0')}"))
-        return found
+        return {name: link["stats64"]["rx"]["packets"] for name, (link,) in shown.items()}
 
     def frames_of_two_seconds(self) -> int:
         """The most that any wire or VM has got in two seconds, in which a VM has broadcast."""
@@ -136,13 +132,13 @@ class Site:
     @contextmanager
     def pinging(self) -> Iterator[None]:
         """See that the VM reaches its gateway all the time."""
-        # An ICMP echo takes half a millisecond; what a second brings is looked at in the end.
-        ping = self.spawn(f"ip netns exec vm ping -q -i0.05 10.{self.number}.0.1")
-        try:
-            yield
-        finally:
-            self.host.output("kill -INT $(pidof ping)")
-            said = ping.communicate()[0].decode()
+        command = f"ip netns exec vm ping -q -i0.05 10.{self.number}.0.1"
+        with self.host.program(*command.split()) as ping:
+            try:
+                yield
+            finally:
+                ping.send_signal(signal.SIGINT)
+                said = ping.communicate()[0]
         sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", said))
         assert sent > 100
         assert received >= sent - 1, said
@@ -194,14 +190,10 @@ def fetch(a: Site, b: Site) -> str:
     """Move 100 kB from b's VM to a's, over the federation, and say whom the server saw."""
     (b.host.run_directory / "serve.py").write_text(_SERVE)
     (a.host.run_directory / "fetch.py").write_text(_FETCH)
-    server = b.spawn("ip netns exec vm python3 /run/serve.py")
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"ready\n"
-    try:
+    with b.host.program(*["ip", "netns", "exec", "vm", "python3", "/run/serve.py"]) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
         return a.host.output("ip netns exec vm python3 /run/fetch.py")
-    finally:
-        server.kill()
-        server.wait()
 
 
 @pytest.mark.parametrize("tagged", [True, False] if UNTAGGED_TOO else [True])

@@ -11,7 +11,7 @@ import pytest
 
 from fedsdn.config.model import Federation, Uplink
 from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
-from tests.real.test_site_bridge import application, dump, own
+from tests.real.test_site_bridge import application, dump, has_miss, own
 
 pytestmark = pytest.mark.real
 
@@ -82,14 +82,13 @@ def test_what_was_refused_is_taken_up_once_the_host_is_ready(host: SiteHost) -> 
 
 def test_our_table_miss_row_stays_until_another_owner_has_his(host: SiteHost) -> None:
     """An application that starts with a file of table_miss none cuts nobody off, either."""
-    miss = " priority=0 actions=NORMAL"
     with application(host):
-        wait_until(lambda: any(flow.endswith(miss) for flow in own(host)))
+        wait_until(lambda: has_miss(own(host)))
     host.write(federation(table_miss="none"))
     with application(host):
         host.output(f"ovs-ofctl del-flows {BRIDGE} table=110")
         wait_until(lambda: any("table=110" in flow for flow in own(host)))
-        assert any(flow.endswith(miss) for flow in own(host))
+        assert has_miss(own(host))
 
 
 def test_the_proxy_refuses_what_site_up_refuses(host: SiteHost) -> None:
