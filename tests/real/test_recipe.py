@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,12 +204,12 @@ def test_the_recipe_word_by_word(tagged: bool) -> None:
     with SiteHost(bare=True) as near, SiteHost(bare=True) as far, ExitStack() as pings:
         join(near, far)
         sites = [Site("a", near, tagged=tagged), Site("b", far, tagged=tagged)]
-        made = {}
+        made: dict[str, dict[str, Any]] = {}
         for step in steps:
             if step.startswith("install -d /etc/fedsdn"):  # the bridge is ready
-                made = {site.name: site.host.traces() for site in sites}
                 for site in sites:
                     assert site.frames_of_two_seconds() < MOST_FRAMES, "before"
+                    made[site.name] = site.host.traces()
                     if tagged:
                         pings.enter_context(site.pinging())
             if step.endswith("fedsdn verify"):

@@ -8,11 +8,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedsdn.config.model import Federation, Prefix
 from fedsdn.diagnostics import bridge_checks
 from fedsdn.diagnostics.shell import Shell
 from fedsdn.diagnostics.view import SiteView
@@ -126,6 +129,13 @@ def foreign_controller(host: SiteHost) -> None:
     secure(host)
 
 
+def with_another_peer(table_miss: str) -> Federation:
+    wanted = federation(table_miss=table_miss)
+    site, peer = wanted.sites
+    prefix = Prefix(ip_network("10.7.0.0/24"), ip_address("10.7.0.2"))
+    return replace(wanted, sites=(site, replace(peer, prefixes=(prefix, *peer.prefixes[1:]))))
+
+
 def without_files(traces: dict[str, Any]) -> dict[str, Any]:
     """Leave out what an application that has ended leaves in /run/fedsdn, and the flows' order."""
     return traces | {"files": [], "rows": sorted(traces["rows"].splitlines())}
@@ -147,9 +157,9 @@ def test_others_flows_and_traffic_before_during_and_after(
         assert others(host) == before
         with application(host):
             assert others(host) == before
-            host.write(federation(table_miss=table_miss, segmentation_id=7))
+            host.write(with_another_peer(table_miss))
             host.up()
-            wait_until(lambda: any("dl_vlan=7" in flow for flow in own(host)))
+            wait_until(lambda: any("nw_dst=10.7.0.0/24" in flow for flow in own(host)))
             assert others(host) == before
         assert own(host) != []
         host.down()
