@@ -33,7 +33,7 @@ def with_bridge(name: str) -> Federation:
 def with_third_uplink() -> Federation:
     wanted = federation()
     site, peer = wanted.sites
-    third = Uplink("up3", "far1", ip_interface("203.0.113.1/24"))
+    third = Uplink("up3", "far1", ip_interface("192.0.2.101/24"))
     return replace(wanted, sites=(replace(site, uplinks=(*site.uplinks, third)), peer))
 
 
