@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,8 @@ class Program(subprocess.Popen[str]):
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         wait_until(lambda: children.read_text() != "")
         os.kill(int(children.read_text().split()[0]), sig)
+        if sig == signal.SIGCONT:  # nsenter stops with its child
+            os.kill(self.pid, sig)
 
 
 class SiteHost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,7 +47,7 @@ def with_third_uplink() -> Federation:
         (with_bridge("br-x"), "ovs-vsctl add-br br-x", "port up1 of uplink up1 is on bridge br-p"),
         (
             with_third_uplink(),
-            f"ip link add wan-up3 type dummy; ovs-vsctl add-port {BRIDGE} far1",
+            f"ip link add wan-up3 type veth peer name other3 && ovs-vsctl add-port {BRIDGE} far1",
             "interface wan-up3 is already there and was not made by 'fedsdn site up'",
         ),
     ],
@@ -96,7 +97,7 @@ def test_the_proxy_refuses_what_site_up_refuses(host: SiteHost) -> None:
     with host.program(*command, stderr=subprocess.STDOUT) as proxy:
         wait_until(lambda: host.run("fedsdn proxy stats").returncode == 0)
         host.write(with_third_uplink())
-        proxy.send_signal(1)
+        proxy.send_signal(signal.SIGHUP)
         assert proxy.stdout is not None
         complaint = next(line for line in proxy.stdout if "keeping the federation" in line)
         assert "port far1 of uplink up3 is on no bridge" in complaint
@@ -107,7 +108,7 @@ def test_a_proxy_whose_namespace_is_gone_says_so_and_ends(host: SiteHost) -> Non
     with host.program(*command, stderr=subprocess.STDOUT) as proxy:
         wait_until(lambda: host.run("fedsdn proxy stats").returncode == 0)
         assert host.site("show").returncode == 0
-        proxy.send_signal(19)  # SIGSTOP: it does not notice for as long as we look
+        proxy.send_signal(signal.SIGSTOP)  # it does not notice for as long as we look
         host.output("ip netns delete fedsdn")
         host.up()
         for look in ("status", "site show", "proxy stats"):
@@ -116,7 +117,7 @@ def test_a_proxy_whose_namespace_is_gone_says_so_and_ends(host: SiteHost) -> Non
             assert "is not in network namespace fedsdn" in done.stdout + done.stderr, look
             assert "systemctl restart fedsdn-proxy" in done.stdout + done.stderr, look
             assert done.returncode == 1, look
-        proxy.send_signal(18)
+        proxy.send_signal(signal.SIGCONT)
         assert proxy.wait(10) == 1
         assert proxy.stdout is not None
         assert "network namespace fedsdn is another one" in proxy.stdout.read().splitlines()[-1]
