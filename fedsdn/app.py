@@ -9,18 +9,22 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from functools import partial
 from typing import Any
 
 from os_ken.base import app_manager  # before any controller module: they import each other
-from os_ken.controller import ofp_event
+from os_ken.controller import controller, ofp_event
 from os_ken.controller.handler import MAIN_DISPATCHER, set_ev_cls
+from os_ken.lib import hub
 from os_ken.ofproto import ofproto_v1_3
 
 from fedsdn import namespace
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.local import settings_from
-from fedsdn.config.model import Address, Uplink
+from fedsdn.config.model import Address, Site, Uplink
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.errors import FedsdnError
+from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
@@ -28,12 +32,14 @@ from fedsdn.pipeline.build import pipeline_rows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.restore import Restoration, restoring_rows
 from fedsdn.pipeline.rows import Row
+from fedsdn.site import checks, record
 from fedsdn.uplinks.monitor import UplinkMonitor
 from fedsdn.uplinks.sockets import open_socket
 from fedsdn.uplinks.status import PortState
 
 _ANSWERS = [
     ofp_event.EventOFPPortDescStatsReply,
+    ofp_event.EventOFPGetConfigReply,
     ofp_event.EventOFPFlowStatsReply,
     ofp_event.EventOFPBarrierReply,
     ofp_event.EventONFBundleCtrlMsg,
@@ -50,17 +56,24 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         """Read the federation file.
 
         Raises:
-            FedsdnError: the host's settings or the federation file are bad.
+            FedsdnError: the host's settings or the federation file are bad, or another application
+                runs on this host.
 
         """
         super().__init__(*args, **kwargs)
         settings = settings_from(self.CONF)
         self._site = settings.site
-        self._federation = WatchedFederation(settings.federation, settings.site)
+        self._federation = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._reload = threading.Event()
         self._reload.set()
-        bridge = self._federation.current.site(self._site).provider_network.bridge
-        self._reconciler = Reconciler(bridge, self._wanted, self._ports_seen)
+        self._bridge = self._federation.current.site(self._site).provider_network.bridge
+        self._connection = BridgeConnection(self._bridge, controller.datapath_connection_factory)
+        self._reconciler = Reconciler(
+            self._bridge,
+            self._wanted,
+            self._ports_seen,
+            partial(record.steering, settings.site, self._bridge),
+        )
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_rows)
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restorer.restore)
         self._uplinks = UplinkMonitor(
@@ -72,13 +85,14 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         )
         signal.signal(signal.SIGHUP, self._hangup)
 
-    def start(self) -> None:
-        """Start the threads (called by os-ken)."""
+    def start(self) -> Any:
+        """Start the threads, and return one that does not end (called by os-ken)."""
         super().start()
         self._reconciler.start()
         self._restorer.start()
         self._channel.start()
         self._uplinks.start()
+        return hub.spawn(self._connection)
 
     def close(self) -> None:
         """Take leave (called when the process is to end)."""
@@ -87,6 +101,15 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
     def _hangup(self, _signal: int, _frame: object) -> None:
         self._reload.set()
         self._reconciler.wake()
+
+    def _check_change(self, site: Site) -> None:
+        """Refuse what ``fedsdn site up`` would refuse, and a bridge that is another one now."""
+        checks.check_host(site)
+        if site.provider_network.bridge != self._bridge:
+            raise FedsdnError(
+                f"the site's bridge is to be {site.provider_network.bridge}, and this application "
+                f"steers {self._bridge}: run 'fedsdn site up', and start the application again"
+            )
 
     def _wanted(self) -> tuple[Row, ...] | None:
         asked = self._reload.is_set()

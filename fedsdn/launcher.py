@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 from importlib.metadata import version
 from types import FrameType
 
 from os_ken import cfg, log
 from os_ken.base.app_manager import AppManager  # before any controller module
-from os_ken.controller import controller as _listen_options  # noqa: F401 - registers options
+from os_ken.controller import ofp_handler
 from os_ken.lib import hub
 
-from fedsdn.config.local import DEFAULT_OPENFLOW_PORT, GROUP, OPTIONS
+from fedsdn.config.local import GROUP, OPTIONS
 from fedsdn.errors import FedsdnError
 
 _LOG = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_LISTEN_HOST = "127.0.0.1"
 
 
 def main() -> None:
@@ -37,9 +35,10 @@ def _run(arguments: list[str]) -> None:
     log.init_log()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-    _check_port(cfg.CONF.ofp_listen_host, cfg.CONF.ofp_tcp_listen_port)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    # os-ken would wait for bridges on TCP ports; the application goes to its own bridge.
+    ofp_handler.OpenFlowController = lambda: _do_nothing
     manager = AppManager.get_instance()
     try:
         manager.load_apps([*applications, "os_ken.controller.ofp_handler"])
@@ -58,25 +57,12 @@ def _configure(arguments: list[str]) -> list[str]:
     )
     conf.register_opts(OPTIONS, GROUP)
     conf.register_cli_opts(OPTIONS, GROUP)
-    conf.set_default("ofp_tcp_listen_port", DEFAULT_OPENFLOW_PORT)
-    conf.set_default("ofp_listen_host", _LISTEN_HOST)
     conf(arguments, project="fedsdn", prog="osken-manager", version=version("os-ken"))
     return list(conf.app)
 
 
-def _check_port(host: str, port: int) -> None:
-    """Say in one line that the port is taken; os-ken would only log a traceback in a thread."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise FedsdnError(
-                f"cannot listen on {host} port {port}: {error.strerror}; another controller may "
-                "run there: stop it, or set ofp_tcp_listen_port under [DEFAULT] and run "
-                "'fedsdn site up' again"
-            ) from error
+def _do_nothing() -> None:
+    pass
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

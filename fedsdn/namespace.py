@@ -30,6 +30,19 @@ def identity(name: str) -> int | None:
     return (_DIRECTORY / name).stat().st_ino if exists(name) else None
 
 
+def own_identity() -> int:
+    """Return the number of the calling process's namespace, as ``identity``."""
+    return _OWN.stat().st_ino
+
+
+def identity_of(process: int) -> int | None:
+    """Return the number of another process's namespace, as ``identity``; None if it has ended."""
+    try:
+        return Path(f"/proc/{process}/ns/net").stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def taken(name: str) -> bool:
     """Whether the name is in use, be it by a namespace or by what an interrupted start left."""
     return (_DIRECTORY / name).exists()

@@ -16,7 +16,7 @@ from fedsdn.cli.tables import print_table
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy import workers
-from fedsdn.proxy.stats_socket import STATISTICS_SOCKET, read_statistics
+from fedsdn.proxy.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
 
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
 
@@ -50,6 +50,7 @@ def run(
             federation=local.federation,
             workers=processes or len(os.sched_getaffinity(0)),
             drain_seconds=drain_seconds,
+            namespace=PROXY_NAMESPACE,
         ),
         STATISTICS_SOCKET,
     )
@@ -58,6 +59,7 @@ def run(
 @app.command()
 def stats(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print what the running proxy has counted since it started."""
+    check_namespace(PROXY_NAMESPACE)
     found = read_statistics()
     if as_json:
         print(json.dumps(found, indent=2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedsdn.cli.common import settings
 from fedsdn.config.loader import load_federation
-from fedsdn.config.local import DEFAULT_CONFIG_FILE, DEFAULT_OPENFLOW_PORT, local_settings
+from fedsdn.config.local import DEFAULT_CONFIG_FILE
 from fedsdn.diagnostics.shell import Shell
 from fedsdn.diagnostics.view import SiteView, Vm
 from fedsdn.lab.host import CONFIG_FILE
@@ -31,7 +31,6 @@ def site_view(config_file: Path | None, site: str | None, federation: Path | Non
         federation=whole,
         site=whole.local_site(local.site),
         shell=Shell(local.site),
-        openflow_port=local.openflow_port,
         config_file=config_file or DEFAULT_CONFIG_FILE,
         options=tuple(f"{option}={value}" for option, value in given.items() if value),
     )
@@ -50,7 +49,6 @@ def lab_views(lab: Lab) -> list[SiteView]:
 def _lab_view(lab: Lab, site: LabSite) -> SiteView:
     host = lab.host(site.name)
     typed = ("fedsdn", "lab", "exec", "--name", lab.name)
-    outside = host.run_directory / CONFIG_FILE.relative_to("/run")
     vms = (
         Vm(
             vm.name,
@@ -67,7 +65,6 @@ def _lab_view(lab: Lab, site: LabSite) -> SiteView:
         federation=lab.topology.federation,
         site=lab.topology.federation.site(site.name),
         shell=Shell(site.name, host.prefix, (*typed, site.name, "--")),
-        openflow_port=local_settings(outside).openflow_port,
         config_file=CONFIG_FILE,
         vms=tuple(vms),
     )
@@ -86,7 +83,6 @@ def _machine_view(topology: Topology, site: LabSite, ssh_config: Path | None) ->
         federation=topology.federation,
         site=topology.federation.site(site.name),
         shell=shell,
-        openflow_port=DEFAULT_OPENFLOW_PORT,
         config_file=DEFAULT_CONFIG_FILE,
         vms=tuple(
             Vm(vm.name, shell.inside(vm.name), tuple(address.ip for address in vm.addresses))

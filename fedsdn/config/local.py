@@ -15,14 +15,6 @@ from fedsdn.errors import FedsdnError
 
 DEFAULT_CONFIG_FILE = Path("/etc/fedsdn/fedsdn.conf")
 GROUP = "fedsdn"
-DEFAULT_OPENFLOW_PORT = 6654
-"""Not 6633 and not 6653: those are taken by Neutron's agent and by other controllers."""
-
-OPENFLOW_PORT_OPTION = cfg.IntOpt(
-    "ofp_tcp_listen_port",
-    default=DEFAULT_OPENFLOW_PORT,
-    help="TCP port on which the controller waits for the bridge (os-ken's own option).",
-)
 OPTIONS = [
     cfg.StrOpt("site", help="Name of this site in the federation file."),
     cfg.StrOpt(
@@ -35,11 +27,10 @@ OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """Site name, path of the federation file and TCP port of the controller of a host."""
+    """Site name and path of the federation file of a host."""
 
     site: str
     federation: Path
-    openflow_port: int
 
 
 def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:
@@ -58,7 +49,6 @@ def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:
     return LocalSettings(
         site=group.site,
         federation=Path(group.federation),
-        openflow_port=conf.ofp_tcp_listen_port,
     )
 
 
@@ -74,7 +64,6 @@ def local_settings(
     if config_file is None and DEFAULT_CONFIG_FILE.exists():
         config_file = DEFAULT_CONFIG_FILE
     conf = cfg.ConfigOpts()
-    conf.register_opt(OPENFLOW_PORT_OPTION)
     conf.register_opts(OPTIONS, GROUP)
     try:
         conf([], project="fedsdn", default_config_files=[str(config_file)] if config_file else [])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 from fedsdn.config.loader import load_federation
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
 
 _LOG = logging.getLogger(__name__)
+
+Check = Callable[[Site], None]
+"""Raises FedsdnError if the host cannot be what the file says of its site."""
 
 _Version = tuple[int, int, int] | None
 
@@ -18,8 +23,8 @@ _Version = tuple[int, int, int] | None
 class WatchedFederation:
     """The federation in force. A changed file that is bad is logged, and the old one kept."""
 
-    def __init__(self, path: Path, site: str) -> None:
-        """Read the file.
+    def __init__(self, path: Path, site: str, check: Check = lambda _: None) -> None:
+        """Read the file. ``check`` says of each change whether this host can follow it.
 
         Raises:
             FedsdnError: the file is bad, or has no such site.
@@ -27,21 +32,37 @@ class WatchedFederation:
         """
         self._path = path
         self._site = site
+        self._check = check
+        self._refused = ""
         self._version = self._version_on_disk()
         self.current = self._read()
 
+    def unchecked(self) -> WatchedFederation:
+        """Return the same for a process that follows another, which has checked the changes."""
+        other = copy(self)
+        other._check = lambda _: None
+        return other
+
     def refresh(self, *, force: bool = False) -> bool:
-        """Read the file again if it changed (or ``force``); True if there is a new federation."""
+        """Read the file again if it changed (or ``force``); True if there is a new federation.
+
+        What the host could not follow is tried again at every call: the host may change, too.
+        """
         version = self._version_on_disk()
-        if version == self._version and not force:
+        if version == self._version and not force and not self._refused:
             return False
-        self._version = version
         try:
             federation = self._read()
+            changed = federation != self.current
+            if changed:
+                self._check(federation.local_site(self._site))
         except FedsdnError as error:
-            _LOG.error("%s; keeping the federation as it was", error)
+            said = f"{error}; keeping the federation as it was"
+            if said != self._refused or version != self._version:
+                _LOG.error("%s", said)
+            self._version, self._refused = version, said
             return False
-        changed = federation != self.current
+        self._version, self._refused = version, ""
         self.current = federation
         return changed
 

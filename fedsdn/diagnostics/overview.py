@@ -14,7 +14,8 @@ from fedsdn.errors import FedsdnError
 from fedsdn.flowtable.compare import Finding, compare
 from fedsdn.flowtable.live import bridge_rows
 from fedsdn.pipeline.build import pipeline_rows
-from fedsdn.proxy.stats_socket import read_statistics
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy.stats_socket import check_namespace, read_statistics
 from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
 
 
@@ -37,7 +38,7 @@ def overview(view: SiteView) -> list[Line]:
         ("bridge", partial(_bridge, view)),
         ("application", partial(_application, view, status)),
         ("rows", partial(_rows, view)),
-        ("proxy", lambda: f"{counted()['workers']} workers"),
+        ("proxy", partial(_proxy, counted)),
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
         ("connections", lambda: _connections(counted())),
@@ -64,10 +65,10 @@ def _bridge(view: SiteView) -> str:
 
 
 def _application(view: SiteView, status: SiteStatus | None) -> str:
-    target = bridge_checks.controller(view)
+    connected = f"connected to {bridge_checks.application(view)}"
     if status is None:
-        raise CheckFailedError(f"{target} is connected, but tells nothing", view.start_application)
-    return f"{target} is connected"
+        raise CheckFailedError(f"{connected}, but tells nothing", view.start_application)
+    return connected
 
 
 def _rows(view: SiteView) -> str:
@@ -81,6 +82,11 @@ def _rows(view: SiteView) -> str:
 def _counted(findings: list[Finding]) -> str:
     faults = Counter(finding.fault for finding in findings)
     return ", ".join(f"{count} {fault}" for fault, count in faults.items())
+
+
+def _proxy(counted: Callable[[], Mapping[str, int]]) -> str:
+    check_namespace(PROXY_NAMESPACE)
+    return f"{counted()['workers']} workers"
 
 
 def _uplinks(view: SiteView, status: SiteStatus | None) -> str:

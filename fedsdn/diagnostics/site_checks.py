@@ -1,4 +1,4 @@
-"""Checks of one site's ground: bridge, controller, rows, namespace, proxy, uplinks.
+"""Checks of one site's ground: bridge, application, rows, namespace, proxy, uplinks.
 
 They only look (and ping the peers), so they may run on a site that carries traffic.
 """
@@ -24,7 +24,7 @@ class Ground(StrEnum):
     BRIDGE = "bridge"
     PORTS = "ports"
     CARRIER = "carrier of the uplinks"
-    CONTROLLER = "application connected"
+    APPLICATION = "application connected"
     ROWS = "rows"
     NAMESPACE = "namespace"
     ADDRESSES = "addresses"
@@ -97,9 +97,9 @@ def _bridge_checks(view: SiteView) -> list[Check]:
             Ground.CARRIER, "every uplink's wire is plugged in", bridge_checks.carrier, Ground.PORTS
         ),
         check(
-            Ground.CONTROLLER,
+            Ground.APPLICATION,
             "the application is connected to the bridge",
-            bridge_checks.controller,
+            bridge_checks.application,
             Ground.BRIDGE,
         ),
         check(

@@ -35,7 +35,6 @@ class SiteView:
     federation: Federation
     site: Site
     shell: Shell
-    openflow_port: int
     config_file: PurePath
     options: tuple[str, ...] = ()
     vms: tuple[Vm, ...] = ()

@@ -14,6 +14,7 @@ from ovs.flow.decoders import IntMask, IPMask
 from fedsdn.flowtable.dump import DumpedRow, Parts, parse_row
 from fedsdn.pipeline.declarations import Table
 from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.table_miss import is_table_miss
 
 
 class Fault(StrEnum):
@@ -43,7 +44,8 @@ class Finding:
 def compare(wanted: Iterable[Row], present: Sequence[DumpedRow]) -> list[Finding]:
     """Find every difference between what a site is to have and what its bridge has.
 
-    Rows of connections that are being opened go by themselves, and are no difference.
+    Rows of connections that are being opened go by themselves, and are no difference. Nor is
+    another owner's table-miss row in place of ours.
     """
     lasting = [row for row in present if not row.hard_timeout]
     there = {row.key: row for row in lasting}
@@ -55,9 +57,14 @@ def compare(wanted: Iterable[Row], present: Sequence[DumpedRow]) -> list[Finding
         table.sort(key=lambda row: -row.priority)
     found: list[Finding] = []
     for key, row in asked.items():
-        found.extend(_judge(row, there.get(key), by_table[row.table]))
+        if not _is_others_table_miss(there.get(key)):
+            found.extend(_judge(row, there.get(key), by_table[row.table]))
     found.extend(_strangers(row for key, row in there.items() if key not in asked))
     return sorted(found, key=lambda one: (one.row.table, -one.row.priority, one.fault))
+
+
+def _is_others_table_miss(there: DumpedRow | None) -> bool:
+    return there is not None and not there.ours and is_table_miss(there.table, there.priority)
 
 
 def _judge(row: DumpedRow, there: DumpedRow | None, table: list[DumpedRow]) -> Iterator[Finding]:

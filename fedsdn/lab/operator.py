@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from functools import partial
 
 from fedsdn.config.loader import dump_federation
-from fedsdn.config.local import DEFAULT_OPENFLOW_PORT
 from fedsdn.config.model import Federation, Site
 from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORT
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
 from fedsdn.lab.wait import wait_until
+from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 
 CONTROLLER = "controller"
@@ -36,7 +35,6 @@ def write_settings(host: Host, federation: Federation) -> None:
     directory.mkdir(exist_ok=True)
     (directory / FEDERATION_FILE.name).write_text(dump_federation(federation))
     (directory / CONFIG_FILE.name).write_text(
-        f"[DEFAULT]\nofp_tcp_listen_port = {DEFAULT_OPENFLOW_PORT}\n\n"
         f"[fedsdn]\nsite = {host.name}\nfederation = {FEDERATION_FILE}\n"
     )
 
@@ -73,14 +71,14 @@ def start_proxy(host: Host) -> Daemon:
 
 
 def wait_for_controller(host: Host, site: Site, controller: Daemon) -> None:
-    """Wait until the bridge's controller is connected and has installed its rows.
+    """Wait until the application is connected to the bridge and has installed its rows.
 
     Raises:
         FedsdnError: the controller ended, or it takes longer than ``READY_SECONDS``.
 
     """
     bridge = site.provider_network.bridge
-    _wait(controller, lambda: _connected(host), "has not connected to the bridge")
+    _wait(controller, lambda: _connected(host, bridge), "has not connected to the bridge")
     _wait(controller, lambda: _has_rows(host, bridge), f"has installed no rows on {bridge}")
 
 
@@ -111,11 +109,8 @@ def _wait(daemon: Daemon, condition: Callable[[], bool], not_yet: str) -> None:
     )
 
 
-def _connected(host: Host) -> bool:
-    table = json.loads(
-        host.run("ovs-vsctl", "--format=json", "--columns=is_connected", "list", "controller")
-    )
-    return bool(table["data"]) and all(row == [True] for row in table["data"])
+def _connected(host: Host, bridge: str) -> bool:
+    return is_connected(host.run(*LIST_CONNECTIONS), bridge)
 
 
 def _has_rows(host: Host, bridge: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
@@ -17,6 +18,7 @@ from fedsdn.openflow.difference import Difference, difference
 from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
 from fedsdn.openflow.session import Session, SessionError
 from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.table_miss import is_table_miss, without_table_miss
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,6 +29,9 @@ RECHECK_PASSES = 10
 """After so many polls the rows are read anyway: a row whose actions somebody changed in place
 causes no message."""
 
+Steering = Callable[[], AbstractContextManager[bool]]
+"""Says whether the bridge's rows may be changed while a block runs."""
+
 Wanted = Callable[[], tuple[Row, ...] | None]
 """All wanted rows, or None if they are the same as at the last call."""
 
@@ -34,11 +39,14 @@ Wanted = Callable[[], tuple[Row, ...] | None]
 class Reconciler(threading.Thread):
     """One thread that talks to the bridge named ``bridge``, over whichever connection it has."""
 
-    def __init__(self, bridge: str, wanted: Wanted, ports_seen: PortsSeen) -> None:
+    def __init__(
+        self, bridge: str, wanted: Wanted, ports_seen: PortsSeen, steering: Steering
+    ) -> None:
         """Prepare; ``start()`` starts."""
         super().__init__(name="reconciler", daemon=True)
         self._bridge = bridge
         self._wanted = wanted
+        self._steering = steering
         self._ports = BridgePorts(ports_seen)
         self._ours: Session | None = None
         self._rows: tuple[Row, ...] = ()
@@ -117,12 +125,32 @@ class Reconciler(threading.Thread):
             return False
         if not self._ports.answered(ports, asked):
             self.wake()
+        if self._ours is not session:
+            session.ask_for_news()
+            self.wake()  # what changed just before that was not told
         self._ours = session
-        found = difference(session.datapath, self._rows, session.own_rows(), by_name)
+        with self._steering() as allowed:
+            if allowed:
+                self._bring_in_line(session, by_name)
+            else:
+                self._complain(
+                    f"{self._bridge}: no rows, because this host is not set up as this site: "
+                    "run 'fedsdn site up'"
+                )
+        return True
+
+    def _bring_in_line(self, session: Session, ports: dict[str, int]) -> None:
+        wanted, present = self._rows, session.own_rows()
+        has_own = any(is_table_miss(flow.table_id, flow.priority) for flow in present)
+        if without_table_miss(wanted) != wanted and not has_own and session.has_table_miss():
+            wanted = without_table_miss(wanted)
+        if without_table_miss(wanted) == wanted:
+            # Ours that is there is the only one. Whoever is to add his own takes its place by that.
+            present = [flow for flow in present if not is_table_miss(flow.table_id, flow.priority)]
+        found = difference(session.datapath, wanted, present, ports)
         if found.messages:
             session.commit(found.messages)
-        self._report(found, by_name)
-        return True
+        self._report(found, ports)
 
     def _report(self, found: Difference, ports: dict[str, int]) -> None:
         if found.messages:

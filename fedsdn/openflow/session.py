@@ -17,10 +17,14 @@ from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.openflow.ports import Port, port_of
 from fedsdn.pipeline.cookie import origin
-from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
+from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Table
+from fedsdn.pipeline.table_miss import is_table_miss
 
 ANSWER_SECONDS = 10.0
 """How long a bridge may take for one answer; thousands of rows take well under a second."""
+
+_MISS_BYTES = 128
+"""How much of a packet comes with a message about it; no flow of ours causes one."""
 
 _BUNDLE_FLAGS = ofproto.ONF_BF_ATOMIC | ofproto.ONF_BF_ORDERED
 
@@ -65,6 +69,38 @@ class Session:
         """
         request = parser.OFPPortDescStatsRequest(self.datapath, 0)
         return dict(port_of(port) for part in self._ask(request) for port in part.body)
+
+    def ask_for_news(self) -> None:
+        """Have the bridge tell of ports that change and of flows that go.
+
+        At its management socket it tells nothing before a miss length is set
+        (``ofconn_receives_async_msg`` in ofproto/connmgr.c). Its other setting stays as it is.
+
+        Raises:
+            SessionError: no answer, or a refusal.
+
+        """
+        (config,) = self._ask(parser.OFPGetConfigRequest(self.datapath))
+        self._send(parser.OFPSetConfig(self.datapath, config.flags, _MISS_BYTES))
+
+    def has_table_miss(self) -> bool:
+        """Whether a flow takes what no other flow of table 0 matches.
+
+        Raises:
+            SessionError: no answer, or a refusal.
+
+        """
+        request = parser.OFPFlowStatsRequest(
+            self.datapath,
+            table_id=Table.HOOK,
+            out_port=ofproto.OFPP_ANY,
+            out_group=ofproto.OFPG_ANY,
+        )
+        return any(
+            is_table_miss(flow.table_id, flow.priority) and not flow.match.items()
+            for part in self._ask(request)
+            for flow in part.body
+        )
 
     def own_rows(self) -> list[Any]:
         """Flow statistics of every row whose cookie says that it is ours.

@@ -23,7 +23,7 @@ VM_SECONDS = 2.0
 """How long a peer's reset waits until the VM has taken the data before it, if it reads."""
 
 UNANSWERED_SECONDS = 1.0
-"""How long a VM's reset waits for the answer of a peer's VM, for what was sent with the question."""
+"""How long a VM's reset waits for the peer's answer, for what was sent with the question."""
 
 _SOONEST, _LATEST = 0.001, 0.1
 """After so many seconds it is looked whether data have arrived: soon at first, then less often."""

@@ -6,15 +6,19 @@ import fcntl
 import json
 import os
 import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fedsdn import namespace
 from fedsdn.errors import FedsdnError
 from fedsdn.proxy.stats import Statistics
 
 STATISTICS_SOCKET = Path("/run/fedsdn/proxy.sock")
 _ANSWER_SECONDS = 5.0
+_UCRED = struct.Struct("iII")
+"""Process, user and group at the other end (``SO_PEERCRED``, unix(7))."""
 
 
 class StatisticsSocket:
@@ -102,3 +106,25 @@ def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, Any]:
                 f"{path}: no proxy answers ({error}); start it with 'fedsdn proxy run'"
             ) from error
         return found
+
+
+def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:
+    """See that a proxy that runs is in the namespace that has this name now.
+
+    The name may have been deleted and given to a new namespace: the site's ports lead there, and
+    nothing reaches the proxy any more.
+
+    Raises:
+        FedsdnError: it is in another.
+
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError):
+        connection.connect(str(path))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        process, _user, _group = _UCRED.unpack(credentials)
+        if namespace.identity_of(process) not in {None, namespace.identity(name)}:
+            raise FedsdnError(
+                f"the proxy (process {process}) is not in network namespace {name} but in one that "
+                "had this name: systemctl restart fedsdn-proxy, or end it and run "
+                "'fedsdn proxy run'"
+            )

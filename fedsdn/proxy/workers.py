@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import math
 import os
 import resource
 import selectors
@@ -17,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
@@ -24,11 +26,15 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT
 from fedsdn.proxy import socksifier, transport, worker
 from fedsdn.proxy.stats import Statistics
 from fedsdn.proxy.stats_socket import StatisticsSocket
+from fedsdn.site import checks
 
 _LOG = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
 """How long a worker that died stays away, so that one that always dies does not burn a core."""
+
+HOME_SECONDS = 1.0
+"""How often the parent looks whether its network namespace still has its name."""
 
 _SIGNALS = (*worker.SIGNALS, signal.SIGCHLD)
 _MOST_SIGNALS = 64
@@ -37,22 +43,27 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the proxy runs: ``drain_seconds`` is what a stop leaves to running connections."""
+    """How the proxy runs: ``drain_seconds`` is what a stop leaves to running connections.
+
+    ``namespace`` is the name of the network namespace that it is in, and stays in.
+    """
 
     site: str
     federation: Path
     workers: int
     drain_seconds: float
+    namespace: str
 
 
 def run(settings: Settings, statistics_socket: Path) -> None:
     """Run the proxy in this network namespace until SIGTERM or SIGINT.
 
     Raises:
-        FedsdnError: it cannot start; nothing runs then.
+        FedsdnError: it cannot start, and nothing runs then; or its namespace's name belongs to
+            another one now.
 
     """
-    federation = WatchedFederation(settings.federation, settings.site)
+    federation = WatchedFederation(settings.federation, settings.site, checks.check_bridge)
     statistics = Statistics(settings.workers)
     served = StatisticsSocket(statistics_socket, statistics)
     try:
@@ -104,6 +115,7 @@ class _Parent:
         self._missing: dict[int, float] = {}
         """When to start workers again that died."""
         self._stopping = False
+        self._home = namespace.own_identity()
         self._signals, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
 
@@ -130,6 +142,7 @@ class _Parent:
                     else:
                         for received in self._signals.recv(_MOST_SIGNALS):
                             self._take(signal.Signals(received))
+                self._check_home()
                 self._start_missing()
 
     def _take(self, received: signal.Signals) -> None:
@@ -165,8 +178,8 @@ class _Parent:
             self._leave_parent()
             _die_with(parent)
             row = self._statistics.row(number)
-            own = self._settings
-            asyncio.run(worker.run(self._federation, own.site, row, own.workers, own.drain_seconds))
+            own, federation = self._settings, self._federation.unchecked()
+            asyncio.run(worker.run(federation, own.site, row, own.workers, own.drain_seconds))
             status = 0
         except OSError as error:
             _LOG.error("worker %d: %s", number, error)
@@ -198,10 +211,21 @@ class _Parent:
                     _LOG.error("worker %d ended (status %d); starting it again", number, how)
                     self._missing[number] = time.monotonic() + RESTART_SECONDS
 
-    def _until_next_start(self) -> float | None:
-        if not self._missing:
-            return None
-        return max(0.0, min(self._missing.values()) - time.monotonic())
+    def _until_next_start(self) -> float:
+        due = min(self._missing.values(), default=math.inf) - time.monotonic()
+        return min(max(0.0, due), HOME_SECONDS)
+
+    def _check_home(self) -> None:
+        """End if the site was set up anew in another namespace: nothing reaches us in this one."""
+        name = self._settings.namespace
+        if namespace.identity(name) in {None, self._home}:
+            return
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+        raise FedsdnError(
+            f"network namespace {name} is another one than when this proxy started: ending, with "
+            "all connections; start it again in the new one (systemd does)"
+        )
 
     def _start_missing(self) -> None:
         for number, due in list(self._missing.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedsdn import namespace
@@ -11,7 +12,7 @@ from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import network, ovs, record
-from fedsdn.site.ovs import Database
+from fedsdn.site.ovs import Database, TableMiss
 from fedsdn.site.plan import port_names
 
 _TOOLS = {
@@ -62,6 +63,19 @@ def check_host(site: Site) -> Database:
     return there
 
 
+def check_bridge(site: Site) -> None:
+    """Check what a set-up host has of the bridge, as ``check_host``; the proxy can, too.
+
+    A host that is not set up has nothing to lose, and may have no bridge.
+
+    Raises:
+        FedsdnError: the bridge is not as the site needs it.
+
+    """
+    if record.read() is not None:
+        _check_bridge(site, ovs.read())
+
+
 def _check_bridge(site: Site, there: Database) -> None:
     provider = site.provider_network
     bridge = there.bridges.get(provider.bridge)
@@ -81,21 +95,27 @@ def _check_bridge(site: Site, there: Database) -> None:
             )
     if not ovs.switch_answers():
         raise FedsdnError("ovs-vswitchd does not answer: start openvswitch-switch")
-    if bridge.fail_mode != "secure":
-        raise FedsdnError(
-            f"bridge {bridge.name} is in fail mode {bridge.fail_mode}, in which Open vSwitch "
-            "replaces all rows by its own while the controller is away: run "
-            f"'ovs-vsctl set-fail-mode {bridge.name} secure'"
-        )
     _check_table_miss(provider)
 
 
+def warnings(site: Site, there: Database) -> Iterator[str]:
+    """Say what is no reason to refuse, and yet dangerous."""
+    ports = [there.ports[uplink.port] for uplink in site.uplinks]
+    joined = [port.port.name for port in ovs.sharing_vlan(ports)]
+    if joined:
+        yield (
+            f"the uplinks' ports {', '.join(joined)} share a VLAN: while the site is not up and "
+            "the bridge forwards, frames may go round between their wires for ever; give each a "
+            f"VLAN of its own that nothing else has: 'ovs-vsctl set Port {joined[0]} tag=4001', …"
+        )
+
+
 def _check_table_miss(provider: ProviderNetwork) -> None:
-    if provider.table_miss == "none" and not ovs.has_table_miss(provider.bridge):
+    if provider.table_miss == "none" and ovs.table_miss(provider.bridge) is not TableMiss.OTHERS:
         raise FedsdnError(
-            f"bridge {provider.bridge} has no table-miss row, so it would forward nothing but "
-            "federated traffic: write 'table_miss: normal' under provider_network, or start "
-            "the bridge's owner (Neutron's agent) first"
+            f"bridge {provider.bridge} has no table-miss row of its own, so it would forward "
+            "nothing but federated traffic: write 'table_miss: normal' under provider_network, or "
+            "start the bridge's owner (Neutron's agent) first"
         )
 
 

@@ -1,4 +1,4 @@
-"""The site's part of Open vSwitch: ports of the bridge and its controller, through ovs-vsctl.
+"""The site's part of Open vSwitch: ports of the bridge, through ovs-vsctl.
 
 What is ours carries ``external_ids:fedsdn=SITE`` in the database, so that it is found again after
 a restart of the host too. Each change is one transaction.
@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from fedsdn.errors import FedsdnError
@@ -21,22 +22,41 @@ from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
 from fedsdn.site.reserved_ports import UplinkPort
 
 OWNER = "fedsdn"
-"""Key in ``external_ids`` of every port and controller of ours; its value is the site."""
+"""Key in ``external_ids`` of every port of ours; its value is the site."""
 
 PROTOCOL = "OpenFlow13"
 
+_PROTOCOL_ADDED = "fedsdn-protocol"
+"""Key in ``external_ids`` of a bridge to whose protocols ours was added."""
+
 _ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
+_VLANS = 4096
 
 _TIMEOUT_S = 15
 
 _COOKIE = re.compile(r"^ *cookie=(0x[0-9a-f]+)", re.MULTILINE)
+_ORDINARY = "priority=0,actions=NORMAL"
+"""The row that Open vSwitch gives a bridge in fail mode standalone."""
+
+_TABLE_MISS = re.compile(r"^(?: *cookie=(0x[0-9a-f]+),)?.*\bpriority=0 actions=", re.MULTILINE)
 
 Record = Mapping[str, Any]
 
 
+class TableMiss(Enum):
+    """Whose is a bridge's table-miss row."""
+
+    NONE = "nobody's"
+    OURS = "ours"
+    OTHERS = "another owner's"
+
+
 @dataclass(frozen=True, slots=True)
 class BridgePort:
-    """A port as the database has it. ``owner`` is the site that made it, None if not ours."""
+    """A port as the database has it; the VLANs of a reserved uplink as they were before.
+
+    ``owner`` is the site that made it, None if it is not ours.
+    """
 
     port: Port
     bridge: str
@@ -47,23 +67,13 @@ class BridgePort:
 
 
 @dataclass(frozen=True, slots=True)
-class Controller:
-    """A controller of a bridge. ``owner`` as of a port."""
-
-    uuid: str
-    bridge: str
-    target: str
-    owner: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge's settings."""
+    """A bridge's settings. ``own_protocol`` says that it did not speak OpenFlow 1.3 before us."""
 
     name: str
     datapath_type: str
-    fail_mode: str
     protocols: tuple[str, ...]
+    own_protocol: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,6 @@ class Database:
 
     bridges: Mapping[str, Bridge]
     ports: Mapping[str, BridgePort]
-    controllers: tuple[Controller, ...]
     vlans: Mapping[str, UplinkPort]
     userspace_tso: bool
 
@@ -80,11 +89,6 @@ class Database:
     def own_ports(self) -> tuple[BridgePort, ...]:
         """Ports that a site set-up made, on any bridge."""
         return tuple(port for port in self.ports.values() if port.owner is not None)
-
-    @property
-    def own_controllers(self) -> tuple[Controller, ...]:
-        """Controllers that a site set-up added, on any bridge."""
-        return tuple(entry for entry in self.controllers if entry.owner is not None)
 
     def facts(self, bridge: str) -> BridgeFacts:
         """Return what the plan of a site on ``bridge`` depends on."""
@@ -111,7 +115,6 @@ def read() -> Database:
     """
     interfaces = {record["_uuid"]: record for record in _list("Interface")}
     ports = {record["_uuid"]: record for record in _list("Port")}
-    controllers = {record["_uuid"]: record for record in _list("Controller")}
     bridges = _list("Bridge")
     (switch,) = _list("Open_vSwitch")
     bridge_ports = [
@@ -122,16 +125,6 @@ def read() -> Database:
     return Database(
         bridges={bridge["name"]: _bridge(bridge) for bridge in bridges},
         ports={port.port.name: port for port in bridge_ports},
-        controllers=tuple(
-            Controller(
-                uuid=uuid,
-                bridge=bridge["name"],
-                target=controllers[uuid]["target"],
-                owner=controllers[uuid]["external_ids"].get(OWNER),
-            )
-            for bridge in bridges
-            for uuid in _many(bridge["controller"])
-        ),
         vlans={
             ports[uuid]["name"]: _uplink_port(ports[uuid], bridge["name"])
             for bridge in bridges
@@ -150,14 +143,24 @@ def switch_answers() -> bool:
     return True
 
 
-def has_table_miss(bridge: str) -> bool:
-    """Whether table 0 of the bridge has a row that takes every packet at priority 0."""
-    rows = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0").splitlines()
-    return any("priority=0 actions=" in row for row in rows)
+def table_miss(bridge: str) -> TableMiss:
+    """Find out whose is the row of table 0 that takes every packet at priority 0."""
+    dump = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
+    if others_table_miss(dump):
+        return TableMiss.OTHERS
+    return TableMiss.OURS if _TABLE_MISS.search(dump) else TableMiss.NONE
+
+
+def others_table_miss(dump: str) -> bool:
+    """Whether what ``ovs-ofctl dump-flows`` prints has a table-miss row that is not ours."""
+    found = _TABLE_MISS.search(dump)
+    return found is not None and origin(int(found[1] or "0", 16)) is None
 
 
 def apply(plan: SitePlan, there: Database) -> bool:
-    """Make ports and controller those of the plan; say whether anything had to change.
+    """Make ports those of the plan; say whether anything had to change.
+
+    A bridge that the site leaves gets back what is left after ``remove``.
 
     Raises:
         FedsdnError: the database refuses, or a port does not come up in the datapath.
@@ -165,15 +168,16 @@ def apply(plan: SitePlan, there: Database) -> bool:
     """
     commands = [
         *_stale_ports(plan, there),
-        *_stale_controllers(plan, there),
         *reserved_ports.stale(plan.bridge, plan.uplink_ports, there.vlans.values()),
         *_missing_ports(plan, there),
         *reserved_ports.missing(plan.uplink_ports, there.vlans),
-        *_missing_controller(plan, there),
         *_missing_protocol(plan, there),
     ]
     if commands:
         _transact(commands)
+    for bridge in sorted({port.bridge for port in there.own_ports} - {plan.bridge}):
+        _hand_over(bridge, there, frozenset(plan.uplink_ports))
+        delete_own_flows(bridge)
     _check_ports(plan)
     return bool(commands)
 
@@ -189,20 +193,64 @@ def release(names: Iterable[str], there: Database) -> bool:
     return bool(stale)
 
 
+def hand_over(there: Database, uplinks: Iterable[str]) -> tuple[str, ...]:
+    """Have bridges forward without our table-miss row; return those that had no other.
+
+    ``uplinks`` are the names of the ports that our rows keep apart.
+    """
+    if not switch_answers():
+        return ()
+    bridges = sorted({port.bridge for port in there.own_ports})
+    names = frozenset(uplinks)
+    return tuple(bridge for bridge in bridges if _hand_over(bridge, there, names))
+
+
+def _hand_over(bridge: str, there: Database, uplinks: frozenset[str]) -> bool:
+    """Put an ordinary row in place of our table-miss row; False if that is not there.
+
+    Where uplinks share a VLAN, what comes in by them is dropped from now on: NORMAL would join
+    their wires into a loop.
+    """
+    if table_miss(bridge) is not TableMiss.OURS:
+        return False
+    ports = (port for name, port in there.ports.items() if name in uplinks)
+    joined = sharing_vlan(port for port in ports if port.bridge == bridge)
+    flows = [f"priority=1,in_port={port.ofport},actions=drop" for port in joined]
+    command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
+    run(*command, text="\n".join((*flows, _ORDINARY)))
+    return True
+
+
+def sharing_vlan(ports: Iterable[BridgePort]) -> tuple[BridgePort, ...]:
+    """Find the ports that have a VLAN in common with another of them: NORMAL joins these."""
+    every = tuple(ports)
+    return tuple(
+        port
+        for port in every
+        if any(_vlans(port.port) & _vlans(other.port) for other in every if other is not port)
+    )
+
+
+def _vlans(port: Port) -> frozenset[int]:
+    """VLANs that a port carries (ovs-vswitchd.conf.db(5), VLAN configuration of a port)."""
+    own = frozenset() if port.tag is None else frozenset({port.tag})
+    if port.trunks or own:
+        return own | frozenset(port.trunks)
+    return frozenset(range(_VLANS))
+
+
 def remove(there: Database) -> bool:
-    """Remove every port and controller of ours, and our flow rows; say whether there was one."""
+    """Remove every port of ours, our flow rows and protocol; say whether there was anything."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
     commands += reserved_ports.stale("", (), there.vlans.values())
-    commands += [_remove(entry) for entry in there.own_controllers]
+    commands += _own_protocols(there)
     if not commands:
         return False
     if not switch_answers():
         _transact(commands, "--no-wait")
         return True
     _transact(commands)
-    bridges = {port.bridge for port in there.own_ports}
-    bridges |= {entry.bridge for entry in there.own_controllers}
-    for bridge in sorted(bridges):
+    for bridge in sorted({port.bridge for port in there.own_ports}):
         delete_own_flows(bridge)
     return True
 
@@ -292,15 +340,17 @@ def _bridge(record: Record) -> Bridge:
     return Bridge(
         name=record["name"],
         datapath_type=record["datapath_type"] or "system",
-        fail_mode=_one(record["fail_mode"]) or "standalone",
         protocols=_many(record["protocols"]),
+        own_protocol=_PROTOCOL_ADDED in record["external_ids"],
     )
 
 
 def _port(record: Record, bridge: str, interfaces: Mapping[str, Record]) -> BridgePort:
     interface = interfaces[_many(record["interfaces"])[0]]
+    before = record["external_ids"].get(reserved_ports.BEFORE)
+    trunks = _many(record["trunks"]) if before is None else reserved_ports.trunks(before)
     return BridgePort(
-        port=Port(record["name"], _one(record["tag"]), _many(record["trunks"])),
+        port=Port(record["name"], _one(record["tag"]), trunks),
         bridge=bridge,
         owner=record["external_ids"].get(OWNER),
         mtu=_one(interface["mtu"]),
@@ -321,16 +371,6 @@ def _stale_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
             yield ["del-port", port.bridge, port.port.name]
 
 
-def _stale_controllers(plan: SitePlan, there: Database) -> Iterator[list[str]]:
-    for entry in there.own_controllers:
-        if (entry.bridge, entry.target) != (plan.bridge, plan.controller):
-            yield _remove(entry)
-
-
-def _remove(entry: Controller) -> list[str]:
-    return ["remove", "Bridge", entry.bridge, "controller", entry.uuid]
-
-
 def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
     for port in plan.ports:
         present = there.ports.get(port.name)
@@ -345,27 +385,19 @@ def _missing_ports(plan: SitePlan, there: Database) -> Iterator[list[str]]:
         yield ["set", "Port", port.name, *vlans, f"external_ids:{OWNER}={plan.site}"]
 
 
-def _missing_controller(plan: SitePlan, there: Database) -> Iterator[list[str]]:
-    present = {(entry.bridge, entry.target) for entry in there.controllers}
-    if (plan.bridge, plan.controller) in present:
-        return
-    yield [
-        "--id=@controller",
-        "create",
-        "Controller",
-        f'target="{plan.controller}"',
-        "connection_mode=out-of-band",
-        "max_backoff=1000",
-        f"external_ids:{OWNER}={plan.site}",
-    ]
-    yield ["add", "Bridge", plan.bridge, "controller", "@controller"]
-
-
 def _missing_protocol(plan: SitePlan, there: Database) -> Iterator[list[str]]:
     """Add OpenFlow 1.3 to a bridge that names its protocols; without names it has them all."""
     protocols = there.bridges[plan.bridge].protocols
     if protocols and PROTOCOL not in protocols:
         yield ["add", "Bridge", plan.bridge, "protocols", PROTOCOL]
+        yield ["set", "Bridge", plan.bridge, f"external_ids:{_PROTOCOL_ADDED}={plan.site}"]
+
+
+def _own_protocols(there: Database) -> Iterator[list[str]]:
+    for bridge in there.bridges.values():
+        if bridge.own_protocol:
+            yield ["remove", "Bridge", bridge.name, "protocols", PROTOCOL]
+            yield ["remove", "Bridge", bridge.name, "external_ids", _PROTOCOL_ADDED]
 
 
 def _transact(commands: Iterable[list[str]], *options: str) -> None:

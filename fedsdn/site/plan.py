@@ -151,7 +151,6 @@ class SitePlan:
     site: str
     namespace: str
     bridge: str
-    controller: str
     uplink_ports: tuple[str, ...]
     ports: tuple[Port, ...]
     sysctls: tuple[Sysctl, ...]
@@ -169,16 +168,13 @@ def port_names(site: Site) -> tuple[str, ...]:
     return (SOCKSIFIER_PORT, SERVER_PORT, *(wan_port(uplink) for uplink in site.uplinks))
 
 
-def site_plan(
-    federation: Federation, site: Site, openflow_port: int, facts: BridgeFacts | None = None
-) -> SitePlan:
-    """Work out what ``site`` needs. ``openflow_port`` is the TCP port of its controller."""
+def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = None) -> SitePlan:
+    """Work out what ``site`` needs."""
     facts = facts or BridgeFacts()
     return SitePlan(
         site=site.name,
         namespace=PROXY_NAMESPACE,
         bridge=site.provider_network.bridge,
-        controller=f"tcp:127.0.0.1:{openflow_port}",
         uplink_ports=tuple(uplink.port for uplink in site.uplinks),
         ports=tuple(_ports(site)),
         sysctls=sysctls.namespace_sysctls(federation.proxy_port),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
@@ -11,6 +15,7 @@ RUN_DIRECTORY = Path("/run/fedsdn")
 """Directory of everything that a running site keeps in files."""
 
 RECORD = RUN_DIRECTORY / "site.json"
+_LEAVING = RUN_DIRECTORY / "site.leaving"
 
 
 def read() -> str | None:
@@ -28,9 +33,19 @@ def read() -> str | None:
         ) from error
 
 
-def write(site: str) -> bool:
-    """Say that this host is set up as ``site``; return whether that is new."""
-    text = json.dumps({"site": site}) + "\n"
+def uplinks() -> tuple[str, ...]:
+    """Return the names of the uplinks' ports, as the last ``up`` found them in its file."""
+    if read() is None:
+        return ()
+    return tuple(json.loads(RECORD.read_text()).get("uplinks", ()))
+
+
+def write(site: str, bridge: str, uplinks: Iterable[str]) -> bool:
+    """Say that this host is set up as ``site`` on ``bridge``; return whether that is new.
+
+    ``uplinks`` are the names of the uplinks' ports: ``down`` needs no federation file.
+    """
+    text = json.dumps({"site": site, "bridge": bridge, "uplinks": [*uplinks]}) + "\n"
     if RECORD.exists() and RECORD.read_text() == text:
         return False
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -40,11 +55,60 @@ def write(site: str) -> bool:
     return True
 
 
+@contextmanager
+def steering(site: str, bridge: str) -> Iterator[bool]:
+    """Say whether the application may change the flows of ``bridge`` now.
+
+    It may while this host is set up as ``site`` on that bridge.
+
+    While the block runs, ``stop_steering`` waits.
+    """
+    with _locked(fcntl.LOCK_SH) as there:
+        yield there and not _LEAVING.exists() and _is(site, bridge)
+
+
+def stop_steering() -> None:
+    """Have the application leave the bridge's flows alone from now on: ``down`` removes them."""
+    with _locked(fcntl.LOCK_EX) as there:
+        if there:
+            _LEAVING.touch()
+
+
+def let_steer() -> None:
+    """Take back what ``stop_steering`` said."""
+    _LEAVING.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(how: int) -> Iterator[bool]:
+    """Hold a lock on the directory (flock(2)); False if it is not there."""
+    try:
+        directory = os.open(RUN_DIRECTORY, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(directory, how)
+        yield True
+    finally:
+        os.close(directory)
+
+
+def _is(site: str, bridge: str) -> bool:
+    try:
+        found = json.loads(RECORD.read_text())
+        return (found["site"], found["bridge"]) == (site, bridge)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def remove() -> bool:
     """Remove the record, and its directory if nothing else is in it; say whether it was there."""
     if not RECORD.exists():
+        let_steer()
         return False
     RECORD.unlink()
+    let_steer()
     if not any(RUN_DIRECTORY.iterdir()):
         RUN_DIRECTORY.rmdir()
     return True

@@ -55,6 +55,11 @@ def missing(wanted: Iterable[str], there: Mapping[str, UplinkPort]) -> Iterator[
         yield ["set", "Port", name, *columns, f'external_ids:{BEFORE}="{before}"']
 
 
+def trunks(before: str) -> tuple[int, ...]:
+    """Read the VLANs out of what stands beside a reserved port."""
+    return tuple(int(vlan) for vlan in before.partition("/")[2].split(",") if vlan)
+
+
 def release(port: UplinkPort) -> Iterator[list[str]]:
     """Yield the commands of ovs-vsctl that give a reserved port back."""
     mode, _, trunks = (port.before or "").partition("/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -24,8 +25,10 @@ from fedsdn.site.sysctls import Sysctl
 from fedsdn.uplinks.endpoints import Endpoints
 
 
-def up(federation: Federation, site_name: str, openflow_port: int) -> tuple[str, ...]:
+def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> tuple[str, ...]:
     """Set this host up as a site, and name the parts that had to change.
+
+    ``warn`` is told what the operator ought to know before anything changes.
 
     A first set-up that fails leaves nothing behind. One that fails on a host that was set up
     before leaves what was there, partly changed; the next ``up`` goes on from there.
@@ -37,7 +40,9 @@ def up(federation: Federation, site_name: str, openflow_port: int) -> tuple[str,
     site = federation.local_site(site_name)
     with _alone():
         there = checks.check_host(site)
-        plan = site_plan(federation, site, openflow_port, there.facts(site.provider_network.bridge))
+        for warning in checks.warnings(site, there):
+            warn(warning)
+        plan = site_plan(federation, site, there.facts(site.provider_network.bridge))
         fresh = record.read() is None
         try:
             return tuple(part for part, changed in _apply(plan, there) if changed)
@@ -47,8 +52,22 @@ def up(federation: Federation, site_name: str, openflow_port: int) -> tuple[str,
             raise
 
 
-def down(site_name: str | None = None) -> bool:
-    """Remove all that ``up`` made, of whatever site; say whether there was anything.
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What ``down`` did: whether there was anything to remove.
+
+    ``handed_over`` are bridges that forwarded by fedsdn's table-miss row alone, and have an
+    ordinary one now.
+    """
+
+    anything: bool
+    handed_over: tuple[str, ...]
+
+
+def down(site_name: str | None = None) -> Removed:
+    """Remove all that ``up`` made, of whatever site.
+
+    What else a bridge forwards it forwards as before.
 
     With ``site_name``, only if the host was set up as that site.
 
@@ -64,19 +83,21 @@ def down(site_name: str | None = None) -> bool:
         return _remove_all()
 
 
-def _remove_all() -> bool:
+def _remove_all() -> Removed:
     there = ovs.read()
     recorded = record.read() is not None
     names = {port.port.name for port in there.own_ports}
     if recorded:
         _check_no_process()
         names |= network.wired_links(PROXY_NAMESPACE)
+    record.stop_steering()
+    handed_over = ovs.hand_over(there, record.uplinks())
     changed = ovs.remove(there)
     for name in sorted(names):
         changed |= network.delete_host_veth(name)
     if recorded:
         namespace.delete(PROXY_NAMESPACE)
-    return record.remove() or changed
+    return Removed(record.remove() or changed, handed_over)
 
 
 @contextmanager
@@ -99,7 +120,7 @@ def _alone() -> Iterator[None]:
 
 def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
     """Make the plan true part by part, and say of each part whether it had to change."""
-    yield _step("record", lambda: record.write(plan.site))
+    yield _step("record", lambda: record.write(plan.site, plan.bridge, plan.uplink_ports))
     yield _step("namespace", lambda: namespace.create(plan.namespace))
     yield _step("sysctls", lambda: _write(plan.namespace, plan.sysctls))
     yield _step("packet filter", lambda: firewall.apply(plan.namespace, plan.ruleset))
@@ -113,7 +134,8 @@ def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
         yield _step("rules", lambda: inside.apply_rules(plan.rules))
     with Endpoints(plan.namespace) as endpoints:
         yield _step("MPTCP endpoints", lambda: endpoints.apply(plan.endpoints))
-    yield _step("ports and controller", lambda: ovs.apply(plan, there))
+    yield _step("ports", lambda: ovs.apply(plan, there))
+    record.let_steer()
 
 
 def _step(part: str, work: Callable[[], bool]) -> tuple[str, bool]:

@@ -37,7 +37,7 @@ class Item:
         return self.wanted == self.there
 
 
-def compare(federation: Federation, site_name: str, openflow_port: int) -> list[Item]:
+def compare(federation: Federation, site_name: str) -> list[Item]:
     """List everything that the site is to have, and whatever else is in its place.
 
     Raises:
@@ -49,7 +49,7 @@ def compare(federation: Federation, site_name: str, openflow_port: int) -> list[
     there = ovs.read()
     bridge = site.provider_network.bridge
     facts = there.facts(bridge) if bridge in there.bridges else None
-    plan = site_plan(federation, site, openflow_port, facts)
+    plan = site_plan(federation, site, facts)
     return [*_record(plan), *_bridge(plan, there), *_namespace(plan, site)]
 
 
@@ -68,9 +68,6 @@ def _bridge(plan: SitePlan, there: Database) -> Iterator[Item]:
         name for name, port in there.vlans.items() if port.bridge == plan.bridge and port.reserved
     }
     yield from _both(f"uplink of {plan.bridge} kept from NORMAL", plan.uplink_ports, reserved)
-    targets = {entry.target for entry in there.controllers if entry.bridge == plan.bridge}
-    text = plan.controller
-    yield Item(f"controller of {plan.bridge}", text, wanted=True, there=text in targets)
 
 
 def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:

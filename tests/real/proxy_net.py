@@ -314,14 +314,14 @@ def _tenant_wire(host: SiteOfNet, port: str) -> None:
 
 
 def _prepare(federation: Federation, site: Site) -> None:
-    plan = site_plan(federation, site, 0)
+    plan = site_plan(federation, site)
     namespace.create(plan.namespace)
     _write(plan.sysctls)
     firewall.apply(plan.namespace, plan.ruleset)
 
 
 def _finish(federation: Federation, site: Site) -> None:
-    plan = site_plan(federation, site, 0)
+    plan = site_plan(federation, site)
     _write(plan.port_sysctls)
     with Network(plan.namespace) as network:
         subprocess.run(["ip", "-n", plan.namespace, "link", "set", "lo", "up"], check=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -67,10 +69,26 @@ def _site(name: str, number: int, provider: Mapping[str, Any]) -> Site:
     )
 
 
-class SiteHost:
-    """A host with a bridge of two uplink ports, whose other ends are far1 and far2."""
+class Program(subprocess.Popen[str]):
+    """A program on a host: signals are for it, not for nsenter, which waits for it."""
 
-    def __init__(self, *, tso: bool = False) -> None:
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is not None:
+            return
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        wait_until(lambda: children.read_text() != "")
+        os.kill(int(children.read_text().split()[0]), sig)
+        if sig == signal.SIGCONT:  # nsenter stops with its child
+            os.kill(self.pid, sig)
+
+
+class SiteHost:
+    """A host with a bridge of two uplink ports, whose other ends are far1 and far2.
+
+    A ``bare`` one has Open vSwitch, and nothing else yet.
+    """
+
+    def __init__(self, *, tso: bool = False, bare: bool = False) -> None:
         spaces = ("--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
         self._process = subprocess.Popen(
             ["unshare", *spaces, "sh", "-c", _START],
@@ -86,6 +104,10 @@ class SiteHost:
         if tso:
             self.output("ovs-vsctl --no-wait set o . other_config:userspace-tso-enable=true")
         self.start_switch()
+        if not bare:
+            self._make_bridge()
+
+    def _make_bridge(self) -> None:
         self.output(
             f"ovs-vsctl add-br {BRIDGE} -- set-fail-mode {BRIDGE} secure "
             f"-- set Bridge {BRIDGE} datapath_type=netdev"
@@ -136,6 +158,23 @@ class SiteHost:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    @contextmanager
+    def program(self, *command: str, **options: Any) -> Iterator[Program]:  # noqa: ANN401 -- Popen's
+        """Run a program on the host for as long as this lasts, and read what it prints."""
+        program = Program(
+            [_NSENTER, "-t", str(self.pid), "-n", "-m", "-p", *command],
+            env={"PATH": f"{COMMANDS}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        try:
+            yield program
+        finally:
+            program.terminate()
+            with suppress(ValueError):  # what it printed was read to its end
+                program.communicate()
+
     def inside(self, command: str) -> str:
         """Run a command in the proxy's namespace."""
         return self.output(f"ip netns exec fedsdn {command}")
@@ -146,14 +185,13 @@ class SiteHost:
 
     # What an operator does
 
-    def write(self, wanted: Federation, site: str = "a", port: int = 6654) -> None:
+    def write(self, wanted: Federation, site: str = "a") -> None:
         """Write the federation file and the host's settings."""
         (self.run_directory / "federation.yaml").write_text(dump_federation(wanted))
-        self.write_settings(site, port)
+        self.write_settings(site)
 
-    def write_settings(self, site: str, port: int = 6654) -> None:
+    def write_settings(self, site: str) -> None:
         (self.run_directory / "fedsdn.conf").write_text(
-            f"[DEFAULT]\nofp_tcp_listen_port = {port}\n"
             f"[fedsdn]\nsite = {site}\nfederation = /run/federation.yaml\n"
         )
 

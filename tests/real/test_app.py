@@ -14,6 +14,7 @@ from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller
 from fedsdn.lab.wait import wait_until
+from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 
 pytestmark = pytest.mark.real
 
@@ -90,9 +91,8 @@ def test_restart_keeps_rows_and_their_counters(host: Host) -> None:
     assert rows(host) == REFERENCE, "rows stay while the controller is away"
     log = host.log(CONTROLLER)
     start_controller(host)
-    connected = "is_connected : true"
     wait_until(
-        lambda: connected in " ".join(host.run("ovs-vsctl", "list", "controller").split()),
+        lambda: is_connected(host.run(*LIST_CONNECTIONS), "br-provider"),
         LIMIT_SECONDS,
         lambda: f"not connected: {log}",
     )
@@ -145,30 +145,15 @@ def test_port_that_comes_back_with_another_number(host: Host) -> None:
 
 
 def test_a_restarted_switch_gets_its_rows_again(host: Host) -> None:
-    """Deleting the controller and setting it again makes Open vSwitch forget every row."""
-    target = host.run("ovs-vsctl", "get-controller", "br-provider").strip()
+    """A first controller, and the loss of the last, makes Open vSwitch forget every row."""
+    host.run("ovs-vsctl", "set-controller", "br-provider", "tcp:127.0.0.1:1")
     host.run("ovs-vsctl", "del-controller", "br-provider")
-    host.run("ovs-vsctl", "set-controller", "br-provider", target)
     wait_for_rows(host, REFERENCE)
 
 
-def test_other_bridges_are_left_alone(host: Host) -> None:
-    target = host.run("ovs-vsctl", "get-controller", "br-provider").strip()
-    host.run(
-        "ovs-vsctl", "add-br", "br-other", "--", "set", "bridge", "br-other",
-        "datapath_type=netdev", "protocols=OpenFlow13", "--", "set-controller", "br-other", target,
-    )  # fmt: skip
-    try:
-        wait_until(
-            lambda: "bridge br-other connected" in host.log(CONTROLLER).read_text(),
-            LIMIT_SECONDS,
-            lambda: "br-other did not connect",
-        )
-        assert own_rows(ofctl(host, "dump-flows", "br-other").splitlines()) == []
-        ofctl(host, "del-flows", "br-provider", "table=115")
-        wait_for_rows(host, REFERENCE)
-    finally:
-        host.run("ovs-vsctl", "del-br", "br-other")
+def test_nothing_listens_for_bridges(host: Host) -> None:
+    """The application goes to its bridge: no other can be one, and nobody can be its controller."""
+    assert "osken-manager" not in host.run("ss", "--tcp", "--listening", "--processes")
 
 
 def test_steady_state_has_no_packet_in(host: Host) -> None:
@@ -189,22 +174,23 @@ def launch(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([f"--config-file={CONFIG_FILE}", "fedsdn.app"], "cannot listen on 127.0.0.1 port 6654"),
+        (
+            [f"--config-file={CONFIG_FILE}", "fedsdn.app"],
+            "another application already steers bridge br-provider",
+        ),
         ([], "arguments are required: app"),
         (["--config-file=/nowhere.conf", "fedsdn.app"], "/nowhere.conf"),
-        (["--ofp-tcp-listen-port=7001", "fedsdn.app"], "site is not named"),
-        (["--ofp-tcp-listen-port=7001", "fedsdn.nothing"], "no such application"),
+        (["fedsdn.app"], "site is not named"),
+        (["fedsdn.nothing"], "no such application"),
         (
-            [f"--config-file={CONFIG_FILE}", "--ofp-tcp-listen-port=7001",
-             "--fedsdn-site=z", "fedsdn.app"],
+            [f"--config-file={CONFIG_FILE}", "--fedsdn-site=z", "fedsdn.app"],
             "unknown site 'z'",
         ),
         (
-            [f"--config-file={CONFIG_FILE}", "--ofp-tcp-listen-port=7001",
-             "--fedsdn-federation=/nowhere.yaml", "fedsdn.app"],
+            [f"--config-file={CONFIG_FILE}", "--fedsdn-federation=/nowhere.yaml", "fedsdn.app"],
             "/nowhere.yaml",
         ),
-        (["--ofp-tcp-listen-port=high", "fedsdn.app"], "high"),
+        (["--socket-timeout=high", "fedsdn.app"], "high"),
         (["--no-such-option", "fedsdn.app"], "no-such-option"),
     ],
 )  # fmt: skip

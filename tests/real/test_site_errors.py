@@ -57,12 +57,6 @@ def refused(host: SiteHost, command: str = "up", **environment: str) -> str:
             "port up2 of uplink up2 is on bridge br-other",
         ),
         (
-            f"ovs-vsctl del-fail-mode {BRIDGE}",
-            f"ovs-vsctl set-fail-mode {BRIDGE} secure",
-            f"fail mode standalone, in which Open vSwitch replaces all rows by its own while the "
-            f"controller is away: run 'ovs-vsctl set-fail-mode {BRIDGE} secure'",
-        ),
-        (
             "ip netns add fedsdn",
             "ip netns delete fedsdn",
             "network namespace fedsdn is already there and was not made by 'fedsdn site up'",

@@ -144,11 +144,11 @@ def test_an_application_that_ended_fails_its_check_only(
 ) -> None:
     with process(host, "osken-manager", "TERM"):
         wait_until(
-            lambda: not passes(bridge_checks.controller, view),
+            lambda: not passes(bridge_checks.application, view),
             LIMIT,
             lambda: "the application still runs",
         )
-        failure = the_only_failure(view, Ground.CONTROLLER)
+        failure = the_only_failure(view, Ground.APPLICATION)
         assert "is not connected" in failure.found
         assert failure.fix.endswith(
             "osken-manager --config-file /run/fedsdn/fedsdn.conf fedsdn.app"
@@ -260,10 +260,6 @@ def test_endpoints_that_are_gone_fail_their_check_and_the_fix_mends_it(
         assert "endpoints none, uplinks 192.0.2.1" in failure.found
         mend(failure.fix)
         all_well(view)
-    # The bridge gives a controller up that does not answer for a while, and connects again.
-    wait_until(
-        lambda: passes(bridge_checks.controller, view), LIMIT, lambda: "the bridge stays alone"
-    )
 
 
 @pytest.mark.parametrize("port", ["server", "up1"])

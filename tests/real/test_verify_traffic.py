@@ -75,9 +75,7 @@ def pair() -> Iterator[Pair]:
 def path(pair: Pair, family: int) -> VmPath:
     federation = two_sites()
     views = [
-        SiteView(
-            federation, site, Shell("here"), 6654, PurePath("c"), vms=(Vm(site.name, shell, ()),)
-        )
+        SiteView(federation, site, Shell("here"), PurePath("c"), vms=(Vm(site.name, shell, ()),))
         for site, shell in zip(federation.sites, (pair.near, pair.far), strict=True)
     ]
     return VmPath(

@@ -22,11 +22,9 @@ from fedsdn.site.plan import (
 )
 from tests.unit.federations import three_sites, two_sites, uplink, with_provider_network
 
-OPENFLOW_PORT = 6654
-
 
 def plan_of(federation: Federation, name: str = "a", facts: BridgeFacts | None = None) -> SitePlan:
-    return site_plan(federation, federation.site(name), OPENFLOW_PORT, facts)
+    return site_plan(federation, federation.site(name), facts)
 
 
 def with_uplinks(federation: Federation, name: str, *uplinks: Uplink) -> Federation:

@@ -33,7 +33,6 @@ def views(federation: Federation = TWO_SITES, *, vms: bool = True) -> list[SiteV
             federation,
             site,
             Shell(site.name),
-            6654,
             Path("/etc/fedsdn/fedsdn.conf"),
             vms=(
                 Vm("vm1", Shell("vm1"), (ip_address(f"10.{n}.0.11"), ip_address(f"fd00:{n}::11"))),
