@@ -16,12 +16,20 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from fedsdn.socket_address import SocketAddress
 
 ANSWER_SECONDS = 0.5
 """How long the other workers may take to answer; who does not, has not got the socket."""
+
+_OFFERED_SECONDS = 10.0
+"""How long after its beginning a connection may turn out to be half of a simultaneous open."""
+
+_ESTABLISHED = 1
+"""``TCP_ESTABLISHED`` of net/tcp_states.h, in the first byte of ``struct tcp_info``: neither end
+has finished."""
 
 _NAME = "\0fedsdn-handover-{}"
 _MOST_BYTES = 256
@@ -30,6 +38,15 @@ _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(struct.calcsiz
 
 Ends = tuple[SocketAddress, SocketAddress]
 """The VM that opened a connection, and where it wanted to go."""
+
+
+@dataclass(slots=True)
+class Offer:
+    """A VM's socket; ``taken`` says whether another connection brings what goes to the VM."""
+
+    near: socket.socket
+    until: float
+    taken: bool = False
 
 
 class Handover:
@@ -43,7 +60,7 @@ class Handover:
 
         """
         self._others = [_NAME.format(number) for number in range(workers) if number != worker]
-        self._near: dict[Ends, socket.socket] = {}
+        self._offers: dict[Ends, Offer] = {}
         self._loop = asyncio.get_running_loop()
         self._socket = _datagrams(_NAME.format(worker))
         self._loop.add_reader(self._socket.fileno(), self._answer)
@@ -56,14 +73,25 @@ class Handover:
     @contextmanager
     def offering(
         self, client: SocketAddress, destination: SocketAddress, near: socket.socket
-    ) -> Iterator[None]:
-        """Offer ``near``, on which ``client`` opened a connection, for as long as this lasts."""
-        self._near[client, destination] = near
+    ) -> Iterator[Offer]:
+        """Offer ``near``, on which ``client`` opened a connection, while it is young."""
+        offer = Offer(near, self._loop.time() + _OFFERED_SECONDS)
+        self._offers[client, destination] = offer
         try:
-            yield
+            yield offer
         finally:
-            if self._near.get((client, destination)) is near:
-                del self._near[client, destination]
+            if self._offers.get((client, destination)) is offer:
+                del self._offers[client, destination]
+
+    def _take(self, ends: Ends) -> socket.socket | None:
+        """Mark an offer as taken and return its socket, if there is one."""
+        offer = self._offers.get(ends)
+        if offer is None or self._loop.time() > offer.until:
+            return None
+        if offer.near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+            return None
+        offer.taken = True
+        return offer.near
 
     async def taken(
         self, client: SocketAddress, destination: SocketAddress
@@ -72,8 +100,10 @@ class Handover:
 
         It is non-blocking, and the caller's to close.
         """
-        if near := self._near.get((client, destination)):
-            return near.dup()
+        if near := self._take((client, destination)):
+            duplicate = near.dup()
+            duplicate.setblocking(False)
+            return duplicate
         if not self._others:
             return None
         with _datagrams("") as asking:
@@ -123,7 +153,7 @@ class Handover:
         for descriptor in descriptors:
             os.close(descriptor)
         ends = _decode(question)
-        near = None if ends is None else self._near.get(ends)
+        near = None if ends is None else self._take(ends)
         with suppress(OSError):  # whoever asked has gone, or does not read
             if near is None:
                 self._socket.sendto(b"-", whom)

@@ -27,10 +27,16 @@ class ToPeer(Direction):
         sink: socket.socket,
         count: Counter,
         window: Window,
+        *,
+        reads: bool = True,
     ) -> None:
-        """Prepare; ``window`` says how much may be sent."""
+        """Prepare; ``window`` says how much may be sent.
+
+        Without ``reads`` another connection sends what the VM says; this one ends with the peer.
+        """
         super().__init__(relay, source, sink, count)
         self.window = window
+        self._reads = reads
         self.seen = False
         """Whether the peer has told that it has everything."""
         self._records = bytearray()
@@ -58,7 +64,14 @@ class ToPeer(Direction):
 
     def room(self) -> int:
         """How many bytes the peer's VM, and the buffer, have room for."""
-        return min(self.window.room, BUFFER_BYTES - self.head)
+        return min(self.window.room, BUFFER_BYTES - self.head) if self._reads else 0
+
+    def answer_end(self) -> None:
+        """Tell the peer that its END has arrived; and end too, if there is nothing to say."""
+        self.say(Kind.SEEN)
+        if not self._reads and not self.ended:
+            self.ended = True
+            self.say(Kind.END)
 
     def filled(self, got: int) -> tuple[int, int]:
         """Put the header in front of the data."""
@@ -79,6 +92,8 @@ class ToPeer(Direction):
 
     def pass_on_reset(self) -> None:
         """Tell the peer that the VM has reset the connection."""
+        if not self._reads:
+            return  # told by the connection that sends what the VM has said before
         self.say(Kind.RESET)
         self._flush()
         # A peer whose VM does not read does not come to the record: a reset follows it.
@@ -96,10 +111,15 @@ class FromPeer(Direction):
         count: Counter,
         other: ToPeer,
         trusted: Callable[[], bool],
+        ends: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Prepare; ``other`` is the direction in which records about this one leave."""
+        """Prepare; ``other`` is the direction in which records about this one leave.
+
+        ``ends`` says whether the peer's END is the end of what is for the VM.
+        """
         super().__init__(relay, source, sink, count, trusted)
         self._other = other
+        self._ends = ends
         self._parser = Parser()
         self._unreported = 0
 
@@ -145,8 +165,10 @@ class FromPeer(Direction):
             self._other.seen = True
             self.relay.may_be_finished()
         elif kind is Kind.END:
-            self._other.say(Kind.SEEN)
-            super().pass_on_end()
+            self._other.answer_end()
+            if self._ends():
+                super().pass_on_end()
+            self.ended = True
             self._other.pump()
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True

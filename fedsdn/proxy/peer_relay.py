@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,10 +54,14 @@ class Means:
         peer: Site,
         connection: Connection,
         early: int = 0,
+        sends: bool = True,
+        receives: Callable[[], bool] = lambda: True,
     ) -> Iterator[Relay]:
         """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``.
 
-        ``early`` is how many of the VM's bytes the peer has been sent already.
+        ``early`` is how many of the VM's bytes the peer has been sent already. When both VMs have
+        opened the connection, there are two with the peer: one ``sends`` what the VM says, the
+        other ``receives`` what is for it.
         """
         queue = SendQueue(far)
         window = Window(self.budget)
@@ -79,8 +83,9 @@ class Means:
             if peer.proxy == "socks5":
                 outward = Direction(relay, near, far, sent)
                 return outward, Direction(relay, far, near, received, trusted)
-            to_peer = ToPeer(relay, near, far, sent, window)
-            return to_peer, FromPeer(relay, far, near, received, to_peer, trusted)
+            to_peer = ToPeer(relay, near, far, sent, window, reads=sends)
+            from_peer = FromPeer(relay, far, near, received, to_peer, trusted, receives)
+            return to_peer, from_peer
 
         try:
             sent(early)

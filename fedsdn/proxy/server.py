@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from contextlib import suppress
@@ -14,6 +15,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy import socks, tcp, transport
 from fedsdn.proxy.carried import Carried, Flow, fixed_path
+from fedsdn.proxy.handover import Handover
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import PathManager
@@ -47,6 +49,7 @@ class Server:
         restore: Restore,
         path_manager: PathManager,
         turns: Turns,
+        handover: Handover,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -58,6 +61,7 @@ class Server:
         self._restore = restore
         self._path_manager = path_manager
         self._turns = turns
+        self._handover = handover
         self._means = means
         self._statistics = means.statistics
         self._poller = means.poller
@@ -171,7 +175,7 @@ class Server:
         """
         how = self.policy.source_restore(peer)
         if how == "transparent":
-            return await connect_as(request.client, request.destination, SocketMark.SERVER)
+            return await self._connect_as_client(request)
         own = self.policy.own_address(request.destination.address)
         if how == "none":
             ourselves = SocketAddress(own, ANY_PORT)
@@ -179,6 +183,24 @@ class Server:
         near = await connect_restored(request, own, self._restore)
         self._statistics.add(Counter.INBOUND_RESTORED)
         return near
+
+    async def _connect_as_client(self, request: Request) -> socket.socket:
+        """Connect from the client's address; or take the socket of the VM that connects to it.
+
+        Raises:
+            OSError: the connection failed.
+
+        """
+        client, destination = request.client, request.destination
+        try:
+            return await connect_as(client, destination, SocketMark.SERVER, reuse_seconds=0)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+        opened_by_both = await self._handover.taken(destination, client)
+        if opened_by_both is not None:
+            return opened_by_both
+        return await connect_as(client, destination, SocketMark.SERVER)
 
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
@@ -196,7 +218,7 @@ class Server:
                 self._shown(near, request, peer),
                 transport.token(far),
             ) as connection,
-            self._means.relay(near, far, peer, connection) as relay,
+            self._means.relay(near, far, peer, connection, sends=_is_ours(near)) as relay,
         ):
             await relay.run()
 
@@ -206,6 +228,11 @@ class Server:
             return request.client
         address, port = near.getsockname()[:2]
         return SocketAddress(tcp.unmapped(address), port)
+
+
+def _is_ours(near: socket.socket) -> bool:
+    """Whether the server made a socket; else it is the socksifier's, which reads it."""
+    return near.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == SocketMark.SERVER
 
 
 async def _read_plain_request(far: socket.socket) -> SocketAddress:

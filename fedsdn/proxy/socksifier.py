@@ -20,6 +20,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy import records, socks, tcp, transparent, transport
 from fedsdn.proxy.carried import Carried, Flow, fixed_path
+from fedsdn.proxy.handover import Handover, Offer
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.live_paths import LivePaths
 from fedsdn.proxy.messages import read_message
@@ -58,6 +59,7 @@ class Socksifier:
         means: Means,
         report: Report,
         carried: Carried,
+        handover: Handover,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -74,6 +76,7 @@ class Socksifier:
         self._live_paths = LivePaths()
         self._report = report
         self._carried = carried
+        self._handover = handover
         self._means = means
         self._statistics = means.statistics
         self._poller = means.poller
@@ -99,24 +102,28 @@ class Socksifier:
             return
         client, destination = request.client.address, request.destination.address
         flow = Flow(Direction.OUTBOUND, peer.name, client, destination)
-        with suppress(OSError, SocksError), self._carried.carrying(flow):  # the VM sees a reset
+        with (
+            suppress(OSError, SocksError),  # the VM sees a reset
+            self._carried.carrying(flow),
+            self._handover.offering(request.client, request.destination, near) as offer,
+        ):
             with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
                 far = await self._connect(peer)
             with far, self._carried.carrying(replace(flow, path=fixed_path(far, peer))):
-                await self._carry_over(far, near, request, peer)
+                await self._carry_over(far, offer, request, peer)
 
     async def _carry_over(
-        self, far: socket.socket, near: socket.socket, request: Request, peer: Site
+        self, far: socket.socket, offer: Offer, request: Request, peer: Site
     ) -> None:
         """Carry a connection over one with the peer that has been made."""
         if peer.proxy == "fedsdn":
-            early = await _ask(near, far, request)
+            early = await _ask(offer.near, far, request)
             ready = self._answered(far, request, peer)
-            await self._relay(near, far, request, peer, early, ready)
+            await self._relay(offer, far, request, peer, early, ready)
             return
-        with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
+        with self._failure_counted(request, peer), self._poller.cancelled_by_reset(offer.near):
             await _ask_plainly(far, request.destination)
-        await self._relay(near, far, request, peer)
+        await self._relay(offer, far, request, peer)
 
     @contextmanager
     def _failure_counted(self, request: Request, peer: Site) -> Iterator[None]:
@@ -167,7 +174,7 @@ class Socksifier:
 
     async def _relay(
         self,
-        near: socket.socket,
+        offer: Offer,
         far: socket.socket,
         request: Request,
         peer: Site,
@@ -181,7 +188,9 @@ class Socksifier:
             self._report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
-            self._means.relay(near, far, peer, connection, early) as relay,
+            self._means.relay(
+                offer.near, far, peer, connection, early, receives=lambda: not offer.taken
+            ) as relay,
         ):
             await relay.run(far_ready=self._join_when(ready, managed))
 

@@ -32,7 +32,9 @@ not read, or that sends to one, takes no more of the host's memory (the kernel c
 _UNSENT_BYTES = 1 << 16
 """What may wait in the kernel to be sent to a VM (``TCP_NOTSENT_LOWAT``, tcp(7))."""
 
-_REUSE_SECONDS = 3.0
+REUSE_SECONDS = 3.0
+"""How long the end of a connection may be known to its client before it is to us."""
+
 _RETRY_SECONDS = 0.05
 
 
@@ -56,19 +58,23 @@ def listen(port: int, mark: SocketMark) -> socket.socket:
 
 
 async def connect_as(
-    client: SocketAddress, destination: SocketAddress, mark: SocketMark
+    client: SocketAddress,
+    destination: SocketAddress,
+    mark: SocketMark,
+    reuse_seconds: float = REUSE_SECONDS,
 ) -> socket.socket:
     """Connect to ``destination`` from the client's own address and port, be it ``ANY_PORT``.
 
-    Waits a moment if the client's last connection between the two has not quite ended: the client
+    Waits so long if the client's last connection between the two has not quite ended: the client
     may know of that end before us, and use its port again at once.
 
     Raises:
-        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
+        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers, ``EADDRNOTAVAIL`` when
+            there is a connection between the two.
 
     """
     loop = asyncio.get_running_loop()
-    last_try = loop.time() + _REUSE_SECONDS
+    last_try = loop.time() + reuse_seconds
     while True:
         try:
             sock = bound(client, mark)

@@ -15,6 +15,7 @@ from fedsdn.config.watch import WatchedFederation
 from fedsdn.proxy import socksifier, transport
 from fedsdn.proxy.buffers import BufferPool
 from fedsdn.proxy.carried import Carried
+from fedsdn.proxy.handover import Handover
 from fedsdn.proxy.listener import Listener
 from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import Policy
@@ -88,7 +89,8 @@ class _Worker:
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        self._socksifier = Socksifier(policy, means, report, self._carried)
+        self._handover = Handover(statistics.number, workers)
+        self._socksifier = Socksifier(policy, means, report, self._carried, self._handover)
         self._server = Server(
             policy,
             means,
@@ -97,6 +99,7 @@ class _Worker:
             self._channel.restore,
             self._socksifier.path_manager,
             Turns(workers),
+            self._handover,
         )
         self._talk = asyncio.create_task(self._channel.run())
         self._managing = asyncio.create_task(self._socksifier.path_manager.run())
@@ -182,6 +185,7 @@ class _Worker:
         self._talk.cancel()
         self._managing.cancel()
         self._socksifier.path_manager.close()
+        self._handover.close()
         self._poller.close()
 
 

@@ -208,8 +208,10 @@ def test_two_sockets_serve_in_turns_from_both_ends_at_once(place: Place) -> None
 
 def test_a_connection_that_ended_leaves_its_sockets_to_the_other_end(place: Place) -> None:
     near, far = place.port(), place.port()
-    for sock in place.inbound(near, far):
-        sock.close()
+    server, vm = place.inbound(near, far)
+    server.close()
+    assert vm.recv(1) == b""
+    vm.close()
     begin = time.monotonic()
     exchange(*place.outbound(near, far))
     assert time.monotonic() - begin < AT_ONCE_S

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 
 README = Path(__file__).parents[2] / "README.md"
 
-UNTAGGED_TOO = False
+UNTAGGED_TOO = True
 """Whether uplinks without tags, on a bridge that is secure from its first moment, are tried, too:
 True where our rows keep uplinks apart, whatever their tags."""
 
