@@ -103,7 +103,7 @@ def test_a_connection_that_is_not_open_is_traced_as_new(lab: Lab) -> None:
     near, far = Vm(lab, "a", "vm1", 4), Vm(lab, "b", "vm2", 4)
     out, _ = traced(lab, near.address, f"{far.address}:9")
     assert (out["conntrack"], out["ports"]) == (None, ["socksifier"])
-    assert "remembers the connection" in str(out["steps"])
+    assert "is committed to conntrack" in str(out["steps"])
     assert "OUTBOUND" not in str(out["steps"]), "that is for the socksifier's answer to say"
     [stray] = traced(lab, near.address, "203.0.113.9:9")
     assert stray["peer"] is None
