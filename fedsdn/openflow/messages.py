@@ -145,6 +145,8 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
         found["ct_state"] = _STATE_FIELDS[match.conn_state]
     if match.opening:
         found["tcp_flags"] = (_TCP_SYN, _TCP_SYN | _TCP_ACK)
+    if match.syn:
+        found["tcp_flags"] = (_TCP_SYN, _TCP_SYN)
     if match.reset:
         found["tcp_flags"] = (_TCP_RST, _TCP_RST)
     simple: dict[str, Any] = {

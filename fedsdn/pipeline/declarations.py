@@ -29,6 +29,8 @@ class Table(IntEnum):
     """TCP and ICMP towards another site's prefix: tracked if it comes from one of ours."""
     TENANT_STATE = 115
     """Tracked packets from a tenant: the direction of their connection picks the proxy port."""
+    TENANT_SYN = 117
+    """A tenant's SYN or SYN-ACK on a connection that is known to be inbound."""
     SOCKSIFIER = 120
     """Frames from the socksifier: answers to connections that our VMs opened."""
     SOCKSIFIER_STATE = 125

@@ -78,7 +78,7 @@ class Match:
 
     ``source`` and ``destination`` are of the IP header, ports of the TCP header. ``opening`` is TCP
     with SYN and without ACK: the first segment of a connection (RFC 9293, section 3.5).
-    ``reset`` is TCP with RST.
+    ``syn`` is TCP with SYN, ``reset`` is TCP with RST.
     """
 
     protocol: Protocol | None = None
@@ -94,6 +94,7 @@ class Match:
     icmp6_type: int | None = None
     nd_target: Address | None = None
     opening: bool | None = None
+    syn: bool | None = None
     reset: bool | None = None
     conn_state: ConnState | None = None
     ct_mark: CtMark | None = None
@@ -126,6 +127,8 @@ class Match:
                 yield "tcp_flags=+syn-ack"
             elif value is Tag.NOBODYS:
                 yield f"dl_vlan={NOBODYS_VLAN}"
+            elif field.name == "syn":
+                yield "tcp_flags=+syn"
             elif field.name == "reset":
                 yield "tcp_flags=+rst"
             elif field.name == "ct_mark":

@@ -76,11 +76,19 @@ def rows(context: Context) -> Iterator[Row]:
 def _by_state(context: Context) -> Iterator[Row]:
     both = tuple(Resubmit(table) for table in _DELIVERY.values())
     for protocol in (Protocol.TCP, Protocol.TCP6):
+        # By SYN alone: told apart by ACK, a reset would have a megaflow of its own; while that is
+        # missing, Open vSwitch's userspace datapath has it overtake the data before it.
         yield context.row(
             Table.TENANT_STATE,
-            Match(protocol=protocol, opening=True, ct_mark=CtMark.INBOUND),
-            *both,
+            Match(protocol=protocol, syn=True, ct_mark=CtMark.INBOUND),
+            Resubmit(Table.TENANT_SYN),
             priority=_TURNING,
+            why="a SYN or SYN-ACK on an inbound connection: which?",
+        )
+        yield context.row(
+            Table.TENANT_SYN,
+            Match(protocol=protocol, opening=True),
+            *both,
             why="a SYN, but the connection is inbound: a copy to each port, its socket decides",
         )
         yield context.row(
@@ -105,6 +113,11 @@ def _by_state(context: Context) -> Iterator[Row]:
             *both,
             why="conntrack has lost it: a copy to each proxy port, its owner takes it",
         )
+    yield context.default(
+        Table.TENANT_SYN,
+        Resubmit(_DELIVERY[CtMark.INBOUND]),
+        why="a SYN-ACK: the VM's answer to the server",
+    )
     for mark, delivery in _DELIVERY.items():
         error = Match(conn_state=ConnState.RELATED, ct_mark=mark)
         yield context.row(

@@ -207,6 +207,7 @@ def _matches(match: Match, way: _Way) -> bool:
         and match.icmp6_type in {None, packet.icmp6_type}
         and match.nd_target in {None, packet.nd_target}
         and match.opening in {None, packet.syn and not packet.ack}
+        and match.syn in {None, packet.syn}
         and match.reset in {None, packet.rst}
         and match.ct_mark in {None, way.mark}
         and _state(match.conn_state, way)
