@@ -17,6 +17,9 @@ _ROUNDS = 8
 
 _NO_BUFFER = memoryview(b"")
 
+VM_SECONDS = 2.0
+"""How long a peer's reset waits until the VM has taken the data before it, if it reads."""
+
 Counter = Callable[[int], None]
 """Takes a number of bytes that have been passed on."""
 
@@ -36,6 +39,9 @@ class Owner(Protocol):
 
     def reset_in_order(self, sock: socket.socket) -> None:
         """Reset both sides as soon as all that was sent to ``sock`` has arrived."""
+
+    def give_up_within(self, seconds: float) -> None:
+        """Reset both sides after so many seconds, unless that is due earlier."""
 
     def abort(self) -> None:
         """Reset both sides."""
@@ -77,6 +83,7 @@ class Direction:
         self.sink_broke = False
         """Whether nobody is left to take anything: what comes is thrown away."""
         self._started = False
+        self._scheduled = False
         self._read_all = False
         self._sink_is_full = False
         self._buffer = _NO_BUFFER
@@ -110,7 +117,17 @@ class Direction:
         for _ in range(_ROUNDS):
             if not (self._flush() and self._fill()):
                 return
-        self.relay.loop.call_soon(self.pump)
+        self.pump_later()
+
+    def pump_later(self) -> None:
+        """Go on when others had their turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.relay.loop.call_soon(self._pump_scheduled)
+
+    def _pump_scheduled(self) -> None:
+        self._scheduled = False
+        self.pump()
 
     def source_is_broken(self) -> None:
         """Pass on what the source had said before it broke, and then that it broke."""
@@ -125,7 +142,7 @@ class Direction:
         """Throw away what comes from now on."""
         if not self.sink_broke:
             self.sink_broke, self._sink_is_full = True, False
-            self.relay.loop.call_soon(self.pump)
+            self.pump_later()
 
     def _fill(self) -> bool:
         """Read into an empty buffer; False when there is nothing to go on with."""

@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -42,11 +42,15 @@ Ends = tuple[SocketAddress, SocketAddress]
 
 @dataclass(slots=True)
 class Offer:
-    """A VM's socket; ``taken`` says whether another connection brings what goes to the VM."""
+    """A VM's socket; ``taken`` says whether another connection brings what goes to the VM.
+
+    ``on_taken`` is called when that becomes true.
+    """
 
     near: socket.socket
     until: float
     taken: bool = False
+    on_taken: Callable[[], None] = lambda: None
 
 
 class Handover:
@@ -91,6 +95,7 @@ class Handover:
         if offer.near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
             return None
         offer.taken = True
+        offer.on_taken()
         return offer.near
 
     async def taken(

@@ -78,8 +78,10 @@ class Managed:
     give_up: Callable[[], object]
     asked: frozenset[AddressPair] = frozenset()
     refused: int = 0
+    counted: float = float("-inf")
+    look_again: asyncio.TimerHandle | None = None
 
-    def has_lost_its_peer(self, there: Mapping[AddressPair, bool]) -> bool:
+    def has_lost_its_peer(self, there: Mapping[AddressPair, bool], now: float) -> bool:
         """Whether the peer has the connection no more, by the subflows that are there.
 
         It refuses new ones at once then. Those that get no answer are there for minutes, and those
@@ -87,8 +89,9 @@ class Managed:
         """
         if any(there.values()) or not self.asked or self.asked & there.keys():
             self.refused = 0
-        else:
+        elif now >= self.counted + _REFUSED_SECONDS:
             self.refused += 1
+            self.counted = now
         return self.refused >= _REFUSALS
 
 
@@ -128,6 +131,8 @@ class PathManager:
             yield connection
         finally:
             self._connections.discard(connection)
+            if connection.look_again is not None:
+                connection.look_again.cancel()
 
     async def run(self) -> None:
         """Look after connections for ever."""
@@ -147,7 +152,8 @@ class PathManager:
         if not connection.token:
             return
         there = open_pairs(connection.sock)
-        if connection.has_lost_its_peer(there):
+        loop = asyncio.get_running_loop()
+        if connection.has_lost_its_peer(there, loop.time()):
             _LOG.info("site %s: a connection is given up: the peer has it no more", connection.peer)
             connection.give_up()
             return
@@ -167,10 +173,13 @@ class PathManager:
         """Look at a connection without subflows before its next turn."""
 
         def look() -> None:
+            connection.look_again = None
             if connection in self._connections:
                 self.join(connection)
 
-        asyncio.get_running_loop().call_later(_REFUSED_SECONDS, look)
+        if connection.look_again is None:
+            loop = asyncio.get_running_loop()
+            connection.look_again = loop.call_later(_REFUSED_SECONDS, look)
 
     def announce(self, sock: socket.socket, peer: str) -> None:
         """Announce the other uplinks on a connection that another's proxy has opened.

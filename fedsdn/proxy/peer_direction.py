@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 
 from fedsdn.proxy.buffers import BUFFER_BYTES
-from fedsdn.proxy.direction import Counter, Direction, Owner
-from fedsdn.proxy.records import HEADER, Kind, Parser, RecordError, record
-from fedsdn.proxy.window import Window
+from fedsdn.proxy.direction import VM_SECONDS, Counter, Direction, Owner
+from fedsdn.proxy.records import ELSEWHERE, HEADER, Kind, Parser, RecordError, record
+from fedsdn.proxy.window import MOST_BYTES, Window
+
+_LOG = logging.getLogger(__name__)
 
 REPORT_BYTES = 1 << 16
 """How much the VM takes before the peer is told: less than ``window.FIRST_BYTES``, so that a reader
 who reads never waits for it."""
+
+
+HANDOVER_SECONDS = 10.0
+"""How long it may take until the connection that brings the rest is there."""
+
+_MOST_RECORDS = 256
+"""After so many records others get their turn."""
 
 
 class ToPeer(Direction):
@@ -71,7 +82,7 @@ class ToPeer(Direction):
         self.say(Kind.SEEN)
         if not self._reads and not self.ended:
             self.ended = True
-            self.say(Kind.END)
+            self.say(Kind.END, ELSEWHERE)
 
     def filled(self, got: int) -> tuple[int, int]:
         """Put the header in front of the data."""
@@ -101,7 +112,12 @@ class ToPeer(Direction):
 
 
 class FromPeer(Direction):
-    """What the peer sends: records with data for the VM, and about the other direction."""
+    """What the peer sends: records with data for the VM, and about the other direction.
+
+    Records about the other direction come behind data that the VM may not read before the other
+    direction has gone on. So everything is read, and what the VM does not take is kept: the peer
+    sends no more than its window.
+    """
 
     def __init__(
         self,
@@ -111,36 +127,87 @@ class FromPeer(Direction):
         count: Counter,
         other: ToPeer,
         trusted: Callable[[], bool],
-        ends: Callable[[], bool] = lambda: True,
+        taken_over: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare; ``other`` is the direction in which records about this one leave.
 
-        ``ends`` says whether the peer's END is the end of what is for the VM.
+        ``taken_over`` says whether another connection brings what is for the VM.
         """
         super().__init__(relay, source, sink, count, trusted)
         self._other = other
-        self._ends = ends
+        self._taken_over = taken_over
         self._parser = Parser()
         self._unreported = 0
+        self._kept: deque[memoryview] = deque()
+        self._kept_bytes = 0
+        self._end: Callable[[], None] | None = None
+        """What is to follow what is kept."""
+        self._has_ended = False
+        self._elsewhere = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the VM has everything, or another connection sees to that."""
+        return self.ended or (self._elsewhere and self._taken_over())
+
+    def source_has_news(self) -> None:
+        """Go on, whether the VM takes anything or not."""
+        self.pump()
+
+    def sink_is_broken(self) -> None:
+        """Throw away what is kept, and what comes."""
+        self._kept.clear()
+        self._kept_bytes = 0
+        super().sink_is_broken()
+
+    def _flush(self) -> bool:
+        while self._kept and (moved := self.send(self._kept[0])):
+            self._taken(moved)
+            self._kept_bytes -= moved
+            if moved < len(self._kept[0]):
+                self._kept[0] = self._kept[0][moved:]
+            else:
+                self._kept.popleft()
+        if self._end is not None and not self._kept:
+            end, self._end = self._end, None
+            end()
+        for _ in range(_MOST_RECORDS):
+            if self._start == self._stop:
+                return True
+            if not self.drain():
+                return False
+        self.pump_later()
+        return False
 
     def drain(self) -> bool:
-        """Take the next record, or some of its data; False when the VM takes no more."""
+        """Take the next record, or some of its data; False when that is the end."""
         if self._parser.left:
-            moved = self.give(min(self._stop, self._start + self._parser.left))
-            self._parser.left -= moved
-            self._taken(moved)
-            return moved > 0
+            stop = min(self._stop, self._start + self._parser.left)
+            self._parser.left -= stop - self._start
+            if not self._kept:
+                self._taken(self.give(stop))
+            self._keep(self._buffer[self._start : stop])
+            self._start = stop
+            return not self.relay.over
         try:
             used, found = self._parser.header(self._buffer[self._start : self._stop])
             self._start += used
             if found is not None:
                 self._take(*found)
-        except RecordError:
+        except RecordError as error:
+            _LOG.debug("a peer's records are wrong: %s", error)
             self.relay.abort()
         return not self.relay.over
 
+    def _keep(self, data: memoryview) -> None:
+        if data and not self.sink_broke:
+            self._kept.append(memoryview(bytes(data)))
+            self._kept_bytes += len(data)
+            if self._kept_bytes > MOST_BYTES:
+                self.relay.abort()
+
     def _taken(self, moved: int) -> None:
-        if self.sink_broke:
+        if self.sink_broke or not moved:
             return
         self.count(moved)
         self._unreported += moved
@@ -156,19 +223,25 @@ class FromPeer(Direction):
             RecordError: it has no place here.
 
         """
-        if self.ended and kind in (Kind.DATA, Kind.END):
+        if self._has_ended and kind in (Kind.DATA, Kind.END):
             raise RecordError(f"{kind.name} after END")
         if kind is Kind.CONSUMED:
             self._other.window.consumed(value)
             self._other.pump()
         elif kind is Kind.SEEN:
+            if not self._other.ended:
+                raise RecordError("SEEN before END")
             self._other.seen = True
             self.relay.may_be_finished()
         elif kind is Kind.END:
+            self._has_ended = True
             self._other.answer_end()
-            if self._ends():
-                super().pass_on_end()
-            self.ended = True
+            if value == ELSEWHERE:
+                self._elsewhere = True
+                self.relay.give_up_within(HANDOVER_SECONDS)
+                self.relay.may_be_finished()
+            else:
+                self._then(super().pass_on_end)
             self._other.pump()
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True
@@ -176,5 +249,19 @@ class FromPeer(Direction):
 
     def pass_on_end(self) -> None:
         """Take the end of the connection for a reset: the VM's end would be a record."""
+        if self._elsewhere:
+            return
         self.source_broke = True
         self.pass_on_reset()
+
+    def pass_on_reset(self) -> None:
+        """Tell the VM of the reset, behind what is kept for it."""
+        self.relay.give_up_within(VM_SECONDS)
+        self._then(super().pass_on_reset)
+
+    def _then(self, end: Callable[[], None]) -> None:
+        """Do something when the VM has taken what is kept for it."""
+        if self._kept:
+            self._end = end
+        else:
+            end()

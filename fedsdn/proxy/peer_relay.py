@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedsdn.channel.connection import Connection
+from fedsdn.channel.connection import Direction as FlowDirection
 from fedsdn.config.model import Site
 from fedsdn.proxy import transport
 from fedsdn.proxy.buffers import BufferPool
@@ -55,16 +56,21 @@ class Means:
         connection: Connection,
         early: int = 0,
         sends: bool = True,
-        receives: Callable[[], bool] = lambda: True,
+        taken_over: Callable[[], bool] = lambda: False,
     ) -> Iterator[Relay]:
         """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``.
 
         ``early`` is how many of the VM's bytes the peer has been sent already. When both VMs have
-        opened the connection, there are two with the peer: one ``sends`` what the VM says, the
-        other ``receives`` what is for it.
+        opened the connection, there are two with the peer: one ``sends`` what the VM says, and what
+        is for the VM is ``taken_over`` by the other.
         """
         queue = SendQueue(far)
-        window = Window(self.budget)
+        sender = (
+            connection.client
+            if connection.direction is FlowDirection.OUTBOUND
+            else connection.destination
+        )
+        window = Window(self.budget, sender.address)
 
         def sent(moved: int) -> None:
             self.statistics.add(Counter.BYTES_SENT, moved)
@@ -84,7 +90,7 @@ class Means:
                 outward = Direction(relay, near, far, sent)
                 return outward, Direction(relay, far, near, received, trusted)
             to_peer = ToPeer(relay, near, far, sent, window, reads=sends)
-            from_peer = FromPeer(relay, far, near, received, to_peer, trusted, receives)
+            from_peer = FromPeer(relay, far, near, received, to_peer, trusted, taken_over)
             return to_peer, from_peer
 
         try:

@@ -18,6 +18,9 @@ HEADER = struct.Struct(">I")
 MOST = (1 << 24) - 1
 """The largest value of a record."""
 
+ELSEWHERE = 1
+"""Value of END on the one of two connections that carries nothing: both VMs have opened it."""
+
 _KIND_SHIFT = 24
 
 
@@ -29,7 +32,7 @@ class Kind(IntEnum):
     CONSUMED = 1
     """The VM's socket has taken ``value`` more octets of what the receiver of this has sent."""
     END = 2
-    """The VM has ended its stream."""
+    """The VM has ended its stream; with ``ELSEWHERE``, another connection carries it."""
     SEEN = 3
     """The receiver's END has arrived, and so has all before it."""
     RESET = 4
@@ -63,7 +66,7 @@ class Parser:
         while its header is incomplete. The value of data is in ``left``, too.
 
         Raises:
-            RecordError: there is no such kind.
+            RecordError: there is no such kind, or no octet is meant.
 
         """
         taken = HEADER.size - len(self._header)
@@ -77,6 +80,8 @@ class Parser:
             kind = Kind(number)
         except ValueError:
             raise RecordError(f"record of kind {number:#x}") from None
+        if not value and kind in (Kind.DATA, Kind.CONSUMED):
+            raise RecordError(f"{kind.name} of nothing")
         if kind is Kind.DATA:
             self.left = value
         return taken, (kind, value)

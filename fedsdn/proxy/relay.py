@@ -13,14 +13,11 @@ from collections.abc import Awaitable, Callable
 
 from fedsdn.proxy import tcp
 from fedsdn.proxy.buffers import BufferPool
-from fedsdn.proxy.direction import Direction, Owner
+from fedsdn.proxy.direction import VM_SECONDS, Direction, Owner
 from fedsdn.proxy.poller import Poller
 
 PEER_SECONDS = 5.0
 """How long a VM's reset waits until the peer has all data before it: uplinks may be away."""
-
-VM_SECONDS = 2.0
-"""How long a peer's reset waits until the VM has taken the data before it, if it reads."""
 
 UNANSWERED_SECONDS = 1.0
 """How long a VM's reset waits for the peer's answer, for what was sent with the question."""
@@ -113,9 +110,9 @@ class Relay:
         if self.over:
             return
         if sock is self._far:
-            self._give_up_within(VM_SECONDS)
+            self.give_up_within(VM_SECONDS)
         else:
-            self._give_up_within(PEER_SECONDS if self._ready else UNANSWERED_SECONDS)
+            self.give_up_within(PEER_SECONDS if self._ready else UNANSWERED_SECONDS)
         for direction in (self._outward, self._inward):
             if direction.sink is sock:
                 direction.sink_is_broken()
@@ -136,7 +133,7 @@ class Relay:
         Not at once: the reset would overtake data that travel on another subflow, or have to be
         sent again.
         """
-        self._give_up_within(PEER_SECONDS if sock is self._far else VM_SECONDS)
+        self.give_up_within(PEER_SECONDS if sock is self._far else VM_SECONDS)
         self._look(sock, _SOONEST)
 
     def _look(self, sock: socket.socket, delay: float) -> None:
@@ -150,7 +147,8 @@ class Relay:
         else:
             self.abort()
 
-    def _give_up_within(self, seconds: float) -> None:
+    def give_up_within(self, seconds: float) -> None:
+        """Reset both sides after so many seconds, unless that is due earlier."""
         if self._giving_up is not None:
             if self._giving_up.when() <= self.loop.time() + seconds:
                 return

@@ -63,7 +63,7 @@ class Socksifier:
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
-        ``path_manager`` is to run.
+        The path manager is to run.
 
         Raises:
             OSError: the kernel has no MPTCP that can be managed.
@@ -189,9 +189,10 @@ class Socksifier:
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
             self._means.relay(
-                offer.near, far, peer, connection, early, receives=lambda: not offer.taken
+                offer.near, far, peer, connection, early, taken_over=lambda: offer.taken
             ) as relay,
         ):
+            offer.on_taken = relay.may_be_finished
             await relay.run(far_ready=self._join_when(ready, managed))
 
     async def _join_when(self, ready: Awaitable[None] | None, managed: Managed) -> None:

@@ -88,11 +88,11 @@ class Turns:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await turn
-        except TimeoutError as error:
-            raise OSError(errno.EHOSTUNREACH, f"{client} waits for many others") from error
-        except asyncio.CancelledError:
+        except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled():
                 turn.result().give_back()
+            if isinstance(error, TimeoutError):
+                raise OSError(errno.EHOSTUNREACH, f"{client} waits for many others") from error
             raise
 
     def _is_free(self, client: Hashable, destination: Address) -> bool:

@@ -192,8 +192,8 @@ def test_down_with_the_application_running(host: SiteHost) -> None:
 @pytest.mark.parametrize("tags", [True, False])
 def test_a_bridge_that_forwards_by_our_row_alone_goes_on(host: SiteHost, tags: bool) -> None:
     """An ordinary one takes its place, and uplinks that share a VLAN are not joined."""
-    if not tags:
-        host.output("ovs-vsctl clear Port up1 tag -- clear Port up2 tag")
+    if tags:
+        host.output("ovs-vsctl set Port up1 tag=4001 -- set Port up2 tag=4002")
     host.up()
     with application(host):
         wait_until(lambda: has_miss(own(host)))

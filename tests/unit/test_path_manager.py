@@ -58,7 +58,8 @@ def test_a_peer_behind_nat_is_known_by_its_public_address() -> None:
 
 def test_a_connection_whose_joins_are_refused_is_given_up() -> None:
     connection = managed(asked=frozenset({pair(A1, B1)}))
-    assert [connection.has_lost_its_peer({}) for _ in range(3)] == [False, False, True]
+    lost = [connection.has_lost_its_peer({}, now) for now in (0.0, 0.1, 0.2, 0.6, 0.7, 1.2)]
+    assert lost == [False, False, False, False, False, True]
 
 
 def test_a_connection_that_waits_is_not_given_up() -> None:
@@ -66,15 +67,15 @@ def test_a_connection_that_waits_is_not_given_up() -> None:
     being_opened, open_elsewhere = {pair(A2, B2): False}, {pair(A1, B2): True}
     for there in (being_opened, open_elsewhere):
         connection = managed(asked)
-        assert not any(connection.has_lost_its_peer(there) for _ in range(10))
+        assert not any(connection.has_lost_its_peer(there, now) for now in range(10))
     nothing_to_ask_for = managed(frozenset())
-    assert not any(nothing_to_ask_for.has_lost_its_peer({}) for _ in range(10))
+    assert not any(nothing_to_ask_for.has_lost_its_peer({}, now) for now in range(10))
 
 
 def test_refusals_count_only_in_a_row() -> None:
     connection = managed(asked=frozenset({pair(A1, B1)}))
     seen = [{}, {}, {pair(A1, B1): False}, {}, {}]
-    assert not any(connection.has_lost_its_peer(there) for there in seen)
+    assert not any(connection.has_lost_its_peer(there, now) for now, there in enumerate(seen))
 
 
 def managed(asked: frozenset[AddressPair]) -> Managed:

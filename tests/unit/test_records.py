@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsdn.proxy.direction import VM_SECONDS
 from fedsdn.proxy.peer_direction import REPORT_BYTES
 from fedsdn.proxy.records import MOST, Kind, Parser, RecordError, record
-from fedsdn.proxy.relay import PEER_SECONDS, VM_SECONDS
+from fedsdn.proxy.relay import PEER_SECONDS
 from fedsdn.proxy.window import FIRST_BYTES, Budget, Window
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
@@ -20,8 +21,8 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
 Said = list[tuple[Kind, int]]
 SAID = st.lists(
     st.one_of(
-        st.tuples(st.just(Kind.DATA), st.integers(0, 50)),
-        st.tuples(st.sampled_from([kind for kind in Kind if kind]), st.integers(0, MOST)),
+        st.tuples(st.just(Kind.DATA), st.integers(1, 50)),
+        st.tuples(st.sampled_from([kind for kind in Kind if kind]), st.integers(1, MOST)),
     ),
     max_size=20,
 )
@@ -58,8 +59,14 @@ def test_an_unknown_kind_is_none() -> None:
         Parser().header(memoryview(bytes([5, 0, 0, 0])))
 
 
+@pytest.mark.parametrize("kind", [Kind.DATA, Kind.CONSUMED])
+def test_a_record_of_nothing_is_none(kind: Kind) -> None:
+    with pytest.raises(RecordError, match="of nothing"):
+        Parser().header(memoryview(record(kind, 0)))
+
+
 def test_a_reader_that_never_reads_gets_little() -> None:
-    window = Window(Budget())
+    window = Window(Budget(), "vm")
     assert window.room == FIRST_BYTES
     window.sent(FIRST_BYTES)
     window.paths_hold = 1 << 30
@@ -67,7 +74,7 @@ def test_a_reader_that_never_reads_gets_little() -> None:
 
 
 def test_a_reader_that_reads_gets_what_the_paths_hold_and_no_more() -> None:
-    window = Window(Budget())
+    window = Window(Budget(), "vm")
     window.paths_hold = 3_000_000
     for _ in range(100):
         moved = window.room
@@ -77,28 +84,38 @@ def test_a_reader_that_reads_gets_what_the_paths_hold_and_no_more() -> None:
 
 
 def test_what_was_not_sent_cannot_be_consumed() -> None:
-    window = Window(Budget())
+    window = Window(Budget(), "vm")
     window.sent(10)
     with pytest.raises(RecordError):
         window.consumed(11)
 
 
+def test_a_vm_that_has_spent_its_share_leaves_the_rest_to_others() -> None:
+    budget = Budget(16 * FIRST_BYTES)
+    hungry = [Window(budget, "hungry") for _ in range(4)]
+    other = Window(budget, "other")
+    for window in (*hungry, other):
+        window.sent(FIRST_BYTES)
+    for window in (hungry[0], other):
+        window.consumed(FIRST_BYTES)
+    hungry[0].sent(FIRST_BYTES)
+    assert budget.is_spent_for("hungry")
+    assert not budget.is_spent_for("other")
+    assert hungry[0].room == 0
+    assert other.room == 2 * FIRST_BYTES
+    for window in (*hungry, other):
+        window.close()
+    assert budget.used == 0
+
+
 def test_a_worker_whose_memory_is_spent_leaves_each_connection_little() -> None:
     budget = Budget(4 * FIRST_BYTES)
-    hungry, other = Window(budget), Window(budget)
-    for window in (hungry, other):
-        window.sent(FIRST_BYTES)
-        window.consumed(FIRST_BYTES)
-    hungry.sent(hungry.room)
-    assert other.room == 2 * FIRST_BYTES
-    other.sent(2 * FIRST_BYTES)
-    third = Window(budget)
-    assert budget.spent
-    assert third.room == FIRST_BYTES
-    assert other.room == 0
-    other.close()
-    hungry.close()
-    assert budget.used == 0
+    for vm in range(4):
+        Window(budget, vm).sent(FIRST_BYTES)
+    window = Window(budget, "another")
+    window.sent(FIRST_BYTES)
+    window.consumed(FIRST_BYTES)
+    assert window.room == FIRST_BYTES
 
 
 def test_a_reader_who_reads_never_waits_for_its_report() -> None:

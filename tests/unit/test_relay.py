@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from fedsdn.proxy import peer_direction, tcp
 from fedsdn.proxy import relay as relay_module
-from fedsdn.proxy import tcp
 from fedsdn.proxy.buffers import BUFFER_BYTES, BufferPool
 from fedsdn.proxy.direction import Direction, Owner
 from fedsdn.proxy.peer_direction import FromPeer, ToPeer
 from fedsdn.proxy.poller import Poller
-from fedsdn.proxy.records import Kind, record
+from fedsdn.proxy.records import ELSEWHERE, Kind, record
 from fedsdn.proxy.relay import Relay
 from fedsdn.proxy.window import FIRST_BYTES, Budget, Window
 from tests.unit.loopback import asynchronous, descriptors, receive, send, tcp_pair, until
@@ -40,7 +40,7 @@ class Half:
         self.sent = 0
         self.received = 0
         self.trusted = True
-        self.window = Window(Budget())
+        self.window = Window(Budget(), "vm")
         self.records = records
         self.relay = Relay(near, far, poller, buffers, self._directions)
 
@@ -133,6 +133,13 @@ def ground(buffer: int | None = None, *, records: bool = False) -> Iterator[Grou
     finally:
         made.close()
         poller.close()
+
+
+def wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have resets wait for data that nobody takes for a moment only."""
+    monkeypatch.setattr(relay_module, "PEER_SECONDS", 0.1)
+    for module in (relay_module, peer_direction):
+        monkeypatch.setattr(module, "VM_SECONDS", 0.1)
 
 
 both_kinds = pytest.mark.parametrize("records", [False, True], ids=["bytes", "records"])
@@ -229,8 +236,7 @@ async def test_a_reset_is_passed_on(who: int, records: bool) -> None:
 async def test_a_reset_is_passed_on_while_a_direction_is_held_up(
     who: int, writer: int, records: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("PEER_SECONDS", "VM_SECONDS"):
-        monkeypatch.setattr(relay_module, limit, 0.1)
+    wait_for_nobody(monkeypatch)
     with ground(1 << 14, records=records) as g:
         running = g.start()
         await fill(g.sides[writer])
@@ -293,8 +299,7 @@ async def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
 async def test_nothing_is_left_open(
     end: str, records: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("PEER_SECONDS", "VM_SECONDS"):
-        monkeypatch.setattr(relay_module, limit, 0.1)
+    wait_for_nobody(monkeypatch)
     before = len(descriptors())
     with ground(records=records) as g:
         running = g.start(nothing_comes(g) if end == "not ready" else None)
@@ -494,8 +499,15 @@ async def test_the_end_of_the_connection_between_two_proxies_is_no_end_of_stream
         record(Kind.CONSUMED, 1),
         record(Kind.END) + record(Kind.DATA, 1) + b"x",
         record(Kind.END) + record(Kind.END),
+        record(Kind.SEEN),
     ],
-    ids=["unknown kind", "more consumed than sent", "data after the end", "two ends"],
+    ids=[
+        "unknown kind",
+        "more consumed than sent",
+        "data after the end",
+        "two ends",
+        "an end seen that was none",
+    ],
 )
 @asynchronous
 async def test_what_is_no_record_resets_both_sides(said: bytes) -> None:
@@ -534,10 +546,10 @@ async def test_records_may_be_cut_up_anywhere() -> None:
 async def test_a_peers_reset_waits_for_the_vm_only_for_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay_module, "VM_SECONDS", 0.1)
+    wait_for_nobody(monkeypatch)
     with half_ground(buffer=1 << 14) as (client, peer, running):
-        await asyncio.get_running_loop().sock_sendall(peer, record(Kind.DATA, 1 << 23))
-        assert await fill(peer) < 1 << 23
+        data = record(Kind.DATA, 1 << 20) + bytes(1 << 20)
+        await asyncio.get_running_loop().sock_sendall(peer, data)
         tcp.reset(peer)
         await running
         assert await is_reset(client)
@@ -558,3 +570,31 @@ def half_ground(
         for sock in (client, near, far, peer):
             sock.close()
         poller.close()
+
+
+@asynchronous
+async def test_both_may_write_before_they_read() -> None:
+    """What waits for a VM that does not read holds nothing up that goes the other way."""
+    size = 1 << 20
+    with ground(records=True) as g:
+        running = g.start()
+        loop = asyncio.get_running_loop()
+        answering = asyncio.create_task(loop.sock_sendall(g.server, bytes(size)))
+        reading = asyncio.create_task(receive(g.server))
+        await send(g.client, 16 * size, 1)
+        assert (await reading)[0] == 16 * size
+        await answering
+        g.server.shutdown(socket.SHUT_WR)
+        assert (await receive(g.client))[0] == size
+        await running
+
+
+@asynchronous
+async def test_an_end_that_comes_by_another_connection_is_none_here() -> None:
+    with half_ground() as (client, peer, running):
+        peer.send(record(Kind.END, ELSEWHERE))
+        assert await asyncio.get_running_loop().sock_recv(peer, 4) == record(Kind.SEEN)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 0.2)
+        running.cancel()
+        await asyncio.wait([running])
