@@ -95,6 +95,11 @@ class Direction:
         """Whether nothing remains to be done."""
         return self.ended
 
+    @property
+    def has_everything(self) -> bool:
+        """Whether the source has no more to say, whatever becomes of it."""
+        return self.ended
+
     def start(self) -> None:
         """Begin to move bytes."""
         self._started = True

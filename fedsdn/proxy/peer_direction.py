@@ -160,14 +160,19 @@ class FromPeer(Direction):
         self._kept_bytes = 0
         super().sink_is_broken()
 
-    def _flush(self) -> bool:
-        while self._kept and (moved := self.send(self._kept[0])):
+    def _give_kept(self) -> None:
+        """Give the VM what is kept for it, until it takes no more."""
+        while self._kept:
+            data = self._kept.popleft()
+            moved = self.send(data)
+            self._kept_bytes -= len(data)
+            self._keep(data[moved:], first=True)
             self._taken(moved)
-            self._kept_bytes -= moved
-            if moved < len(self._kept[0]):
-                self._kept[0] = self._kept[0][moved:]
-            else:
-                self._kept.popleft()
+            if not moved:  # not before: only then is there an event when it has room again
+                break
+
+    def _flush(self) -> bool:
+        self._give_kept()
         if self._end is not None and not self._kept:
             end, self._end = self._end, None
             end()
@@ -184,10 +189,13 @@ class FromPeer(Direction):
         if self._parser.left:
             stop = min(self._stop, self._start + self._parser.left)
             self._parser.left -= stop - self._start
-            if not self._kept:
-                self._taken(self.give(stop))
-            self._keep(self._buffer[self._start : stop])
+            moved = 0 if self._kept else self.give(stop)
+            left = self._buffer[self._start : stop]
             self._start = stop
+            self._keep(memoryview(bytes(left)))
+            self._taken(moved)
+            if left and moved:
+                self._give_kept()
             return not self.relay.over
         try:
             used, found = self._parser.header(self._buffer[self._start : self._stop])
@@ -199,9 +207,9 @@ class FromPeer(Direction):
             self.relay.abort()
         return not self.relay.over
 
-    def _keep(self, data: memoryview) -> None:
+    def _keep(self, data: memoryview, *, first: bool = False) -> None:
         if data and not self.sink_broke:
-            self._kept.append(memoryview(bytes(data)))
+            (self._kept.appendleft if first else self._kept.append)(data)
             self._kept_bytes += len(data)
             if self._kept_bytes > MOST_BYTES:
                 self.relay.abort()
@@ -211,7 +219,7 @@ class FromPeer(Direction):
             return
         self.count(moved)
         self._unreported += moved
-        if self._unreported >= REPORT_BYTES:
+        if self._unreported >= REPORT_BYTES and not self._has_ended:
             self._other.say(Kind.CONSUMED, self._unreported)
             self._unreported = 0
             self._other.pump()
@@ -245,17 +253,25 @@ class FromPeer(Direction):
             self._other.pump()
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True
-            self.pass_on_reset()
+            self._reset_vm()
 
     def pass_on_end(self) -> None:
         """Take the end of the connection for a reset: the VM's end would be a record."""
-        if self._elsewhere:
-            return
         self.source_broke = True
         self.pass_on_reset()
 
     def pass_on_reset(self) -> None:
-        """Tell the VM of the reset, behind what is kept for it."""
+        """Tell the VM that the connection is broken, unless there was no more to come."""
+        if not self.has_everything:
+            self._reset_vm()
+
+    @property
+    def has_everything(self) -> bool:
+        """Whether both ends of stream have been said and seen."""
+        return self._elsewhere or (self._has_ended and self._other.finished)
+
+    def _reset_vm(self) -> None:
+        """Reset the VM's connection, behind what is kept for it."""
         self.relay.give_up_within(VM_SECONDS)
         self._then(super().pass_on_reset)
 

@@ -109,6 +109,8 @@ class Relay:
         """Note that a socket has been reset by its other side, or has failed."""
         if self.over:
             return
+        if sock is self._far and self._inward.has_everything and self._outward.finished:
+            return
         if sock is self._far:
             self.give_up_within(VM_SECONDS)
         else:

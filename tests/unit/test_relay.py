@@ -598,3 +598,20 @@ async def test_an_end_that_comes_by_another_connection_is_none_here() -> None:
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 0.2)
         running.cancel()
         await asyncio.wait([running])
+
+
+@asynchronous
+async def test_what_is_kept_for_the_vm_arrives_after_the_peer_has_gone() -> None:
+    size = 1 << 20
+    with half_ground(buffer=1 << 14) as (client, peer, running):
+        loop = asyncio.get_running_loop()
+        client.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(peer, 4) == record(Kind.END)
+        said = record(Kind.SEEN) + record(Kind.DATA, size) + bytes(size) + record(Kind.END)
+        await loop.sock_sendall(peer, said)
+        while (await loop.sock_recv(peer, 4)) != record(Kind.SEEN):
+            pass
+        peer.close()
+        await asyncio.sleep(0)
+        assert (await receive(client))[0] == size
+        await running
