@@ -24,7 +24,7 @@ _PROGRAM = "fedsdn.bench.short"
 _PORT = 15004
 _AT_ONCE = 25
 """Connections at a time, of both families together."""
-_ROUND = {Way.DOWNLOAD: 2500, Way.HALF_CLOSE: 10_000}
+_ROUND = {Way.DOWNLOAD: 2500, Way.HALF_CLOSE: 10_000, Way.UNREAD: 5000}
 """So many connections of each family before the application is stopped or started again."""
 _REPORT_SECONDS = 10.0
 
@@ -44,8 +44,8 @@ class Effort:
     count: dict[Way, int]
 
 
-FULL = Effort({Way.DOWNLOAD: 5000, Way.HALF_CLOSE: 50_000})
-QUICK = Effort({Way.DOWNLOAD: 200, Way.HALF_CLOSE: 500})
+FULL = Effort({Way.DOWNLOAD: 5000, Way.HALF_CLOSE: 50_000, Way.UNREAD: 10_000})
+QUICK = Effort({Way.DOWNLOAD: 200, Way.HALF_CLOSE: 500, Way.UNREAD: 200})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,11 @@ class HarmResults:
 
     @property
     def broken(self) -> list[str]:
-        """Say which connections hung, or ended cleanly with something else than the answer."""
+        """Say which connections hung, ended cleanly with something else, or lost an answer."""
         return [
             f"{_name(one.way, one.control)}, IPv{one.family}: {one.outcomes[outcome]} {outcome}"
             for one in self.totals()
-            for outcome in (Outcome.WRONG, Outcome.HUNG)
+            for outcome in _broken(one.way)
             if one.outcomes[outcome]
         ]
 
@@ -104,6 +104,12 @@ class HarmResults:
                 outcomes.update(one.outcomes)
             seconds = sum(one.seconds for one in members)
             yield Total(way, control, family, seconds, sum(one.flaps for one in members), outcomes)
+
+
+def _broken(way: Way) -> tuple[Outcome, ...]:
+    """Say what may not be; an answer that a reset has overtaken is lost."""
+    lost = (Outcome.RESET,) if way is Way.UNREAD else ()
+    return (Outcome.WRONG, Outcome.HUNG, *lost)
 
 
 def shares(count: int, most: int) -> list[int]:

@@ -8,7 +8,8 @@
 
 The client opens so many connections, so many at a time. On each it sends a request, which says
 what answer it wants; with ``half-close`` it then ends its direction, and the server answers only
-when it has seen that. The server closes after the answer, as HTTP's ``Connection: close`` has it.
+when it has seen that; with ``unread``, to the next port, it reads no more than the beginning of
+the request. The server closes after the answer, as HTTP's ``Connection: close`` has it.
 Standard output is one JSON object per line: the counts of ``Outcome`` so far, and examples of what
 went wrong. The server ends with its standard input.
 """
@@ -24,7 +25,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 
 
@@ -33,6 +34,8 @@ class Way(StrEnum):
 
     DOWNLOAD = "download"
     HALF_CLOSE = "half-close"
+    UNREAD = "unread"
+    """The server answers and closes with input unread, so that a reset follows its answer."""
 
 
 class Outcome(StrEnum):
@@ -53,6 +56,7 @@ HUNG_SECONDS = 20.0
 _DOWNLOAD_BYTES = 100_000
 _MOST_BYTES = 2000
 """Of a half-closing connection's request and answer, which are of any length up to this."""
+_UNREAD_BYTES = 20_000
 _MOST_EXAMPLES = 20
 _PROGRESS_SECONDS = 1.0
 _BACKLOG = 4096
@@ -74,6 +78,11 @@ def answer(request: bytes) -> bytes:
     return hashlib.sha256(request).digest() + _BLOCK[start : start + size]
 
 
+def wanted_answer(way: Way, asked: bytes) -> bytes:
+    """Return the answer to a request of that way."""
+    return answer(asked[: _REQUEST.size] if way is Way.UNREAD else asked)
+
+
 def request(way: Way, chance: random.Random) -> bytes:
     """Make a request, no two alike."""
     if way is Way.DOWNLOAD:
@@ -81,6 +90,8 @@ def request(way: Way, chance: random.Random) -> bytes:
             False, chance.randrange(len(_BLOCK) - _DOWNLOAD_BYTES), _DOWNLOAD_BYTES
         )
     start, size = chance.randrange(len(_BLOCK) - _MOST_BYTES), chance.randrange(_MOST_BYTES)
+    if way is Way.UNREAD:
+        return _REQUEST.pack(False, start, size) + bytes(_UNREAD_BYTES)
     return _REQUEST.pack(True, start, size) + chance.randbytes(chance.randrange(_MOST_BYTES))
 
 
@@ -95,10 +106,39 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
+async def answer_unread(listener: socket.socket) -> None:
+    """Answer the beginning of every request on ``listener``, and leave the rest unread."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    while True:
+        accepted, _ = await loop.sock_accept(listener)
+        task = loop.create_task(_answer_one_unread(accepted))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+async def _answer_one_unread(accepted: socket.socket) -> None:
+    loop, asked = asyncio.get_running_loop(), b""
+    with accepted, suppress(OSError):
+        while len(asked) < _REQUEST.size:
+            more = await loop.sock_recv(accepted, _REQUEST.size - len(asked))
+            if not more:
+                return
+            asked += more
+        await loop.sock_sendall(accepted, answer(asked))
+
+
 async def _serve(port: int) -> None:
     server = await asyncio.start_server(serve, None, port, backlog=_BACKLOG)
+    unread = socket.create_server(
+        ("", port + 1), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+    )
+    unread.setblocking(False)
+    answering = asyncio.create_task(answer_unread(unread))
     print("listening", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    answering.cancel()
+    unread.close()
     server.close()
 
 
@@ -107,7 +147,7 @@ class Clients:
 
     def __init__(self, address: str, port: int, way: Way) -> None:
         """Open none yet."""
-        self._server = (address, port)
+        self._server = (address, port + (way is Way.UNREAD))
         self._way = way
         self._chance = random.Random(time.time_ns())  # noqa: S311 -- no secrets
         self.outcomes: Counter[Outcome] = Counter()
@@ -131,7 +171,7 @@ class Clients:
 
     async def _connect(self) -> tuple[Outcome, str]:
         asked = request(self._way, self._chance)
-        wanted, got = answer(asked), bytearray()
+        wanted, got = wanted_answer(self._way, asked), bytearray()
         family = socket.AF_INET6 if ":" in self._server[0] else socket.AF_INET
         with socket.socket(family) as sock:
             sock.setblocking(False)
@@ -142,6 +182,8 @@ class Clients:
             except ConnectionRefusedError:
                 return Outcome.REFUSED, ""
             except (ConnectionResetError, BrokenPipeError):
+                if self._way is Way.UNREAD and got == wanted:
+                    return Outcome.DONE, ""
                 outcome = Outcome.RESET
             except OSError as error:
                 return Outcome.FAILED, str(error)
@@ -158,7 +200,8 @@ class Clients:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(HUNG_SECONDS) as limit:
             await loop.sock_connect(sock, self._server)
-            await loop.sock_sendall(sock, asked)
+            with suppress(OSError) if self._way is Way.UNREAD else nullcontext():
+                await loop.sock_sendall(sock, asked)
             if self._way is Way.HALF_CLOSE:
                 sock.shutdown(socket.SHUT_WR)
             while data := await loop.sock_recv(sock, _CHUNK):

@@ -129,6 +129,10 @@ def harm(
     half_closing: Annotated[
         int | None, typer.Option(min=0, help="Half-closing connections per class; 0: none.")
     ] = None,
+    unread: Annotated[
+        int | None,
+        typer.Option(min=0, help="Answers of servers that close with input unread; 0: none."),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
@@ -139,7 +143,7 @@ def harm(
     with another answer than the server's.
     """
     effort = harm_bench.QUICK if quick else harm_bench.FULL
-    given = {Way.DOWNLOAD: downloads, Way.HALF_CLOSE: half_closing}
+    given = {Way.DOWNLOAD: downloads, Way.HALF_CLOSE: half_closing, Way.UNREAD: unread}
     counts = effort.count | {way: count for way, count in given.items() if count is not None}
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = HarmResults()

@@ -54,11 +54,24 @@ async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("way", [Way.DOWNLOAD, Way.HALF_CLOSE])
 def test_every_connection_gets_its_answer(way: Way) -> None:
     clients = clients_of(short.serve, way)
     assert clients.outcomes == Counter({Outcome.DONE: COUNT})
     assert not clients.examples
+
+
+def test_answers_of_a_server_that_leaves_its_input_unread_arrive() -> None:
+    async def run() -> Clients:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            answering = asyncio.create_task(short.answer_unread(listener))
+            clients = Clients("127.0.0.1", listener.getsockname()[1] - 1, Way.UNREAD)
+            await clients.run(COUNT, AT_ONCE)
+            answering.cancel()
+            return clients
+
+    assert asyncio.run(run()).outcomes == Counter({Outcome.DONE: COUNT})
 
 
 def test_answers_that_lack_something_are_wrong() -> None:
