@@ -25,6 +25,11 @@ UNANSWERED_SECONDS = 1.0
 _SOONEST, _LATEST = 0.001, 0.1
 """After so many seconds it is looked whether data have arrived: soon at first, then less often."""
 
+
+class NothingDoneError(Exception):
+    """The peer has done nothing for the VM, and says so: it may be asked again."""
+
+
 Directions = Callable[[Owner], tuple[Direction, Direction]]
 """Makes a relay's directions: from near to far, and from far to near."""
 
@@ -66,6 +71,7 @@ class Relay:
         Nothing is moved until ``far_ready`` returns.
 
         Raises:
+            NothingDoneError: ``far_ready`` raised it; only far has been reset.
             BaseException: what ``far_ready`` raised, or the task was cancelled; both sides have
                 been reset.
 
@@ -81,6 +87,9 @@ class Relay:
                 self._outward.start()
                 self._inward.start()
                 await self._ended
+        except NothingDoneError:
+            tcp.reset(self._far)
+            raise
         except BaseException:
             self.abort()
             raise

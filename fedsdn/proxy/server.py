@@ -87,7 +87,9 @@ class Server:
                 with self._carried.carrying(flow):
                     request = await self._read_request(far, asking, peer)
                     # Only now: it may fall back when the first data come.
-                    if request is not None and self._means.carries(far, peer):
+                    if request is not None and not self._means.carries(far, peer):
+                        await _turn_away(far, _answer(Reply.ASK_AGAIN, peer))
+                    elif request is not None:
                         with self._carried.carrying(
                             replace(
                                 flow,

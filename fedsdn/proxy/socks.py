@@ -55,6 +55,8 @@ class Reply(Enum):
     TIMED_OUT = 6
     COMMAND_NOT_SUPPORTED = 7
     ADDRESS_TYPE_NOT_SUPPORTED = 8
+    ASK_AGAIN = 0x80
+    """Of our servers: Multipath TCP has fallen back to TCP, and nothing was done."""
 
 
 _BY_ERRNO = {

@@ -28,6 +28,7 @@ from fedsdn.proxy.path_manager import Managed, PathManager, Paths
 from fedsdn.proxy.peer_relay import Means
 from fedsdn.proxy.policy import Policy, Refusal
 from fedsdn.proxy.records import Kind
+from fedsdn.proxy.relay import NothingDoneError
 from fedsdn.proxy.socks import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.proxy.transport import fallen_back
@@ -48,6 +49,10 @@ def listen_for_tenants() -> socket.socket:
 
     """
     return transparent.listen(SOCKSIFIER_LISTEN_PORT, SocketMark.SOCKSIFIER)
+
+
+_ATTEMPTS = 3
+"""How many times a peer is asked that has done nothing because Multipath TCP had fallen back."""
 
 
 class Socksifier:
@@ -107,19 +112,33 @@ class Socksifier:
             self._carried.carrying(flow),
             self._handover.offering(request.client, request.destination, near) as offer,
         ):
-            with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
-                far = await self._connect(peer)
-            with far, self._carried.carrying(replace(flow, path=fixed_path(far, peer))):
-                await self._carry_over(far, offer, request, peer)
+            first = _FirstSegment(near, request)
+            for _ in range(_ATTEMPTS):
+                with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
+                    far = await self._connect(peer)
+                path = fixed_path(far, peer)
+                with (
+                    suppress(NothingDoneError),
+                    far,
+                    self._carried.carrying(replace(flow, path=path)),
+                ):
+                    await self._carry_over(far, offer, request, peer, first)
+                    return
+            self._statistics.add(Counter.OUTBOUND_FAILED)
 
     async def _carry_over(
-        self, far: socket.socket, offer: Offer, request: Request, peer: Site
+        self,
+        far: socket.socket,
+        offer: Offer,
+        request: Request,
+        peer: Site,
+        first: _FirstSegment,
     ) -> None:
         """Carry a connection over one with the peer that has been made."""
         if peer.proxy == "fedsdn":
-            early = await _ask(offer.near, far, request)
+            await first.send(far)
             ready = self._answered(far, request, peer)
-            await self._relay(offer, far, request, peer, early, ready)
+            await self._relay(offer, far, request, peer, first.early, ready)
             return
         with self._failure_counted(request, peer), self._poller.cancelled_by_reset(offer.near):
             await _ask_plainly(far, request.destination)
@@ -168,9 +187,12 @@ class Socksifier:
         with self._failure_counted(request, peer):
             async with asyncio.timeout(REPLY_SECONDS):
                 reply = await read_message(far, socks.parse_response)
-            if not self._means.carries(far, peer):
-                raise fallen_back()
-            _check_success(reply)
+            if reply is not Reply.ASK_AGAIN:
+                if not self._means.carries(far, peer):
+                    raise fallen_back()
+                _check_success(reply)
+                return
+        raise NothingDoneError
 
     async def _relay(
         self,
@@ -207,22 +229,34 @@ def _cancel_this_task() -> Callable[[], object]:
     return (lambda: None) if task is None else task.cancel
 
 
-async def _ask(near: socket.socket, far: socket.socket, request: Request) -> int:
-    """Ask one of our servers for a connection; return how many of the VM's bytes went along.
+class _FirstSegment:
+    """What one of our servers is sent before it has answered: the request, and the VM's first data.
 
-    Raises:
-        OSError: a connection broke.
-
+    It is kept, so that the server can be asked again.
     """
-    asked = request.encode()
-    room = transport.FIRST_SEGMENT_BYTES - len(asked) - records.HEADER.size
-    early = b""
-    with suppress(BlockingIOError):
-        early = near.recv(room)
-    if early:
-        asked += records.record(Kind.DATA, len(early)) + early
-    await asyncio.get_running_loop().sock_sendall(far, asked)
-    return len(early)
+
+    def __init__(self, near: socket.socket, request: Request) -> None:
+        self._near = near
+        self._sent = request.encode()
+        self._complete = False
+        self.early = 0
+        """How many of the VM's bytes are in it."""
+
+    async def send(self, far: socket.socket) -> None:
+        """Send it.
+
+        Raises:
+            OSError: a connection broke.
+
+        """
+        if not self._complete:
+            room = transport.FIRST_SEGMENT_BYTES - len(self._sent) - records.HEADER.size
+            with suppress(BlockingIOError):
+                if early := self._near.recv(room):
+                    self.early = len(early)
+                    self._sent += records.record(Kind.DATA, self.early) + early
+            self._complete = True
+        await asyncio.get_running_loop().sock_sendall(far, self._sent)
 
 
 async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:
