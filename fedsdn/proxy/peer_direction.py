@@ -164,8 +164,8 @@ class FromPeer(Direction):
         """Give the VM what is kept for it, until it takes no more."""
         while self._kept:
             data = self._kept.popleft()
-            moved = self.send(data)
             self._kept_bytes -= len(data)
+            moved = self.send(data)
             self._keep(data[moved:], first=True)
             self._taken(moved)
             if not moved:  # not before: only then is there an event when it has room again

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +17,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
 from fedsdn.site import reserved_ports
+from fedsdn.site.ovs_tools import run
 from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
 from fedsdn.site.reserved_ports import UplinkPort
 
@@ -31,8 +31,6 @@ _PROTOCOL_ADDED = "fedsdn-protocol"
 
 _ANY_PROTOCOL = "OpenFlow10,OpenFlow13"
 _VLANS = 4096
-
-_TIMEOUT_S = 15
 
 _COOKIE = re.compile(r"^ *cookie=(0x[0-9a-f]+)", re.MULTILINE)
 _ORDINARY = "priority=0,actions=NORMAL"
@@ -270,40 +268,6 @@ def delete_own_flows(bridge: str) -> None:
     if deletions:
         command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
         run(*command, text="\n".join(deletions))
-
-
-def run(*command: str, text: str = "") -> str:
-    """Run one of Open vSwitch's commands on ``text`` and return what it prints.
-
-    Raises:
-        FedsdnError: it is not installed, or it fails.
-
-    """
-    try:
-        done = subprocess.run(
-            [command[0], f"--timeout={_TIMEOUT_S}", *command[1:]],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise FedsdnError(
-            f"{command[0]} is not installed: install Open vSwitch (package openvswitch-switch)"
-        ) from error
-    if done.returncode == 0:
-        return done.stdout
-    said = " ".join(done.stderr.split())
-    if "database connection failed" in said:
-        raise FedsdnError(
-            "Open vSwitch's database does not answer: start openvswitch-switch "
-            f"({command[0]} said: {said})"
-        )
-    if done.returncode < 0:
-        raise FedsdnError(
-            f"{command[0]} had no answer within {_TIMEOUT_S} s: is ovs-vswitchd running?"
-        )
-    raise FedsdnError(f"{' '.join(command)}: {said}")
 
 
 def _list(table: str) -> list[Record]:
