@@ -220,6 +220,24 @@ def test_workers_do_not_outlive_their_parent_and_the_next_proxy_starts(net: Net)
     exchange(*net.connection())
 
 
+def test_a_connection_that_the_peer_has_lost_is_reset(net: Net) -> None:
+    """The peer's proxy is gone, and its resets are lost: what is sent next is refused."""
+    client, _ = net.connection()
+    rules = (
+        "table inet lost { chain out { type filter hook output priority 0; tcp flags rst drop; }; }"
+    )
+    net.far.inside(f"nft '{rules}'")
+    try:
+        pids = net.far.proxy_pids()
+        os.kill(pids[0], signal.SIGKILL)
+        wait_until(lambda: all(map(is_gone, pids)))
+    finally:
+        net.far.inside("nft delete table inet lost")
+    client.sendall(b"is anybody there?")
+    assert is_reset(client)
+    wait_until(lambda: net.near.statistics()["outbound_open"] == 0)
+
+
 def test_a_second_proxy_says_so_and_disturbs_nobody(net: Net) -> None:
     client, server = net.connection()
     second = net.near.run("fedsdn proxy run")
