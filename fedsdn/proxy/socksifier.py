@@ -125,6 +125,7 @@ class Socksifier:
                     await self._carry_over(far, offer, request, peer, first)
                     return
             self._statistics.add(Counter.OUTBOUND_FAILED)
+            self._statistics.fell_back(peer)
 
     async def _carry_over(
         self,

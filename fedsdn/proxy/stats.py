@@ -34,6 +34,8 @@ class Counter(IntEnum):
     """Bytes taken from peers."""
     FALLBACKS = auto()
     """Connections between sites that were, or became, TCP instead of Multipath TCP."""
+    ASKED_AGAIN = auto()
+    """Connections that had fallen back before anything was done for them; the peer asks again."""
     REFUSED_NOT_A_PEER = auto()
     REFUSED_FOREIGN_CLIENT = auto()
     REFUSED_FOREIGN_DESTINATION = auto()
