@@ -153,7 +153,7 @@ def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
     count = counted["fallbacks"]
     if count:
         raise CheckFailedError(
-            f"{count} connections between proxies fell back to TCP; those with fedsdn sites were reset",
+            f"{count} connections between proxies fell back to TCP; with fedsdn they are reset",
             "look for a firewall or NAT on an uplink that strips TCP option 30, and for a peer "
             "without MPTCP: " + view.proxy.by_hand("ss -tinM"),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 
 TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
+SITE_UP = (sys.executable, "-m", "fedsdn.cli.main", "site", "up")
 _NUMBERS = count(1)
 
 # A shell's background job, as these tests may be, ignores SIGINT, and what it starts would, too.

@@ -15,6 +15,7 @@ from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller
 from fedsdn.lab.wait import wait_until
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
+from tests.real.conftest import SITE_UP
 
 pytestmark = pytest.mark.real
 
@@ -142,6 +143,7 @@ def test_port_that_comes_back_with_another_number(host: Host) -> None:
     host.run("ovs-vsctl", *add, f"ofport_request={new}")
     assert host.run("ovs-vsctl", "get", "interface", "up2", "ofport").strip() == new
     wait_for_rows(host, REFERENCE)
+    host.run(*SITE_UP)  # keeps the new port from NORMAL, too
 
 
 def test_a_restarted_switch_gets_its_rows_again(host: Host) -> None:

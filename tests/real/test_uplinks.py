@@ -16,6 +16,7 @@ from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, PROXY, start_controller, start_proxy
 from fedsdn.lab.wait import wait_until
 from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
+from tests.real.conftest import SITE_UP
 from tests.real.test_proxy_lab import Vm
 
 pytestmark = pytest.mark.real
@@ -227,6 +228,7 @@ def test_a_port_that_is_removed_and_added_with_another_number(lab: Lab, talk: Ta
     )
     wait_for(lab, BOTH)
     assert host.run("ovs-vsctl", "get", "interface", "up1", "ofport") != before
+    host.run(*SITE_UP)  # keeps the new port from NORMAL, too
 
 
 def test_all_uplinks_down_and_back(lab: Lab, talk: Talk) -> None:
