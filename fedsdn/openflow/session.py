@@ -90,16 +90,9 @@ class Session:
             SessionError: no answer, or a refusal.
 
         """
-        request = parser.OFPFlowStatsRequest(
-            self.datapath,
-            table_id=Table.HOOK,
-            out_port=ofproto.OFPP_ANY,
-            out_group=ofproto.OFPG_ANY,
-        )
         return any(
             is_table_miss(flow.table_id, flow.priority) and not flow.match.items()
-            for part in self._ask(request)
-            for flow in part.body
+            for flow in self._flows(table_id=Table.HOOK)
         )
 
     def own_rows(self) -> list[Any]:
@@ -109,16 +102,18 @@ class Session:
             SessionError: no answer, or a refusal.
 
         """
-        request = parser.OFPFlowStatsRequest(
-            self.datapath,
-            table_id=ofproto.OFPTT_ALL,
-            out_port=ofproto.OFPP_ANY,
-            out_group=ofproto.OFPG_ANY,
-            cookie=COOKIE_OWNER,
-            cookie_mask=COOKIE_OWNER_MASK,
+        begin_like_ours = self._flows(
+            table_id=ofproto.OFPTT_ALL, cookie=COOKIE_OWNER, cookie_mask=COOKIE_OWNER_MASK
         )
-        begin_like_ours = (stats for part in self._ask(request) for stats in part.body)
         return [stats for stats in begin_like_ours if origin(stats.cookie) is not None]
+
+    def _flows(self, **which: int) -> Iterator[Any]:
+        """Yield the statistics of the flows that are ``which`` (OFPFlowStatsRequest)."""
+        request = parser.OFPFlowStatsRequest(
+            self.datapath, out_port=ofproto.OFPP_ANY, out_group=ofproto.OFPG_ANY, **which
+        )
+        for part in self._ask(request):
+            yield from part.body
 
     def commit(self, messages: Iterable[Any]) -> None:
         """Apply flow mods in one atomic bundle: all of them, or none.

@@ -25,6 +25,17 @@ from fedsdn.proxy.window import Budget, Window
 _LOG = logging.getLogger(__name__)
 
 
+def is_usable(far: socket.socket, peer: Site) -> bool:
+    """Whether a connection with ``peer`` may be used.
+
+    Where Multipath TCP has fallen back to TCP, the kernel may leave out bytes when data that were
+    sent again overlap (Linux 6.18). A plain TCP socket has no such fault; but only another proxy
+    may come with one.
+    """
+    carrier = transport.carrier(far)
+    return carrier is Carrier.MPTCP or (carrier is Carrier.TCP and peer.proxy == "socks5")
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """What the relays of one worker share."""
@@ -35,14 +46,8 @@ class Means:
     statistics: WorkerStatistics
 
     def carries(self, far: socket.socket, peer: Site) -> bool:
-        """Whether a connection with ``peer`` may be used; count it if not.
-
-        Where Multipath TCP has fallen back to TCP, the kernel may leave out bytes when data that
-        were sent again overlap (Linux 6.18). A plain TCP socket has no such fault; but only another
-        proxy may come with one.
-        """
-        carrier = transport.carrier(far)
-        if carrier is Carrier.MPTCP or (carrier is Carrier.TCP and peer.proxy == "socks5"):
+        """Whether a connection with ``peer`` may be used; count it if not."""
+        if is_usable(far, peer):
             return True
         self.statistics.fell_back(peer)
         return False

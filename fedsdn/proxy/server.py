@@ -19,7 +19,7 @@ from fedsdn.proxy.handover import Handover
 from fedsdn.proxy.listener import Name
 from fedsdn.proxy.messages import read_message
 from fedsdn.proxy.path_manager import PathManager
-from fedsdn.proxy.peer_relay import Means
+from fedsdn.proxy.peer_relay import Means, is_usable
 from fedsdn.proxy.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.restored import Restore, connect_restored
 from fedsdn.proxy.socks import Reply, Request, SocksError
@@ -87,7 +87,7 @@ class Server:
                 with self._carried.carrying(flow):
                     request = await self._read_request(far, asking, peer)
                     # Only now: it may fall back when the first data come.
-                    if request is not None and self._has_fallen_back(far, peer):
+                    if request is not None and not is_usable(far, peer):
                         self._statistics.add(Counter.ASKED_AGAIN)
                         await _turn_away(far, _answer(Reply.ASK_AGAIN, peer))
                     elif request is not None:
@@ -101,12 +101,6 @@ class Server:
                             await self._carry(far, request, peer)
             except OSError as error:
                 _LOG.debug("connection from %s: %s", address, error)
-
-    def _has_fallen_back(self, far: socket.socket, peer: Site) -> bool:
-        """Whether a connection is not what it should be; only another's proxy may speak TCP."""
-        carrier = transport.carrier(far)
-        foreign = peer.proxy == "socks5" and carrier is transport.Carrier.TCP
-        return carrier is not transport.Carrier.MPTCP and not foreign
 
     async def _read_request(
         self, far: socket.socket, asking: SocketAddress, peer: Site

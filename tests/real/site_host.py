@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,3 +268,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+@contextmanager
+def pinging(host: SiteHost, gateway: str, *, every: float, least: int) -> Iterator[None]:
+    """See that the host's VM reaches its gateway all the time, with more than ``least`` pings."""
+    command = f"ip netns exec vm ping -q -i{every} {gateway}"
+    with host.program(*command.split()) as ping:
+        try:
+            yield
+        finally:
+            ping.send_signal(signal.SIGINT)
+            said = ping.communicate()[0]
+    sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", said))
+    assert sent > least
+    assert received >= sent - 1, said  # the one that was under way when it ended

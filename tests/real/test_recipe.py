@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +15,15 @@ from typing import Any
 import pytest
 
 from fedsdn.config.loader import dump_federation
-from tests.real.site_host import BRIDGE, COMMANDS, Program, SiteHost, federation, wait_until
+from tests.real.site_host import (
+    BRIDGE,
+    COMMANDS,
+    Program,
+    SiteHost,
+    federation,
+    pinging,
+    wait_until,
+)
 from tests.real.test_site_bridge import without_files
 
 pytestmark = pytest.mark.real
@@ -133,16 +140,8 @@ class Site:
     @contextmanager
     def pinging(self) -> Iterator[None]:
         """See that the VM reaches its gateway all the time."""
-        command = f"ip netns exec vm ping -q -i0.05 10.{self.number}.0.1"
-        with self.host.program(*command.split()) as ping:
-            try:
-                yield
-            finally:
-                ping.send_signal(signal.SIGINT)
-                said = ping.communicate()[0]
-        sent, received = map(int, re.findall(r"(\d+) (?:packets transmitted|received)", said))
-        assert sent > 100
-        assert received >= sent - 1, said
+        with pinging(self.host, f"10.{self.number}.0.1", every=0.05, least=100):
+            yield
 
 
 def wanted() -> str:
