@@ -1,6 +1,6 @@
 """The OpenFlow application: ``osken-manager fedsdn.app``.
 
-It turns os-ken's events into calls and has no policy of its own: what rows a bridge gets is the
+It turns os-ken's events into calls and has no policy of its own: what flows a bridge gets is the
 pipeline's business, how they get there the reconciler's.
 """
 
@@ -28,10 +28,10 @@ from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.pipeline.restore import Restoration, restoring_rows
-from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.site import checks, record
 from fedsdn.uplinks.monitor import UplinkMonitor
 from fedsdn.uplinks.sockets import open_socket
@@ -48,7 +48,7 @@ _ANSWERS = [
 
 
 class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
-    """Keeps the rows of this site's bridge as the federation file wants them."""
+    """Keeps the flows of this site's bridge as the federation file wants them."""
 
     OFP_VERSIONS = [ofproto_v1_3.OFP_VERSION]  # noqa: RUF012 - os-ken reads it as it is
 
@@ -74,7 +74,7 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
             self._ports_seen,
             partial(record.steering, settings.site, self._bridge),
         )
-        self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_rows)
+        self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restorer.restore)
         self._uplinks = UplinkMonitor(
             self._federation.current,
@@ -111,7 +111,7 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
                 f"steers {self._bridge}: run 'fedsdn site up', and start the application again"
             )
 
-    def _wanted(self) -> tuple[Row, ...] | None:
+    def _wanted(self) -> tuple[Flow, ...] | None:
         asked = self._reload.is_set()
         self._reload.clear()
         changed = self._federation.refresh(force=asked)
@@ -121,11 +121,11 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
             # First of all: what the proxy resets now still needs the flows that are about to go.
             self._channel.reload()
         self._uplinks.set_federation(self._federation.current)
-        return pipeline_rows(self._federation.current, self._site)
+        return pipeline_flows(self._federation.current, self._site)
 
-    def _restoring_rows(self, wanted: Restoration) -> tuple[Row, ...]:
+    def _restoring_flows(self, wanted: Restoration) -> tuple[Flow, ...]:
         federation = self._federation.current
-        return restoring_rows(federation, federation.site(self._site), wanted)
+        return restoring_flows(federation, federation.site(self._site), wanted)
 
     @set_ev_cls(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER])  # type: ignore[untyped-decorator]
     def connected(self, event: Any) -> None:
@@ -142,8 +142,8 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         self._reconciler.port_changed(event.msg)
 
     @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
-    def row_removed(self, _event: Any) -> None:
-        """Compare again: a row of ours was removed."""
+    def flow_removed(self, _event: Any) -> None:
+        """Compare again: a flow of ours was removed."""
         self._reconciler.wake()
 
     @set_ev_cls(_ANSWERS, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]

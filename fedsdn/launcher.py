@@ -66,7 +66,7 @@ def _do_nothing() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    _LOG.info("stopping on %s; the rows stay on the bridge", signal.Signals(number).name)
+    _LOG.info("stopping on %s; the flows stay on the bridge", signal.Signals(number).name)
     for application in AppManager.get_instance().applications.values():
         application.close()
     _leave(0)

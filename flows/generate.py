@@ -1,6 +1,6 @@
 """Write flows/ anew from running labs: ``make flows``.
 
-Brings every topology of topo/ up, takes each site's rows as ovs-ofctl prints them, and fills
+Brings every topology of topo/ up, takes each site's flows as ovs-ofctl prints them, and fills
 PIPELINE.md with those of the sites called a.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fedsdn.diagnostics.pipeline_document import filled, own_rows
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.flows.pipeline_document import filled, own_flows
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 
@@ -31,15 +31,15 @@ def dumps(lab: Lab, topology: Path) -> dict[Path, str]:
     found = {}
     for host in lab.hosts:
         bridge = lab.topology.federation.site(host.name).provider_network.bridge
-        rows = own_rows(host.run(*_DUMP, bridge).splitlines())
-        found[FLOWS / topology.stem / f"{host.name}.flows"] = "".join(f"{row}\n" for row in rows)
+        flows = own_flows(host.run(*_DUMP, bridge).splitlines())
+        found[FLOWS / topology.stem / f"{host.name}.flows"] = "".join(f"{flow}\n" for flow in flows)
     return found
 
 
 def document() -> str:
-    """Fill PIPELINE.md with the rows of the reference dumps."""
-    rows = {dump.parent.name: dump.read_text().splitlines() for dump in FLOWS.glob("*/a.flows")}
-    return filled(DOCUMENT.read_text(), rows)
+    """Fill PIPELINE.md with the flows of the reference dumps."""
+    flows = {dump.parent.name: dump.read_text().splitlines() for dump in FLOWS.glob("*/a.flows")}
+    return filled(DOCUMENT.read_text(), flows)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import cycle, islice, product
 
 from fedsdn.config.model import Family
-from fedsdn.diagnostics.traffic import Direction
+from fedsdn.traffic.program import Direction
 
 
 class Kind(StrEnum):

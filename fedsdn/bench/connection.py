@@ -13,9 +13,9 @@ from typing import Any
 from fedsdn.bench.figures import longest_silence
 from fedsdn.bench.stream import BUCKET_SECONDS, bucket_at
 from fedsdn.config.model import Address
-from fedsdn.diagnostics.shell import Shell, Started
-from fedsdn.diagnostics.traffic import Direction
 from fedsdn.errors import FedsdnError
+from fedsdn.shell import Shell, Started
+from fedsdn.traffic.program import Direction
 
 _PROGRAM = (sys.executable, "-m", "fedsdn.bench.stream")
 _PORT = 15002

@@ -17,8 +17,8 @@ from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Outcome, Way
 from fedsdn.config.model import Family
-from fedsdn.diagnostics.shell import Shell, Started
 from fedsdn.errors import FedsdnError
+from fedsdn.shell import Shell, Started
 
 _PROGRAM = "fedsdn.bench.short"
 _PORT = 15004

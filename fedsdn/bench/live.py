@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
-from fedsdn.diagnostics.application import PORT, PROGRAM, Transfer, finish
-from fedsdn.diagnostics.shell import Started
-from fedsdn.diagnostics.traffic import Amount, Connection
 from fedsdn.errors import FedsdnError
+from fedsdn.shell import Started
+from fedsdn.traffic.program import Amount, Connection
+from fedsdn.traffic.runner import PORT, PROGRAM, Transfer, finish
 
 _EACH = Amount(size=16 * 1024)
 """What each of them carries in the end, as proof that it lives."""

@@ -10,18 +10,18 @@ from pathlib import Path
 from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.figures import Sample, rate
 from fedsdn.config.model import Address, Family, Uplink
-from fedsdn.diagnostics.checks import CheckFailedError
-from fedsdn.diagnostics.path_checks import VmPath, paths
-from fedsdn.diagnostics.proxy_checks import endpoints
-from fedsdn.diagnostics.traffic import Direction
-from fedsdn.diagnostics.view import SiteView, uplink_pairs
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.view import SiteView, uplink_pairs
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller, wait_for_controller
 from fedsdn.lab.topology import Wire
 from fedsdn.lab.wait import wait_until
+from fedsdn.traffic.program import Direction
 from fedsdn.uplinks.status import STATUS_FILE, PathState, PortState, read_status
+from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.paths import VmPath, paths
+from fedsdn.verify.proxy import endpoints
 
 _STEADY_SECONDS = 30.0
 _SAMPLE_SECONDS = 0.02

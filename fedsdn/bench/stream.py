@@ -8,7 +8,7 @@
 The sender sends until its standard input ends, then the SHA-256 of its data and a half-close. The
 receiver says what came in each bucket of ``BUCKET_SECONDS`` of the machine's monotonic clock as
 soon as the bucket is over, so that whoever started it sees a silence while it lasts. Unlike
-``diagnostics.traffic`` a transfer has no length of its own: it goes on for as long as a loss is
+``traffic.program`` a transfer has no length of its own: it goes on for as long as a loss is
 watched. Standard output is one JSON object per line.
 """
 

@@ -12,7 +12,7 @@ from fedsdn.bench.cases import Kind, variations
 from fedsdn.bench.connection import fast_connection
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
-from fedsdn.diagnostics.traffic import Direction
+from fedsdn.traffic.program import Direction
 
 EARLY_SECONDS = 2.5
 """How long a connection's beginning is, in which it finds out what the wires carry."""

@@ -20,13 +20,13 @@ from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import plain_table
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Site
-from fedsdn.connections.conntrack import entries
-from fedsdn.connections.joined import ConnectionView, by_rate, joined
-from fedsdn.diagnostics.shell import Shell
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.connections import ConnectionView, by_rate, joined
+from fedsdn.mptcp.subflows import Subflows
+from fedsdn.ovs.conntrack import entries
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.shell import Shell
 from fedsdn.units import ago, size
-from fedsdn.uplinks.subflows import Subflows
 
 _REFRESH_SECONDS = 1.0
 _HEADINGS = ("direction", "client", "destination", "peer", "sent", "received", "uplinks", "age")

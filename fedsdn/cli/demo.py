@@ -14,19 +14,19 @@ import typer
 from rich.console import Console
 
 from fedsdn.cli.views import lab_views
-from fedsdn.diagnostics.application import send, serving
-from fedsdn.diagnostics.checks import Check, Result, run_checks, totals
-from fedsdn.diagnostics.counters import recording
-from fedsdn.diagnostics.loss_checks import Loss, loss_check
-from fedsdn.diagnostics.path_checks import VmPath, paths
-from fedsdn.diagnostics.report import results_table
-from fedsdn.diagnostics.traffic import Amount
-from fedsdn.diagnostics.verify import FULL, all_checks
-from fedsdn.diagnostics.view import SiteView
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.view import SiteView
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 from fedsdn.pipeline.declarations import wan_port
+from fedsdn.traffic.counters import recording
+from fedsdn.traffic.program import Amount
+from fedsdn.traffic.runner import send, serving
+from fedsdn.verify.checks import Check, Result, run_checks, totals
+from fedsdn.verify.loss import Loss, loss_check
+from fedsdn.verify.paths import VmPath, paths
+from fedsdn.verify.plan import FULL, all_checks
+from fedsdn.verify.report import results_table
 
 _SECONDS = 5.0
 _LOSS_SECONDS = 8.0
@@ -87,7 +87,7 @@ def _show_throughput(
     The last connection loses an uplink on the way; returns what came of that.
     """
     # Here, not above: matplotlib takes as long to load as all other commands together.
-    from fedsdn.diagnostics.picture import Panel, Phase, draw  # noqa: PLC0415
+    from fedsdn.inspect.picture import Panel, Phase, draw  # noqa: PLC0415
 
     console.print("\n[bold]one connection at a time[/]", highlight=False)
     phases = []

@@ -18,14 +18,14 @@ from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
-from fedsdn.flowtable import report
-from fedsdn.flowtable.compare import compare
-from fedsdn.flowtable.dump import DumpedRow, parse_dump
-from fedsdn.flowtable.live import bridge_rows
-from fedsdn.flowtable.names import table_name
-from fedsdn.flowtable.page import page
-from fedsdn.flowtable.purpose import table_purpose
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.inspect.flows import report
+from fedsdn.inspect.flows.comparison import compare
+from fedsdn.inspect.flows.names import table_name
+from fedsdn.inspect.flows.page import page
+from fedsdn.inspect.flows.purpose import table_purpose
+from fedsdn.ovs.flows import DumpedFlow, parse_dump
+from fedsdn.ovs.live import bridge_flows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import Table
 
 _REFRESH_SECONDS = 1.0
@@ -50,10 +50,10 @@ def dump(
         str | None, typer.Option("--table", help="Only this table, by name or number.")
     ] = None,
     nonzero: Annotated[
-        bool, typer.Option("--nonzero", help="Only rows that packets have met.")
+        bool, typer.Option("--nonzero", help="Only flows that packets have met.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Other people's rows too, in all tables.")
+        bool, typer.Option("--all", help="Other people's flows too, in all tables.")
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")
@@ -66,28 +66,28 @@ def dump(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Show every row with what it is for, and the packets that it has met."""
+    """Show every flow with what it is for, and the packets that it has met."""
     only = None if table is None else _table(table)
 
-    def views(rows: Sequence[DumpedRow]) -> list[report.TableView]:
-        return report.tables(rows, only, others=everything, nonzero=nonzero)
+    def views(flows: Sequence[DumpedFlow]) -> list[report.TableView]:
+        return report.tables(flows, only, others=everything, nonzero=nonzero)
 
     if file is None:
         bridge = _local(config_file, site, federation)[1].provider_network.bridge
         if watch:
             _watch(bridge, views)
             return
-        rows, title = bridge_rows(bridge), f"bridge {bridge}"
+        flows, title = bridge_flows(bridge), f"bridge {bridge}"
     else:
         if watch:
             raise FedsdnError(f"{file} does not change: leave out '--watch', or the file")
-        rows, title = _read(file), str(file)
+        flows, title = _read(file), str(file)
     if html is not None:
-        _write(html, page(title, views(rows)))
+        _write(html, page(title, views(flows)))
     if as_json:
-        print(json.dumps({"source": title, "tables": report.document(views(rows))}, indent=2))
+        print(json.dumps({"source": title, "tables": report.document(views(flows))}, indent=2))
     elif html is None:
-        print("\n".join(_lines(title, rows, views(rows))))
+        print("\n".join(_lines(title, flows, views(flows))))
 
 
 @app.command()
@@ -99,22 +99,22 @@ def diff(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Compare the rows that the site is to have with those that are there.
+    """Compare the flows that the site is to have with those that are there.
 
-    The exit status is 0 only if they are the same, and every row can be reached.
+    The exit status is 0 only if they are the same, and every flow can be reached.
     """
     whole, local = _local(config_file, site, federation)
     bridge = local.provider_network.bridge
-    rows = bridge_rows(bridge) if file is None else _read(file)
-    wanted = pipeline_rows(whole, local.name)
-    findings = compare(wanted, rows)
+    flows = bridge_flows(bridge) if file is None else _read(file)
+    wanted = pipeline_flows(whole, local.name)
+    findings = compare(wanted, flows)
     if as_json:
         print(json.dumps([report.finding_document(one) for one in findings], indent=2))
     else:
         for finding in findings:
             print("\n".join(report.finding_text(finding)))
         if not findings:
-            print(f"all {len(wanted)} rows of site {local.name} are there, and no others of ours")
+            print(f"all {len(wanted)} flows of site {local.name} are there, and no others of ours")
     sys.exit(1 if findings else 0)
 
 
@@ -124,21 +124,21 @@ def render(
     config_file: ConfigFile = None,
     federation: FederationFile = None,
 ) -> None:
-    """Print the rows that a site gets, as 'ovs-ofctl -O OpenFlow13 add-flows' reads them."""
+    """Print the flows that a site gets, as 'ovs-ofctl -O OpenFlow13 add-flows' reads them."""
     if federation is None:
         federation = settings(config_file, name, federation).federation
     whole = load_federation(federation)
     whole.local_site(name)
     above: Table | None = None
     why: str | None = None
-    for row in pipeline_rows(whole, name):
-        if row.table is not above:
-            print(f"\n# {table_name(row.table)}: {table_purpose(row.table)}")
-            above, why = row.table, None
-        if row.why != why:
-            print(f"# {row.why}")
-            why = row.why
-        print(row)
+    for flow in pipeline_flows(whole, name):
+        if flow.table is not above:
+            print(f"\n# {table_name(flow.table)}: {table_purpose(flow.table)}")
+            above, why = flow.table, None
+        if flow.why != why:
+            print(f"# {flow.why}")
+            why = flow.why
+        print(flow)
 
 
 def _local(
@@ -157,7 +157,7 @@ def _table(text: str) -> Table:
     raise FedsdnError(f"no table {text!r}: name one of {known}")
 
 
-def _read(file: Path) -> list[DumpedRow]:
+def _read(file: Path) -> list[DumpedFlow]:
     try:
         return parse_dump(file.read_text("utf-8").splitlines(), str(file))
     except UnicodeDecodeError as error:
@@ -175,29 +175,29 @@ def _write(file: Path, text: str) -> None:
 
 def _lines(
     title: str,
-    rows: Sequence[DumpedRow],
+    flows: Sequence[DumpedFlow],
     views: Sequence[report.TableView],
     rates: report.Rates | None = None,
 ) -> list[str]:
-    shown = sum(len(view.rows) for view in views)
-    rest = f", {len(rows) - shown} more of others or left out" if len(rows) > shown else ""
-    return [f"{title}: {shown} rows{rest}", "", *report.text(views, rates)]
+    shown = sum(len(view.flows) for view in views)
+    rest = f", {len(flows) - shown} more of others or left out" if len(flows) > shown else ""
+    return [f"{title}: {shown} flows{rest}", "", *report.text(views, rates)]
 
 
-def _watch(bridge: str, views: Callable[[Sequence[DumpedRow]], list[report.TableView]]) -> None:
+def _watch(bridge: str, views: Callable[[Sequence[DumpedFlow]], list[report.TableView]]) -> None:
     """Show rates until Ctrl-C: in place on a terminal, else one after the other."""
 
-    def lines(rows: Sequence[DumpedRow], rates: report.Rates) -> str:
-        return "\n".join(_lines(f"bridge {bridge}", rows, views(rows), rates))
+    def lines(flows: Sequence[DumpedFlow], rates: report.Rates) -> str:
+        return "\n".join(_lines(f"bridge {bridge}", flows, views(flows), rates))
 
-    rows, taken = bridge_rows(bridge), time.monotonic()
+    flows, taken = bridge_flows(bridge), time.monotonic()
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         live = stack.enter_context(Live(auto_refresh=False)) if sys.stdout.isatty() else None
         while True:
             time.sleep(_REFRESH_SECONDS)
-            before, then = rows, taken
-            rows, taken = bridge_rows(bridge), time.monotonic()
-            shown = lines(rows, report.rates(before, rows, taken - then))
+            before, then = flows, taken
+            flows, taken = bridge_flows(bridge), time.monotonic()
+            shown = lines(flows, report.rates(before, flows, taken - then))
             if live is None:
                 print(shown, flush=True)
             else:

@@ -15,8 +15,8 @@ from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy import workers
-from fedsdn.proxy.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
+from fedsdn.proxy.process import workers
+from fedsdn.proxy.process.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
 
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
 

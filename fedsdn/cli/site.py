@@ -17,7 +17,7 @@ from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.config.loader import load_federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy.stats_socket import check_namespace
+from fedsdn.proxy.process.stats_socket import check_namespace
 from fedsdn.site import setup
 from fedsdn.site.show import Item, compare
 
@@ -54,7 +54,7 @@ def down(config_file: ConfigFile = None, site: SiteName = None) -> None:
     print("site taken down" if removed.anything else "nothing to do")
     for bridge in removed.handed_over:
         print(
-            f"bridge {bridge} forwarded by fedsdn's table-miss row alone: it keeps "
+            f"bridge {bridge} forwarded by fedsdn's table-miss flow alone: it keeps "
             "'priority=0,actions=NORMAL', so that its VMs reach each other and their gateway"
         )
 

@@ -17,9 +17,9 @@ import typer
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
 from fedsdn.cli.views import site_view
 from fedsdn.config.loader import federation_document
-from fedsdn.diagnostics.overview import overview, text
-from fedsdn.diagnostics.view import SiteView
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.overview import overview, text
+from fedsdn.inspect.view import SiteView
 from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
 
 _HIDDEN = "hidden"

@@ -119,7 +119,7 @@ def _show_document(federation: Federation) -> dict[str, Any]:
 def _print_sites(federation: Federation) -> None:
     print_table(
         "Sites",
-        ("site", "bridge", "provider network", "table-miss row"),
+        ("site", "bridge", "provider network", "table-miss flow"),
         [
             (
                 site.name,

@@ -14,30 +14,30 @@ from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.connections import collect, document
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Federation, Site
-from fedsdn.connections.conntrack import Entry, entries
-from fedsdn.connections.joined import ConnectionView
-from fedsdn.diagnostics.shell import Shell
 from fedsdn.errors import FedsdnError
-from fedsdn.flowtable.names import mark_name
-from fedsdn.lab.lab import open_lab
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, Table, port_mac
-from fedsdn.socket_address import SocketAddress
-from fedsdn.trace.bridge import VmPort, vm_port
-from fedsdn.trace.packet import TracedPacket, state
-from fedsdn.trace.question import (
+from fedsdn.inspect.connections import ConnectionView
+from fedsdn.inspect.flows.names import mark_name
+from fedsdn.inspect.trace.bridge import VmPort, vm_port
+from fedsdn.inspect.trace.question import (
     Question,
     direction_at,
     find_entry,
     parse_question,
     peer_of,
 )
-from fedsdn.trace.run import Trace, run_trace
-from fedsdn.trace.story import ending, remedy, scenes, tell
+from fedsdn.inspect.trace.story import ending, remedy, scenes, tell
+from fedsdn.lab.lab import open_lab
+from fedsdn.ovs.conntrack import Entry, entries
+from fedsdn.ovs.packet import TracedPacket, state
+from fedsdn.ovs.trace import Trace, run_trace
+from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, Table, port_mac
+from fedsdn.shell import Shell
+from fedsdn.socket_address import SocketAddress
 from fedsdn.units import size
 from fedsdn.uplinks.status import read_status
 
 _GATEWAY_MAC = "02:00:00:00:00:01"
-"""What a VM addresses; the rows do not look at it."""
+"""What a VM addresses; the flows do not look at it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from fedsdn.cli.tables import print_table
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Address, AddressPair, Federation, Uplink
 from fedsdn.errors import FedsdnError
+from fedsdn.mptcp.endpoints import Endpoints
+from fedsdn.mptcp.subflows import Subflows
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
 from fedsdn.units import ago, size
-from fedsdn.uplinks.endpoints import Endpoints
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.status import (
     PathState,
@@ -36,7 +37,6 @@ from fedsdn.uplinks.status import (
     UplinkStatus,
     read_status,
 )
-from fedsdn.uplinks.subflows import Subflows
 
 _REFRESH_SECONDS = 1.0
 _COUNTERS = Path("/proc/thread-self/net/dev")

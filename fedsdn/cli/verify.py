@@ -13,16 +13,16 @@ from rich.console import Console
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
 from fedsdn.cli.views import lab_views, machine_views, site_view
 from fedsdn.config.local import DEFAULT_CONFIG_FILE
-from fedsdn.diagnostics.checks import Result, run_checks, totals
-from fedsdn.diagnostics.report import as_json, as_junit, print_results
-from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.traffic import MOST_CONNECTIONS
-from fedsdn.diagnostics.verify import FULL, QUICK, Effort, all_checks
-from fedsdn.diagnostics.view import SiteView
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.view import SiteView
 from fedsdn.lab.lab import open_lab
 from fedsdn.lab.state import lab_names
 from fedsdn.lab.topology import load_topology
+from fedsdn.shell import Shell
+from fedsdn.traffic.program import MOST_CONNECTIONS
+from fedsdn.verify.checks import Result, run_checks, totals
+from fedsdn.verify.plan import FULL, QUICK, Effort, all_checks
+from fedsdn.verify.report import as_json, as_junit, print_results
 
 
 def verify(

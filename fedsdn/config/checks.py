@@ -206,7 +206,7 @@ def _check_proxies(federation: Federation, sites: Document) -> None:
     """Check that others' proxies have ours to talk to, which do not restore by the bridge.
 
     For a connection that nobody restores, the bridge would have to let the proxy's address through:
-    then a row that goes too early would let a client's connection come from there.
+    then a flow that goes too early would let a client's connection come from there.
     """
     for site in federation.sites:
         peers = federation.peers(site.name)

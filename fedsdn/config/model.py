@@ -92,7 +92,7 @@ class ProviderNetwork:
     """The bridge that carries the tenants' provider network.
 
     ``segmentation_id`` is the VLAN of the provider network, None when it is flat. ``table_miss``
-    says who owns the bridge's table-miss row: ``normal``, fedsdn installs it; ``none``, somebody
+    says who owns the bridge's table-miss flow: ``normal``, fedsdn installs it; ``none``, somebody
     else does (Neutron's agent).
     """
 

@@ -71,7 +71,7 @@ def start_proxy(host: Host) -> Daemon:
 
 
 def wait_for_controller(host: Host, site: Site, controller: Daemon) -> None:
-    """Wait until the application is connected to the bridge and has installed its rows.
+    """Wait until the application is connected to the bridge and has installed its flows.
 
     Raises:
         FedsdnError: the controller ended, or it takes longer than ``READY_SECONDS``.
@@ -79,7 +79,7 @@ def wait_for_controller(host: Host, site: Site, controller: Daemon) -> None:
     """
     bridge = site.provider_network.bridge
     _wait(controller, lambda: _connected(host, bridge), "has not connected to the bridge")
-    _wait(controller, lambda: _has_rows(host, bridge), f"has installed no rows on {bridge}")
+    _wait(controller, lambda: _has_flows(host, bridge), f"has installed no flows on {bridge}")
 
 
 def wait_for_proxy(host: Host, federation: Federation, proxy: Daemon) -> None:
@@ -113,7 +113,7 @@ def _connected(host: Host, bridge: str) -> bool:
     return is_connected(host.run(*LIST_CONNECTIONS), bridge)
 
 
-def _has_rows(host: Host, bridge: str) -> bool:
+def _has_flows(host: Host, bridge: str) -> bool:
     return bool(_OWN_TABLE.search(host.run("ovs-ofctl", "-OOpenFlow13", "dump-flows", bridge)))
 
 

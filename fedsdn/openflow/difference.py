@@ -1,6 +1,6 @@
-"""What to send so that a bridge has exactly the wanted rows of ours.
+"""What to send so that a bridge has exactly the wanted flows of ours.
 
-Rows are compared as the messages that would make them, so that what the bridge reports and what
+Flows are compared as the messages that would make them, so that what the bridge reports and what
 the pipeline wants meet in one form.
 """
 
@@ -13,27 +13,27 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow.messages import Ports, flow_mod
-from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.flows import Flow
 
 _Key = tuple[int, int, tuple[tuple[str, str], ...]]
-"""Table, priority and match: what makes a row one row (OpenFlow 1.3.5, section 6.4)."""
+"""Table, priority and match: what makes a flow one flow (OpenFlow 1.3.5, section 6.4)."""
 
 _ALL_BUT_ONE_BIT = 0xFFFF_FFFF_FFFF_FFFE
-"""Mask of the cookie in deletions: what somebody has put in the place of our row meanwhile stays.
+"""Mask of the cookie in deletions: what somebody has put in the place of our flow meanwhile stays.
 
-With the full mask Open vSwitch looks the cookie up, and walks all rows that have it, for each
-single deletion; with any other mask it finds the one row that the match names (ofproto.c,
+With the full mask Open vSwitch looks the cookie up, and walks all flows that have it, for each
+single deletion; with any other mask it finds the one flow that the match names (ofproto.c,
 ``collect_rules_strict``).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Flow mods to send, deletions first; ``missing`` are rows whose ports the bridge lacks."""
+    """Flow mods to send, deletions first; ``missing`` are flows whose ports the bridge lacks."""
 
     deletions: tuple[Any, ...]
     additions: tuple[Any, ...]
-    missing: tuple[Row, ...]
+    missing: tuple[Flow, ...]
 
     @property
     def messages(self) -> tuple[Any, ...]:
@@ -42,16 +42,16 @@ class Difference:
 
 
 def difference(
-    datapath: Any, wanted: Iterable[Row], present: Iterable[Any], ports: Ports
+    datapath: Any, wanted: Iterable[Flow], present: Iterable[Any], ports: Ports
 ) -> Difference:
-    """Compare ``wanted`` with ``present``, the flow statistics of the rows that are ours."""
+    """Compare ``wanted`` with ``present``, the flow statistics of the flows that are ours."""
     additions: dict[_Key, Any] = {}
-    missing: list[Row] = []
-    for row in wanted:
+    missing: list[Flow] = []
+    for flow in wanted:
         try:
-            add = flow_mod(datapath, row, ports, ofproto.OFPFC_ADD)
+            add = flow_mod(datapath, flow, ports, ofproto.OFPFC_ADD)
         except KeyError:
-            missing.append(row)
+            missing.append(flow)
             continue
         additions[_key(add)] = add
     deletions = []
@@ -66,17 +66,17 @@ def difference(
     return Difference(tuple(deletions), tuple(additions.values()), tuple(missing))
 
 
-def _key(row: Any) -> _Key:
-    match = tuple(sorted((name, repr(value)) for name, value in row.match.items()))
-    return row.table_id, row.priority, match
+def _key(flow: Any) -> _Key:
+    match = tuple(sorted((name, repr(value)) for name, value in flow.match.items()))
+    return flow.table_id, flow.priority, match
 
 
-def _content(row: Any) -> tuple[int, bytes]:
+def _content(flow: Any) -> tuple[int, bytes]:
     """Cookie and actions, as they go over the wire."""
     wire = bytearray()
-    for instruction in row.instructions:
+    for instruction in flow.instructions:
         instruction.serialize(wire, len(wire))
-    return row.cookie, bytes(wire)
+    return flow.cookie, bytes(wire)
 
 
 def _deletion(datapath: Any, stats: Any) -> Any:

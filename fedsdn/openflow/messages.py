@@ -1,4 +1,4 @@
-"""Rows of the pipeline as OpenFlow 1.3 messages of os-ken.
+"""Flows of the pipeline as OpenFlow 1.3 messages of os-ken.
 
 Conntrack, resubmit and TCP flags are Nicira extensions (ovs-actions(7), ovs-fields(7)).
 """
@@ -15,11 +15,12 @@ from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.config.model import Address, Network
 from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark
-from fedsdn.pipeline.rows import (
+from fedsdn.pipeline.flows import (
     Action,
     AddressToSender,
     Commit,
     ConnState,
+    Flow,
     Match,
     Normal,
     Output,
@@ -27,7 +28,6 @@ from fedsdn.pipeline.rows import (
     Protocol,
     Restore,
     Resubmit,
-    Row,
     SetDestinationMac,
     Tag,
     Track,
@@ -73,29 +73,29 @@ _SAME_IN_PORT = 0xFFF8
 _MAC_BITS = 48
 
 
-def flow_mod(datapath: Any, row: Row, ports: Ports, command: int) -> Any:
-    """Message that adds or deletes (``command``) exactly ``row``.
+def flow_mod(datapath: Any, flow: Flow, ports: Ports, command: int) -> Any:
+    """Message that adds or deletes (``command``) exactly ``flow``.
 
     Raises:
-        KeyError: ``ports`` lacks a port that the row names.
+        KeyError: ``ports`` lacks a port that the flow names.
 
     """
-    actions = [_action(action, ports) for action in row.actions]
+    actions = [_action(action, ports) for action in flow.actions]
     instructions = (
         [parser.OFPInstructionActions(ofproto.OFPIT_APPLY_ACTIONS, actions)] if actions else []
     )
     return parser.OFPFlowMod(
         datapath,
-        cookie=row.cookie,
-        table_id=row.table,
-        priority=row.priority,
+        cookie=flow.cookie,
+        table_id=flow.table,
+        priority=flow.priority,
         command=command,
-        # Of rows that are to go by themselves nobody needs to hear.
-        flags=0 if row.hard_timeout else ofproto.OFPFF_SEND_FLOW_REM,
-        hard_timeout=row.hard_timeout,
+        # Of flows that are to go by themselves nobody needs to hear.
+        flags=0 if flow.hard_timeout else ofproto.OFPFF_SEND_FLOW_REM,
+        hard_timeout=flow.hard_timeout,
         out_port=ofproto.OFPP_ANY,
         out_group=ofproto.OFPG_ANY,
-        match=parser.OFPMatch(**match_fields(row.match, ports)),
+        match=parser.OFPMatch(**match_fields(flow.match, ports)),
         instructions=instructions,
     )
 

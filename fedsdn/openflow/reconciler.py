@@ -1,6 +1,6 @@
-"""Keeps a bridge's rows equal to the wanted ones.
+"""Keeps a bridge's flows equal to the wanted ones.
 
-A first start, a restart, a changed federation file, a port that comes or goes and a row that
+A first start, a restart, a changed federation file, a port that comes or goes and a flow that
 somebody deleted are one piece of work: compare, and send the difference.
 """
 
@@ -17,7 +17,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from fedsdn.openflow.difference import Difference, difference
 from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
 from fedsdn.openflow.session import Session, SessionError
-from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.table_miss import is_table_miss, without_table_miss
 
 _LOG = logging.getLogger(__name__)
@@ -26,14 +26,14 @@ POLL_SECONDS = 1.0
 """How often ``wanted`` is asked whether the federation changed, when nothing else happens."""
 
 RECHECK_PASSES = 10
-"""After so many polls the rows are read anyway: a row whose actions somebody changed in place
+"""After so many polls the flows are read anyway: a flow whose actions somebody changed in place
 causes no message."""
 
 Steering = Callable[[], AbstractContextManager[bool]]
-"""Says whether the bridge's rows may be changed while a block runs."""
+"""Says whether the bridge's flows may be changed while a block runs."""
 
-Wanted = Callable[[], tuple[Row, ...] | None]
-"""All wanted rows, or None if they are the same as at the last call."""
+Wanted = Callable[[], tuple[Flow, ...] | None]
+"""All wanted flows, or None if they are the same as at the last call."""
 
 
 class Reconciler(threading.Thread):
@@ -49,7 +49,7 @@ class Reconciler(threading.Thread):
         self._steering = steering
         self._ports = BridgePorts(ports_seen)
         self._ours: Session | None = None
-        self._rows: tuple[Row, ...] = ()
+        self._flows: tuple[Flow, ...] = ()
         self._sessions: list[Session] = []
         self._due = threading.Event()
         self._complaint = ""
@@ -68,7 +68,7 @@ class Reconciler(threading.Thread):
     def port_changed(self, message: Any) -> None:
         """Pass on at once what the bridge says of a port (``OFPPortStatus``).
 
-        Rows are compared if ports have other numbers now. Whether a port is live is nothing to
+        Flows are compared if ports have other numbers now. Whether a port is live is nothing to
         them, and when an uplink is lost there is no time for them.
         """
         ours = self._ours is not None and message.datapath is self._ours.datapath
@@ -85,21 +85,21 @@ class Reconciler(threading.Thread):
         self._due.set()
 
     def run(self) -> None:
-        """Compare whenever woken, when the wanted rows change, and once in a while."""
+        """Compare whenever woken, when the wanted flows change, and once in a while."""
         polls = 0
         while True:
             woken = self._due.wait(timeout=POLL_SECONDS)
             self._due.clear()
-            rows = self._wanted()
+            flows = self._wanted()
             polls += 1
-            if rows is None and not woken and polls < RECHECK_PASSES:
+            if flows is None and not woken and polls < RECHECK_PASSES:
                 continue
             polls = 0
-            self._rows = self._rows if rows is None else rows
+            self._flows = self._flows if flows is None else flows
             self._pass()
 
     def _pass(self) -> None:
-        """Bring our bridge's rows in line; the newest connection of a bridge is the live one."""
+        """Bring our bridge's flows in line; the newest connection of a bridge is the live one."""
         ours: Session | None = None
         for session in reversed(self._sessions):
             try:
@@ -134,13 +134,13 @@ class Reconciler(threading.Thread):
                 self._bring_in_line(session, by_name)
             else:
                 self._complain(
-                    f"{self._bridge}: no rows, because this host is not set up as this site: "
+                    f"{self._bridge}: no flows, because this host is not set up as this site: "
                     "run 'fedsdn site up'"
                 )
         return True
 
     def _bring_in_line(self, session: Session, ports: dict[str, int]) -> None:
-        wanted, present = self._rows, session.own_rows()
+        wanted, present = self._flows, session.own_flows()
         has_own = any(is_table_miss(flow.table_id, flow.priority) for flow in present)
         if without_table_miss(wanted) != wanted and not has_own and session.has_table_miss():
             wanted = without_table_miss(wanted)
@@ -155,16 +155,16 @@ class Reconciler(threading.Thread):
     def _report(self, found: Difference, ports: dict[str, int]) -> None:
         if found.messages:
             _LOG.info(
-                "%s: %d rows wanted, %d added, %d deleted",
+                "%s: %d flows wanted, %d added, %d deleted",
                 self._bridge,
-                len(self._rows),
+                len(self._flows),
                 len(found.additions),
                 len(found.deletions),
             )
-        absent = sorted({port for row in found.missing for port in row.ports} - ports.keys())
+        absent = sorted({port for flow in found.missing for port in flow.ports} - ports.keys())
         if absent:
             self._complain(
-                f"{self._bridge} has no port {', '.join(absent)}: {len(found.missing)} rows wait "
+                f"{self._bridge} has no port {', '.join(absent)}: {len(found.missing)} flows wait "
                 "for it; run 'fedsdn site up', or add the uplink's port to the bridge"
             )
         else:

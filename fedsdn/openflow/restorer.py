@@ -1,6 +1,6 @@
 """Has the bridge restore the client's address of connections that are about to be opened.
 
-Whatever is asked while the bridge takes one batch of rows makes the next: connections that open at
+Whatever is asked while the bridge takes one batch of flows makes the next: connections that open at
 once share messages and barriers, however many they are.
 """
 
@@ -16,16 +16,16 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow.messages import flow_mod, forget
 from fedsdn.openflow.session import Session, SessionError
+from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration
-from fedsdn.pipeline.rows import Row
 from fedsdn.socket_address import SocketAddress
 
 _MOST_REMEMBERED = 100_000
 _MOST = 500
 """Connections in one batch: more would keep the first of them waiting."""
 
-Rows = Callable[[Restoration], Sequence[Row]]
-"""The rows that restore one connection's client."""
+Flows = Callable[[Restoration], Sequence[Flow]]
+"""The flows that restore one connection's client."""
 
 Errors = Future[list[str | None]]
 """For each connection why it is not restored, or None."""
@@ -53,13 +53,13 @@ class _Used:
 
 
 class Restorer(threading.Thread):
-    """One thread that adds rows for as many connections at a time as wait for it."""
+    """One thread that adds flows for as many connections at a time as wait for it."""
 
-    def __init__(self, session: Callable[[], Session | None], rows: Rows) -> None:
+    def __init__(self, session: Callable[[], Session | None], flows: Flows) -> None:
         """Use whichever ``session`` with the bridge there is; ``start()`` starts."""
         super().__init__(name="restorer", daemon=True)
         self._session = session
-        self._rows = rows
+        self._flows = flows
         self._over = _Used()
         self._waiting: queue.SimpleQueue[tuple[list[Restoration], Errors]] = queue.SimpleQueue()
 
@@ -102,5 +102,5 @@ class Restorer(threading.Thread):
         """Yield what restores one connection's client."""
         for own in self._over.used(wanted):
             yield forget(datapath, own, wanted.destination)
-        for row in self._rows(wanted):
-            yield flow_mod(datapath, row, {}, ofproto.OFPFC_ADD)
+        for flow in self._flows(wanted):
+            yield flow_mod(datapath, flow, {}, ofproto.OFPFC_ADD)

@@ -21,7 +21,7 @@ from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Table
 from fedsdn.pipeline.table_miss import is_table_miss
 
 ANSWER_SECONDS = 10.0
-"""How long a bridge may take for one answer; thousands of rows take well under a second."""
+"""How long a bridge may take for one answer; thousands of flows take well under a second."""
 
 _MISS_BYTES = 128
 """How much of a packet comes with a message about it; no flow of ours causes one."""
@@ -95,8 +95,8 @@ class Session:
             for flow in self._flows(table_id=Table.HOOK)
         )
 
-    def own_rows(self) -> list[Any]:
-        """Flow statistics of every row whose cookie says that it is ours.
+    def own_flows(self) -> list[Any]:
+        """Flow statistics of every flow whose cookie says that it is ours.
 
         Raises:
             SessionError: no answer, or a refusal.

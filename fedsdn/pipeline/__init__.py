@@ -1,1 +1,1 @@
-"""The OpenFlow pipeline of br-provider: named tables, one file per feature, rows as values."""
+"""The OpenFlow pipeline of br-provider: named tables, one file per feature, flows as values."""

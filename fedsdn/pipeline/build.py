@@ -1,4 +1,4 @@
-"""All rows of a site."""
+"""All flows of a site."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from fedsdn.config.model import Federation
 from fedsdn.pipeline import host, proxy_ports, restore, table_miss, tenants, uplinks
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import Feature
-from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.flows import Flow
 
 _FEATURES = {
-    Feature.UPLINKS: uplinks.rows,
-    Feature.HOST: host.rows,
-    Feature.TENANTS: tenants.rows,
-    Feature.PROXY_PORTS: proxy_ports.rows,
-    Feature.RESTORE: restore.rows,
-    Feature.TABLE_MISS: table_miss.rows,
+    Feature.UPLINKS: uplinks.flows,
+    Feature.HOST: host.flows,
+    Feature.TENANTS: tenants.flows,
+    Feature.PROXY_PORTS: proxy_ports.flows,
+    Feature.RESTORE: restore.flows,
+    Feature.TABLE_MISS: table_miss.flows,
 }
 
 
-def pipeline_rows(federation: Federation, site_name: str) -> tuple[Row, ...]:
-    """Every row that the site's bridge is to have, ordered by table and falling priority.
+def pipeline_flows(federation: Federation, site_name: str) -> tuple[Flow, ...]:
+    """Every flow that the site's bridge is to have, ordered by table and falling priority.
 
     Raises:
         FedsdnError: the federation has no such site.
 
     """
     site = federation.site(site_name)
-    rows = [
-        row
+    flows = [
+        flow
         for feature, make in _FEATURES.items()
-        for row in make(Context(federation, site, feature))
+        for flow in make(Context(federation, site, feature))
     ]
-    return tuple(sorted(rows, key=lambda row: (row.table, -row.priority, str(row.match))))
+    return tuple(sorted(flows, key=lambda flow: (flow.table, -flow.priority, str(flow.match))))

@@ -1,4 +1,4 @@
-"""What a feature needs to make its rows, and how it makes one."""
+"""What a feature needs to make its flows, and how it makes one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from fedsdn.config.model import Federation, Prefix, Site, Uplink
 from fedsdn.pipeline.cookie import cookie_here
 from fedsdn.pipeline.declarations import Feature, Table
-from fedsdn.pipeline.rows import Action, Match, Row
+from fedsdn.pipeline.flows import Action, Flow, Match
 
 ABOVE_DEFAULT = 10
-"""Priority of a table's ordinary rows."""
+"""Priority of a table's ordinary flows."""
 
 DEFAULT = 0
-"""Priority of the row that takes what no other row of the table matched."""
+"""Priority of the flow that takes what no other flow of the table matched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The federation as seen from one site, with the feature that is making rows."""
+    """The federation as seen from one site, with the feature that is making flows."""
 
     federation: Federation
     site: Site
@@ -36,7 +36,7 @@ class Context:
         peers = self.federation.peers(self.site.name)
         return tuple(uplink for peer in peers for uplink in peer.uplinks)
 
-    def row(
+    def flow(
         self,
         table: Table,
         match: Match,
@@ -44,12 +44,12 @@ class Context:
         why: str,
         priority: int = ABOVE_DEFAULT,
         hard_timeout: int = 0,
-    ) -> Row:
-        """Make a row; its cookie names the line of the caller.
+    ) -> Flow:
+        """Make a flow; its cookie names the line of the caller.
 
         ``why`` is a literal: whoever has only the cookie finds it in the source.
         """
-        return Row(
+        return Flow(
             table=table,
             priority=priority,
             match=match,
@@ -59,9 +59,9 @@ class Context:
             hard_timeout=hard_timeout,
         )
 
-    def default(self, table: Table, *actions: Action, why: str) -> Row:
-        """Make the row for what no other row of the table matches; without actions, a drop."""
-        return Row(
+    def default(self, table: Table, *actions: Action, why: str) -> Flow:
+        """Make the flow for what no other flow of the table matches; without actions, a drop."""
+        return Flow(
             table=table,
             priority=DEFAULT,
             match=Match(),

@@ -1,4 +1,4 @@
-"""Where a row comes from, packed into its 64-bit cookie.
+"""Where a flow comes from, packed into its 64-bit cookie.
 
 ::
 
@@ -31,7 +31,7 @@ def site_checksum(site: Site) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a row's cookie says: for which site, by which feature, from which source line."""
+    """What a flow's cookie says: for which site, by which feature, from which source line."""
 
     site: int
     feature: Feature
@@ -51,13 +51,13 @@ class Origin:
 
 
 def cookie_here(site: Site, feature: Feature, depth: int) -> int:
-    """Cookie of a row made in the source line ``depth`` callers above this function."""
+    """Cookie of a flow made in the source line ``depth`` callers above this function."""
     line = sys._getframe(depth).f_lineno
     return _checked(COOKIE_OWNER | site_checksum(site) << 32 | feature << _LINE_BITS | line)
 
 
 def origin(cookie: int) -> Origin | None:
-    """Read a cookie; None if the row is not ours."""
+    """Read a cookie; None if the flow is not ours."""
     if cookie & COOKIE_OWNER_MASK != COOKIE_OWNER or cookie != _checked(cookie):
         return None
     try:

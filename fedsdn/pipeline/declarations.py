@@ -1,6 +1,6 @@
 """Every number and name the data plane is built of, declared once.
 
-Tables start at 100: Neutron cleans rows with unknown cookies in its own tables (0, 1, 2, 3, 80,
+Tables start at 100: Neutron cleans flows with unknown cookies in its own tables (0, 1, 2, 3, 80,
 87, 90 and 91), so only the hook lives there.
 """
 
@@ -59,7 +59,7 @@ class CtMark(IntEnum):
 
 
 class HookPriority(IntEnum):
-    """Priorities of our rows in table 0; Neutron's own rows there stay below 10."""
+    """Priorities of our flows in table 0; Neutron's own flows there stay below 10."""
 
     NOBODYS_VLAN = 35000
     """Frames with the tag of no VLAN."""
@@ -68,11 +68,11 @@ class HookPriority(IntEnum):
     PREFIX = 20000
     """Frames to another site's prefix."""
     MISS = 0
-    """The table-miss row, where fedsdn is to install it."""
+    """The table-miss flow, where fedsdn is to install it."""
 
 
 class Feature(IntEnum):
-    """The files of this package that make rows, as written into a row's cookie."""
+    """The files of this package that make flows, as written into a flow's cookie."""
 
     UPLINKS = 1
     TENANTS = 2
@@ -83,14 +83,14 @@ class Feature(IntEnum):
 
 
 RESTORE_SECONDS = 3
-"""How long the bridge keeps the rows that restore one connection's client address: enough for two
+"""How long the bridge keeps the flows that restore one connection's client address: enough for two
 first segments, sent a second apart (RFC 6298, section 2)."""
 
 COOKIE_OWNER = 0xFED5 << 48
-"""Upper 16 bits of the cookie of every row of ours."""
+"""Upper 16 bits of the cookie of every flow of ours."""
 
 COOKIE_OWNER_MASK = 0xFFFF << 48
-"""What to ask a bridge with. Others' rows may have these bits too: which of the answers are ours,
+"""What to ask a bridge with. Others' flows may have these bits too: which of the answers are ours,
 ``cookie.origin`` says."""
 
 SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT

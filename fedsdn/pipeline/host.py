@@ -1,7 +1,7 @@
 """The host's own addresses on the bridge: what an uplink carries for the host itself.
 
 A host may have its address on the bridge (port LOCAL), and reach its network through an uplink.
-NORMAL does not serve the uplinks (``site.reserved_ports``), so these rows do: between LOCAL and
+NORMAL does not serve the uplinks (``site.reserved_ports``), so these flows do: between LOCAL and
 the uplink of the network that the address belongs to, and with nobody else.
 """
 
@@ -13,16 +13,16 @@ from ipaddress import IPv6Network
 from fedsdn.config.model import Network, Uplink
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import LOCAL_PORT, HookPriority, Table
-from fedsdn.pipeline.rows import Match, Normal, Output, Protocol, Row, ip
+from fedsdn.pipeline.flows import Flow, Match, Normal, Output, Protocol, ip
 
 _LINK_LOCAL = IPv6Network("fe80::/10")
 _MULTICAST = IPv6Network("ff02::/16")
 _BELOW_PROXY = ABOVE_DEFAULT - 8
-"""Below the rows that give the proxy what is its own, and drop what strangers send to it."""
+"""Below the flows that give the proxy what is its own, and drop what strangers send to it."""
 
 
-def rows(context: Context) -> Iterator[Row]:
-    """Rows between the host and its networks."""
+def flows(context: Context) -> Iterator[Flow]:
+    """Flows between the host and its networks."""
     networks: dict[Network, Uplink] = {}
     for uplink in context.site.uplinks:
         networks.setdefault(uplink.address.network, uplink)
@@ -31,7 +31,7 @@ def rows(context: Context) -> Iterator[Row]:
         yield from _from_host(context, network, uplink)
     solicited = [Output(uplink.port) for uplink in networks.values() if uplink.family == 6]
     if solicited:
-        yield context.row(
+        yield context.flow(
             Table.HOOK,
             Match(protocol=Protocol.ICMP6, in_port=LOCAL_PORT, source=_LINK_LOCAL),
             *solicited,
@@ -41,7 +41,7 @@ def rows(context: Context) -> Iterator[Row]:
         )
 
 
-def _to_host(context: Context, uplink: Uplink) -> Iterator[Row]:
+def _to_host(context: Context, uplink: Uplink) -> Iterator[Flow]:
     network, port = uplink.address.network, uplink.port
     matches = [Match(protocol=ip(network), in_port=port, destination=network)]
     if uplink.family == 4:
@@ -52,7 +52,7 @@ def _to_host(context: Context, uplink: Uplink) -> Iterator[Row]:
             for to in (_LINK_LOCAL, _MULTICAST)
         ]
     for match in matches:
-        yield context.row(
+        yield context.flow(
             Table.UPLINK,
             match,
             Output(LOCAL_PORT),
@@ -61,12 +61,12 @@ def _to_host(context: Context, uplink: Uplink) -> Iterator[Row]:
         )
 
 
-def _from_host(context: Context, network: Network, uplink: Uplink) -> Iterator[Row]:
+def _from_host(context: Context, network: Network, uplink: Uplink) -> Iterator[Flow]:
     matches = [Match(protocol=ip(network), in_port=LOCAL_PORT, source=network)]
     if uplink.family == 4:
         matches.append(Match(protocol=Protocol.ARP, in_port=LOCAL_PORT, arp_source=network))
     for match in matches:
-        yield context.row(
+        yield context.flow(
             Table.HOOK,
             match,
             Output(uplink.port),

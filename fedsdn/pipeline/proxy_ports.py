@@ -23,17 +23,17 @@ from fedsdn.pipeline.declarations import (
     Table,
     port_mac,
 )
-from fedsdn.pipeline.link_local import link_local
-from fedsdn.pipeline.rows import (
+from fedsdn.pipeline.flows import (
     Commit,
+    Flow,
     Match,
     Normal,
     Protocol,
     Resubmit,
-    Row,
     Track,
     tcp,
 )
+from fedsdn.pipeline.link_local import link_local
 
 _ND_SOLICITATION = 135
 _ND_ADVERTISEMENT = 136
@@ -54,10 +54,10 @@ _SOCKSIFIER = _Port(SOCKSIFIER_PORT, Table.SOCKSIFIER, Table.SOCKSIFIER_STATE, C
 _SERVER = _Port(SERVER_PORT, Table.SERVER, Table.SERVER_STATE, CtMark.INBOUND)
 
 
-def rows(context: Context) -> Iterator[Row]:
-    """Rows of the socksifier's and the server's port."""
+def flows(context: Context) -> Iterator[Flow]:
+    """Flows of the socksifier's and the server's port."""
     for port in (_SOCKSIFIER, _SERVER):
-        yield context.row(
+        yield context.flow(
             Table.HOOK,
             Match(in_port=port.name),
             Resubmit(port.table),
@@ -67,7 +67,7 @@ def rows(context: Context) -> Iterator[Row]:
         yield from _neighbours(context, port)
         for remote in context.remote_prefixes:
             foreign = Match(protocol=tcp(remote.network), source=remote.network)
-            yield context.row(
+            yield context.flow(
                 port.table, foreign, Track(port.state), why="in the name of a peer's VM"
             )
         yield context.default(port.table, why="drop what the proxy may not send")
@@ -76,24 +76,24 @@ def rows(context: Context) -> Iterator[Row]:
         yield from _to_tenant(context, port)
 
 
-def _neighbours(context: Context, port: _Port) -> Iterator[Row]:
+def _neighbours(context: Context, port: _Port) -> Iterator[Flow]:
     mac = port_mac(context.site, port.name)
     sources = [prefix.proxy_address for prefix in context.site.prefixes]
     for source in (*sources, link_local(mac)):
         if source.version == 4:
             arp = Match(protocol=Protocol.ARP, arp_source=source, arp_source_mac=mac)
-            yield context.row(port.table, arp, Normal(), why="the proxy asks for VMs as itself")
+            yield context.flow(port.table, arp, Normal(), why="the proxy asks for VMs as itself")
             continue
         for kind in (_ND_SOLICITATION, _ND_ADVERTISEMENT):
             discovery = Match(protocol=Protocol.ICMP6, source=source, icmp6_type=kind)
-            yield context.row(
+            yield context.flow(
                 port.table, discovery, Normal(), why="the proxy asks for VMs as itself"
             )
 
 
-def _socksifier_opens_nothing(context: Context) -> Iterator[Row]:
+def _socksifier_opens_nothing(context: Context) -> Iterator[Flow]:
     for prefix in context.site.prefixes:
-        yield context.row(
+        yield context.flow(
             Table.SOCKSIFIER_STATE,
             Match(protocol=tcp(prefix.network), destination=prefix.network, opening=True),
             priority=_OPENING,
@@ -101,24 +101,24 @@ def _socksifier_opens_nothing(context: Context) -> Iterator[Row]:
         )
 
 
-def _to_tenant(context: Context, port: _Port) -> Iterator[Row]:
+def _to_tenant(context: Context, port: _Port) -> Iterator[Flow]:
     for prefix in context.site.prefixes:
         protocol, to = tcp(prefix.network), prefix.network
-        yield context.row(
+        yield context.flow(
             port.state,
             Match(protocol=protocol, destination=to, reset=True),
             Normal(),
             priority=_RESET,
             why="a reset makes nobody the owner: on to the VM",
         )
-        yield context.row(
+        yield context.flow(
             port.state,
             Match(protocol=protocol, destination=to, ct_mark=port.mark),
             Normal(),
             priority=_OWN,
             why="from its connection's owner: on to the VM",
         )
-        yield context.row(
+        yield context.flow(
             port.state,
             Match(protocol=protocol, destination=to),
             Commit(port.mark),

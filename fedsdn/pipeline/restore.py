@@ -1,7 +1,7 @@
 """The SOCKS server's connections from the proxy's own address.
 
 Where ``source_restore`` is ``nat``, the bridge restores the client's. The first segment of each
-connection finds a row of its own, made for it a moment before: conntrack then translates all its
+connection finds a flow of its own, made for it a moment before: conntrack then translates all its
 packets. What has no such connection is dropped here, so nothing ever reaches a VM from the proxy's
 address, or from another client's that an older connection between the same sockets had.
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import RESTORE_SECONDS, Feature, HookPriority, Table
-from fedsdn.pipeline.rows import Match, Normal, Restore, Resubmit, Row, Track, tcp
+from fedsdn.pipeline.flows import Flow, Match, Normal, Restore, Resubmit, Track, tcp
 from fedsdn.socket_address import SocketAddress
 
 _OPENING = ABOVE_DEFAULT + 10
@@ -33,18 +33,18 @@ class Restoration:
     destination: SocketAddress
 
 
-def rows(context: Context) -> Iterator[Row]:
-    """Rows for what the server sends as itself, where it does."""
+def flows(context: Context) -> Iterator[Flow]:
+    """Flows for what the server sends as itself, where it does."""
     if context.site.source_restore == "nat":
         yield from _restored(context)
     elif context.federation.unrestored_peers(context.site.name):
         yield from _unrestored(context)
 
 
-def _unrestored(context: Context) -> Iterator[Row]:
+def _unrestored(context: Context) -> Iterator[Flow]:
     for prefix in context.site.prefixes:
         own, to = prefix.proxy_address, prefix.network
-        yield context.row(
+        yield context.flow(
             Table.HOOK,
             Match(protocol=tcp(to), destination=own),
             Resubmit(Table.TENANT),
@@ -52,7 +52,7 @@ def _unrestored(context: Context) -> Iterator[Row]:
             why="VMs' answers to the server's own address (sources are not restored)",
         )
         match = Match(protocol=tcp(to), source=own, destination=to)
-        yield context.row(
+        yield context.flow(
             Table.SERVER,
             match,
             Track(Table.SERVER_STATE),
@@ -60,23 +60,23 @@ def _unrestored(context: Context) -> Iterator[Row]:
         )
 
 
-def _restored(context: Context) -> Iterator[Row]:
-    """Rows that lead to those of single connections."""
+def _restored(context: Context) -> Iterator[Flow]:
+    """Flows that lead to those of single connections."""
     for prefix in context.site.prefixes:
         own, to = prefix.proxy_address, prefix.network
         match = Match(protocol=tcp(to), source=own, destination=to)
         opening = Match(protocol=tcp(to), source=own, destination=to, opening=True)
         restored = Track(Table.SERVER_STATE, nat=True)
-        yield context.row(
+        yield context.flow(
             Table.SERVER,
             opening,
             Resubmit(Table.RESTORE),
             priority=_OPENING,
             why="first segments: each needs its client's address",
         )
-        yield context.row(Table.SERVER, match, restored, why="later ones: conntrack translates")
+        yield context.flow(Table.SERVER, match, restored, why="later ones: conntrack translates")
         lost = Match(protocol=tcp(to), source=own)
-        yield context.row(
+        yield context.flow(
             Table.SERVER_STATE,
             lost,
             priority=_LOST,
@@ -88,18 +88,18 @@ def _restored(context: Context) -> Iterator[Row]:
     )
 
 
-def restoring_rows(federation: Federation, site: Site, wanted: Restoration) -> tuple[Row, Row]:
-    """Rows that restore the client's address of one connection, about to be opened."""
+def restoring_flows(federation: Federation, site: Site, wanted: Restoration) -> tuple[Flow, Flow]:
+    """Flows that restore the client's address of one connection, about to be opened."""
     context = Context(federation, site, Feature.RESTORE)
     return (
-        context.row(
+        context.flow(
             Table.RESTORE,
             _segments(wanted.own, wanted.destination),
             Restore(wanted.client, Table.RESTORED),
             hard_timeout=RESTORE_SECONDS,
             why="one connection that is being opened: give it its client's address",
         ),
-        context.row(
+        context.flow(
             Table.RESTORED,
             _segments(wanted.client, wanted.destination),
             Normal(),

@@ -1,4 +1,4 @@
-"""The bridge's table-miss row, where no other owner of the bridge installs it."""
+"""The bridge's table-miss flow, where no other owner of the bridge installs it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import HookPriority, Table
-from fedsdn.pipeline.rows import Match, Normal, Row
+from fedsdn.pipeline.flows import Flow, Match, Normal
 
 
-def rows(context: Context) -> Iterator[Row]:
-    """Make the table-miss row, or none."""
+def flows(context: Context) -> Iterator[Flow]:
+    """Make the table-miss flow, or none."""
     if context.site.provider_network.table_miss == "normal":
-        yield context.row(
+        yield context.flow(
             Table.HOOK,
             Match(),
             Normal(),
@@ -22,17 +22,17 @@ def rows(context: Context) -> Iterator[Row]:
 
 
 def is_table_miss(table: int, priority: int) -> bool:
-    """Whether a row of this table and priority is the bridge's table-miss row.
+    """Whether a flow of this table and priority is the bridge's table-miss flow.
 
     Of its priority no feature makes another.
     """
     return table == Table.HOOK and priority == HookPriority.MISS
 
 
-def without_table_miss(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Leave the table-miss row out of a site's rows, where another owner's is there.
+def without_table_miss(flows: Iterable[Flow]) -> tuple[Flow, ...]:
+    """Leave the table-miss flow out of a site's flows, where another owner's is there.
 
     A table has one, and whoever adds one takes the place of the other's. In fail mode standalone
     Open vSwitch itself adds one.
     """
-    return tuple(row for row in rows if not is_table_miss(row.table, row.priority))
+    return tuple(flow for flow in flows if not is_table_miss(flow.table, flow.priority))

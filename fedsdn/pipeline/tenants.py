@@ -21,17 +21,17 @@ from fedsdn.pipeline.declarations import (
     Table,
     port_mac,
 )
-from fedsdn.pipeline.rows import (
+from fedsdn.pipeline.flows import (
     AddressToSender,
     Commit,
     ConnState,
+    Flow,
     Match,
     Normal,
     Output,
     PopVlan,
     Protocol,
     Resubmit,
-    Row,
     SetDestinationMac,
     Tag,
     Track,
@@ -46,11 +46,11 @@ _TURNING = 40
 _DELIVERY = {CtMark.OUTBOUND: Table.TO_SOCKSIFIER, CtMark.INBOUND: Table.TO_SERVER}
 
 
-def rows(context: Context) -> Iterator[Row]:
-    """Rows that steer tenants' packets."""
+def flows(context: Context) -> Iterator[Flow]:
+    """Flows that steer tenants' packets."""
     for remote in context.remote_prefixes:
         for protocol in (tcp(remote.network), icmp(remote.network)):
-            yield context.row(
+            yield context.flow(
                 Table.HOOK,
                 Match(protocol=protocol, destination=remote.network),
                 Resubmit(Table.TENANT),
@@ -61,7 +61,7 @@ def rows(context: Context) -> Iterator[Row]:
     for prefix in context.site.prefixes:
         for protocol in (tcp(prefix.network), icmp(prefix.network)):
             own = Match(protocol=protocol, source=prefix.network)
-            yield context.row(
+            yield context.flow(
                 Table.TENANT,
                 own,
                 Track(Table.TENANT_STATE, nat=restored),
@@ -73,25 +73,25 @@ def rows(context: Context) -> Iterator[Row]:
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
 
 
-def _by_state(context: Context) -> Iterator[Row]:
+def _by_state(context: Context) -> Iterator[Flow]:
     both = tuple(Resubmit(table) for table in _DELIVERY.values())
     for protocol in (Protocol.TCP, Protocol.TCP6):
         # By SYN alone: told apart by ACK, a reset would have a megaflow of its own; while that is
         # missing, Open vSwitch's userspace datapath has it overtake the data before it.
-        yield context.row(
+        yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol, syn=True, ct_mark=CtMark.INBOUND),
             Resubmit(Table.TENANT_SYN),
             priority=_TURNING,
             why="a SYN or SYN-ACK on an inbound connection: which?",
         )
-        yield context.row(
+        yield context.flow(
             Table.TENANT_SYN,
             Match(protocol=protocol, opening=True),
             *both,
             why="a SYN, but the connection is inbound: a copy to each port, its socket decides",
         )
-        yield context.row(
+        yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol, opening=True, conn_state=ConnState.NEW),
             Commit(),
@@ -100,14 +100,14 @@ def _by_state(context: Context) -> Iterator[Row]:
             why="a VM opens a connection: to the socksifier, whose answer makes it outbound",
         )
         for mark, delivery in _DELIVERY.items():
-            yield context.row(
+            yield context.flow(
                 Table.TENANT_STATE,
                 Match(protocol=protocol, ct_mark=mark),
                 Resubmit(delivery),
                 priority=_BY_DIRECTION,
                 why="a known connection: to the proxy port of its direction",
             )
-        yield context.row(
+        yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol),
             *both,
@@ -120,7 +120,7 @@ def _by_state(context: Context) -> Iterator[Row]:
     )
     for mark, delivery in _DELIVERY.items():
         error = Match(conn_state=ConnState.RELATED, ct_mark=mark)
-        yield context.row(
+        yield context.flow(
             Table.TENANT_STATE,
             error,
             Resubmit(delivery),
@@ -130,8 +130,8 @@ def _by_state(context: Context) -> Iterator[Row]:
     yield context.default(Table.TENANT_STATE, Normal(), why="other ICMP is not carried")
 
 
-def _delivery(context: Context, table: Table, port: str) -> Iterator[Row]:
-    """Rows that hand a frame to the proxy.
+def _delivery(context: Context, table: Table, port: str) -> Iterator[Flow]:
+    """Flows that hand a frame to the proxy.
 
     Steered frames would never pass NORMAL, and the bridge would forget where the VM is and flood
     what the proxy sends to it. NORMAL learns the sender of a frame that is addressed to its own
@@ -140,7 +140,7 @@ def _delivery(context: Context, table: Table, port: str) -> Iterator[Row]:
     learn = (AddressToSender(), Normal())
     to_proxy = (SetDestinationMac(port_mac(context.site, port)), Output(port))
     tagged, untagged = Match(tag=Tag.PRESENT), Match(tag=Tag.ABSENT)
-    yield context.row(
+    yield context.flow(
         table, tagged, *learn, PopVlan(), *to_proxy, why="to the proxy, without its tag"
     )
-    yield context.row(table, untagged, *learn, *to_proxy, why="to the proxy")
+    yield context.flow(table, untagged, *learn, *to_proxy, why="to the proxy")

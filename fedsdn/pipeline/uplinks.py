@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from fedsdn.config.model import Uplink
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import HookPriority, Table, port_mac, wan_port
+from fedsdn.pipeline.flows import Flow, Match, Output, Protocol, Resubmit, Tag, icmp, ip, tcp, udp
 from fedsdn.pipeline.link_local import link_local
-from fedsdn.pipeline.rows import Match, Output, Protocol, Resubmit, Row, Tag, icmp, ip, tcp, udp
 
 _ND_SOLICITATION = 135
 _BELOW_PEERS = ABOVE_DEFAULT - 5
 
 
-def rows(context: Context) -> Iterator[Row]:
-    """Rows of every uplink of the site."""
-    yield context.row(
+def flows(context: Context) -> Iterator[Flow]:
+    """Flows of every uplink of the site."""
+    yield context.flow(
         Table.HOOK,
         Match(tag=Tag.NOBODYS),
         priority=HookPriority.NOBODYS_VLAN,
@@ -29,7 +29,7 @@ def rows(context: Context) -> Iterator[Row]:
     )
     for uplink in context.site.uplinks:
         for port, table in ((uplink.port, Table.UPLINK), (wan_port(uplink), Table.WAN)):
-            yield context.row(
+            yield context.flow(
                 Table.HOOK,
                 Match(in_port=port),
                 Resubmit(table),
@@ -42,7 +42,7 @@ def rows(context: Context) -> Iterator[Row]:
     yield context.default(Table.WAN, why="drop what has not this uplink's own address")
 
 
-def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
+def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
     port, address = uplink.port, uplink.address.ip
     proxy = Output(wan_port(uplink))
     probes = () if context.federation.probes is None else (udp(address),)
@@ -52,13 +52,13 @@ def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
                 from_peer = Match(
                     protocol=protocol, in_port=port, source=peer.peer_address, destination=address
                 )
-                yield context.row(
+                yield context.flow(
                     Table.UPLINK, from_peer, proxy, why="connections and probes of a peer"
                 )
     ping = Match(protocol=icmp(address), in_port=port, destination=address)
-    yield context.row(Table.UPLINK, ping, proxy, why="ping, and errors about connections to peers")
+    yield context.flow(Table.UPLINK, ping, proxy, why="ping, and errors about connections to peers")
     stranger = Match(protocol=ip(address), in_port=port, destination=address)
-    yield context.row(
+    yield context.flow(
         Table.UPLINK,
         stranger,
         priority=_BELOW_PEERS,
@@ -66,29 +66,29 @@ def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
     )
     if uplink.family == 4:
         arp = Match(protocol=Protocol.ARP, in_port=port, arp_target=address)
-        yield context.row(Table.UPLINK, arp, proxy, why="who asks for the proxy's address")
+        yield context.flow(Table.UPLINK, arp, proxy, why="who asks for the proxy's address")
         return
     own = link_local(port_mac(context.site, wan_port(uplink)))
     for target in (address, own):
         solicitation = Match(
             protocol=Protocol.ICMP6, in_port=port, icmp6_type=_ND_SOLICITATION, nd_target=target
         )
-        yield context.row(Table.UPLINK, solicitation, proxy, why="who asks for the proxy's address")
+        yield context.flow(Table.UPLINK, solicitation, proxy, why="asks for the proxy's address")
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, destination=own)
-    yield context.row(Table.UPLINK, neighbour, proxy, why="neighbours that answer the proxy")
+    yield context.flow(Table.UPLINK, neighbour, proxy, why="neighbours that answer the proxy")
 
 
-def _from_proxy(context: Context, uplink: Uplink) -> Iterator[Row]:
+def _from_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
     port, address = wan_port(uplink), uplink.address.ip
     out = Output(uplink.port)
     sent = Match(protocol=ip(address), in_port=port, source=address)
-    yield context.row(Table.WAN, sent, out, why="the proxy's own, out of the uplink of its address")
+    yield context.flow(Table.WAN, sent, out, why="the proxy's own, by the uplink of its address")
     if uplink.family == 4:
         arp = Match(protocol=Protocol.ARP, in_port=port, arp_source=address)
-        yield context.row(Table.WAN, arp, out, why="the proxy asks for neighbours, or answers them")
+        yield context.flow(Table.WAN, arp, out, why="the proxy asks for neighbours, or answers")
         return
     own = link_local(port_mac(context.site, port))
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, source=own)
-    yield context.row(
+    yield context.flow(
         Table.WAN, neighbour, out, why="the proxy asks for neighbours, or answers them"
     )

@@ -8,7 +8,7 @@ from enum import IntEnum, auto
 from zlib import crc32
 
 from fedsdn.config.model import Site
-from fedsdn.proxy.policy import Refusal
+from fedsdn.proxy.admission.policy import Refusal
 
 _LOG = logging.getLogger(__name__)
 

@@ -113,7 +113,7 @@ def warnings(site: Site, there: Database) -> Iterator[str]:
 def _check_table_miss(provider: ProviderNetwork) -> None:
     if provider.table_miss == "none" and ovs.table_miss(provider.bridge) is not TableMiss.OTHERS:
         raise FedsdnError(
-            f"bridge {provider.bridge} has no table-miss row of its own, so it would forward "
+            f"bridge {provider.bridge} has no table-miss flow of its own, so it would forward "
             "nothing but federated traffic: write 'table_miss: normal' under provider_network, or "
             "start the bridge's owner (Neutron's agent) first"
         )

@@ -14,10 +14,10 @@ from enum import Enum
 from typing import Any
 
 from fedsdn.errors import FedsdnError
+from fedsdn.ovs.tools import run
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
 from fedsdn.site import reserved_ports
-from fedsdn.site.ovs_tools import run
 from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
 from fedsdn.site.reserved_ports import UplinkPort
 
@@ -34,7 +34,7 @@ _VLANS = 4096
 
 _COOKIE = re.compile(r"^ *cookie=(0x[0-9a-f]+)", re.MULTILINE)
 _ORDINARY = "priority=0,actions=NORMAL"
-"""The row that Open vSwitch gives a bridge in fail mode standalone."""
+"""The flow that Open vSwitch gives a bridge in fail mode standalone."""
 
 _TABLE_MISS = re.compile(r"^(?: *cookie=(0x[0-9a-f]+),)?.*\bpriority=0 actions=", re.MULTILINE)
 
@@ -42,7 +42,7 @@ Record = Mapping[str, Any]
 
 
 class TableMiss(Enum):
-    """Whose is a bridge's table-miss row."""
+    """Whose is a bridge's table-miss flow."""
 
     NONE = "nobody's"
     OURS = "ours"
@@ -142,7 +142,7 @@ def switch_answers() -> bool:
 
 
 def table_miss(bridge: str) -> TableMiss:
-    """Find out whose is the row of table 0 that takes every packet at priority 0."""
+    """Find out whose is the flow of table 0 that takes every packet at priority 0."""
     dump = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
     if others_table_miss(dump):
         return TableMiss.OTHERS
@@ -150,7 +150,7 @@ def table_miss(bridge: str) -> TableMiss:
 
 
 def others_table_miss(dump: str) -> bool:
-    """Whether what ``ovs-ofctl dump-flows`` prints has a table-miss row that is not ours."""
+    """Whether what ``ovs-ofctl dump-flows`` prints has a table-miss flow that is not ours."""
     found = _TABLE_MISS.search(dump)
     return found is not None and origin(int(found[1] or "0", 16)) is None
 
@@ -192,9 +192,9 @@ def release(names: Iterable[str], there: Database) -> bool:
 
 
 def hand_over(there: Database, uplinks: Iterable[str]) -> tuple[str, ...]:
-    """Have bridges forward without our table-miss row; return those that had no other.
+    """Have bridges forward without our table-miss flow; return those that had no other.
 
-    ``uplinks`` are the names of the ports that our rows keep apart.
+    ``uplinks`` are the names of the ports that our flows keep apart.
     """
     if not switch_answers():
         return ()
@@ -204,7 +204,7 @@ def hand_over(there: Database, uplinks: Iterable[str]) -> tuple[str, ...]:
 
 
 def _hand_over(bridge: str, there: Database, uplinks: frozenset[str]) -> bool:
-    """Put an ordinary row in place of our table-miss row; False if that is not there.
+    """Put an ordinary flow in place of our table-miss flow; False if that is not there.
 
     Where uplinks share a VLAN, what comes in by them is dropped from now on: NORMAL would join
     their wires into a loop.
@@ -238,7 +238,7 @@ def _vlans(port: Port) -> frozenset[int]:
 
 
 def remove(there: Database) -> bool:
-    """Remove every port of ours, our flow rows and protocol; say whether there was anything."""
+    """Remove every port of ours, our flows and protocol; say whether there was anything."""
     commands = [["--if-exists", "del-port", port.port.name] for port in there.own_ports]
     commands += reserved_ports.stale("", (), there.vlans.values())
     commands += _own_protocols(there)

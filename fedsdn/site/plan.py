@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import ip_interface, ip_network
 
 from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
+from fedsdn.mptcp.endpoints import Endpoint, endpoint_of
 from fedsdn.pipeline.declarations import (
     NOBODYS_VLAN,
     PROXY_NAMESPACE,
@@ -22,7 +23,6 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.site import nft, sysctls
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoint, endpoint_of
 
 DEFAULT_MTU = 1500
 """MTU in bytes of a port whose bridge says nothing else."""

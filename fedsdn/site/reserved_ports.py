@@ -1,8 +1,8 @@
 """Keeps NORMAL off the uplinks' ports: each is a trunk of a VLAN that no frame may carry.
 
-NORMAL then neither floods frames to them, nor takes any from them; rows that name the port are not
+NORMAL then neither floods frames to them, nor takes any from them; flows that name the port are not
 concerned (ovs-vswitchd.conf.db(5), ``Port``, ``vlan_mode``). So no owner's NORMAL joins two uplinks
-to a loop, or lets tenants' frames out. It stands in the database: it holds before the first row is
+to a loop, or lets tenants' frames out. It stands in the database: it holds before the first flow is
 there, and after a restart of ovs-vswitchd. What the port had before stands beside it, and comes
 back. The port's own ``tag`` means nothing to a trunk, and stays.
 """

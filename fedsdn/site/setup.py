@@ -16,13 +16,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
+from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import checks, firewall, network, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoints
 
 
 def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> t
 class Removed:
     """What ``down`` did: whether there was anything to remove.
 
-    ``handed_over`` are bridges that forwarded by fedsdn's table-miss row alone, and have an
+    ``handed_over`` are bridges that forwarded by fedsdn's table-miss flow alone, and have an
     ordinary one now.
     """
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from fedsdn import namespace
 from fedsdn.config.model import Federation, Site
+from fedsdn.mptcp.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.site import checks, firewall, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.nft import TABLE
 from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.uplinks.status import read_status
 
 

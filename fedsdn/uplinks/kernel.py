@@ -11,9 +11,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 from fedsdn import namespace
 from fedsdn.config.model import AddressPair, Site
 from fedsdn.errors import FedsdnError
-from fedsdn.uplinks.endpoints import Endpoints, endpoint_of
+from fedsdn.mptcp.endpoints import Endpoints, endpoint_of
+from fedsdn.mptcp.subflows import Doomed, Subflows
 from fedsdn.uplinks.paths import Orders
-from fedsdn.uplinks.subflows import Doomed, Subflows
 
 _LOOK_SECONDS = 3.0
 """How often it is looked whether more of the subflows on dead paths may end."""

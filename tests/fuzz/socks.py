@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import atheris
 
 with atheris.instrument_imports():
-    from fedsdn.proxy import socks
+    from fedsdn.proxy.socks import protocol as socks
 
 from fedsdn.socket_address import SocketAddress
 from tests.fuzz.run import fuzz

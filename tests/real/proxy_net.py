@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from fedsdn import namespace
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Site
+from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
     SERVER_PORT,
@@ -30,12 +31,11 @@ from fedsdn.pipeline.declarations import (
     port_mac,
     wan_port,
 )
-from fedsdn.proxy.stats_socket import read_statistics
+from fedsdn.proxy.process.stats_socket import read_statistics
 from fedsdn.site import firewall
 from fedsdn.site.network import Network
 from fedsdn.site.plan import site_plan
 from fedsdn.site.sysctls import Sysctl
-from fedsdn.uplinks.endpoints import Endpoints
 from tests.real.site_host import wait_until
 
 ROOT = Path(__file__).parents[2]

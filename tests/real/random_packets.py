@@ -1,6 +1,6 @@
 """Sends random packets through a bridge, and compares where they go with what a trace foretold.
 
-Runs on a host of its own (``SiteHost``), whose bridge has a site's rows: ``python -m
+Runs on a host of its own (``SiteHost``), whose bridge has a site's flows: ``python -m
 tests.real.random_packets FEDERATION SITE COUNT SEED`` prints JSON.
 """
 
@@ -22,12 +22,12 @@ from os_ken.lib.packet import ethernet, ipv4, ipv6, packet, tcp
 
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Address, Site
-from fedsdn.connections.conntrack import Entry, entries
-from fedsdn.diagnostics.shell import Shell
+from fedsdn.ovs.conntrack import Entry, entries
+from fedsdn.ovs.packet import TracedPacket, state
+from fedsdn.ovs.trace import run_trace
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, port_mac, wan_port
+from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
-from fedsdn.trace.packet import TracedPacket, state
-from fedsdn.trace.run import run_trace
 
 LIMIT_S = 5.0
 VM_MACS = {"tap-vm1": "02:00:00:00:01:01", "tap-vm2": "02:00:00:00:01:02"}

@@ -242,7 +242,7 @@ class SiteHost:
             "interfaces": self.vsctl("name,type,external_ids", "Interface"),
             "controllers": self.vsctl("target,external_ids", "Controller"),
             "bridges": self.vsctl("name,fail_mode,protocols,external_ids", "Bridge"),
-            "rows": self.output(f"ovs-ofctl dump-flows --no-stats {BRIDGE}"),
+            "flows": self.output(f"ovs-ofctl dump-flows --no-stats {BRIDGE}"),
         }
 
     def inner(self) -> dict[str, Any]:
@@ -259,8 +259,8 @@ class SiteHost:
         }
 
     def vsctl(self, columns: str, table: str) -> list[Any]:
-        rows = self.json(f"ovs-vsctl --format=json --columns={columns} list {table}")
-        return sorted(rows["data"], key=str)
+        flows = self.json(f"ovs-vsctl --format=json --columns={columns} list {table}")
+        return sorted(flows["data"], key=str)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

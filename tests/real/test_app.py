@@ -1,4 +1,4 @@
-"""osken-manager fedsdn.app on a real bridge: whatever happens, the rows come out right."""
+"""osken-manager fedsdn.app on a real bridge: whatever happens, the flows come out right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.diagnostics.pipeline_document import own_rows
+from fedsdn.inspect.flows.pipeline_document import own_flows
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller
@@ -32,7 +32,7 @@ def host(lab: Lab) -> Iterator[Host]:
     federation_file(host).write_text(before)
     if not host.runs(CONTROLLER):
         start_controller(host)
-    wait_for_rows(host, REFERENCE)
+    wait_for_flows(host, REFERENCE)
 
 
 REFERENCE = (Path(__file__).parents[2] / "flows/two-site/a.flows").read_text().splitlines()
@@ -46,20 +46,20 @@ def ofctl(host: Host, *command: str) -> str:
     return host.run("ovs-ofctl", "-O", "OpenFlow13", *command)
 
 
-def rows(host: Host) -> list[str]:
-    return own_rows(ofctl(host, "--names", "--no-stats", "dump-flows", "br-provider").splitlines())
+def flows(host: Host) -> list[str]:
+    return own_flows(ofctl(host, "--names", "--no-stats", "dump-flows", "br-provider").splitlines())
 
 
-def wait_for_rows(host: Host, wanted: list[str]) -> None:
+def wait_for_flows(host: Host, wanted: list[str]) -> None:
     wait_until(
-        lambda: rows(host) == wanted,
+        lambda: flows(host) == wanted,
         LIMIT_SECONDS,
-        lambda: f"not the wanted rows: {set(rows(host)) ^ set(wanted)}",
+        lambda: f"not the wanted flows: {set(flows(host)) ^ set(wanted)}",
     )
 
 
 def ages(host: Host) -> list[float]:
-    """Seconds since each row was installed."""
+    """Seconds since each flow was installed."""
     dump = ofctl(host, "dump-flows", "br-provider")
     return [float(age) for age in re.findall(r"cookie=0xfed5.*?duration=([0-9.]+)s", dump)]
 
@@ -70,26 +70,26 @@ def stop_controller(host: Host) -> None:
     wait_until(lambda: not daemon.alive(), LIMIT_SECONDS, lambda: "the controller goes on")
 
 
-def test_every_deleted_row_comes_back_and_foreign_rows_stay(host: Host) -> None:
+def test_every_deleted_flow_comes_back_and_foreign_flows_stay(host: Host) -> None:
     ofctl(host, "add-flow", "br-provider", FOREIGN_ROW)
     ofctl(host, "del-flows", "br-provider", "table=115")
     ofctl(host, "del-flows", "br-provider", "cookie=0xfed5000000000000/0xffff000000000000,table=0")
-    wait_for_rows(host, REFERENCE)
+    wait_for_flows(host, REFERENCE)
     assert "cookie=0x99" in ofctl(host, "dump-flows", "br-provider", "table=3")
     ofctl(host, "del-flows", "br-provider", "table=3")
 
 
 def test_changed_actions_are_put_right(host: Host) -> None:
     ofctl(host, "--strict", "mod-flows", "br-provider", "table=105,priority=0,actions=NORMAL")
-    assert rows(host) != REFERENCE
-    wait_for_rows(host, REFERENCE)
+    assert flows(host) != REFERENCE
+    wait_for_flows(host, REFERENCE)
 
 
-def test_restart_keeps_rows_and_their_counters(host: Host) -> None:
+def test_restart_keeps_flows_and_their_counters(host: Host) -> None:
     """A restarted controller finds that all is as it wants, and sends nothing."""
     before = ages(host)
     stop_controller(host)
-    assert rows(host) == REFERENCE, "rows stay while the controller is away"
+    assert flows(host) == REFERENCE, "flows stay while the controller is away"
     log = host.log(CONTROLLER)
     start_controller(host)
     wait_until(
@@ -97,12 +97,12 @@ def test_restart_keeps_rows_and_their_counters(host: Host) -> None:
         LIMIT_SECONDS,
         lambda: f"not connected: {log}",
     )
-    wait_for_rows(host, REFERENCE)
+    wait_for_flows(host, REFERENCE)
     assert min(ages(host)) >= min(before)
 
 
-def test_rows_follow_a_changed_federation_file(host: Host) -> None:
-    """Only the difference is sent: rows that stay keep their age."""
+def test_flows_follow_a_changed_federation_file(host: Host) -> None:
+    """Only the difference is sent: flows that stay keep their age."""
     before = ages(host)
     text = federation_file(host).read_text()
     federation_file(host).write_text(
@@ -110,10 +110,10 @@ def test_rows_follow_a_changed_federation_file(host: Host) -> None:
             "proxy_address: 10.2.0.2", "proxy_address: 10.7.0.2"
         )
     )
-    wanted = [row.replace("10.2.0.0/24", "10.7.0.0/24") for row in REFERENCE]
-    wait_for_rows(host, sorted(wanted, key=wanted.index))
+    wanted = [flow.replace("10.2.0.0/24", "10.7.0.0/24") for flow in REFERENCE]
+    wait_for_flows(host, sorted(wanted, key=wanted.index))
     kept = [age for age in ages(host) if age >= min(before)]
-    changed = [row for row in REFERENCE if "10.2.0.0/24" in row]
+    changed = [flow for flow in REFERENCE if "10.2.0.0/24" in flow]
     assert len(kept) == len(REFERENCE) - len(changed)
 
 
@@ -126,31 +126,31 @@ def test_bad_federation_file_changes_nothing(host: Host, text: str) -> None:
         LIMIT_SECONDS,
         lambda: "the bad file was not noticed",
     )
-    assert rows(host) == REFERENCE
+    assert flows(host) == REFERENCE
     assert "Traceback" not in host.log(CONTROLLER).read_text()
 
 
 def test_port_that_comes_back_with_another_number(host: Host) -> None:
-    """Rows of a missing port go; with the port they come back, whatever its number is now."""
+    """Flows of a missing port go; with the port they come back, whatever its number is now."""
     number = host.run("ovs-vsctl", "get", "interface", "up2", "ofport").strip()
     tag = host.run("ovs-vsctl", "get", "port", "up2", "tag").strip()
     host.run("ovs-vsctl", "del-port", "br-provider", "up2")
-    without = [row for row in REFERENCE if not re.search("(in_port=|output:)up2", row)]
-    wait_for_rows(host, without)
+    without = [flow for flow in REFERENCE if not re.search("(in_port=|output:)up2", flow)]
+    wait_for_flows(host, without)
     assert "no port up2" in host.log(CONTROLLER).read_text()
     new = str(int(number) + 40)
     add = ("add-port", "br-provider", "up2", f"tag={tag}", "--", "set", "interface", "up2")
     host.run("ovs-vsctl", *add, f"ofport_request={new}")
     assert host.run("ovs-vsctl", "get", "interface", "up2", "ofport").strip() == new
-    wait_for_rows(host, REFERENCE)
+    wait_for_flows(host, REFERENCE)
     host.run(*SITE_UP)  # keeps the new port from NORMAL, too
 
 
-def test_a_restarted_switch_gets_its_rows_again(host: Host) -> None:
-    """A first controller, and the loss of the last, makes Open vSwitch forget every row."""
+def test_a_restarted_switch_gets_its_flows_again(host: Host) -> None:
+    """A first controller, and the loss of the last, makes Open vSwitch forget every flow."""
     host.run("ovs-vsctl", "set-controller", "br-provider", "tcp:127.0.0.1:1")
     host.run("ovs-vsctl", "del-controller", "br-provider")
-    wait_for_rows(host, REFERENCE)
+    wait_for_flows(host, REFERENCE)
 
 
 def test_nothing_listens_for_bridges(host: Host) -> None:
@@ -159,7 +159,7 @@ def test_nothing_listens_for_bridges(host: Host) -> None:
 
 
 def test_steady_state_has_no_packet_in(host: Host) -> None:
-    """No row sends anything to the controller."""
+    """No flow sends anything to the controller."""
     assert "CONTROLLER" not in ofctl(host, "dump-flows", "br-provider")
 
 

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
-from fedsdn.proxy import tcp, transparent
+from fedsdn.proxy.sockets import tcp, transparent
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import Namespace
 from tests.real.site_host import SiteHost

@@ -11,7 +11,7 @@ import pytest
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
-from fedsdn.proxy.stats_socket import read_statistics
+from fedsdn.proxy.process.stats_socket import read_statistics
 from tests.real.conftest import TWO_SITE
 from tests.real.test_proxy_lab import LIMIT_SECONDS, Vm, connections, wait_until_all_ended
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.loader import dump_federation, load_federation
-from fedsdn.diagnostics.pipeline_document import own_rows
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.inspect.flows.pipeline_document import own_flows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.site.plan import port_names
 from tests.real.site_host import BRIDGE, SiteHost
 from tests.unit.federations import two_sites
@@ -40,10 +40,10 @@ def host() -> Iterator[SiteHost]:
 
 @pytest.fixture
 def bridge(host: SiteHost) -> SiteHost:
-    """The host, whose bridge has exactly the rows of site a."""
+    """The host, whose bridge has exactly the flows of site a."""
     host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE}")
-    rows = "\n".join(str(row) for row in pipeline_rows(two_sites(), "a"))
-    host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=rows)
+    flows = "\n".join(str(flow) for flow in pipeline_flows(two_sites(), "a"))
+    host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=flows)
     return host
 
 
@@ -89,11 +89,11 @@ def test_what_is_rendered_is_what_the_application_installs(
     finally:
         empty.output("ovs-vsctl del-br br-new")
     reference = (ROOT / "flows" / topology.stem / f"{name}.flows").read_text()
-    assert own_rows(dump.splitlines()) == reference.splitlines()
+    assert own_flows(dump.splitlines()) == reference.splitlines()
 
 
 def test_a_bridge_as_it_should_be_has_no_difference(bridge: SiteHost) -> None:
-    assert "all 96 rows of site a are there" in run(bridge, f"{FEDSDN} diff {HERE}")
+    assert "all 96 flows of site a are there" in run(bridge, f"{FEDSDN} diff {HERE}")
 
 
 def test_differences_are_named_and_set_the_exit_status(bridge: SiteHost) -> None:
@@ -119,10 +119,10 @@ def test_a_dump_and_its_file_say_the_same(bridge: SiteHost) -> None:
     saved = json.loads(run(bridge, f"{FEDSDN} dump /run/saved --json"))["tables"]
     for tables in (live, saved):
         for table in tables:
-            for row in table["rows"]:
-                del row["seconds"], row["packets"], row["bytes"]
+            for flow in table["flows"]:
+                del flow["seconds"], flow["packets"], flow["bytes"]
     assert live == saved
-    assert sum(len(table["rows"]) for table in live) == 96
+    assert sum(len(table["flows"]) for table in live) == 96
 
 
 def test_the_page_is_written(bridge: SiteHost) -> None:
@@ -136,7 +136,7 @@ def test_the_page_is_written(bridge: SiteHost) -> None:
         ("dump --table 7", "fedsdn: no table '7': name one of HOOK, UPLINK"),
         ("dump /run/none", "fedsdn: /run/none: No such file or directory"),
         ("dump /run/openvswitch/db.sock", "fedsdn: /run/openvswitch/db.sock: No such device"),
-        ("dump /run/half", "fedsdn: /run/half, line 2: half a row, 'cookie=0x"),
+        ("dump /run/half", "fedsdn: /run/half, line 2: half a flow, 'cookie=0x"),
         ("dump /run/newer", "fedsdn: /run/newer, line 1: 'cookie=0x0, flux=1 actions=drop'"),
         ("dump /run/half --watch", "fedsdn: /run/half does not change"),
         ("diff --site x", "fedsdn: unknown site 'x'"),

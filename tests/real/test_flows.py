@@ -36,5 +36,5 @@ def test_reference_dumps_are_what_the_bridges_have(topology: Path, lab: Lab) -> 
     }
 
 
-def test_pipeline_document_has_the_reference_rows() -> None:
+def test_pipeline_document_has_the_reference_flows() -> None:
     assert DOCUMENT.read_text() == document(), REMEDY

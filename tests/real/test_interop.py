@@ -15,8 +15,8 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, SOCKSIFIER_PORT
-from fedsdn.proxy import socks
-from fedsdn.proxy.transport import IPPROTO_MPTCP
+from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
+from fedsdn.proxy.socks import protocol as socks
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until

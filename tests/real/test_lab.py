@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from fedsdn.diagnostics.application import Transfer, send, serving
-from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.traffic import Amount
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from fedsdn.shell import Shell
+from fedsdn.traffic.program import Amount
+from fedsdn.traffic.runner import Transfer, send, serving
 
 pytestmark = pytest.mark.real
 FEDSDN = str(Path(sys.executable).parent / "fedsdn")

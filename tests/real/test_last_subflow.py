@@ -14,9 +14,9 @@ import pytest
 
 from fedsdn.config.model import AddressPair
 from fedsdn.lab.wait import wait_until
-from fedsdn.proxy import transport
-from fedsdn.proxy.subflow_requests import SubflowRequests
-from fedsdn.uplinks.subflows import Doomed, Subflows
+from fedsdn.mptcp.requests import SubflowRequests
+from fedsdn.mptcp.subflows import Doomed, Subflows
+from fedsdn.proxy.sockets import transport
 from tests.real.cables import Joined, joined
 
 pytestmark = pytest.mark.real

@@ -12,9 +12,9 @@ from os_ken.ofproto import ofproto_v1_3_parser as parser
 from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
 from fedsdn.config.model import Federation
-from fedsdn.diagnostics.pipeline_document import own_rows
+from fedsdn.inspect.flows.pipeline_document import own_flows
 from fedsdn.openflow.difference import difference
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER
 from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
@@ -48,11 +48,11 @@ def stop(host: SiteHost, application: int) -> None:
 
 
 def own(host: SiteHost) -> list[str]:
-    return own_rows(host.output(DUMP).splitlines())
+    return own_flows(host.output(DUMP).splitlines())
 
 
 def wait_for_own(host: SiteHost, wanted: Federation) -> None:
-    count = len(pipeline_rows(wanted, "a"))
+    count = len(pipeline_flows(wanted, "a"))
     wait_until(lambda: len(own(host)) == count)
 
 
@@ -66,12 +66,12 @@ def others(host: SiteHost) -> list[str]:
 def cookies() -> Iterator[int]:
     """Draw some from all 64 bits, some that begin like ours, and some but a bit from ours."""
     draw = random.Random(17)  # noqa: S311 -- to be repeated, not secret
-    rows = pipeline_rows(federation(), "a")
+    flows = pipeline_flows(federation(), "a")
     for number in range(COOKIES):
         cookie = (
             draw.getrandbits(64),
             COOKIE_OWNER | draw.getrandbits(48),
-            draw.choice(rows).cookie ^ 1 << draw.randrange(64),
+            draw.choice(flows).cookie ^ 1 << draw.randrange(64),
         )[number % 3]
         assert origin(cookie) is None
         yield cookie
@@ -124,7 +124,7 @@ def deletion_mask() -> int:
 
 def test_deleting_many_flows_costs_no_more_than_their_number(host: SiteHost) -> None:
     """Deletions that carry the whole cookie cost the square of it: each walks all that have it."""
-    [cookie, *_] = [row.cookie for row in pipeline_rows(federation(), "a")]
+    [cookie, *_] = [flow.cookie for flow in pipeline_flows(federation(), "a")]
     flows = [
         f"table=0,priority=20000,tcp,nw_dst=198.18.{n >> 8}.{n & 255},cookie={cookie:#x}"
         for n in range(FLOWS)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.proxy.transparent import CONNECT_SECONDS
-from fedsdn.proxy.transport import CHECK_SECONDS
+from fedsdn.proxy.sockets.transparent import CONNECT_SECONDS
+from fedsdn.proxy.sockets.transport import CHECK_SECONDS
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites

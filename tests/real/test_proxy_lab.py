@@ -1,4 +1,4 @@
-"""The proxies on two whole sites: bridges, rows and wires with delay between the VMs."""
+"""The proxies on two whole sites: bridges, flows and wires with delay between the VMs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
-from fedsdn.proxy.stats_socket import read_statistics
+from fedsdn.proxy.process.stats_socket import read_statistics
 from tests.real.proxy_net import Namespace
 
 pytestmark = pytest.mark.real

@@ -17,7 +17,7 @@ import pytest
 
 from fedsdn.config.model import Federation, Prefix
 from fedsdn.lab.wait import wait_until as wait_at_most
-from fedsdn.proxy import transport
+from fedsdn.proxy.sockets import transport
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites

@@ -13,7 +13,7 @@ import pytest
 
 from fedsdn.lab.wait import wait_until
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy.turns import FINDING_SECONDS, WAIT_SECONDS
+from fedsdn.proxy.admission.turns import FINDING_SECONDS, WAIT_SECONDS
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.unit.federations import two_sites
 

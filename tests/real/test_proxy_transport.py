@@ -20,8 +20,8 @@ import pytest
 from fedsdn.config.model import Uplink
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import SocketMark
-from fedsdn.proxy import tcp, transparent, transport
-from fedsdn.proxy.transport import Carrier
+from fedsdn.proxy.sockets import tcp, transparent, transport
+from fedsdn.proxy.sockets.transport import Carrier
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
 

@@ -32,7 +32,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 UNTAGGED_TOO = True
 """Whether uplinks without tags, on a bridge that is secure from its first moment, are tried, too:
-True where our rows keep uplinks apart, whatever their tags."""
+True where our flows keep uplinks apart, whatever their tags."""
 
 MOST_FRAMES = 200
 """In two seconds on one wire or at one VM: probes, pings and ARP are a fifth of it, and one frame
@@ -225,5 +225,5 @@ def test_the_recipe_word_by_word(tagged: bool) -> None:
         for site in sites:
             left = site.host.traces()
             if not tagged:  # a bridge that forwarded nothing forwards, and says so
-                made[site.name] |= {"rows": left["rows"]}
+                made[site.name] |= {"flows": left["flows"]}
             assert without_files(left) == without_files(made[site.name])

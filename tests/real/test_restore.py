@@ -18,7 +18,7 @@ from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from fedsdn.pipeline.declarations import RESTORE_SECONDS, Table
-from fedsdn.proxy.stats_socket import read_statistics
+from fedsdn.proxy.process.stats_socket import read_statistics
 from tests.real.test_proxy_lab import LIMIT_SECONDS, RESET, Vm, connections, is_reset, receive, send
 from tests.unit.federations import with_source_restore
 
@@ -50,11 +50,11 @@ def restored(host: Host) -> int:
     return count
 
 
-def single_rows(host: Host) -> list[str]:
-    """Rows of single connections that are on a site's bridge."""
+def single_flows(host: Host) -> list[str]:
+    """Flows of single connections that are on a site's bridge."""
     dump = host.run("ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "br-provider")
     ours = rf"table=({Table.RESTORE.value}|{Table.RESTORED.value}),.*hard_timeout="
-    return [row for row in dump.splitlines() if re.search(ours, row)]
+    return [flow for flow in dump.splitlines() if re.search(ours, flow)]
 
 
 def test_each_of_many_has_its_clients_address_and_data_both_ways(ends: tuple[Vm, Vm]) -> None:
@@ -112,13 +112,13 @@ def test_a_port_that_is_used_again_at_once_is_seen_again(ends: tuple[Vm, Vm]) ->
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_rows_are_there_while_connections_are_opened_and_no_longer(nat: Lab, family: int) -> None:
+def test_flows_are_there_while_connections_are_opened_and_no_longer(nat: Lab, family: int) -> None:
     near, far = Vm(nat, "a", "vm1", family), Vm(nat, "b", "vm2", family)
     with connections(near, far, count=BURST) as pairs:
         wait_until(
-            lambda: not single_rows(far.host),
+            lambda: not single_flows(far.host),
             RESTORE_SECONDS + LIMIT_SECONDS,
-            lambda: f"{len(single_rows(far.host))} rows of single connections are still there",
+            lambda: f"{len(single_flows(far.host))} flows of single connections are still there",
         )
         for client, server in pairs:
             client.sendall(b"still")

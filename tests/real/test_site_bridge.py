@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from fedsdn.config.model import Federation, Prefix
-from fedsdn.diagnostics import bridge_checks
-from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.view import SiteView
+from fedsdn.inspect.view import SiteView
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
+from fedsdn.shell import Shell
+from fedsdn.verify import bridge as bridge_checks
 from tests.real.site_host import BRIDGE, Program, SiteHost, federation, pinging, wait_until
 
 pytestmark = pytest.mark.real
@@ -37,7 +37,7 @@ def host() -> Iterator[SiteHost]:
 
 @contextmanager
 def application(host: SiteHost) -> Iterator[Program]:
-    """Run ``osken-manager fedsdn.app``, from when it has installed its rows."""
+    """Run ``osken-manager fedsdn.app``, from when it has installed its flows."""
     command = ["osken-manager", "--config-file=/run/fedsdn.conf", "fedsdn.app"]
     with host.program(*command, stderr=subprocess.STDOUT) as program:
         wait_until(lambda: own(host) != [])
@@ -54,7 +54,7 @@ def own(host: SiteHost) -> list[str]:
 
 
 def has_miss(flows: list[str]) -> bool:
-    """Whether the table-miss row is among them."""
+    """Whether the table-miss flow is among them."""
     return any(MISS.match(flow) for flow in flows)
 
 
@@ -110,7 +110,7 @@ def plain(host: SiteHost) -> None:
 
 
 def secure(host: SiteHost) -> None:
-    """Make it one of an owner that is away, with flows of his and a table-miss row."""
+    """Make it one of an owner that is away, with flows of his and a table-miss flow."""
     host.output(f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} cookie=0x99,priority=0,actions=NORMAL")
 
 
@@ -129,7 +129,7 @@ def with_another_peer(table_miss: str) -> Federation:
 
 def without_files(traces: dict[str, Any]) -> dict[str, Any]:
     """Leave out what an application that has ended leaves in /run/fedsdn, and the flows' order."""
-    return traces | {"files": [], "rows": sorted(traces["rows"].splitlines())}
+    return traces | {"files": [], "flows": sorted(traces["flows"].splitlines())}
 
 
 @pytest.mark.parametrize("owner", [plain, secure, foreign_controller])
@@ -162,7 +162,7 @@ def test_others_flows_and_traffic_before_during_and_after(
 
 
 def test_down_with_the_application_running(host: SiteHost) -> None:
-    """It takes its rows away for good, and puts none back; up has them come again."""
+    """It takes its flows away for good, and puts none back; up has them come again."""
     plain(host)
     host.up()
     with application(host) as program:
@@ -181,7 +181,7 @@ def test_down_with_the_application_running(host: SiteHost) -> None:
 
 
 @pytest.mark.parametrize("tags", [True, False])
-def test_a_bridge_that_forwards_by_our_row_alone_goes_on(host: SiteHost, tags: bool) -> None:
+def test_a_bridge_that_forwards_by_our_flow_alone_goes_on(host: SiteHost, tags: bool) -> None:
     """An ordinary one takes its place, and uplinks that share a VLAN are not joined."""
     if tags:
         host.output("ovs-vsctl set Port up1 tag=4001 -- set Port up2 tag=4002")
@@ -190,7 +190,7 @@ def test_a_bridge_that_forwards_by_our_row_alone_goes_on(host: SiteHost, tags: b
         wait_until(lambda: has_miss(own(host)))
         with gateway(host):
             said = host.down()
-            assert f"bridge {BRIDGE} forwarded by fedsdn's table-miss row alone" in said
+            assert f"bridge {BRIDGE} forwarded by fedsdn's table-miss flow alone" in said
             left = [flow.strip() for flow in dump(host) if "reply" not in flow]
             assert (own(host), len(left)) == ([], 1 if tags else 3)
     heard = host.run(
@@ -202,7 +202,7 @@ def test_a_bridge_that_forwards_by_our_row_alone_goes_on(host: SiteHost, tags: b
     assert heard.returncode == 124, "what came in by one uplink has left by the other"
 
 
-def test_the_table_miss_row_comes_and_goes_with_the_others(host: SiteHost) -> None:
+def test_the_table_miss_flow_comes_and_goes_with_the_others(host: SiteHost) -> None:
     """Another's takes the place of ours, and stays; ours comes back when that is gone."""
     host.up()
     with application(host):
@@ -217,7 +217,7 @@ def test_the_table_miss_row_comes_and_goes_with_the_others(host: SiteHost) -> No
     host.down()
 
 
-def test_status_and_verify_take_the_others_table_miss_row(host: SiteHost) -> None:
+def test_status_and_verify_take_the_others_table_miss_flow(host: SiteHost) -> None:
     plain(host)
     host.up()
     with application(host):
@@ -226,7 +226,7 @@ def test_status_and_verify_take_the_others_table_miss_row(host: SiteHost) -> Non
         wanted = federation()
         shell = Shell("a", ("nsenter", "-t", str(host.pid), "-n", "-m", "-p"))
         view = SiteView(wanted, wanted.site("a"), shell, Path("/run/fedsdn.conf"))
-        assert bridge_checks.rows(view) == f"{len(own(host))} rows"
+        assert bridge_checks.flows(view) == f"{len(own(host))} flows"
         assert bridge_checks.application(view) == BRIDGE
     host.down()
 

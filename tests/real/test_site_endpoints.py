@@ -12,7 +12,7 @@ import pytest
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.uplinks.endpoints import Endpoint, EndpointFlag, Endpoints
+from fedsdn.mptcp.endpoints import Endpoint, EndpointFlag, Endpoints
 
 pytestmark = pytest.mark.real
 

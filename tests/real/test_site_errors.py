@@ -96,10 +96,10 @@ def test_bridge_missing(host: SiteHost) -> None:
     assert host.json("ip -json netns") == []
 
 
-def test_nobody_installs_the_table_miss_row(idle_host: Idle) -> None:
+def test_nobody_installs_the_table_miss_flow(idle_host: Idle) -> None:
     host, before = idle_host
     host.write(federation(table_miss="none"))
-    assert f"bridge {BRIDGE} has no table-miss row" in refused(host)
+    assert f"bridge {BRIDGE} has no table-miss flow" in refused(host)
     assert host.traces() == before
     host.output(f"ovs-ofctl add-flow {BRIDGE} priority=0,actions=NORMAL")
     host.up()

@@ -41,7 +41,7 @@ def with_third_uplink() -> Federation:
 @pytest.mark.parametrize(
     ("wanted", "trouble", "said"),
     [
-        (federation(table_miss="none"), "true", f"bridge {BRIDGE} has no table-miss row"),
+        (federation(table_miss="none"), "true", f"bridge {BRIDGE} has no table-miss flow"),
         (with_third_uplink(), "true", "port far1 of uplink up3 is on no bridge"),
         (with_bridge("br-x"), "true", "bridge br-x of site a is missing"),
         (with_bridge("br-x"), "ovs-vsctl add-br br-x", "port up1 of uplink up1 is on bridge br-p"),
@@ -81,7 +81,7 @@ def test_what_was_refused_is_taken_up_once_the_host_is_ready(host: SiteHost) -> 
         wait_until(lambda: len(own(host)) > before)
 
 
-def test_our_table_miss_row_stays_until_another_owner_has_his(host: SiteHost) -> None:
+def test_our_table_miss_flow_stays_until_another_owner_has_his(host: SiteHost) -> None:
     """An application that starts with a file of table_miss none cuts nobody off, either."""
     with application(host):
         wait_until(lambda: has_miss(own(host)))

@@ -1,6 +1,6 @@
 """Real packets through what fedsdn site up makes; small programs stand in for the proxy.
 
-The bridge has the pipeline's rows, put there once with ovs-ofctl: no controller runs.
+The bridge has the pipeline's flows, put there once with ovs-ofctl: no controller runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
 
 pytestmark = pytest.mark.real
@@ -113,8 +113,8 @@ class Ground:
                 f"ethtool --offload {BRIDGE} tx off"
             )
         host.up()
-        rows = "\n".join(str(row) for row in pipeline_rows(federation(), "a"))
-        host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=rows)
+        flows = "\n".join(str(flow) for flow in pipeline_flows(federation(), "a"))
+        host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=flows)
 
     def serve(self, namespace: str, program: str, port: int) -> None:
         """Run a program in the background until the host ends; wait for its listening port."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedsdn.config.model import Federation, Prefix, Uplink
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from tests.real.site_host import BRIDGE, SiteHost, federation
 
 pytestmark = pytest.mark.real
@@ -87,7 +87,7 @@ def test_routing_in_the_namespace(host: SiteHost) -> None:
 def test_down_leaves_the_host_as_it_was(host: SiteHost) -> None:
     before = host.traces()
     host.up()
-    ours = pipeline_rows(federation(), "a")[-1]
+    ours = pipeline_flows(federation(), "a")[-1]
     host.output(f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} '{ours}'")
     assert host.traces() != before
     assert host.down() == "site taken down\n"

@@ -20,8 +20,8 @@ from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from fedsdn.mptcp.subflows import Subflows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.uplinks.subflows import Subflows
 from tests.real.proxy_net import Namespace
 from tests.real.test_proxy_lab import Vm, connections
 
@@ -44,8 +44,8 @@ import json, sys
 from dataclasses import asdict
 from ipaddress import ip_address
 from fedsdn import namespace
-from fedsdn.proxy.subflow_requests import SubflowRequests
-from fedsdn.uplinks.subflows import Subflows
+from fedsdn.mptcp.requests import SubflowRequests
+from fedsdn.mptcp.subflows import Subflows
 requests = namespace.inside("fedsdn", SubflowRequests)
 with Subflows("fedsdn") as subflows:
     for line in sys.stdin:

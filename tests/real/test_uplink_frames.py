@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from fedsdn.diagnostics.application import Transfer, send, serving
-from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.traffic import Amount
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from fedsdn.shell import Shell
+from fedsdn.traffic.program import Amount
+from fedsdn.traffic.runner import Transfer, send, serving
 
 pytestmark = pytest.mark.real
 

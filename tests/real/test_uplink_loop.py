@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from tests.real.proxy_net import Namespace
 from tests.real.site_host import BRIDGE, SiteHost, federation
 
@@ -111,9 +111,9 @@ def ring() -> Iterator[Ring]:
 def give_flows(ring: Ring, whose: str) -> None:
     """Give the hosts the application's flows, or only another owner's NORMAL, as before them."""
     for name, host in ring.hosts.items():
-        rows = "\n".join(str(row) for row in pipeline_rows(federation(), name))
+        flows = "\n".join(str(flow) for flow in pipeline_flows(federation(), name))
         host.output(f"ovs-ofctl del-flows {BRIDGE} && ovs-appctl fdb/flush {BRIDGE}")
-        text = rows if whose == "ours" else "priority=0,actions=NORMAL"
+        text = flows if whose == "ours" else "priority=0,actions=NORMAL"
         host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=text)
 
 
@@ -161,7 +161,7 @@ def test_nobody_learns_who_is_behind_an_uplink(ring: Ring) -> None:
 
 
 def test_a_peers_packet_still_reaches_the_proxy(ring: Ring) -> None:
-    """Rows that name an uplink's port are not concerned by what NORMAL may do with it."""
+    """Flows that name an uplink's port are not concerned by what NORMAL may do with it."""
     give_flows(ring, "ours")
     ring.hosts["a"].inside("ping -c 1 -W 5 192.0.2.2")
 

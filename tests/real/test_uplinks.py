@@ -203,7 +203,7 @@ def test_a_wire_that_swallows_everything(lab: Lab, talk: Talk) -> None:
 
 @pytest.mark.parametrize("site", SITES)
 def test_one_direction_that_is_swallowed(lab: Lab, talk: Talk, site: str) -> None:
-    """A row of somebody else's on the bridge drops what the proxy sends by an uplink."""
+    """A flow of somebody else's on the bridge drops what the proxy sends by an uplink."""
     bridge = ("ovs-ofctl", "-O", "OpenFlow13", "--names")
     lab.host(site).run(
         *bridge, "add-flow", "br-provider", "cookie=7,priority=65000,in_port=wan-up2,actions=drop"

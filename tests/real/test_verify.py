@@ -13,21 +13,22 @@ from pathlib import Path
 import pytest
 
 from fedsdn.cli.views import lab_views
-from fedsdn.diagnostics import bridge_checks, loss_checks
-from fedsdn.diagnostics.checks import CheckFailedError, Outcome, Result, run_checks
-from fedsdn.diagnostics.loss_checks import Loss, loss_check
-from fedsdn.diagnostics.path_checks import paths
-from fedsdn.diagnostics.proxy_checks import endpoints
-from fedsdn.diagnostics.site_checks import Ground, section, site_checks, traffic_counter_checks
-from fedsdn.diagnostics.throughput_checks import Wires, carry, check_shares
-from fedsdn.diagnostics.traffic import Direction
-from fedsdn.diagnostics.verify import Effort, all_checks
-from fedsdn.diagnostics.view import SiteView, uplink_pairs
+from fedsdn.inspect.view import SiteView, uplink_pairs
 from fedsdn.lab import operator
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from fedsdn.traffic.program import Direction
 from fedsdn.uplinks.status import read_status
+from fedsdn.verify import bridge as bridge_checks
+from fedsdn.verify import loss as loss_checks
+from fedsdn.verify.checks import CheckFailedError, Outcome, Result, run_checks
+from fedsdn.verify.loss import Loss, loss_check
+from fedsdn.verify.paths import paths
+from fedsdn.verify.plan import Effort, all_checks
+from fedsdn.verify.proxy import endpoints
+from fedsdn.verify.site import Ground, section, site_checks, traffic_counter_checks
+from fedsdn.verify.throughput import Wires, carry, check_shares
 
 pytestmark = pytest.mark.real
 
@@ -129,14 +130,16 @@ def process(host: Host, pattern: str, signal: str) -> Iterator[None]:
         host.run("sh", "-c", f"kill -CONT {number} 2>/dev/null || true")
 
 
-def test_deleted_rows_fail_rows(view: SiteView, host: Host) -> None:
+def test_deleted_flows_fail_flows(view: SiteView, host: Host) -> None:
     """The application is halted, or it would put them back at once."""
     with process(host, "osken-manager", "STOP"):
         view.shell.output("ovs-ofctl", "-O", "OpenFlow13", "del-flows", view.bridge, "table=110")
-        failure = the_only_failure(view, Ground.ROWS)
+        failure = the_only_failure(view, Ground.FLOWS)
     assert "missing (table 110)" in failure.found
     assert "osken-manager" in failure.fix
-    wait_until(lambda: passes(bridge_checks.rows, view), LIMIT, lambda: "the rows do not come back")
+    wait_until(
+        lambda: passes(bridge_checks.flows, view), LIMIT, lambda: "the flows do not come back"
+    )
 
 
 def test_an_application_that_ended_fails_its_check_only(
@@ -270,8 +273,10 @@ def test_a_port_that_is_gone_fails_ports_and_the_fix_mends_it(
     failure = the_only_failure(view, Ground.PORTS)
     assert repr(port)[1:-1] in failure.found
     mend(failure.fix)
-    wait_until(lambda: passes(bridge_checks.rows, view), LIMIT, lambda: "the rows do not come back")
-    # Rows are told apart without their port's number, which is another one now.
+    wait_until(
+        lambda: passes(bridge_checks.flows, view), LIMIT, lambda: "the flows do not come back"
+    )
+    # Flows are told apart without their port's number, which is another one now.
     wait_until(lambda: _all_alive(host), LIMIT, lambda: "up1 stays dead")
     if port == "up1":
         mend(the_only_failure(view, Ground.SET_UP).fix)  # a new port is not kept from NORMAL yet

@@ -9,15 +9,15 @@ from uuid import uuid4
 
 import pytest
 
-from fedsdn.diagnostics import path_checks
-from fedsdn.diagnostics.application import Transfer, send, serving
-from fedsdn.diagnostics.checks import Check, CheckFailedError
-from fedsdn.diagnostics.counters import recording
-from fedsdn.diagnostics.path_checks import VmPath
-from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.traffic import Amount, Direction
-from fedsdn.diagnostics.view import SiteView, Vm
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.view import SiteView, Vm
+from fedsdn.shell import Shell
+from fedsdn.traffic.counters import recording
+from fedsdn.traffic.program import Amount, Direction
+from fedsdn.traffic.runner import Transfer, send, serving
+from fedsdn.verify import paths as path_checks
+from fedsdn.verify.checks import Check, CheckFailedError
+from fedsdn.verify.paths import VmPath
 from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real

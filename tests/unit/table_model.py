@@ -1,6 +1,6 @@
 """A model of the tables that packets can be pushed through, with a conntrack of its own.
 
-It reads the rows as values and does what ovs-fields(7) and ovs-actions(7) say of them. The real
+It reads the flows as values and does what ovs-fields(7) and ovs-actions(7) say of them. The real
 bridge is asked the same questions in tests/real; this one answers thousands a second.
 """
 
@@ -12,11 +12,12 @@ from ipaddress import IPv4Network, IPv6Network
 
 from fedsdn.config.model import Address, Network
 from fedsdn.pipeline.declarations import CtMark, Table
-from fedsdn.pipeline.rows import (
+from fedsdn.pipeline.flows import (
     Action,
     AddressToSender,
     Commit,
     ConnState,
+    Flow,
     Match,
     Normal,
     Output,
@@ -24,7 +25,6 @@ from fedsdn.pipeline.rows import (
     Protocol,
     Restore,
     Resubmit,
-    Row,
     SetDestinationMac,
     Tag,
     Track,
@@ -39,7 +39,7 @@ _SPECIAL_CASES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packet:
-    """A frame: what rows can match, and what actions can change."""
+    """A frame: what flows can match, and what actions can change."""
 
     in_port: str
     protocol: Protocol
@@ -95,10 +95,10 @@ class _Way:
 
 
 class TableModel:
-    """Rows and a conntrack zone."""
+    """Flows and a conntrack zone."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows = sorted(rows, key=lambda row: -row.priority)
+    def __init__(self, flows: Iterable[Flow]) -> None:
+        self._flows = sorted(flows, key=lambda flow: -flow.priority)
         self.connections: dict[Connection, CtMark | None] = {}
         """Their direction, None as long as only first segments came."""
         self.translated: dict[Connection, tuple[SocketAddress, SocketAddress]] = {}
@@ -112,12 +112,14 @@ class TableModel:
         return way.deliveries
 
     def _table(self, way: _Way, table: Table) -> None:
-        matching = [row for row in self._rows if row.table == table and _matches(row.match, way)]
+        matching = [
+            flow for flow in self._flows if flow.table == table and _matches(flow.match, way)
+        ]
         if not matching:
             return
-        best = [row for row in matching if row.priority == matching[0].priority]
-        effects = {row.actions for row in best}
-        assert len(effects) == 1, f"ambiguous: {[str(row) for row in best]}"
+        best = [flow for flow in matching if flow.priority == matching[0].priority]
+        effects = {flow.actions for flow in best}
+        assert len(effects) == 1, f"ambiguous: {[str(flow) for flow in best]}"
         for action in best[0].actions:
             self._act(way, action)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedsdn.channel import client, messages, server
 from fedsdn.pipeline.declarations import RESTORE_SECONDS
-from fedsdn.proxy.restored import ANSWER_SECONDS
+from fedsdn.proxy.sockets.restored import ANSWER_SECONDS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/channel.md").read_text()

@@ -53,7 +53,7 @@ def test_show_prints_whole_values_in_columns() -> None:
     assert result.stdout == (
         "SOCKS servers on TCP port 1080; 2 sites, 4 prefixes, 4 uplinks, 2 paths\n"
         "Sites\n"
-        "  site  bridge       provider network  table-miss row\n"
+        "  site  bridge       provider network  table-miss flow\n"
         "  a     br-provider  flat              normal\n"
         "  b     br-provider  flat              normal\n"
         "Prefixes\n"

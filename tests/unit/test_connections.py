@@ -8,10 +8,10 @@ import pytest
 
 from fedsdn.channel.connection import Connection, Direction
 from fedsdn.cli.connections import document, lines
-from fedsdn.connections.conntrack import Entry, parse_entries
-from fedsdn.connections.joined import CONNTRACK, MPTCP, PROXY, ConnectionView, by_rate, joined
+from fedsdn.inspect.connections import CONNTRACK, MPTCP, PROXY, ConnectionView, by_rate, joined
+from fedsdn.mptcp.subflows import Subflow, SubflowKind
+from fedsdn.ovs.conntrack import Entry, parse_entries
 from fedsdn.socket_address import SocketAddress
-from fedsdn.uplinks.subflows import Subflow, SubflowKind
 
 UPLINKS = {ip_address("192.0.2.1"): "up1", ip_address("2001:db8:2::1"): "up2"}
 NEAR, FAR = (

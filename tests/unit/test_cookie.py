@@ -1,4 +1,4 @@
-"""A row tells where it comes from."""
+"""A flow tells where it comes from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import fedsdn
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER
 from tests.unit.federations import three_sites
@@ -14,20 +14,20 @@ from tests.unit.federations import three_sites
 PACKAGE = Path(fedsdn.__file__).parent
 
 
-def test_every_row_names_its_site_feature_and_source_line() -> None:
+def test_every_flow_names_its_site_feature_and_source_line() -> None:
     for site in three_sites().sites:
-        for row in pipeline_rows(three_sites(), site.name):
-            found = origin(row.cookie)
+        for flow in pipeline_flows(three_sites(), site.name):
+            found = origin(flow.cookie)
             assert found is not None
             assert found.site_name(three_sites()) == site.name
             file, line = found.source.split(":")
             source = (PACKAGE / file).read_text().splitlines()[int(line) - 1]
-            assert "context.row(" in source or "context.default(" in source, found.source
+            assert "context.flow(" in source or "context.default(" in source, found.source
 
 
 def test_foreign_cookies_are_not_ours() -> None:
     assert origin(0) is None
-    ours = pipeline_rows(three_sites(), "a")[0].cookie
+    ours = pipeline_flows(three_sites(), "a")[0].cookie
     assert [bit for bit in range(64) if origin(ours ^ 1 << bit) is not None] == []
     assert origin(COOKIE_OWNER) is None
     assert origin(COOKIE_OWNER | 0x7C87_0002_0032) is None, "without the check"

@@ -1,4 +1,4 @@
-"""Dumps of flows are read row by row, or refused in one line that says which row and why."""
+"""Dumps of flows are read flow by flow, or refused in one line that says which flow and why."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.loader import load_federation
-from fedsdn.flowtable.compare import Fault, compare, shadows
-from fedsdn.flowtable.dump import DumpedRow, DumpError, parse_dump, parse_row
-from fedsdn.flowtable.names import named_actions, named_match, table_name
-from fedsdn.flowtable.page import page
-from fedsdn.flowtable.purpose import row_purpose, table_purpose
-from fedsdn.flowtable.report import document, rates, source, tables, text, why
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.inspect.flows.comparison import Fault, compare, shadows
+from fedsdn.inspect.flows.names import named_actions, named_match, table_name
+from fedsdn.inspect.flows.page import page
+from fedsdn.inspect.flows.purpose import flow_purpose, table_purpose
+from fedsdn.inspect.flows.report import document, rates, source, tables, text, why
+from fedsdn.ovs.flows import DumpedFlow, DumpError, parse_dump, parse_flow
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import Table
-from fedsdn.pipeline.rows import Row
+from fedsdn.pipeline.flows import Flow
 from tests.unit.federations import three_sites, two_sites, with_foreign_proxy, with_source_restore
 
 ROOT = Path(__file__).parents[2]
@@ -36,26 +36,26 @@ EVERY_KIND = (
 )
 
 
-def rows_of(site: str = "a") -> tuple[Row, ...]:
-    return pipeline_rows(two_sites(), site)
+def flows_of(site: str = "a") -> tuple[Flow, ...]:
+    return pipeline_flows(two_sites(), site)
 
 
-def dumped(rows: tuple[Row, ...] = rows_of()) -> list[DumpedRow]:
-    return parse_dump([HEADING, *map(str, rows)], "a dump")
+def dumped(flows: tuple[Flow, ...] = flows_of()) -> list[DumpedFlow]:
+    return parse_dump([HEADING, *map(str, flows)], "a dump")
 
 
-def test_a_row_is_read_with_its_counters() -> None:
-    [row] = parse_dump([HEADING, NEUTRON, ""], "a dump")
-    assert (row.table, row.priority, row.cookie) == (60, 90, 0xA3D1)
-    assert (row.packets, row.bytes, row.seconds) == (2, 84, 7.2)
-    assert row.match == "vlan_tci=0x0000/0x1fff,ct_mark=0x1"
-    assert not row.ours
-    assert row.origin is None
+def test_a_flow_is_read_with_its_counters() -> None:
+    [flow] = parse_dump([HEADING, NEUTRON, ""], "a dump")
+    assert (flow.table, flow.priority, flow.cookie) == (60, 90, 0xA3D1)
+    assert (flow.packets, flow.bytes, flow.seconds) == (2, 84, 7.2)
+    assert flow.match == "vlan_tci=0x0000/0x1fff,ct_mark=0x1"
+    assert not flow.ours
+    assert flow.origin is None
 
 
-def test_a_row_that_matches_everything_has_the_default_priority() -> None:
-    row = parse_row("cookie=0x0, duration=1s, table=3, n_packets=0, n_bytes=0, actions=drop")
-    assert (row.table, row.priority, row.match, row.actions) == (3, 0x8000, "", "drop")
+def test_a_flow_that_matches_everything_has_the_default_priority() -> None:
+    flow = parse_flow("cookie=0x0, duration=1s, table=3, n_packets=0, n_bytes=0, actions=drop")
+    assert (flow.table, flow.priority, flow.match, flow.actions) == (3, 0x8000, "", "drop")
 
 
 def test_an_empty_dump_is_one() -> None:
@@ -66,9 +66,9 @@ def test_an_empty_dump_is_one() -> None:
     ("lines", "message"),
     [
         ([], "a dump: no flows in it; write it with 'ovs-ofctl"),
-        (["hello"], "a dump, line 1: half a row, 'hello': dump the flows again"),
-        ([HEADING, NEUTRON[:60]], "a dump, line 2: half a row, 'cookie=0xa3d1, "),
-        ([HEADING, NEUTRON, NEUTRON[:120]], "a dump, line 3: half a row"),
+        (["hello"], "a dump, line 1: half a flow, 'hello': dump the flows again"),
+        ([HEADING, NEUTRON[:60]], "a dump, line 2: half a flow, 'cookie=0xa3d1, "),
+        ([HEADING, NEUTRON, NEUTRON[:120]], "a dump, line 3: half a flow"),
         (["cookie=0x0, priority=1,flux=3 actions=drop"], "line 1: .*flux.* no newer than"),
         (["cookie=0x0, priority=1 actions=teleport(3)"], "line 1: .*teleport"),
         (["cookie=0x0, priority=1,nw_dst=10.0.0.0/33 actions=drop"], "line 1: .*10.0.0.0/33"),
@@ -82,11 +82,11 @@ def test_what_cannot_be_read_is_one_clear_line(lines: list[str], message: str) -
 
 
 @pytest.mark.parametrize("federation", EVERY_KIND)
-def test_every_row_says_what_it_is_for_and_the_source_says_the_same(federation: object) -> None:
-    for row in pipeline_rows(federation, "a"):  # type: ignore[arg-type]
-        made_by = origin(row.cookie)
+def test_every_flow_says_what_it_is_for_and_the_source_says_the_same(federation: object) -> None:
+    for flow in pipeline_flows(federation, "a"):  # type: ignore[arg-type]
+        made_by = origin(flow.cookie)
         assert made_by is not None
-        assert row_purpose(made_by) == row.why != ""
+        assert flow_purpose(made_by) == flow.why != ""
 
 
 def test_every_table_says_what_it_is_for() -> None:
@@ -95,24 +95,24 @@ def test_every_table_says_what_it_is_for() -> None:
 
 def test_numbers_have_names_with_the_number_in_brackets() -> None:
     [opening] = [
-        row
-        for row in dumped()
-        if row.table == Table.SOCKSIFIER_STATE and row.match == "tcp,nw_dst=10.1.0.0/24"
+        flow
+        for flow in dumped()
+        if flow.table == Table.SOCKSIFIER_STATE and flow.match == "tcp,nw_dst=10.1.0.0/24"
     ]
     assert named_actions(opening) == (
         "ct(commit,zone=FEDERATION [65237],exec(set_field:OUTBOUND [0x1]->ct_mark)),NORMAL"
     )
-    marked = next(row for row in dumped() if "ct_mark=0x2" in row.match)
+    marked = next(flow for flow in dumped() if "ct_mark=0x2" in flow.match)
     assert "ct_mark=INBOUND [0x2]" in named_match(marked)
-    tracked = next(row for row in dumped() if row.table == Table.TENANT and row.match)
+    tracked = next(flow for flow in dumped() if flow.table == Table.TENANT and flow.match)
     assert named_actions(tracked) == "ct(table=TENANT_STATE [115],zone=FEDERATION [65237])"
 
 
 def test_others_marks_are_not_ours() -> None:
-    row = parse_row(NEUTRON)
-    assert named_match(row) == "vlan_tci=0x0000/0x1fff,ct_mark=0x1"
-    assert named_actions(row) == "resubmit(,TENANT [110]),ct(commit,zone=5)"
-    assert (table_name(60), why(row), source(row)) == ("table 60", "", "somebody else")
+    flow = parse_flow(NEUTRON)
+    assert named_match(flow) == "vlan_tci=0x0000/0x1fff,ct_mark=0x1"
+    assert named_actions(flow) == "resubmit(,TENANT [110]),ct(commit,zone=5)"
+    assert (table_name(60), why(flow), source(flow)) == ("table 60", "", "somebody else")
 
 
 @pytest.mark.parametrize("topology", sorted((ROOT / "topo").glob("*.yaml")), ids=lambda p: p.stem)
@@ -121,39 +121,41 @@ def test_reference_dumps_are_what_their_sites_are_to_have(topology: Path) -> Non
     for site in federation.sites:
         file = ROOT / "flows" / topology.stem / f"{site.name}.flows"
         present = parse_dump(file.read_text().splitlines(), str(file))
-        assert compare(pipeline_rows(federation, site.name), present) == []
+        assert compare(pipeline_flows(federation, site.name), present) == []
 
 
-def faults(present: list[DumpedRow]) -> list[Fault]:
-    return [finding.fault for finding in compare(rows_of(), present)]
+def faults(present: list[DumpedFlow]) -> list[Fault]:
+    return [finding.fault for finding in compare(flows_of(), present)]
 
 
 def test_every_fault_is_found() -> None:
-    rows = dumped()
-    assert faults(rows) == []
-    assert faults(rows[1:]) == [Fault.MISSING]
-    assert faults([*rows, parse_row("cookie=0x1, table=110, priority=5,arp actions=drop")]) == [
+    flows = dumped()
+    assert faults(flows) == []
+    assert faults(flows[1:]) == [Fault.MISSING]
+    assert faults([*flows, parse_flow("cookie=0x1, table=110, priority=5,arp actions=drop")]) == [
         Fault.FOREIGN
     ]
-    assert faults([*rows, parse_row("cookie=0x1, table=0, priority=5,arp actions=drop")]) == []
-    stale = parse_row(str(rows_of("b")[-1]).replace("table=145", "table=146"))
-    assert faults([*rows, stale]) == [Fault.UNKNOWN]
-    changed = parse_row(str(rows_of()[-1]).split("actions=")[0] + "actions=drop")
-    assert faults([*(row for row in rows if row.key != changed.key), changed]) == [Fault.CHANGED]
-    above = parse_row("cookie=0x1, table=0, priority=65000,ip actions=NORMAL")
-    found = [one for one in compare(rows_of(), [*rows, above]) if one.other == above]
+    assert faults([*flows, parse_flow("cookie=0x1, table=0, priority=5,arp actions=drop")]) == []
+    stale = parse_flow(str(flows_of("b")[-1]).replace("table=145", "table=146"))
+    assert faults([*flows, stale]) == [Fault.UNKNOWN]
+    changed = parse_flow(str(flows_of()[-1]).split("actions=")[0] + "actions=drop")
+    assert faults([*(flow for flow in flows if flow.key != changed.key), changed]) == [
+        Fault.CHANGED
+    ]
+    above = parse_flow("cookie=0x1, table=0, priority=65000,ip actions=NORMAL")
+    found = [one for one in compare(flows_of(), [*flows, above]) if one.other == above]
     assert {one.fault for one in found} == {Fault.SHADOWED}
-    assert {one.row.match.split(",")[0] for one in found} == {"icmp", "ip", "tcp"}
+    assert {one.flow.match.split(",")[0] for one in found} == {"icmp", "ip", "tcp"}
 
 
-def test_rows_that_go_by_themselves_are_no_difference() -> None:
-    ours = f"cookie={rows_of()[0].cookie:#x}"
+def test_flows_that_go_by_themselves_are_no_difference() -> None:
+    ours = f"cookie={flows_of()[0].cookie:#x}"
     passing = f"{ours}, table=132, hard_timeout=3, priority=10,tcp actions=drop"
-    assert faults([*dumped(), parse_row(passing)]) == []
+    assert faults([*dumped(), parse_flow(passing)]) == []
 
 
 @pytest.mark.parametrize(
-    ("above", "row", "hides"),
+    ("above", "flow", "hides"),
     [
         ("priority=2", "priority=1,tcp", True),
         ("priority=1", "priority=1,tcp", False),
@@ -172,28 +174,28 @@ def test_rows_that_go_by_themselves_are_no_difference() -> None:
         ("priority=2,ct_mark=0x1", "priority=1,tcp", False),
     ],
 )
-def test_what_hides_a_row(above: str, row: str, hides: bool) -> None:
-    parsed = [parse_row(f"cookie=0x0, table=0, {one} actions=drop") for one in (above, row)]
+def test_what_hides_a_flow(above: str, flow: str, hides: bool) -> None:
+    parsed = [parse_flow(f"cookie=0x0, table=0, {one} actions=drop") for one in (above, flow)]
     assert shadows(*parsed) is hides
 
 
 def test_views_are_by_table_and_leave_out_what_nobody_asked_for() -> None:
-    rows = [*dumped(), parse_row(NEUTRON)]
-    assert [view.number for view in tables(rows, others=False, nonzero=False)] == sorted(
-        {row.table for row in rows if row.ours}
+    flows = [*dumped(), parse_flow(NEUTRON)]
+    assert [view.number for view in tables(flows, others=False, nonzero=False)] == sorted(
+        {flow.table for flow in flows if flow.ours}
     )
-    [view] = tables(rows, others=True, nonzero=True)
+    [view] = tables(flows, others=True, nonzero=True)
     assert (view.number, view.purpose) == (60, "")
-    [view] = tables(rows, Table.WAN, others=False, nonzero=False)
-    assert view.rows[-1].priority == 0
+    [view] = tables(flows, Table.WAN, others=False, nonzero=False)
+    assert view.flows[-1].priority == 0
     lines = "\n".join(text([view]))
     assert lines.startswith("WAN [105]  Frames from the proxy to an uplink")
     assert "# drop what has not this uplink's own address (pipeline/uplinks.py:" in lines
 
 
 def test_rates_are_what_counters_have_grown_by() -> None:
-    before = parse_row(NEUTRON)
-    after = parse_row(NEUTRON.replace("n_packets=2, n_bytes=84", "n_packets=12, n_bytes=1084"))
+    before = parse_flow(NEUTRON)
+    after = parse_flow(NEUTRON.replace("n_packets=2, n_bytes=84", "n_packets=12, n_bytes=1084"))
     assert rates([before], [after], 2.0) == {after.key: (5.0, 500.0)}
     assert rates([after], [before], 2.0) == {before.key: (1.0, 42.0)}, "made anew"
 
@@ -202,15 +204,15 @@ def test_the_document_is_json() -> None:
     [view] = tables(dumped(), Table.SERVER, others=False, nonzero=False)
     [shown] = json.loads(json.dumps(document([view])))
     assert (shown["name"], shown["table"]) == ("SERVER [130]", 130)
-    assert {row["feature"] for row in shown["rows"]} == {"proxy_ports"}
+    assert {flow["feature"] for flow in shown["flows"]} == {"proxy_ports"}
 
 
-def test_the_page_has_every_row_and_a_link_to_every_table() -> None:
+def test_the_page_has_every_flow_and_a_link_to_every_table() -> None:
     views = tables(dumped(), others=False, nonzero=False)
     html = page("bridge <br>", views)
     assert "<title>bridge &lt;br&gt;</title>" in html
     for view in views:
         assert f'href="#t{view.number}"' in html
         assert f'id="t{view.number}"' in html
-    assert html.count('class="row idle"') == len(dumped())
+    assert html.count('class="flow idle"') == len(dumped())
     assert "http" not in html.replace("http-equiv", "")

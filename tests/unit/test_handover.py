@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from fedsdn.proxy import handover
-from fedsdn.proxy.handover import ANSWER_SECONDS, Handover
+from fedsdn.proxy.sockets import handover
+from fedsdn.proxy.sockets.handover import ANSWER_SECONDS, Handover
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import asynchronous, tcp_pair, until
 

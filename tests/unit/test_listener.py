@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import pytest
 
-from fedsdn.proxy.listener import Listener, Name
-from fedsdn.proxy.slots import Owner, Slots
+from fedsdn.proxy.admission.slots import Owner, Slots
+from fedsdn.proxy.process.listener import Listener, Name
 from tests.unit.loopback import asynchronous, until
 
 

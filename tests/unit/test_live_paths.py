@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.proxy.live_paths import LivePaths
-from fedsdn.proxy.policy import Policy
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.uplinks.status import (
     STALE_SECONDS,
     PathState,

@@ -6,7 +6,7 @@ import socket
 from itertools import product
 
 from fedsdn.config.model import AddressPair, Uplink
-from fedsdn.proxy.path_manager import Managed, lacking
+from fedsdn.proxy.sockets.path_manager import Managed, lacking
 from tests.unit.federations import uplink
 
 A1, A2, A3 = (uplink(f"a{n}", f"198.51.100.{n}/24") for n in (1, 2, 3))
@@ -72,7 +72,7 @@ def test_a_connection_that_waits_is_not_given_up() -> None:
     assert not any(nothing_to_ask_for.has_lost_its_peer({}, now) for now in range(10))
 
 
-def test_refusals_count_only_in_a_row() -> None:
+def test_refusals_count_only_in_a_flow() -> None:
     connection = managed(asked=frozenset({pair(A1, B1)}))
     seen = [{}, {}, {pair(A1, B1): False}, {}, {}]
     assert not any(connection.has_lost_its_peer(there, now) for now, there in enumerate(seen))

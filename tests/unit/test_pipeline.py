@@ -1,4 +1,4 @@
-"""Packets pushed through the pipeline's rows, in both directions, on a model of the tables."""
+"""Packets pushed through the pipeline's flows, in both directions, on a model of the tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsdn.config.model import Address, ProviderNetwork
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import (
     LOCAL_PORT,
     SERVER_PORT,
@@ -20,8 +20,8 @@ from fedsdn.pipeline.declarations import (
     Table,
     port_mac,
 )
+from fedsdn.pipeline.flows import Protocol, icmp, tcp, udp
 from fedsdn.pipeline.link_local import link_local
-from fedsdn.pipeline.rows import Protocol, icmp, tcp, udp
 from tests.unit.federations import (
     three_sites,
     two_sites,
@@ -49,7 +49,7 @@ FAMILIES = pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
 
 @pytest.fixture
 def bridge() -> TableModel:
-    return TableModel(pipeline_rows(two_sites(), "a"))
+    return TableModel(pipeline_flows(two_sites(), "a"))
 
 
 def from_near(ends: Ends, *, syn: bool = False, in_port: str = TENANT) -> Packet:
@@ -265,7 +265,7 @@ def test_peer_reaches_the_proxy_and_nobody_else_does(
     probe = replace(packet, protocol=udp(own))
     assert ports(bridge.push(probe)) == [f"wan-{uplink}"]
     assert bridge.push(replace(probe, source=peer + 7)) == [], "a probe from a stranger"
-    unprobed = TableModel(pipeline_rows(replace(two_sites(), probes=None), "a"))
+    unprobed = TableModel(pipeline_flows(replace(two_sites(), probes=None), "a"))
     assert unprobed.push(probe) == [], "a probe where nobody wants one"
 
 
@@ -347,7 +347,7 @@ def packets(draw: st.DrawFn) -> Packet:
 @given(st.lists(packets(), max_size=30))
 def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None:
     """Whatever comes: no leak between uplinks, no foreign source but through the proxy's ports."""
-    bridge = TableModel(pipeline_rows(two_sites(), "a"))
+    bridge = TableModel(pipeline_flows(two_sites(), "a"))
     for packet in sequence:
         for delivery in bridge.push(packet):
             if packet.in_port in {"up1", "up2"}:
@@ -366,8 +366,8 @@ def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None
                 assert packet.destination in {V4.near, V6.near}
 
 
-def test_rows_are_distinct_and_reachable() -> None:
-    """No two rows of one table, priority and match; no table of ours that nothing leads to."""
+def test_flows_are_distinct_and_reachable() -> None:
+    """No two flows of one table, priority and match; no table of ours that nothing leads to."""
     for federation in (
         two_sites(),
         three_sites(),
@@ -375,30 +375,32 @@ def test_rows_are_distinct_and_reachable() -> None:
         with_source_restore(two_sites(), "none"),
         with_foreign_proxy(three_sites(), "b"),
     ):
-        rows = pipeline_rows(federation, "a")
-        keys = {(row.table, row.priority, row.match) for row in rows}
-        assert len(keys) == len(rows)
-        text = "\n".join(str(row) for row in rows)
-        # To the last of these lead only the rows of single connections.
-        for table in {row.table for row in rows} - {Table.HOOK, Table.RESTORED}:
+        flows = pipeline_flows(federation, "a")
+        keys = {(flow.table, flow.priority, flow.match) for flow in flows}
+        assert len(keys) == len(flows)
+        text = "\n".join(str(flow) for flow in flows)
+        # To the last of these lead only the flows of single connections.
+        for table in {flow.table for flow in flows} - {Table.HOOK, Table.RESTORED}:
             assert f"resubmit(,{table.value})" in text or f"ct(table={table.value}," in text
         if federation.site("a").source_restore == "nat":
-            assert {row.table for row in rows} == set(Table)
+            assert {flow.table for flow in flows} == set(Table)
 
 
 def test_only_the_hook_is_outside_our_own_tables() -> None:
-    assert {row.table for row in pipeline_rows(two_sites(), "a") if row.table < 100} == {Table.HOOK}
+    assert {flow.table for flow in pipeline_flows(two_sites(), "a") if flow.table < 100} == {
+        Table.HOOK
+    }
 
 
-def test_table_miss_row_is_left_to_another_owner() -> None:
+def test_table_miss_flow_is_left_to_another_owner() -> None:
     network = ProviderNetwork("br-provider", table_miss="none")
-    rows = pipeline_rows(with_provider_network(two_sites(), network), "a")
-    assert not [row for row in rows if row.table is Table.HOOK and row.priority == 0]
+    flows = pipeline_flows(with_provider_network(two_sites(), network), "a")
+    assert not [flow for flow in flows if flow.table is Table.HOOK and flow.priority == 0]
 
 
 def test_peers_of_peers_are_apart() -> None:
     """With three sites, each peer's prefixes and uplinks count, the own ones never do."""
-    bridge = TableModel(pipeline_rows(three_sites(), "b"))
+    bridge = TableModel(pipeline_flows(three_sites(), "b"))
     to_c = Packet(
         in_port=TENANT,
         protocol=Protocol.TCP,

@@ -9,7 +9,7 @@ import pytest
 
 from fedsdn.config.model import Federation, Prefix, Uplink
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.policy import (
+from fedsdn.proxy.admission.policy import (
     FOREIGN_CLIENT,
     FOREIGN_DESTINATION,
     NOT_A_PEER,

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.proxy.direction import VM_SECONDS
-from fedsdn.proxy.peer_direction import REPORT_BYTES
-from fedsdn.proxy.records import MOST, Kind, Parser, RecordError, record
-from fedsdn.proxy.relay import PEER_SECONDS
-from fedsdn.proxy.window import FIRST_BYTES, Budget, Window
+from fedsdn.proxy.relay.direction import VM_SECONDS
+from fedsdn.proxy.relay.peer_direction import REPORT_BYTES
+from fedsdn.proxy.relay.records import MOST, Kind, Parser, RecordError, record
+from fedsdn.proxy.relay.relay import PEER_SECONDS
+from fedsdn.proxy.relay.window import FIRST_BYTES, Budget, Window
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
 

@@ -10,15 +10,16 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from fedsdn.proxy import peer_direction, tcp
-from fedsdn.proxy import relay as relay_module
-from fedsdn.proxy.buffers import BUFFER_BYTES, BufferPool
-from fedsdn.proxy.direction import Direction, Owner
-from fedsdn.proxy.peer_direction import FromPeer, ToPeer
-from fedsdn.proxy.poller import Poller
-from fedsdn.proxy.records import ELSEWHERE, Kind, record
-from fedsdn.proxy.relay import Relay
-from fedsdn.proxy.window import FIRST_BYTES, Budget, Window
+from fedsdn.proxy.relay import peer_direction
+from fedsdn.proxy.relay import relay as relay_module
+from fedsdn.proxy.relay.buffers import BUFFER_BYTES, BufferPool
+from fedsdn.proxy.relay.direction import Direction, Owner
+from fedsdn.proxy.relay.peer_direction import FromPeer, ToPeer
+from fedsdn.proxy.relay.poller import Poller
+from fedsdn.proxy.relay.records import ELSEWHERE, Kind, record
+from fedsdn.proxy.relay.relay import Relay
+from fedsdn.proxy.relay.window import FIRST_BYTES, Budget, Window
+from fedsdn.proxy.sockets import tcp
 from tests.unit.loopback import asynchronous, descriptors, receive, send, tcp_pair, until
 
 

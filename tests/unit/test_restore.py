@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsdn.config.model import Address, Federation
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import SERVER_PORT, CtMark, Table, port_mac
-from fedsdn.pipeline.restore import Restoration, restoring_rows
-from fedsdn.pipeline.rows import tcp
+from fedsdn.pipeline.flows import tcp
+from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
     three_sites,
@@ -25,7 +25,7 @@ from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
 FEDERATION = with_source_restore(two_sites(), "nat")
 SITE = FEDERATION.site("a")
-ROWS = pipeline_rows(FEDERATION, "a")
+FLOWS = pipeline_flows(FEDERATION, "a")
 VM_PORT = "tap-vm1"
 
 
@@ -41,9 +41,9 @@ def restoration(
 
 
 def bridge_for(*restorations: Restoration) -> TableModel:
-    rows = [row for one in restorations for row in restoring_rows(FEDERATION, SITE, one)]
-    # A row replaces one of the same table, priority and match (OpenFlow 1.3.5, section 6.4).
-    last = {(row.table, row.priority, row.match): row for row in [*ROWS, *rows]}
+    flows = [flow for one in restorations for flow in restoring_flows(FEDERATION, SITE, one)]
+    # A flow replaces one of the same table, priority and match (OpenFlow 1.3.5, section 6.4).
+    last = {(flow.table, flow.priority, flow.match): flow for flow in [*FLOWS, *flows]}
     return TableModel(last.values())
 
 
@@ -93,11 +93,11 @@ def test_a_connection_has_its_clients_address_from_the_first_segment_on(family: 
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_open_connection_needs_no_row_of_its_own(family: int) -> None:
+def test_an_open_connection_needs_no_flow_of_its_own(family: int) -> None:
     wanted = restoration(family)
     before = bridge_for(wanted)
     before.push(to_vm(wanted, syn=True))
-    bridge = TableModel(ROWS)
+    bridge = TableModel(FLOWS)
     bridge.connections, bridge.translated = before.connections, before.translated
     assert source_of(bridge.push(to_vm(wanted))) == (NORMAL, wanted.client.address, 40000)
     [answer] = bridge.push(from_vm(wanted))
@@ -126,7 +126,7 @@ def test_what_conntrack_still_knows_of_another_client_is_not_delivered(family: i
 
 @given(st.data())
 def test_every_client_is_seen_as_itself(data: st.DataObject) -> None:
-    """Any connections, opened in any order, some after their rows are gone."""
+    """Any connections, opened in any order, some after their flows are gone."""
     picked = data.draw(
         st.lists(
             st.builds(
@@ -140,7 +140,7 @@ def test_every_client_is_seen_as_itself(data: st.DataObject) -> None:
             max_size=8,
         )
     )
-    bridge = TableModel(ROWS)
+    bridge = TableModel(FLOWS)
     for wanted in picked:
         opened = bridge_for(wanted)
         opened.connections, opened.translated = bridge.connections, bridge.translated
@@ -150,20 +150,20 @@ def test_every_client_is_seen_as_itself(data: st.DataObject) -> None:
 
 
 @given(st.integers(1, 65535), st.sampled_from([4, 6]))
-def test_rows_of_single_connections_go_by_themselves(port: int, family: int) -> None:
-    for row in restoring_rows(FEDERATION, SITE, restoration(family, own_port=port)):
-        assert row.hard_timeout > 0
-        assert f" hard_timeout={row.hard_timeout}, " in str(row)
+def test_flows_of_single_connections_go_by_themselves(port: int, family: int) -> None:
+    for flow in restoring_flows(FEDERATION, SITE, restoration(family, own_port=port)):
+        assert flow.hard_timeout > 0
+        assert f" hard_timeout={flow.hard_timeout}, " in str(flow)
 
 
-def test_other_sites_have_no_such_rows() -> None:
-    rows = pipeline_rows(two_sites(), "a")
-    assert not {Table.RESTORE, Table.RESTORED} & {row.table for row in rows}
-    assert "nat" not in "".join(map(str, rows))
+def test_other_sites_have_no_such_flows() -> None:
+    flows = pipeline_flows(two_sites(), "a")
+    assert not {Table.RESTORE, Table.RESTORED} & {flow.table for flow in flows}
+    assert "nat" not in "".join(map(str, flows))
 
 
 def test_own_address_to_somewhere_else_is_dropped() -> None:
-    bridge = TableModel(ROWS)
+    bridge = TableModel(FLOWS)
     for destination in (ip_address("10.2.0.11"), ip_address("192.0.2.2")):
         packet = replace(to_vm(restoration(4), syn=True), destination=destination)
         assert bridge.push(packet) == []
@@ -181,7 +181,7 @@ UNRESTORED = pytest.mark.parametrize(
 def test_what_nobody_restores_goes_out_as_it_is_and_comes_back(
     federation: Federation, family: int
 ) -> None:
-    bridge = TableModel(pipeline_rows(federation, "a"))
+    bridge = TableModel(pipeline_flows(federation, "a"))
     wanted = restoration(family, own_port=50000)
     as_proxy = replace(wanted, client=wanted.own)
     for syn in (True, False):
@@ -194,7 +194,7 @@ def test_what_nobody_restores_goes_out_as_it_is_and_comes_back(
 @UNRESTORED
 @pytest.mark.parametrize("family", [4, 6])
 def test_the_server_is_itself_towards_vms_only(federation: Federation, family: int) -> None:
-    bridge = TableModel(pipeline_rows(federation, "a"))
+    bridge = TableModel(pipeline_flows(federation, "a"))
     wanted = restoration(family)
     astray = replace(wanted, destination=wanted.client)
     assert bridge.push(to_vm(astray, syn=True)) == []
@@ -202,5 +202,5 @@ def test_the_server_is_itself_towards_vms_only(federation: Federation, family: i
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_where_all_are_restored_the_server_has_no_address_of_its_own(family: int) -> None:
-    bridge = TableModel(pipeline_rows(two_sites(), "a"))
+    bridge = TableModel(pipeline_flows(two_sites(), "a"))
     assert bridge.push(to_vm(restoration(family), syn=True)) == []

@@ -11,9 +11,9 @@ import pytest
 
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, SourceRestore
-from fedsdn.proxy.carried import Carried, Flow
-from fedsdn.proxy.policy import Policy
-from fedsdn.proxy.revocation import revoked
+from fedsdn.proxy.admission.carried import Carried, Flow
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.admission.revocation import revoked
 from tests.unit.federations import (
     three_sites,
     with_foreign_proxy,

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from fedsdn.proxy import queue as send_queue
-from fedsdn.proxy.queue import SendQueue
-from fedsdn.proxy.transport import IPPROTO_MPTCP
+from fedsdn.proxy.sockets import send_queue
+from fedsdn.proxy.sockets.send_queue import SendQueue
+from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
 
 MUCH = 1 << 20
 LEAST = 1 << 18

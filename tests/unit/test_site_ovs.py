@@ -1,10 +1,10 @@
-"""What is read out of Open vSwitch: whose the table-miss row is, and which ports NORMAL joins."""
+"""What is read out of Open vSwitch: whose the table-miss flow is, and which ports NORMAL joins."""
 
 from __future__ import annotations
 
 import pytest
 
-from fedsdn.pipeline.build import pipeline_rows
+from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.table_miss import is_table_miss
 from fedsdn.site.ovs import BridgePort, others_table_miss, sharing_vlan
 from fedsdn.site.plan import Port
@@ -14,10 +14,12 @@ HEADING = "NXST_FLOW reply (xid=0x8):\n"
 
 
 def ours() -> str:
-    (row,) = [
-        row for row in pipeline_rows(two_sites(), "a") if is_table_miss(row.table, row.priority)
+    (flow,) = [
+        flow
+        for flow in pipeline_flows(two_sites(), "a")
+        if is_table_miss(flow.table, flow.priority)
     ]
-    return f" cookie={row.cookie:#x}, duration=5.1s, table=0, n_packets=0, n_bytes=0, "
+    return f" cookie={flow.cookie:#x}, duration=5.1s, table=0, n_packets=0, n_bytes=0, "
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def ours() -> str:
         (f" cookie=0x7, priority=5,ip actions=drop\n{ours()}priority=0 actions=NORMAL\n", False),
     ],
 )
-def test_whose_the_table_miss_row_is(flows: str, *, others: bool) -> None:
+def test_whose_the_table_miss_flow_is(flows: str, *, others: bool) -> None:
     assert others_table_miss(HEADING + flows) is others
 
 

@@ -55,7 +55,7 @@ def test_ports_of_a_vlan_carry_its_segmentation_id() -> None:
     assert texts(plan.ports)[:2] == ["socksifier tag 100", "server tag 100"]
 
 
-def test_veths_have_the_macs_that_the_rows_match() -> None:
+def test_veths_have_the_macs_that_the_flows_match() -> None:
     federation = two_sites()
     site = federation.site("a")
     macs = {veth.name: veth.mac for veth in plan_of(federation).veths}

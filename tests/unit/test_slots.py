@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from fedsdn.proxy import slots as module
-from fedsdn.proxy.slots import Slots
+from fedsdn.proxy.admission import slots as module
+from fedsdn.proxy.admission.slots import Slots
 from tests.unit.loopback import asynchronous, until
 
 SHARE = 3 / 4

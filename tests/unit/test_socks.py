@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.proxy.socks import (
+from fedsdn.proxy.socks.protocol import (
     LONGEST_REQUEST,
     METHOD_CLIENT_METADATA,
     NO_METHOD,

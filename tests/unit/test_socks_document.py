@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.proxy.socks import (
+from fedsdn.proxy.socks.protocol import (
     LONGEST_REQUEST,
     METADATA_VERSION,
     METHOD_CLIENT_METADATA,

@@ -7,21 +7,21 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.channel.connection import Direction
-from fedsdn.connections.conntrack import Entry
 from fedsdn.errors import FedsdnError
-from fedsdn.pipeline.build import pipeline_rows
-from fedsdn.pipeline.declarations import Table
-from fedsdn.socket_address import SocketAddress
-from fedsdn.trace.packet import TracedPacket, state
-from fedsdn.trace.question import (
+from fedsdn.inspect.trace.question import (
     ANY_CLIENT_PORT,
     direction_at,
     find_entry,
     parse_question,
     peer_of,
 )
-from fedsdn.trace.run import Trace, parse_trace
-from fedsdn.trace.story import ending, remedy, tell
+from fedsdn.inspect.trace.story import ending, remedy, tell
+from fedsdn.ovs.conntrack import Entry
+from fedsdn.ovs.packet import TracedPacket, state
+from fedsdn.ovs.trace import Trace, parse_trace
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.declarations import Table
+from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import three_sites
 
 CLIENT, SERVER = (
@@ -32,8 +32,8 @@ ENTRY = Entry(CLIENT, SERVER, CLIENT, 1, "ESTABLISHED")
 
 
 def cookie(table: Table, why: str) -> str:
-    rows = pipeline_rows(three_sites(), "a")
-    return f"{next(row.cookie for row in rows if row.table is table and row.why == why):#x}"
+    flows = pipeline_flows(three_sites(), "a")
+    return f"{next(flow.cookie for flow in flows if flow.table is table and flow.why == why):#x}"
 
 
 COPIES = "conntrack has lost it: a copy to each proxy port, its owner takes it"
@@ -170,14 +170,14 @@ def test_what_the_datapath_prints_is_read_step_by_step() -> None:
 def test_a_way_is_told_in_words() -> None:
     text = "\n".join(tell(traced(BOTH)))
     assert "HOOK [0]: packets to another site's prefix" in text
-    assert "TENANT [110]: somebody else's row" in text
+    assert "TENANT [110]: somebody else's flow" in text
     assert "→ asks conntrack, goes on in TENANT_STATE [115]\n      → is translated, if" in text
     assert "→ shows the bridge where its sender is\n      → leaves by port socksifier" in text
     assert "is dropped" not in text
     assert text.endswith("both proxy ports get a copy; the one that has the connection takes it")
 
 
-def test_a_drop_says_which_row_and_what_to_do() -> None:
+def test_a_drop_says_which_flow_and_what_to_do() -> None:
     trace = traced(DROPPED)
     assert (trace.ports, ending(trace)) == ((), "it is dropped")
     assert "compare 'prefixes' in the federation files of both sites" in remedy(trace)
@@ -188,7 +188,7 @@ def test_a_drop_says_which_row_and_what_to_do() -> None:
 
 def test_a_drop_by_somebody_else_is_theirs() -> None:
     trace = traced(" 0. ip, priority 1, cookie 0x5\n    drop\nDatapath actions: drop\n")
-    assert remedy(trace) == "look at who made the row: fedsdn flows dump --all --table 0"
+    assert remedy(trace) == "look at who made the flow: fedsdn flows dump --all --table 0"
 
 
 def test_a_flood_is_said() -> None:

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.proxy import turns as module
-from fedsdn.proxy.turns import PLACES, Turns
+from fedsdn.proxy.admission import turns as module
+from fedsdn.proxy.admission.turns import PLACES, Turns
 from tests.unit.loopback import asynchronous, until
 
 WORKERS = 4

@@ -50,7 +50,7 @@ def test_the_shell_takes_the_script(script: Path) -> None:
 
 
 def test_the_machines_are_the_sites_of_the_lab_of_namespaces() -> None:
-    """So that their bridges have the same rows, but for the ports' names."""
+    """So that their bridges have the same flows, but for the ports' names."""
 
     def but_for_ports(federation: Federation) -> Federation:
         sites = tuple(

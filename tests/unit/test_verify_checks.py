@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
-from fedsdn.diagnostics.checks import Check, CheckFailedError, Outcome, Result, run_checks, totals
 from fedsdn.errors import FedsdnError
+from fedsdn.verify.checks import Check, CheckFailedError, Outcome, Result, run_checks, totals
 
 
 def passes() -> str:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.diagnostics.counters import Sample
-from fedsdn.diagnostics.picture import Panel, Phase, draw
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.picture import Panel, Phase, draw
+from fedsdn.traffic.counters import Sample
 
 SAMPLES = [Sample(100 + i / 10, {"wan-up1": i * 1_000_000, "wan-up2": 0}) for i in range(20)]
 PANEL = Panel("received at b", SAMPLES, {"wan-up1": "uplink up1", "wan-up2": "uplink up2"})

@@ -4,15 +4,15 @@ import xml.etree.ElementTree as ET
 
 from rich.console import Console
 
-from fedsdn.diagnostics.checks import Outcome, Result
-from fedsdn.diagnostics.report import as_json, as_junit, print_results
+from fedsdn.verify.checks import Outcome, Result
+from fedsdn.verify.report import as_json, as_junit, print_results
 
 PASSED = Result("site a", "bridge", "there is one", Outcome.PASSED, "br-provider", "", 0.25)
 FAILED = Result(
-    "site a", "rows", "all there", Outcome.FAILED, "3 <missing> \x1b[1m & more", "start [it]", 1.5
+    "site a", "flows", "all there", Outcome.FAILED, "3 <missing> \x1b[1m & more", "start [it]", 1.5
 )
 SKIPPED = Result(
-    "a → b, IPv6", "connects", "it does", Outcome.SKIPPED, "because of 'site a: rows'", "", 0.0
+    "a → b, IPv6", "connects", "it does", Outcome.SKIPPED, "because of 'site a: flows'", "", 0.0
 )
 RESULTS = (PASSED, FAILED, SKIPPED)
 
@@ -32,7 +32,7 @@ def test_every_outcome_has_its_symbol_under_its_section() -> None:
     lines = printed(RESULTS)
     section, other = lines.index("site a"), lines.index("a → b, IPv6")
     assert lines[section + 1].split()[:2] == ["✓", "bridge"]
-    assert lines[section + 2].split()[:2] == ["✗", "rows"]
+    assert lines[section + 2].split()[:2] == ["✗", "flows"]
     assert lines[other + 1].split()[:2] == ["\N{EN DASH}", "connects"]
 
 
@@ -44,7 +44,7 @@ def test_a_failure_says_what_it_proves_what_was_found_and_the_fix() -> None:
 
 
 def test_a_skipped_check_says_why() -> None:
-    assert any("because of 'site a: rows'" in line for line in printed((SKIPPED,)))
+    assert any("because of 'site a: flows'" in line for line in printed((SKIPPED,)))
 
 
 def test_json_holds_every_field_and_the_totals() -> None:
@@ -71,4 +71,4 @@ def test_junit_is_read_back() -> None:
     assert "fix: start [it]" in failure.text
     reason = skipped.find("skipped")
     assert reason is not None
-    assert reason.get("message") == "because of 'site a: rows'"
+    assert reason.get("message") == "because of 'site a: flows'"

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Federation, Uplink
-from fedsdn.diagnostics import path_checks
-from fedsdn.diagnostics.checks import CheckFailedError
-from fedsdn.diagnostics.counters import parse
-from fedsdn.diagnostics.path_checks import Load, check_rows, check_sources, paths
-from fedsdn.diagnostics.shell import Shell
-from fedsdn.diagnostics.throughput_checks import Carried, check_shares
-from fedsdn.diagnostics.traffic import Connection, Received
-from fedsdn.diagnostics.verify import QUICK, all_checks
-from fedsdn.diagnostics.view import SiteView, Vm, uplink_pairs
+from fedsdn.inspect.view import SiteView, Vm, uplink_pairs
+from fedsdn.shell import Shell
+from fedsdn.traffic.counters import parse
+from fedsdn.traffic.program import Connection, Received
+from fedsdn.verify import paths as path_checks
+from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.paths import Load, check_flows, check_sources, paths
+from fedsdn.verify.plan import QUICK, all_checks
+from fedsdn.verify.throughput import Carried, check_shares
 from tests.unit.federations import (
     three_sites,
     two_sites,
@@ -87,28 +87,28 @@ def test_where_sources_are_not_restored_the_proxys_address_is_right(federation: 
         check_sources(way, [proxy, GOOD])
 
 
-def rows(a: str, b: str) -> dict[str, frozenset[str]]:
+def flows(a: str, b: str) -> dict[str, frozenset[str]]:
     return {"a": frozenset(a), "b": frozenset(b)}
 
 
-def test_the_same_rows_pass() -> None:
-    load = Load((), rows("xy", "z"), rows("xy", "z"), rows("xy", "z"))
-    assert check_rows(path(), load) == "2 rows at a, 1 rows at b"
+def test_the_same_flows_pass() -> None:
+    load = Load((), flows("xy", "z"), flows("xy", "z"), flows("xy", "z"))
+    assert check_flows(path(), load) == "2 flows at a, 1 flows at b"
 
 
 @pytest.mark.parametrize(
     ("during", "after", "found"),
     [
-        (rows("xyw", "z"), rows("xy", "z"), "2 rows at a before, 3 during; .*: w"),
-        (rows("xy", "z"), rows("xy", "zw"), "1 rows at b before, 2 after; .*: w"),
-        (rows("xw", "z"), rows("xy", "z"), "2 rows at a before, 2 during"),
+        (flows("xyw", "z"), flows("xy", "z"), "2 flows at a before, 3 during; .*: w"),
+        (flows("xy", "z"), flows("xy", "zw"), "1 flows at b before, 2 after; .*: w"),
+        (flows("xw", "z"), flows("xy", "z"), "2 flows at a before, 2 during"),
     ],
 )
-def test_a_row_that_came_or_went_fails(
+def test_a_flow_that_came_or_went_fails(
     during: dict[str, frozenset[str]], after: dict[str, frozenset[str]], found: str
 ) -> None:
     with pytest.raises(CheckFailedError, match=found):
-        check_rows(path(), Load((), rows("xy", "z"), during, after))
+        check_flows(path(), Load((), flows("xy", "z"), during, after))
 
 
 def carried(shares: dict[str, int]) -> Carried:

@@ -1,1 +1,0 @@
-"""What an operator looks at: checks, tables, pictures."""

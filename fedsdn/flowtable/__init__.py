@@ -1,1 +1,0 @@
-"""A bridge's flow tables as ovs-ofctl shows them, read by name."""

@@ -1,0 +1,1 @@
+"""A bridge's flows, read by name."""

@@ -1,0 +1,134 @@
+"""What is wrong with a bridge's flows: missing, foreign, changed, or never reached."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import takewhile
+
+from ovs.flow.decoders import IntMask, IPMask
+
+from fedsdn.ovs.flows import DumpedFlow, Parts, parse_flow
+from fedsdn.pipeline.declarations import Table
+from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.table_miss import is_table_miss
+
+
+class Fault(StrEnum):
+    """What may be wrong with a flow."""
+
+    MISSING = "missing"
+    """It is wanted, and not there."""
+    CHANGED = "changed"
+    """It is there with other actions, or another cookie."""
+    UNKNOWN = "unknown"
+    """It has a cookie of ours, and the federation file does not ask for it."""
+    FOREIGN = "foreign"
+    """Somebody else's, in a table of ours."""
+    SHADOWED = "shadowed"
+    """It is there, and a higher flow takes all its packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One flow that is not as it should be; ``other`` is what is there instead, or above it."""
+
+    fault: Fault
+    flow: DumpedFlow
+    other: DumpedFlow | None = None
+
+
+def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Finding]:
+    """Find every difference between what a site is to have and what its bridge has.
+
+    Flows of connections that are being opened go by themselves, and are no difference. Nor is
+    another owner's table-miss flow in place of ours.
+    """
+    lasting = [flow for flow in present if not flow.hard_timeout]
+    there = {flow.key: flow for flow in lasting}
+    asked = {flow.key: flow for flow in (parse_flow(str(flow)) for flow in wanted)}
+    by_table: defaultdict[int, list[DumpedFlow]] = defaultdict(list)
+    for flow in lasting:
+        by_table[flow.table].append(flow)
+    for table in by_table.values():
+        table.sort(key=lambda flow: -flow.priority)
+    found: list[Finding] = []
+    for key, flow in asked.items():
+        if not _is_others_table_miss(there.get(key)):
+            found.extend(_judge(flow, there.get(key), by_table[flow.table]))
+    found.extend(_strangers(flow for key, flow in there.items() if key not in asked))
+    return sorted(found, key=lambda one: (one.flow.table, -one.flow.priority, one.fault))
+
+
+def _is_others_table_miss(there: DumpedFlow | None) -> bool:
+    return there is not None and not there.ours and is_table_miss(there.table, there.priority)
+
+
+def _judge(
+    flow: DumpedFlow, there: DumpedFlow | None, table: list[DumpedFlow]
+) -> Iterator[Finding]:
+    """Yield what is wrong with a flow; its table comes highest priority first."""
+    if there is None:
+        yield Finding(Fault.MISSING, flow)
+        return
+    if there.decoded_actions != flow.decoded_actions or there.cookie != flow.cookie:
+        yield Finding(Fault.CHANGED, flow, there)
+    higher = takewhile(lambda other: other.priority > flow.priority, table)
+    above = next((other for other in higher if shadows(other, flow)), None)
+    if above is not None:
+        yield Finding(Fault.SHADOWED, flow, above)
+
+
+def _strangers(flows: Iterable[DumpedFlow]) -> Iterator[Finding]:
+    ours = frozenset(map(int, Table)) - {int(Table.HOOK)}
+    for flow in flows:
+        if flow.ours:
+            yield Finding(Fault.UNKNOWN, flow)
+        elif flow.table in ours:
+            yield Finding(Fault.FOREIGN, flow)
+
+
+_FLAG = re.compile(r"[+-]\w+")
+
+# Protocols as ovs-fields(7) abbreviates them, with what each says.
+_IMPLIED = {
+    "ip": {"ip": True},
+    "ipv6": {"ipv6": True},
+    "icmp": {"ip": True, "icmp": True},
+    "icmp6": {"ipv6": True, "icmp6": True},
+    "tcp": {"ip": True, "tcp": True},
+    "tcp6": {"ipv6": True, "tcp6": True},
+    "udp": {"ip": True, "udp": True},
+    "udp6": {"ipv6": True, "udp6": True},
+}
+
+
+def shadows(above: DumpedFlow, flow: DumpedFlow) -> bool:
+    """Whether ``above`` takes every packet that ``flow`` would match, and before it."""
+    if above.table != flow.table or above.priority <= flow.priority:
+        return False
+    narrow, wide = _spelled_out(flow.fields), _spelled_out(above.fields)
+    return all(name in narrow and _within(narrow[name], value) for name, value in wide.items())
+
+
+def _spelled_out(fields: Parts) -> Parts:
+    said = dict(fields)
+    for name in fields:
+        said |= _IMPLIED.get(name, {})
+    return said
+
+
+def _within(narrow: object, wide: object) -> bool:
+    """Whether what has one value has the other: masks, networks and flags stand for several."""
+    if isinstance(narrow, str) and isinstance(wide, str):
+        flags = set(_FLAG.findall(wide))
+        return narrow == wide or (bool(flags) and flags <= set(_FLAG.findall(narrow)))
+    if isinstance(narrow, IntMask) and isinstance(wide, IntMask):
+        bits = wide.mask
+        return bool(narrow.mask & bits == bits and narrow.value & bits == wide.value & bits)
+    if isinstance(narrow, IPMask) and isinstance(wide, IPMask):
+        return narrow == wide or bool(narrow.cidr() and wide.cidr() and narrow in wide)
+    return narrow == wide

@@ -1,0 +1,134 @@
+"""A site on one screen: one line for each part, with what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+
+from fedsdn.errors import FedsdnError
+from fedsdn.inspect.flows.comparison import Finding, compare
+from fedsdn.inspect.view import SiteView
+from fedsdn.ovs.live import bridge_flows
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy.process.stats_socket import check_namespace, read_statistics
+from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
+from fedsdn.verify import bridge as bridge_checks
+from fedsdn.verify import proxy as proxy_checks
+from fedsdn.verify.checks import CheckFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One part of a site; ``fix`` is what a person can do, empty where nothing is wrong."""
+
+    name: str
+    text: str
+    fix: str = ""
+
+
+def overview(view: SiteView) -> list[Line]:
+    """Look at every part; what cannot be looked at is said in its line."""
+    status = read_status()
+    if status is not None and status.site != view.name:
+        status = None
+    counted = cache(read_statistics)
+    parts: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("bridge", partial(_bridge, view)),
+        ("application", partial(_application, view, status)),
+        ("flows", partial(_flows, view)),
+        ("proxy", partial(_proxy, counted)),
+        ("uplinks", partial(_uplinks, view, status)),
+        ("peers", partial(_peers, view, status)),
+        ("connections", lambda: _connections(counted())),
+        ("fallbacks", lambda: proxy_checks.no_fallbacks(view, counted())),
+        ("refusals", lambda: proxy_checks.refused(counted())),
+        ("sources", partial(proxy_checks.sources, view)),
+    )
+    return [_line(name, look) for name, look in parts]
+
+
+def _line(name: str, look: Callable[[], str]) -> Line:
+    try:
+        return Line(name, look())
+    except CheckFailedError as error:
+        return Line(name, error.found, error.fix)
+    except FedsdnError as error:
+        text, _, fix = str(error).partition(": ")
+        return Line(name, text, fix or "see 'fedsdn verify'")
+
+
+def _bridge(view: SiteView) -> str:
+    version = bridge_checks.switch(view)
+    return f"{bridge_checks.bridge(view)}, Open vSwitch {version}, {bridge_checks.ports(view)}"
+
+
+def _application(view: SiteView, status: SiteStatus | None) -> str:
+    connected = f"connected to {bridge_checks.application(view)}"
+    if status is None:
+        raise CheckFailedError(f"{connected}, but tells nothing", view.start_application)
+    return connected
+
+
+def _flows(view: SiteView) -> str:
+    wanted = pipeline_flows(view.federation, view.name)
+    findings = compare(wanted, bridge_flows(view.bridge))
+    if findings:
+        raise CheckFailedError(f"{len(wanted)} wanted: {_counted(findings)}", "fedsdn flows diff")
+    return f"{len(wanted)} of {len(wanted)}"
+
+
+def _counted(findings: list[Finding]) -> str:
+    faults = Counter(finding.fault for finding in findings)
+    return ", ".join(f"{count} {fault}" for fault, count in faults.items())
+
+
+def _proxy(counted: Callable[[], Mapping[str, int]]) -> str:
+    check_namespace(PROXY_NAMESPACE)
+    return f"{counted()['workers']} workers"
+
+
+def _uplinks(view: SiteView, status: SiteStatus | None) -> str:
+    if status is None:
+        raise CheckFailedError("nothing is known of them", view.start_application)
+    shown = ", ".join(f"{one.name} {one.port}" for one in status.uplinks)
+    if any(one.port is not PortState.UP for one in status.uplinks):
+        raise CheckFailedError(shown, "fedsdn uplinks")
+    return shown
+
+
+def _peers(view: SiteView, status: SiteStatus | None) -> str:
+    if status is None:
+        raise CheckFailedError("nothing is known of them", view.start_application)
+    shown = ", ".join(_peer(status, peer.name) for peer in view.federation.peers(view.name))
+    if any(path.state is PathState.DOWN for path in status.paths):
+        raise CheckFailedError(shown, "fedsdn uplinks")
+    return shown
+
+
+def _peer(status: SiteStatus, name: str) -> str:
+    paths = [path for path in status.paths if path.peer == name]
+    up = [path for path in paths if path.state is PathState.UP]
+    nearest = min((path.rtt_ms for path in up if path.rtt_ms is not None), default=None)
+    distance = "" if nearest is None else f", {nearest:.0f} ms"
+    return f"{name} ({len(up)} of {len(paths)} paths{distance})"
+
+
+def _connections(counted: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{counted[f'{way}_open']} {way} of {counted[way]}, {counted[f'{way}_failed']} failed"
+        for way in ("outbound", "inbound")
+    )
+
+
+def text(view: SiteView, lines: list[Line]) -> Iterator[str]:
+    """Write the screen."""
+    yield f"site {view.name}"
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        mark = "✗" if line.fix else "✓"
+        yield f"  {mark} {line.name.ljust(width)}  {line.text}"
+        if line.fix:
+            yield f"    {'':{width}}  → {line.fix}"

@@ -1,0 +1,110 @@
+"""What is asked: a packet of a connection, by its ends as the VMs see them. Pure code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from fedsdn.channel.connection import Direction
+from fedsdn.config.model import Address, Federation, Site
+from fedsdn.errors import FedsdnError
+from fedsdn.ovs.conntrack import Entry
+from fedsdn.socket_address import SocketAddress
+
+ANY_CLIENT_PORT = 49152
+"""The client's port where none is named: the first of the dynamic ones (RFC 6335, section 6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A packet from client to destination, or with ``reply`` one back."""
+
+    client: Address
+    client_port: int | None
+    destination: SocketAddress
+    reply: bool = False
+
+    def ends(self, entry: Entry | None) -> tuple[SocketAddress, SocketAddress]:
+        """Return the two sockets: those of an entry, or those that were asked about."""
+        if entry is not None:
+            return entry.client, entry.destination
+        return SocketAddress(self.client, self.client_port or ANY_CLIENT_PORT), self.destination
+
+
+def parse_question(source: str, destination: str, *, reply: bool) -> Question:
+    """Read ``SRC[:PORT]`` and ``DST:PORT``.
+
+    Raises:
+        FedsdnError: one of them is no address, or the destination has no port.
+
+    """
+    client, client_port = _parse_end(source)
+    server, port = _parse_end(destination)
+    if port is None:
+        raise FedsdnError(f"{destination!r} has no port: write it behind, as '10.2.0.11:80'")
+    if client.version != server.version:
+        raise FedsdnError(f"{client} and {server} are of different families: name two of one")
+    return Question(client, client_port, SocketAddress(server, port), reply)
+
+
+def _parse_end(text: str) -> tuple[Address, int | None]:
+    host, port = text, ""
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    wrong = FedsdnError(
+        f"{text!r} is no address: write '10.2.0.11:80', '[fd00:2::11]:80' or 'fd00:1::11'"
+    )
+    try:
+        address, number = ip_address(host), int(port) if port else None
+    except ValueError:
+        raise wrong from None
+    if number is not None and not 0 < number < 1 << 16:
+        raise wrong
+    return address, number
+
+
+def direction_at(site: Site, question: Question) -> Direction:
+    """Say whether a connection leaves a site or comes to it.
+
+    Raises:
+        FedsdnError: neither end is at the site.
+
+    """
+    if _holds(site, question.client):
+        return Direction.OUTBOUND
+    if _holds(site, question.destination.address):
+        return Direction.INBOUND
+    raise FedsdnError(
+        f"neither {question.client} nor {question.destination.address} is in a prefix of site "
+        f"{site.name}: ask at the site that has one of them"
+    )
+
+
+def peer_of(federation: Federation, site: Site, question: Question) -> Site | None:
+    """Return the site at the other end; None if no peer has it, and nothing is federated."""
+    ends = (question.client, question.destination.address)
+    return next(
+        (peer for peer in federation.peers(site.name) if any(_holds(peer, end) for end in ends)),
+        None,
+    )
+
+
+def _holds(site: Site, address: Address) -> bool:
+    return any(address in prefix.network for prefix in site.prefixes)
+
+
+def find_entry(entries: Iterable[Entry], question: Question) -> Entry | None:
+    """Find the live connection that is asked about."""
+    for entry in entries:
+        if (
+            not entry.ended
+            and entry.client.address == question.client
+            and entry.destination == question.destination
+            and question.client_port in (None, entry.client.port)
+        ):
+            return entry
+    return None

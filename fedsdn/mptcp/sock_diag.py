@@ -1,0 +1,201 @@
+"""sock_diag(7): sockets of a network namespace, found and ended.
+
+The messages are the structures of linux/inet_diag.h; only what is asked for is unpacked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+
+from pyroute2.netlink import (
+    NETLINK_SOCK_DIAG,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+)
+from pyroute2.netlink.diag import SOCK_DESTROY, SOCK_DIAG_BY_FAMILY
+
+from fedsdn.errors import FedsdnError
+from fedsdn.mptcp.netlink import HEADER, Attributes, aligned, pack_attribute, unpack_attributes
+from fedsdn.namespace import inside
+
+_REQUEST = struct.Struct("=BBBxI48s")
+"""Family, protocol, extensions, states, socket (``struct inet_diag_req_v2``)."""
+
+_SOCKET = struct.Struct("=BBxx48s20x")
+"""Family, state, socket (``struct inet_diag_msg``)."""
+
+_SIGNED, _UNSIGNED = struct.Struct("=i"), struct.Struct("=I")
+_ANY_SOCKET = bytes(48)
+
+_CONNECTION = struct.Struct("=40xI4x")
+"""The token of an MPTCP connection, where a socket's cookie is (``mptcp_diag_dump_one``)."""
+
+_MPTCP = pack_attribute(3, _UNSIGNED.pack(262))
+"""``INET_DIAG_REQ_PROTOCOL``: a protocol whose number is more than a byte."""
+
+_ALL_ABOUT_IT = 1 << 1
+"""The extension ``INET_DIAG_INFO``, with which ``INET_DIAG_ULP_INFO`` comes."""
+
+_REQUESTS_AT_ONCE = 128
+_QUESTIONS_AT_ONCE = 32
+"""The answers must find room in the socket's receive buffer; those of requests are errors."""
+
+_RECEIVED_AT_ONCE = 1 << 16
+
+SocketId = tuple[int, bytes]
+"""A socket's family and ``struct inet_diag_sockid``."""
+
+
+class SockDiag:
+    """Requests of sock_diag(7) about the TCP sockets of a network namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        """Open a netlink socket in the namespace.
+
+        Raises:
+            FedsdnError: there is no such namespace.
+
+        """
+        self._namespace = namespace
+        self._socket = inside(
+            namespace,
+            lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG),
+        )
+        self._sequence = 0
+        self._first = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def dump(self, states: int) -> Iterator[tuple[SocketId, int, Attributes]]:
+        """Yield the sockets that are in one of ``states``, with their state.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, states, _ANY_SOCKET)
+            self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, [request])
+            for code, message in self._replies():
+                if code:
+                    raise self._refused(code)
+                found, state, name = _SOCKET.unpack_from(message)
+                yield (found, name), state, unpack_attributes(message[_SOCKET.size :])
+
+    def find(self, sockets: Sequence[SocketId]) -> list[tuple[int, Attributes] | None]:
+        """Return the state of each socket, and what ``dump`` tells of it; None: it is gone.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        return [
+            answer and (answer[0], unpack_attributes(answer[1]))
+            for answer in self._ask(
+                [
+                    _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, 0, name)
+                    for family, name in sockets
+                ]
+            )
+        ]
+
+    def connection_states(self, tokens: Sequence[int]) -> list[int | None]:
+        """Return the state of each MPTCP connection, known by its token; None: it is gone.
+
+        It is that of TCP by what the ends have said of their streams: ``TCP_ESTABLISHED`` until one
+        of them has finished sending. Subflows have states of their own.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        return [
+            answer and answer[0]
+            for answer in self._ask(
+                [
+                    _REQUEST.pack(socket.AF_INET, 0, 0, 0, _CONNECTION.pack(token)) + _MPTCP
+                    for token in tokens
+                ]
+            )
+        ]
+
+    def _ask(self, questions: Sequence[bytes]) -> list[tuple[int, memoryview] | None]:
+        """Ask about single sockets; return the state and the attributes of each that is there."""
+        answers: list[tuple[int, memoryview] | None] = [None] * len(questions)
+        for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
+            self._send(SOCK_DIAG_BY_FAMILY, 0, questions[start : start + _QUESTIONS_AT_ONCE])
+            for number, code, message in self._numbered_replies():
+                if not code:
+                    _, state, _ = _SOCKET.unpack_from(message)
+                    answers[start + number] = state, message[_SOCKET.size :]
+                elif code != errno.ENOENT:
+                    raise self._refused(code)
+        return answers
+
+    def destroy(self, doomed: Sequence[SocketId]) -> int:
+        """End sockets (``tcp_abort`` of the kernel); return how many were still there.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        ended = len(doomed)
+        for start in range(0, len(doomed), _REQUESTS_AT_ONCE):
+            requests = [
+                _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, name)
+                for family, name in doomed[start : start + _REQUESTS_AT_ONCE]
+            ]
+            self._send(SOCK_DESTROY, 0, requests)
+            for code, _ in self._replies():
+                if code != errno.ENOENT:
+                    raise self._refused(code)
+                ended -= 1
+        return ended
+
+    def _send(self, type_: int, flags: int, requests: Sequence[bytes]) -> None:
+        """Send requests together; the last is answered in any case, the others where they fail."""
+        messages = []
+        for number, request in enumerate(requests, 1):
+            self._sequence += 1
+            asked = NLM_F_REQUEST | flags | (NLM_F_ACK if number == len(requests) else 0)
+            length = HEADER.size + len(request)
+            messages += [HEADER.pack(length, type_, asked, self._sequence, 0), request]
+        self._first = self._sequence - len(requests) + 1
+        self._socket.send(b"".join(messages))
+
+    def _replies(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield what answers the requests sent last: an error's code, or 0 and a message's body."""
+        return ((code, body) for _, code, body in self._numbered_replies())
+
+    def _numbered_replies(self) -> Iterator[tuple[int, int, memoryview]]:
+        """Yield the same, each with the number of its request, from 0."""
+        while True:
+            received = memoryview(self._socket.recv(_RECEIVED_AT_ONCE))
+            while received:
+                length, type_, _, sequence, _ = HEADER.unpack_from(received)
+                body, received = received[HEADER.size : length], received[aligned(length) :]
+                if sequence < self._first:
+                    continue  # left over from a request that was given up
+                if type_ not in (NLMSG_ERROR, NLMSG_DONE):
+                    yield sequence - self._first, 0, body
+                    continue
+                (code,) = _SIGNED.unpack_from(body)
+                if code:
+                    yield sequence - self._first, -code, body
+                if sequence == self._sequence:
+                    return
+
+    def _refused(self, code: int) -> FedsdnError:
+        return FedsdnError(
+            f"namespace {self._namespace}: the kernel does not show or end subflows "
+            f"({os.strerror(code)}): run as root, on a kernel with INET_DIAG_DESTROY"
+        )

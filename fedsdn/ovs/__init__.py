@@ -1,0 +1,1 @@
+"""Reading Open vSwitch: its database, flows, conntrack, and the datapath's trace."""

@@ -1,0 +1,138 @@
+"""Reading what ``ovs-ofctl dump-flows`` prints, live or from a file (ovs-ofctl(8))."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ovs.flow.kv import ParseError
+from ovs.flow.ofp import OFPFlow
+
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.cookie import Origin, origin
+
+_HEADING = re.compile(r"\w+ reply \((OF[\d.]+\) \()?xid=")
+_NO_MATCH = re.compile(r",? *actions=")
+_DEFAULT_PRIORITY = 0x8000
+_SHOWN = 60
+
+Parts = dict[str, Any]
+"""Fields and values, as ``ovs.flow`` decodes them."""
+
+
+class DumpError(FedsdnError):
+    """A text is no dump of flows, or a flow in it cannot be read."""
+
+
+@dataclass(frozen=True)
+class DumpedFlow:
+    """A flow of a bridge. Counters and ``seconds`` (its age) are None where they were not printed.
+
+    ``match`` and ``actions`` are as printed; ``fields`` and ``decoded_actions`` the same, decoded.
+    """
+
+    table: int
+    priority: int
+    match: str
+    actions: str
+    cookie: int
+    packets: int | None
+    bytes: int | None
+    seconds: float | None
+    hard_timeout: int
+    fields: Parts
+    decoded_actions: tuple[Parts, ...]
+
+    @property
+    def ours(self) -> bool:
+        """Whether the cookie says that it is one of fedsdn's."""
+        return self.origin is not None
+
+    @cached_property
+    def origin(self) -> Origin | None:
+        """Where it comes from; None if it is not ours."""
+        return origin(self.cookie)
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """What makes it one flow: table, priority and match (OpenFlow 1.3.5, section 6.4)."""
+        return self.table, self.priority, repr(sorted((k, str(v)) for k, v in self.fields.items()))
+
+
+def parse_dump(lines: Iterable[str], source: str) -> list[DumpedFlow]:
+    """Read all flows; ``source`` names the text in errors.
+
+    Raises:
+        DumpError: a flow is cut off, or holds what the ovs bindings do not know; or there is
+            neither a flow nor the heading that an empty dump has.
+
+    """
+    flows = []
+    headed = False
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if _HEADING.match(text):
+            headed = True
+        elif text and not text.startswith("#"):
+            flows.append(_flow(text, f"{source}, line {number}"))
+    if not flows and not headed:
+        raise DumpError(
+            f"{source}: no flows in it; write it with 'ovs-ofctl -O OpenFlow13 --names dump-flows "
+            f"BRIDGE'"
+        )
+    return flows
+
+
+def parse_flow(text: str) -> DumpedFlow:
+    """Read one flow.
+
+    Raises:
+        DumpError: it is none.
+
+    """
+    return _flow(text, "flow")
+
+
+def _flow(text: str, where: str) -> DumpedFlow:
+    if "actions=" not in text:
+        raise DumpError(f"{where}: half a flow, {_short(text)}: dump the flows again")
+    try:
+        flow = _parsed(text)
+    except (ParseError, ValueError) as error:
+        raise DumpError(
+            f"{where}: {_short(text)}: {error}; dump it with an Open vSwitch no newer than the "
+            "Python package ovs here"
+        ) from error
+    info, fields = flow.info, flow.match
+    return DumpedFlow(
+        table=info.get("table", 0),
+        priority=fields.pop("priority", _DEFAULT_PRIORITY),
+        match=_without_priority(flow.section("match").string),
+        actions=flow.section("actions").string,
+        cookie=info.get("cookie", 0),
+        packets=info.get("n_packets"),
+        bytes=info.get("n_bytes"),
+        seconds=info.get("duration"),
+        hard_timeout=int(info.get("hard_timeout", 0)),
+        fields=fields,
+        decoded_actions=tuple(flow.actions),
+    )
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 -- ovs has no types
+    """Parse by the ovs bindings, which take the last information for the match if that is empty."""
+    head, actions = text.split("actions=", 1)
+    if head.rstrip().endswith(","):
+        head = f"{head.rstrip()} priority={_DEFAULT_PRIORITY} "
+    return OFPFlow(f"{head}actions={actions}".replace('"', ""))
+
+
+def _without_priority(match: str) -> str:
+    return ",".join(term for term in match.split(",") if not term.startswith("priority="))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")

@@ -1,0 +1,96 @@
+"""What a worker carries, and resetting what it may not carry any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from fedsdn.channel.connection import Direction
+from fedsdn.config.model import Address, Site
+from fedsdn.proxy.sockets import tcp
+
+_LOG = logging.getLogger(__name__)
+
+_AT_ONCE = 50
+_PAUSE_SECONDS = 0.005
+"""So many are reset, then there is a pause: a burst of resets would overflow the bridge's queue."""
+
+_END_SECONDS = 1.0
+"""How long connections that are reset may take to end."""
+
+Path = tuple[Address, Address]
+"""The own uplink's address and the peer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A connection with ``peer``, open or being opened, as the federation file judges it.
+
+    ``client`` and ``destination`` are None until the peer has said what it wants. ``path`` is what
+    the connection depends on; None if Multipath TCP can move it to another.
+    """
+
+    direction: Direction
+    peer: str
+    client: Address | None = None
+    destination: Address | None = None
+    path: Path | None = None
+
+
+def fixed_path(far: socket.socket, peer: Site) -> Path | None:
+    """Return the path that a connection with another's proxy depends on; None for fedsdn's own.
+
+    Raises:
+        OSError: the connection is gone.
+
+    """
+    if peer.proxy == "fedsdn":
+        return None
+    return tcp.unmapped(far.getsockname()[0]), tcp.unmapped(far.getpeername()[0])
+
+
+class Carried:
+    """The connections of a worker, each known by its task, from its first moment to its last."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._flows: dict[asyncio.Task[object], Flow] = {}
+
+    @contextmanager
+    def carrying(self, flow: Flow) -> Iterator[None]:
+        """Note that the running task carries ``flow`` during the block.
+
+        A block within, which knows more of the connection, takes the place of the one around it.
+        """
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        outer = self._flows.get(task)
+        self._flows[task] = flow
+        try:
+            yield
+        finally:
+            if outer is None:
+                del self._flows[task]
+            else:
+                self._flows[task] = outer
+
+    async def reset(self, why: Callable[[Flow], str | None]) -> int:
+        """Reset, at both ends, all that ``why`` gives a reason for; return how many.
+
+        How many for which reason is logged. Returns when the resets have been sent.
+        """
+        reasons = {task: reason for task, flow in self._flows.items() if (reason := why(flow))}
+        for place, task in enumerate(reasons, 1):
+            task.cancel()
+            if place % _AT_ONCE == 0:
+                await asyncio.sleep(_PAUSE_SECONDS)
+        if reasons:
+            await asyncio.wait(reasons, timeout=_END_SECONDS)
+        for reason, count in Counter(reasons.values()).items():
+            _LOG.warning("%d connection%s reset: %s", count, "s" * (count > 1), reason)
+        return len(reasons)

@@ -1,0 +1,97 @@
+"""Which open connections a changed federation file takes away, and why: pure code."""
+
+from __future__ import annotations
+
+from fedsdn.channel.connection import Direction
+from fedsdn.config.model import Address, ProviderNetwork, Site
+from fedsdn.proxy.admission.carried import Flow, Path
+from fedsdn.proxy.admission.policy import Policy, inside
+
+
+def revoked(flow: Flow, before: Policy, now: Policy) -> str | None:
+    """Say why ``now`` does not allow a connection that ``before`` did; None if it does.
+
+    Connections of the same cause have the same text.
+    """
+    peer, known = _peer(now, flow.peer), _peer(before, flow.peer)
+    if peer is None:
+        return f"site {flow.peer} is no longer in the federation file"
+    if known is None:
+        return f"site {flow.peer} is another one than before in the federation file"
+    return (
+        _network_changed(before.site, now.site)
+        or _foreign(flow, (known, peer), (before.site, now.site))
+        or _cut_off(flow, _paths(before, known), _paths(now, peer))
+        or _shown_otherwise(flow, (before, known), (now, peer))
+    )
+
+
+def _peer(policy: Policy, name: str) -> Site | None:
+    peers = policy.federation.peers(policy.site.name)
+    return next((peer for peer in peers if peer.name == name), None)
+
+
+def _network_changed(before: Site, now: Site) -> str | None:
+    """Compare the sites' networks: the same address in another network is another VM."""
+    was, is_now = (_name(site.provider_network) for site in (before, now))
+    return None if was == is_now else f"the provider network is {is_now} now, no longer {was}"
+
+
+def _name(network: ProviderNetwork) -> str:
+    vlan = network.segmentation_id
+    return f"{network.bridge} " + ("untagged" if vlan is None else f"VLAN {vlan}")
+
+
+def _foreign(flow: Flow, peer: tuple[Site, Site], own: tuple[Site, Site]) -> str | None:
+    """Check that client and destination are still VMs of their sites, given before and now."""
+    if flow.client is None or flow.destination is None:
+        return None
+    if flow.direction is Direction.OUTBOUND:
+        return _left(flow.client, *own) or _left(flow.destination, *peer)
+    # The client of another's proxy is not known: what asks is the proxy itself.
+    foreign_client = _left(flow.client, *peer) if peer[1].proxy == "fedsdn" else None
+    return foreign_client or _left(flow.destination, *own)
+
+
+def _left(address: Address, before: Site, now: Site) -> str | None:
+    if inside(address, now):
+        return None
+    if any(address == prefix.proxy_address for prefix in now.prefixes):
+        return f"{address} is the proxy's own address at site {now.name} now"
+    networks = [prefix.network for prefix in before.prefixes if address in prefix.network]
+    what = f"{networks[0]} is" if networks else "the client's address is"
+    return f"{what} no longer a prefix of site {now.name}"
+
+
+def _paths(policy: Policy, peer: Site) -> set[Path]:
+    return {(own.address.ip, other.peer_address) for own, other in policy.paths(peer, 0)}
+
+
+def _cut_off(flow: Flow, before: set[Path], now: set[Path]) -> str | None:
+    """Check that something is left to go over; a path that never was in the file is not judged."""
+    if flow.path is not None:
+        if flow.path in before - now:
+            own, other = flow.path
+            return f"site {flow.peer} is no longer reached from {own} to {other}"
+        return None
+    if before and not before & now:
+        return f"no uplink is left over which site {flow.peer} was reached"
+    return None
+
+
+def _shown_otherwise(
+    flow: Flow, before: tuple[Policy, Site], now: tuple[Policy, Site]
+) -> str | None:
+    """Check that the address under which the VM knows its client is still served.
+
+    A client's own is, however others are restored.
+    """
+    if flow.direction is Direction.OUTBOUND or flow.destination is None:
+        return None
+    was, is_now = (policy.source_restore(peer) for policy, peer in (before, now))
+    if was == "transparent":
+        return None
+    if was != is_now:
+        return f"source_restore is {is_now} now, no longer {was}, for clients at site {flow.peer}"
+    own, own_now = (policy.own_address(flow.destination) for policy, _ in (before, now))
+    return None if own == own_now else f"the proxy's own address is {own_now} now, no longer {own}"

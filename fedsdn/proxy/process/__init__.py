@@ -1,0 +1,1 @@
+"""The proxy's processes: a parent, and one worker per core."""

@@ -1,0 +1,243 @@
+"""The proxy's processes: a parent that watches, and one worker per core that carries."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import math
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsdn import namespace
+from fedsdn.config.model import Federation
+from fedsdn.config.watch import WatchedFederation
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT
+from fedsdn.proxy.process import worker
+from fedsdn.proxy.process.stats_socket import StatisticsSocket
+from fedsdn.proxy.sockets import transport
+from fedsdn.proxy.socks import socksifier
+from fedsdn.proxy.stats import Statistics
+from fedsdn.site import checks
+
+_LOG = logging.getLogger(__name__)
+
+RESTART_SECONDS = 1.0
+"""How long a worker that died stays away, so that one that always dies does not burn a core."""
+
+HOME_SECONDS = 1.0
+"""How often the parent looks whether its network namespace still has its name."""
+
+_SIGNALS = (*worker.SIGNALS, signal.SIGCHLD)
+_MOST_SIGNALS = 64
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the proxy runs: ``drain_seconds`` is what a stop leaves to running connections.
+
+    ``namespace`` is the name of the network namespace that it is in, and stays in.
+    """
+
+    site: str
+    federation: Path
+    workers: int
+    drain_seconds: float
+    namespace: str
+
+
+def run(settings: Settings, statistics_socket: Path) -> None:
+    """Run the proxy in this network namespace until SIGTERM or SIGINT.
+
+    Raises:
+        FedsdnError: it cannot start, and nothing runs then; or its namespace's name belongs to
+            another one now.
+
+    """
+    federation = WatchedFederation(settings.federation, settings.site, checks.check_bridge)
+    statistics = Statistics(settings.workers)
+    served = StatisticsSocket(statistics_socket, statistics)
+    try:
+        _check_ports(federation.current)
+        _raise_descriptor_limit()
+        _Parent(settings, federation, statistics, served).run()
+    finally:
+        served.remove()
+
+
+def _check_ports(federation: Federation) -> None:
+    """Find out before the workers do that a port cannot be listened on."""
+    attempts: tuple[tuple[int, Callable[[], socket.socket]], ...] = (
+        (federation.proxy_port, lambda: transport.listen(federation.proxy_port)),
+        (SOCKSIFIER_LISTEN_PORT, socksifier.listen_for_tenants),
+    )
+    for port, listen in attempts:
+        try:
+            listen().close()
+        except OSError as error:
+            raise FedsdnError(
+                f"the proxy cannot listen on TCP port {port} ({error.strerror}): look who does "
+                "('ss -ltnp' in its namespace), whether this process is root, and whether the "
+                "kernel has MPTCP ('sysctl net.mptcp.enabled')"
+            ) from error
+
+
+def _raise_descriptor_limit() -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Parent:
+    """Starts workers, passes signals on, and starts workers again that died."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        federation: WatchedFederation,
+        statistics: Statistics,
+        served: StatisticsSocket,
+    ) -> None:
+        self._settings = settings
+        self._federation = federation
+        self._statistics = statistics
+        self._served = served
+        self._workers: dict[int, int] = {}
+        """Worker numbers by process."""
+        self._missing: dict[int, float] = {}
+        """When to start workers again that died."""
+        self._stopping = False
+        self._home = namespace.own_identity()
+        self._signals, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+
+    def run(self) -> None:
+        """Watch until the last worker has ended."""
+        signal.set_wakeup_fd(self._wakeup.fileno())
+        for signal_number in _SIGNALS:
+            signal.signal(signal_number, lambda _number, _frame: None)
+        for number in range(self._settings.workers):
+            self._start(number)
+        _LOG.info(
+            "site %s: %d workers; peers on port %d",
+            self._settings.site,
+            len(self._workers),
+            self._federation.current.proxy_port,
+        )
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._served.socket, selectors.EVENT_READ)
+            selector.register(self._signals, selectors.EVENT_READ)
+            while self._workers or self._missing:
+                for key, _events in selector.select(self._until_next_start()):
+                    if key.fileobj is self._served.socket:
+                        self._served.answer()
+                    else:
+                        for received in self._signals.recv(_MOST_SIGNALS):
+                            self._take(signal.Signals(received))
+                self._check_home()
+                self._start_missing()
+
+    def _take(self, received: signal.Signals) -> None:
+        if received is signal.SIGCHLD:
+            self._reap()
+        elif received is signal.SIGHUP:
+            if self._federation.refresh(force=True):
+                _LOG.info("taking up the changed federation file")
+                self._tell_workers(signal.SIGHUP)
+        else:
+            again = ", resetting what is left" if self._stopping else ""
+            _LOG.info("stopping%s", again)
+            self._stopping = True
+            self._missing.clear()
+            self._tell_workers(signal.SIGTERM)
+
+    def _tell_workers(self, what: signal.Signals) -> None:
+        for pid in self._workers:
+            os.kill(pid, what)  # not reaped yet, so the number is still theirs
+
+    def _start(self, number: int) -> None:
+        self._federation.refresh()  # the application tells running workers of changes, not us
+        # Blocked until the worker has handlers of its own: the parent's would swallow a signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._workers[pid] = number
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
+            return
+        status = 1
+        try:
+            self._leave_parent()
+            _die_with(parent)
+            row = self._statistics.row(number)
+            own, federation = self._settings, self._federation.unchecked()
+            asyncio.run(worker.run(federation, own.site, row, own.workers, own.drain_seconds))
+            status = 0
+        except OSError as error:
+            _LOG.error("worker %d: %s", number, error)
+        except Exception:
+            _LOG.exception("worker %d failed", number)
+        finally:
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _leave_parent(self) -> None:
+        """Let go, in a worker, of what is the parent's alone."""
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for sock in (self._served.socket, self._signals, self._wakeup):
+            sock.close()
+
+    def _reap(self) -> None:
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                number = self._workers.pop(pid)
+                self._statistics.forget_open(number)
+                if not self._stopping:
+                    how = os.waitstatus_to_exitcode(status)
+                    _LOG.error("worker %d ended (status %d); starting it again", number, how)
+                    self._missing[number] = time.monotonic() + RESTART_SECONDS
+
+    def _until_next_start(self) -> float:
+        due = min(self._missing.values(), default=math.inf) - time.monotonic()
+        return min(max(0.0, due), HOME_SECONDS)
+
+    def _check_home(self) -> None:
+        """End if the site was set up anew in another namespace: nothing reaches us in this one."""
+        name = self._settings.namespace
+        if namespace.identity(name) in {None, self._home}:
+            return
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+        raise FedsdnError(
+            f"network namespace {name} is another one than when this proxy started: ending, with "
+            "all connections; start it again in the new one (systemd does)"
+        )
+
+    def _start_missing(self) -> None:
+        for number, due in list(self._missing.items()):
+            if due <= time.monotonic():
+                del self._missing[number]
+                self._start(number)
+
+
+def _die_with(parent: int) -> None:
+    """End when the parent is killed, so that no worker is left without one (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

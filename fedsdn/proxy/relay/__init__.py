@@ -1,0 +1,1 @@
+"""Relays: bytes, ends of stream and resets from one socket to another."""

@@ -1,0 +1,174 @@
+"""Relaying a connection between a VM and a peer.
+
+What one side does, the other sees: its end of stream as an end of stream, its reset as a reset, and
+neither before the data that were sent before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Awaitable, Callable
+
+from fedsdn.proxy.relay.buffers import BufferPool
+from fedsdn.proxy.relay.direction import VM_SECONDS, Direction, Owner
+from fedsdn.proxy.relay.poller import Poller
+from fedsdn.proxy.sockets import tcp
+
+PEER_SECONDS = 5.0
+"""How long a VM's reset waits until the peer has all data before it: uplinks may be away."""
+
+UNANSWERED_SECONDS = 1.0
+"""How long a VM's reset waits for the peer's answer, for what was sent with the question."""
+
+_SOONEST, _LATEST = 0.001, 0.1
+"""After so many seconds it is looked whether data have arrived: soon at first, then less often."""
+
+
+class NothingDoneError(Exception):
+    """The peer has done nothing for the VM, and says so: it may be asked again."""
+
+
+Directions = Callable[[Owner], tuple[Direction, Direction]]
+"""Makes a relay's directions: from near to far, and from far to near."""
+
+
+class Relay:
+    """Two connected, non-blocking sockets, relayed until both have ended or one is reset.
+
+    Closing them is left to their owner.
+    """
+
+    def __init__(
+        self,
+        near: socket.socket,
+        far: socket.socket,
+        poller: Poller,
+        buffers: BufferPool,
+        directions: Directions,
+    ) -> None:
+        """Prepare to relay between ``near`` and ``far``."""
+        self.loop = asyncio.get_running_loop()
+        self.buffers = buffers
+        self._poller = poller
+        self._near = near
+        self._far = far
+        self._outward, self._inward = directions(self)
+        self._ended: asyncio.Future[None] = self.loop.create_future()
+        self._ready = False
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether both sides have ended, or have been reset."""
+        return self._ended.done()
+
+    async def run(self, far_ready: Awaitable[None] | None = None) -> None:
+        """Relay to the end.
+
+        Nothing is moved until ``far_ready`` returns.
+
+        Raises:
+            NothingDoneError: ``far_ready`` raised it; only far has been reset.
+            BaseException: what ``far_ready`` raised, or the task was cancelled; both sides have
+                been reset.
+
+        """
+        try:
+            with (
+                self._poller.watch(self._near, self._near_event),
+                self._poller.watch(self._far, self._far_event),
+            ):
+                if far_ready is not None:
+                    await far_ready
+                self._ready = True
+                self._outward.start()
+                self._inward.start()
+                await self._ended
+        except NothingDoneError:
+            tcp.reset(self._far)
+            raise
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            for timer in (self._giving_up, self._looking):
+                if timer is not None:
+                    timer.cancel()
+            self._outward.release()
+            self._inward.release()
+
+    def _near_event(self, events: int) -> None:
+        self._event(self._near, events, read=self._outward, written=self._inward)
+
+    def _far_event(self, events: int) -> None:
+        self._event(self._far, events, read=self._inward, written=self._outward)
+
+    def _event(self, sock: socket.socket, events: int, read: Direction, written: Direction) -> None:
+        if events & ~select.EPOLLOUT:
+            read.source_has_news()
+        if events & select.EPOLLOUT:
+            written.sink_has_room()
+        if events & select.EPOLLERR:
+            self.broke(sock)
+
+    def broke(self, sock: socket.socket) -> None:
+        """Note that a socket has been reset by its other side, or has failed."""
+        if self.over:
+            return
+        if sock is self._far and self._inward.has_everything and self._outward.finished:
+            return
+        if sock is self._far:
+            self.give_up_within(VM_SECONDS)
+        else:
+            self.give_up_within(PEER_SECONDS if self._ready else UNANSWERED_SECONDS)
+        for direction in (self._outward, self._inward):
+            if direction.sink is sock:
+                direction.sink_is_broken()
+        for direction in (self._outward, self._inward):
+            if direction.source is sock:
+                direction.source_is_broken()
+
+    def may_be_finished(self) -> None:
+        """End both sides in order if nothing remains to be done."""
+        if self._outward.finished and self._inward.finished and not self.over:
+            tcp.end_in_order(self._near)
+            tcp.end_in_order(self._far)
+            self._ended.set_result(None)
+
+    def reset_in_order(self, sock: socket.socket) -> None:
+        """Reset both sides as soon as all that was sent to ``sock`` has arrived.
+
+        Not at once: the reset would overtake data that travel on another subflow, or have to be
+        sent again.
+        """
+        self.give_up_within(PEER_SECONDS if sock is self._far else VM_SECONDS)
+        self._look(sock, _SOONEST)
+
+    def _look(self, sock: socket.socket, delay: float) -> None:
+        if self.over:
+            return
+        if self._looking is not None:
+            self._looking.cancel()
+        if tcp.unacknowledged(sock):
+            later = min(2 * delay, _LATEST)
+            self._looking = self.loop.call_later(delay, self._look, sock, later)
+        else:
+            self.abort()
+
+    def give_up_within(self, seconds: float) -> None:
+        """Reset both sides after so many seconds, unless that is due earlier."""
+        if self._giving_up is not None:
+            if self._giving_up.when() <= self.loop.time() + seconds:
+                return
+            self._giving_up.cancel()
+        self._giving_up = self.loop.call_later(seconds, self.abort)
+
+    def abort(self) -> None:
+        """Reset both sides, unless it is over."""
+        if not self.over:
+            tcp.reset(self._near)
+            tcp.reset(self._far)
+            self._ended.set_result(None)

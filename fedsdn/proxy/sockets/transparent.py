@@ -1,0 +1,151 @@
+"""Plain TCP sockets with other hosts' addresses, towards the VMs.
+
+Not MPTCP: it does not take the socket options that TPROXY and foreign addresses need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+from fedsdn.pipeline.declarations import SocketMark
+from fedsdn.proxy.sockets import tcp
+from fedsdn.socket_address import SocketAddress
+
+_IP_TRANSPARENT = 19
+_IPV6_TRANSPARENT = 75
+"""include/uapi/linux/in.h and in6.h; Python does not have the names."""
+
+_IP_BIND_ADDRESS_NO_PORT = 24
+"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
+
+ANY_PORT = 0
+
+CONNECT_SECONDS = 20.0
+"""How long a VM may take to answer: five SYNs, at 0, 1, 3, 7 and 15 s."""
+
+BUFFER_BYTES = 1 << 17
+"""Send and receive buffer towards a VM: what a link of 5 Gbit/s and 0.2 ms holds. A VM that does
+not read, or that sends to one, takes no more of the host's memory (the kernel counts it twice)."""
+
+_UNSENT_BYTES = 1 << 16
+"""What may wait in the kernel to be sent to a VM (``TCP_NOTSENT_LOWAT``, tcp(7))."""
+
+REUSE_SECONDS = 3.0
+"""How long the end of a connection may be known to its client before it is to us."""
+
+_RETRY_SECONDS = 0.05
+
+
+def listen(port: int, mark: SocketMark) -> socket.socket:
+    """Listen for connections to foreign addresses that TPROXY hands to ``port``.
+
+    Accepted sockets inherit the mark and what ``tcp.prepare`` sets.
+
+    Raises:
+        OSError: the port is taken, or the process lacks CAP_NET_ADMIN.
+
+    """
+    listener = _socket(mark)
+    try:
+        listener.bind(("::", port))
+        listener.listen(tcp.BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def connect_as(
+    client: SocketAddress,
+    destination: SocketAddress,
+    mark: SocketMark,
+    reuse_seconds: float = REUSE_SECONDS,
+) -> socket.socket:
+    """Connect to ``destination`` from the client's own address and port, be it ``ANY_PORT``.
+
+    Waits so long if the client's last connection between the two has not quite ended: the client
+    may know of that end before us, and use its port again at once.
+
+    Raises:
+        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers, ``EADDRNOTAVAIL`` when
+            there is a connection between the two.
+
+    """
+    loop = asyncio.get_running_loop()
+    last_try = loop.time() + reuse_seconds
+    while True:
+        try:
+            sock = bound(client, mark)
+            try:
+                await connect(sock, destination)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or loop.time() > last_try:
+                raise
+        else:
+            return sock
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def connect(sock: socket.socket, destination: SocketAddress) -> None:
+    """Connect a socket that ``bound`` made.
+
+    Raises:
+        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
+
+    """
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
+    except TimeoutError as error:
+        raise OSError(errno.ETIMEDOUT, f"{destination} does not answer") from error
+
+
+def bound(own: SocketAddress, mark: SocketMark, *, alone: bool = False) -> socket.socket:
+    """Make a socket that has any host's address as its own.
+
+    With ``alone`` no other socket has the same port of that address for as long as this one lives,
+    but those in TIME_WAIT.
+
+    Raises:
+        OSError: the process lacks CAP_NET_ADMIN, or the port is taken (``EADDRINUSE``).
+
+    """
+    sock = _socket(mark)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(not alone))
+        # Any port is chosen when the destination is known: it may be in use towards another one.
+        sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((tcp.mapped(own.address), own.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not alone))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _socket(mark: SocketMark) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # A VM's port may be one that another connection has too, or that the proxy listens on.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        # An urgent byte comes in its place among the others; left out, it would be lost.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        for option in (tcp.SO_SNDBUFFORCE, tcp.SO_RCVBUFFORCE):
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        tcp.prepare(sock)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,202 @@
+"""Connections between sites: the only place where they are made.
+
+They are Multipath TCP (RFC 8684) on dual-stack sockets, because a socket of one family cannot
+have subflows of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum, auto
+
+from fedsdn.config.model import Uplink
+from fedsdn.proxy.sockets import tcp
+
+IPPROTO_MPTCP = socket.IPPROTO_MPTCP
+
+_SO_PROTOCOL = 38
+"""include/uapi/asm-generic/socket.h; Python has no name for it."""
+
+_SOL_MPTCP = 284
+_MPTCP_INFO = 1
+_INFO_BYTES = 256
+_INFO_FLAGS_TOKEN = struct.Struct("=8xII")
+_FLAG_FALLBACK = 0x1
+"""``mptcpi_flags``, ``mptcpi_token`` and ``MPTCP_INFO_FLAG_FALLBACK`` of linux/mptcp.h."""
+
+_IP_BIND_ADDRESS_NO_PORT = 24
+"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
+
+HEAD_START_SECONDS = 0.25
+"""How long a path has for itself before the next one is tried as well (RFC 8305, section 5)."""
+
+CHECK_SECONDS = 60
+"""How long a connection may be idle before the peer is asked whether it still has it."""
+
+_UNANSWERED_CHECKS = 120
+"""How many of these may stay unanswered: two hours, as tcp(7) has it. An uplink may be away."""
+
+FIRST_SEGMENT_BYTES = 1100
+"""What fits into one segment wherever IPv6 does (RFC 8200, section 5), beside all options. A
+connection falls back to TCP if a later segment arrives before the first, which has the keys in it
+(RFC 8684, section 3.1): so this is all that may be sent until the peer has answered."""
+
+ATTEMPT_SECONDS = 15.0
+"""How long a peer may take to answer on all paths together."""
+
+
+class Carrier(Enum):
+    """What carries a connection between sites."""
+
+    MPTCP = auto()
+    FALLEN_BACK = auto()
+    """TCP under a socket that was to be Multipath TCP (RFC 8684, section 3.7)."""
+    TCP = auto()
+    """TCP from the start, with a TCP socket."""
+
+
+def listen(port: int) -> socket.socket:
+    """Listen for peers on every address of the namespace.
+
+    Raises:
+        OSError: the port is taken, or the kernel has no MPTCP.
+
+    """
+    listener = _socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("::", port))
+        listener.listen(tcp.BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set what every connection between sites has.
+
+    A peer's reset is sent once, and may be lost: when a crowd of connections is reset, a queue on
+    the way may be too short for it. Whoever is idle would wait for such a peer for hours.
+
+    Raises:
+        OSError: the connection is gone.
+
+    """
+    tcp.prepare(sock)
+    with suppress(OSError):  # before Linux 6.9
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, CHECK_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, CHECK_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _UNANSWERED_CHECKS)
+
+
+def _socket(protocol: int = IPPROTO_MPTCP) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        prepare(sock)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def connect(
+    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = IPPROTO_MPTCP
+) -> socket.socket:
+    """Connect to a peer over the first of ``paths`` that answers.
+
+    A path that stays silent delays the next by ``HEAD_START_SECONDS``, one that fails by nothing.
+    ``protocol`` is that of the socket.
+
+    Raises:
+        OSError: none answers; ``ENETUNREACH`` when there is none, ``ETIMEDOUT`` when all are
+            silent.
+
+    """
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    waiting = list(reversed(paths))
+    failure = OSError(errno.ENETUNREACH, "no path to the peer")
+    try:
+        async with asyncio.timeout(ATTEMPT_SECONDS):
+            while waiting or attempts:
+                if waiting:
+                    attempts.add(asyncio.create_task(_connect_over(waiting.pop(), port, protocol)))
+                done, _ = await asyncio.wait(
+                    attempts,
+                    timeout=HEAD_START_SECONDS if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for attempt in done:
+                    attempts.discard(attempt)
+                    error = attempt.exception()
+                    if error is None:
+                        return attempt.result()
+                    if not isinstance(error, OSError):
+                        raise error
+                    failure = error
+    except TimeoutError:
+        failure = OSError(errno.ETIMEDOUT, "no path to the peer answers")
+    finally:
+        # Nothing is awaited here: a cancellation could come between, and lose the connection.
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(_close_connected)
+    raise failure
+
+
+def _close_connected(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
+
+
+async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -> socket.socket:
+    own, other = path
+    sock = _socket(protocol)
+    try:
+        # The port is chosen when the peer is known: it may be in use towards another one.
+        with suppress(OSError):  # before Linux 6.9
+            sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((tcp.mapped(own.address.ip), 0))
+        await tcp.connect(sock, (tcp.mapped(other.peer_address), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def carrier(sock: socket.socket) -> Carrier:
+    """Say what carries a connection now: it may fall back to TCP after it has begun."""
+    flags, _ = _info(sock)
+    if not flags & _FLAG_FALLBACK:
+        return Carrier.MPTCP
+    plain = sock.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == socket.IPPROTO_TCP
+    return Carrier.TCP if plain else Carrier.FALLEN_BACK
+
+
+def fallen_back() -> OSError:
+    """Make the error of a connection that is not used because it has fallen back to TCP."""
+    return OSError(errno.EPROTONOSUPPORT, "Multipath TCP has fallen back to TCP")
+
+
+def token(sock: socket.socket) -> int:
+    """Name of a connection in this namespace; 0 if it is plain TCP, or has ended."""
+    flags, name = _info(sock)
+    return 0 if flags & _FLAG_FALLBACK else name
+
+
+def _info(sock: socket.socket) -> tuple[int, int]:
+    """Return flags and token. A socket that has fallen back altogether has no such option."""
+    try:
+        info = sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, _INFO_BYTES)
+    except OSError:
+        return _FLAG_FALLBACK, 0
+    flags, name = _INFO_FLAGS_TOKEN.unpack_from(info)
+    return int(flags), int(name)

@@ -1,0 +1,1 @@
+"""SOCKS: the protocol, and the proxy's two roles in it."""

@@ -1,0 +1,30 @@
+"""Reading SOCKS messages off a socket, and not a byte more: what follows is the relay's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from fedsdn.proxy.socks.protocol import SocksError
+
+Message = TypeVar("Message")
+
+
+async def read_message(sock: socket.socket, parse: Callable[[bytes], Message | int]) -> Message:
+    """Read until ``parse`` has a message; until then it says how many bytes are missing at least.
+
+    Raises:
+        OSError: the connection broke.
+        SocksError: it is no such message, or the stream ended before.
+
+    """
+    loop = asyncio.get_running_loop()
+    seen = b""
+    while isinstance(found := parse(seen), int):
+        more = await loop.sock_recv(sock, found)
+        if not more:
+            raise SocksError("connection closed in the middle of the SOCKS dialogue")
+        seen += more
+    return found

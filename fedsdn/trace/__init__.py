@@ -1,1 +1,0 @@
-"""The way of a packet through the bridge, by the datapath's own trace, told in words."""

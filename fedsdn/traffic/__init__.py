@@ -1,0 +1,1 @@
+"""The traffic of tests and measurements: an ordinary TCP program, and counters of interfaces."""

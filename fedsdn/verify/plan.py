@@ -1,0 +1,49 @@
+"""The list of everything that ``fedsdn verify`` checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from fedsdn.inspect.view import SiteView
+from fedsdn.verify.checks import Check
+from fedsdn.verify.loss import PlugUplink, loss_check, losses
+from fedsdn.verify.paths import both_sides_check, path_checks, paths
+from fedsdn.verify.site import site_checks, traffic_counter_checks
+from fedsdn.verify.throughput import Wires, throughput_checks
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much traffic to send: parallel connections per path, seconds per measured transfer."""
+
+    connections: int
+    seconds: float
+
+
+FULL = Effort(connections=1000, seconds=6.0)
+QUICK = Effort(connections=50, seconds=3.0)
+
+
+def all_checks(
+    views: Sequence[SiteView], effort: Effort, plug: PlugUplink | None = None
+) -> list[Check]:
+    """Return the checks of all sites, then those with traffic between sites that have VMs.
+
+    With ``plug``, uplinks are lost in mid-transfer, too.
+    """
+    checks = [check for view in views for check in site_checks(view)]
+    every_path = paths(views)
+    for path in every_path:
+        checks += path_checks(path, effort.connections)
+    order = [view.name for view in views]
+    there = [p for p in every_path if order.index(p.near.name) < order.index(p.far.name)]
+    checks += [both_sides_check(path, path.back()) for path in there]
+    for near, far in combinations((view for view in views if view.vms), 2):
+        same_sites = [path for path in there if (path.near, path.far) == (near, far)]
+        wires = Wires(near, far, effort.seconds)
+        checks += throughput_checks(wires, same_sites)
+        if plug is not None:
+            checks += [loss_check(loss) for loss in losses(wires.pairs, same_sites[0], plug)]
+    return checks + [check for view in views for check in traffic_counter_checks(view)]

@@ -1,0 +1,209 @@
+"""Checks of one site's ground: bridge, application, flows, namespace, proxy, uplinks.
+
+They only look (and ping the peers), so they may run on a site that carries traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from functools import cache, partial
+from itertools import product
+
+from fedsdn.config.model import Site, Uplink
+from fedsdn.inspect.view import SiteView
+from fedsdn.verify import bridge as bridge_checks
+from fedsdn.verify import proxy as proxy_checks
+from fedsdn.verify.checks import Check, CheckFailedError
+
+
+class Ground(StrEnum):
+    """Names of a site's checks."""
+
+    ROOT = "root"
+    SWITCH = "Open vSwitch answers"
+    BRIDGE = "bridge"
+    PORTS = "ports"
+    CARRIER = "carrier of the uplinks"
+    APPLICATION = "application connected"
+    FLOWS = "flows"
+    NAMESPACE = "namespace"
+    ADDRESSES = "addresses"
+    MPTCP = "MPTCP is on"
+    ENDPOINTS = "MPTCP endpoints"
+    PROXY = "proxy runs"
+    LISTENING = "proxy listens"
+    SET_UP = "rest of the set-up"
+    FALLBACKS = "no fallbacks"
+    REFUSALS = "refusals"
+    SOURCES = "clients' addresses"
+
+
+def section(view: SiteView) -> str:
+    """Section of the report for a site."""
+    return f"site {view.name}"
+
+
+def title(view: SiteView, name: str) -> str:
+    """Title of one of a site's checks, for others to need."""
+    return f"{section(view)}: {name}"
+
+
+def _check(
+    view: SiteView, name: str, proves: str, test: Callable[[SiteView], str], *needs: str
+) -> Check:
+    needed = tuple(title(view, need) for need in needs)
+    return Check(section(view), name, proves, partial(test, view), needed)
+
+
+def site_checks(view: SiteView) -> list[Check]:
+    """Return the checks of a site, each after those it needs."""
+    return [
+        _check(view, Ground.ROOT, "this user may look at everything", _root),
+        *_bridge_checks(view),
+        *_proxy_checks(view),
+        *_reach_checks(view),
+    ]
+
+
+def _root(view: SiteView) -> str:
+    user = view.shell.output("id", "-u").strip()
+    if user != "0":
+        raise CheckFailedError(f"user id {user}", "sudo fedsdn verify")
+    return "user id 0"
+
+
+def _bridge_checks(view: SiteView) -> list[Check]:
+    check = partial(_check, view)
+    return [
+        check(
+            Ground.SWITCH,
+            "Open vSwitch's daemons run",
+            bridge_checks.switch,
+            Ground.ROOT,
+        ),
+        check(
+            Ground.BRIDGE,
+            "the provider network has its bridge",
+            bridge_checks.bridge,
+            Ground.SWITCH,
+        ),
+        check(
+            Ground.PORTS,
+            "the bridge has the uplinks' and the proxy's ports",
+            bridge_checks.ports,
+            Ground.BRIDGE,
+        ),
+        check(
+            Ground.CARRIER, "every uplink's wire is plugged in", bridge_checks.carrier, Ground.PORTS
+        ),
+        check(
+            Ground.APPLICATION,
+            "the application is connected to the bridge",
+            bridge_checks.application,
+            Ground.BRIDGE,
+        ),
+        check(
+            Ground.FLOWS,
+            "the bridge has exactly the flows that the federation file asks for",
+            bridge_checks.flows,
+            Ground.PORTS,
+        ),
+    ]
+
+
+def _proxy_checks(view: SiteView) -> list[Check]:
+    check = partial(_check, view)
+    return [
+        check(
+            Ground.NAMESPACE,
+            "the proxy's network namespace is there",
+            proxy_checks.namespace,
+            Ground.ROOT,
+        ),
+        check(
+            Ground.ADDRESSES,
+            "the namespace holds the uplinks' addresses",
+            proxy_checks.addresses,
+            Ground.NAMESPACE,
+        ),
+        check(
+            Ground.MPTCP,
+            "the kernel speaks Multipath TCP here",
+            proxy_checks.mptcp,
+            Ground.NAMESPACE,
+        ),
+        check(
+            Ground.ENDPOINTS,
+            "every uplink that lives is an MPTCP endpoint, and nothing else is",
+            proxy_checks.endpoints,
+            Ground.MPTCP,
+        ),
+        check(
+            Ground.SET_UP,
+            "routes, rules, packet filter and kernel settings are as planned",
+            proxy_checks.set_up,
+            Ground.PORTS,
+            Ground.ADDRESSES,
+            Ground.ENDPOINTS,
+        ),
+        check(
+            Ground.PROXY,
+            "the proxy answers, with all its workers",
+            proxy_checks.running,
+            Ground.NAMESPACE,
+        ),
+        check(
+            Ground.LISTENING,
+            "both of the proxy's ports are open",
+            proxy_checks.listening,
+            Ground.PROXY,
+        ),
+    ]
+
+
+def reach(uplink: Uplink, peer: Site, other: Uplink) -> str:
+    """Name of the check that ``uplink`` reaches ``other`` of ``peer``."""
+    return f"{uplink.name} reaches {peer.name}/{other.name}"
+
+
+def _reach_checks(view: SiteView) -> Iterator[Check]:
+    ground = tuple(title(view, need) for need in (Ground.CARRIER, Ground.FLOWS, Ground.ADDRESSES))
+    for peer in view.federation.peers(view.name):
+        for uplink, other in product(view.site.uplinks, peer.uplinks):
+            if uplink.reaches(other):
+                source, address = str(uplink.address.ip), str(other.peer_address)
+                yield Check(
+                    section(view),
+                    reach(uplink, peer, other),
+                    f"packets from {source} to {address} are answered",
+                    partial(proxy_checks.ping, view, source, address),
+                    ground,
+                )
+
+
+def traffic_counter_checks(view: SiteView) -> list[Check]:
+    """Return the checks of what the proxy has counted, for the end: our own traffic counts too."""
+    counted = cache(partial(proxy_checks.proxy_statistics, view))
+    return [
+        _check(
+            view,
+            Ground.FALLBACKS,
+            "every connection between proxies is MPTCP, none fell back to plain TCP",
+            lambda view: proxy_checks.no_fallbacks(view, counted()),
+            Ground.PROXY,
+        ),
+        _check(
+            view,
+            Ground.REFUSALS,
+            "what the proxy refused can be seen",
+            lambda _: proxy_checks.refused(counted()),
+            Ground.PROXY,
+        ),
+        _check(
+            view,
+            Ground.SOURCES,
+            "which VMs do not see the address of their client can be seen",
+            proxy_checks.sources,
+        ),
+    ]
