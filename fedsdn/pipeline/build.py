@@ -19,7 +19,7 @@ _FEATURES = {
 
 
 def pipeline_flows(federation: Federation, site_name: str) -> tuple[Flow, ...]:
-    """Every flow that the site's bridge is to have, ordered by table and falling priority.
+    """All flows of the site's bridge, sorted by table, then by descending priority.
 
     Raises:
         FedsdnError: the federation has no such site.

@@ -1,4 +1,4 @@
-"""What a feature needs to make its flows, and how it makes one."""
+"""The input of every feature, and the constructor of its flows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ABOVE_DEFAULT = 10
 """Priority of a table's ordinary flows."""
 
 DEFAULT = 0
-"""Priority of the flow that takes what no other flow of the table matched."""
+"""Priority of a table's own miss flow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The federation as seen from one site, with the feature that is making flows."""
+    """The federation as seen from one site, for one feature."""
 
     federation: Federation
     site: Site
@@ -47,7 +47,7 @@ class Context:
     ) -> Flow:
         """Make a flow; its cookie names the line of the caller.
 
-        ``why`` is a literal: whoever has only the cookie finds it in the source.
+        ``why`` must be a literal, so that the cookie alone leads to it in the source.
         """
         return Flow(
             table=table,
@@ -60,7 +60,7 @@ class Context:
         )
 
     def default(self, table: Table, *actions: Action, why: str) -> Flow:
-        """Make the flow for what no other flow of the table matches; without actions, a drop."""
+        """Make the table's miss flow; without actions it drops."""
         return Flow(
             table=table,
             priority=DEFAULT,

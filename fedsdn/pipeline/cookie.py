@@ -1,4 +1,4 @@
-"""Where a flow comes from, packed into its 64-bit cookie.
+"""The origin of a flow, packed into its 64-bit cookie.
 
 ::
 
@@ -6,8 +6,8 @@
     | 0xfed5 | site      | check   | feature | source line |
 
 The site is a checksum of its name, so that a cookie does not change when sites are added to the
-federation file. The check is a checksum of all other bits: others draw cookies from all 64 bits
-(Neutron's agent at each start), and what merely begins like ours must not be taken for ours.
+federation file. The check is a checksum of all other bits: Neutron's agent draws its cookie from
+all 64 bits at each start, and the owner bits alone would sometimes claim its flows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def site_checksum(site: Site) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a flow's cookie says: for which site, by which feature, from which source line."""
+    """The site, feature and source line in a flow's cookie."""
 
     site: int
     feature: Feature
@@ -68,6 +68,6 @@ def origin(cookie: int) -> Origin | None:
 
 
 def _checked(cookie: int) -> int:
-    """Return the cookie with the check that belongs to its other bits."""
+    """Return the cookie with the checksum of its other bits filled in."""
     rest = cookie & ~_CHECK
     return rest | crc_hqx(rest.to_bytes(8, "big"), 0) << 16

@@ -1,4 +1,4 @@
-"""Every number and name the data plane is built of, declared once.
+"""The numbers and names of the data plane, each declared once.
 
 Tables start at 100: Neutron cleans flows with unknown cookies in its own tables (0, 1, 2, 3, 80,
 87, 90 and 91), so only the hook lives there.
@@ -20,29 +20,29 @@ class Table(IntEnum):
     """The tables, in the order in which a packet can meet them."""
 
     HOOK = 0
-    """Shared with the bridge's other owners: sends on to us what may be ours."""
+    """Shared with the bridge's other owners: sends federated packets on to our tables."""
     UPLINK = 100
     """Frames from an uplink: to the proxy from peers, to the host, and to nobody else."""
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
     TENANT = 110
-    """TCP and ICMP towards another site's prefix: tracked if it comes from one of ours."""
+    """TCP and ICMP to a remote prefix: tracked if the source is in a local one."""
     TENANT_STATE = 115
     """Tracked packets from a tenant: the direction of their connection picks the proxy port."""
     TENANT_SYN = 117
-    """A tenant's SYN or SYN-ACK on a connection that is known to be inbound."""
+    """A tenant's SYN or SYN-ACK on an inbound connection."""
     SOCKSIFIER = 120
-    """Frames from the socksifier: answers to connections that our VMs opened."""
+    """Frames from the socksifier: replies on outbound connections."""
     SOCKSIFIER_STATE = 125
-    """Tracked answers from the socksifier, on their way to a VM."""
+    """Tracked replies from the socksifier to a VM."""
     SERVER = 130
-    """Frames from the SOCKS server: connections that peers' VMs opened to ours."""
+    """Frames from the SOCKS server: inbound connections."""
     RESTORE = 132
-    """First segments from the SOCKS server's own address: each gets its client's address back."""
+    """SYNs from the SOCKS server's own address: translated to the client's address."""
     RESTORED = 133
-    """The same with the client's address: on to the VM, if it is the one that was asked for."""
+    """Translated SYNs: on to the VM, if the client is the requested one."""
     SERVER_STATE = 135
-    """Tracked packets from the SOCKS server, on their way to a VM."""
+    """Tracked packets from the SOCKS server to a VM."""
     TO_SOCKSIFIER = 140
     """Delivery to the socksifier's port: untagged, to its link-layer address."""
     TO_SERVER = 145
@@ -53,26 +53,26 @@ class CtMark(IntEnum):
     """Direction in which a connection was opened, kept as ``ct_mark`` in ``CT_ZONE``."""
 
     OUTBOUND = 0x1
-    """By a VM of this site: its packets belong to the socksifier."""
+    """By a VM of this site: carried by the socksifier."""
     INBOUND = 0x2
-    """By a VM of a peer: its packets belong to the SOCKS server."""
+    """By a peer's VM: carried by the SOCKS server."""
 
 
 class HookPriority(IntEnum):
     """Priorities of our flows in table 0; Neutron's own flows there stay below 10."""
 
     NOBODYS_VLAN = 35000
-    """Frames with the tag of no VLAN."""
+    """Frames with the reserved VLAN tag."""
     PORT = 30000
     """Frames from the uplinks' and the proxy's ports."""
     PREFIX = 20000
-    """Frames to another site's prefix."""
+    """Packets to a remote prefix."""
     MISS = 0
-    """The table-miss flow, where fedsdn is to install it."""
+    """The table-miss flow, where fedsdn installs it."""
 
 
 class Feature(IntEnum):
-    """The files of this package that make flows, as written into a flow's cookie."""
+    """The features, one file of this package each, as numbered in cookies."""
 
     UPLINKS = 1
     TENANTS = 2
@@ -83,44 +83,47 @@ class Feature(IntEnum):
 
 
 RESTORE_SECONDS = 3
-"""How long the bridge keeps the flows that restore one connection's client address: enough for two
-first segments, sent a second apart (RFC 6298, section 2)."""
+"""Hard time-out of the flows that restore one connection's source, in seconds: enough for a SYN and
+its first retransmission, a second apart (RFC 6298, section 2)."""
 
 COOKIE_OWNER = 0xFED5 << 48
 """Upper 16 bits of the cookie of every flow of ours."""
 
 COOKIE_OWNER_MASK = 0xFFFF << 48
-"""What to ask a bridge with. Others' flows may have these bits too: which of the answers are ours,
-``cookie.origin`` says."""
+"""Cookie mask for requests to a bridge. Flows of others may match it too: ``cookie.origin`` decides
+which are ours."""
 
 SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
-"""Port of the bridge, and interface of the proxy's namespace, that takes outbound connections."""
+"""Bridge port, and interface in the proxy's namespace, of outbound connections."""
 
 SERVER_PORT = reserved.SERVER_PORT
-"""Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
+"""Bridge port, and interface in the proxy's namespace, of inbound connections."""
 
 
 NOBODYS_VLAN = 4095
-"""Trunks of this VLAN alone are the ports that NORMAL is kept off: no frame may carry it (IEEE
-802.1Q, table 9-2), and one that does is dropped."""
+"""Uplinks' ports are trunks of this VLAN alone, which keeps NORMAL off them: no frame may carry it
+(IEEE 802.1Q, table 9-2), and one that does is dropped."""
 
 LOCAL_PORT = "LOCAL"
-"""The bridge's own port (ovs-fields(7), ``in_port``): the interface that the host has on it."""
+"""The bridge's local port (ovs-fields(7), ``in_port``): the host's interface."""
 
 PROXY_NAMESPACE = "fedsdn"
-"""Name of the network namespace in which the proxy runs."""
+"""Name of the proxy's network namespace."""
 
 
 def wan_port(uplink: Uplink) -> str:
-    """Name of the port, and of the namespace's interface, that holds the uplink's address."""
+    """Name of the bridge port, and of the namespace's interface, behind which the proxy is.
+
+    The interface holds the uplink's address.
+    """
     return f"{reserved.WAN_PORT_PREFIX}{uplink.name}"
 
 
 def port_mac(site: Site, port: str) -> str:
     """Link-layer address of the namespace's interface behind ``port``.
 
-    Derived from the names, so that pipeline and site set-up agree without asking each other;
-    locally administered and unicast (RFC 9542, section 2.1).
+    Derived from the names, so that pipeline and site set-up agree; locally administered and unicast
+    (RFC 9542, section 2.1).
     """
     digest = crc32(f"{site.name}/{port}".encode())
     octets = (0x02, 0xFE, *digest.to_bytes(4, "big"))
@@ -131,12 +134,12 @@ class SocketMark(IntEnum):
     """Packet and socket marks inside the proxy's namespace (``SO_MARK``, ``meta mark``)."""
 
     LOCAL = 0x1
-    """Deliver to a local socket although the destination address is somebody else's."""
+    """Deliver locally, though the destination address is foreign."""
     SOCKSIFIER = 0x2
-    """Sockets towards the VMs that opened a connection."""
+    """The socksifier's sockets towards VMs."""
     SERVER = 0x3
-    """Sockets towards the VMs that a peer's VM connects to."""
+    """The SOCKS server's sockets towards VMs."""
 
 
 SOCKSIFIER_LISTEN_PORT = reserved.SOCKSIFIER_LISTEN_PORT
-"""TCP port, inside the namespace only, to which TPROXY hands outbound connections."""
+"""TPROXY's target: the socksifier's TCP port, inside the namespace only."""

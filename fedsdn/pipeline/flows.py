@@ -1,4 +1,4 @@
-"""Flows of flow tables as values: matches, actions, and their text as ovs-ofctl reads it.
+"""OpenFlow flows as values: matches, actions, and their text as ovs-ofctl reads it.
 
 Field and action names are those of ovs-fields(7) and ovs-actions(7). Ports are named, never
 numbered: numbers belong to one run of one bridge, names to the federation file.
@@ -65,7 +65,7 @@ class ConnState(Enum):
 
 
 class Tag(Enum):
-    """Whether a frame carries a VLAN tag, or that of no VLAN, as a match on ``vlan_tci``."""
+    """Matches on ``vlan_tci``: untagged, tagged, or with the reserved tag."""
 
     ABSENT = "0x0000/0x1fff"
     PRESENT = "0x1000/0x1000"
@@ -74,7 +74,7 @@ class Tag(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What a flow matches; a field that is None matches anything.
+    """A flow's match; None is a wildcard.
 
     ``source`` and ``destination`` are of the IP header, ports of the TCP header. ``opening`` is TCP
     with SYN and without ACK: the first segment of a connection (RFC 9293, section 3.5).
@@ -100,7 +100,7 @@ class Match:
     ct_mark: CtMark | None = None
 
     def __str__(self) -> str:
-        """Text as ``ovs-ofctl add-flow`` reads it; empty when everything matches."""
+        """Text as ``ovs-ofctl add-flow`` reads it; empty for a wildcard of everything."""
         return ",".join(self._terms())
 
     def _terms(self) -> Iterator[str]:
@@ -160,7 +160,7 @@ class Normal:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Go on in a table, and come back for the next action."""
+    """Look the packet up in another table, then go on with the next action."""
 
     table: Table
 
@@ -180,7 +180,7 @@ class SetDestinationMac:
 
 @dataclass(frozen=True, slots=True)
 class AddressToSender:
-    """Make the frame's destination its own source."""
+    """Copy the source MAC to the destination MAC."""
 
     def __str__(self) -> str:
         return "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]"
@@ -198,7 +198,7 @@ class PopVlan:
 class Track:
     """Look the packet up in the federation's conntrack zone, and go on in ``table``.
 
-    With ``nat`` its addresses are translated as its connection was committed with, if it was.
+    With ``nat`` it is translated as its connection was committed.
     """
 
     table: Table
@@ -211,9 +211,9 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Remember the connection, and with ``mark`` its direction, in place of an older one.
+    """Commit the connection, with its direction as ``mark``.
 
-    An entry that is there stays what it is but for its mark (ovs-actions(7), ``ct``).
+    Of an existing entry only the mark changes (ovs-actions(7), ``ct``).
     """
 
     mark: CtMark | None = None
@@ -225,7 +225,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Remember the connection as inbound, give it its client's address, and go on in ``table``."""
+    """Commit the connection as inbound, with the client's source address; go on in ``table``."""
 
     client: SocketAddress
     table: Table
@@ -266,14 +266,14 @@ class Flow:
 
     @property
     def ports(self) -> frozenset[str]:
-        """Names of the ports without which the flow cannot exist."""
+        """Names of the ports in its match and actions."""
         named = {action.port for action in self.actions if isinstance(action, Output)}
         named |= {self.match.in_port} if self.match.in_port else set()
         return frozenset(named - {LOCAL_PORT})
 
     def __str__(self) -> str:
         """Text as ``ovs-ofctl add-flow`` reads it, and ``ovs-ofctl dump-flows`` prints it."""
-        # Of flows that are to go by themselves nobody needs to hear.
+        # Flows with a hard time-out need no FlowRemoved.
         life = f"hard_timeout={self.hard_timeout}, " if self.hard_timeout else "send_flow_rem "
         head = f"cookie={self.cookie:#x}, table={self.table.value}, {life}priority={self.priority}"
         match = str(self.match)

@@ -1,8 +1,8 @@
-"""The host's own addresses on the bridge: what an uplink carries for the host itself.
+"""The host's own traffic over uplinks.
 
-A host may have its address on the bridge (port LOCAL), and reach its network through an uplink.
-NORMAL does not serve the uplinks (``site.reserved_ports``), so these flows do: between LOCAL and
-the uplink of the network that the address belongs to, and with nobody else.
+The host may have an address on the bridge (port LOCAL) and reach that network through an uplink.
+NORMAL does not serve uplinks (``site.reserved_ports``), so these flows do: between LOCAL and the
+uplink with the address's network, and no other port.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedsdn.pipeline.flows import Flow, Match, Normal, Output, Protocol, ip
 _LINK_LOCAL = IPv6Network("fe80::/10")
 _MULTICAST = IPv6Network("ff02::/16")
 _BELOW_PROXY = ABOVE_DEFAULT - 8
-"""Below the flows that give the proxy what is its own, and drop what strangers send to it."""
+"""Below the flows of the proxy's address."""
 
 
 def flows(context: Context) -> Iterator[Flow]:

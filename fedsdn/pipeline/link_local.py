@@ -1,4 +1,4 @@
-"""The IPv6 link-local address that the proxy's interfaces give themselves."""
+"""IPv6 link-local addresses of the proxy's interfaces."""
 
 from __future__ import annotations
 

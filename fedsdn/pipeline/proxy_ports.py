@@ -1,12 +1,11 @@
 """The proxy's two tenant-side ports: foreign sources come in here, and nowhere else.
 
-What they send as themselves (ARP, neighbour discovery) is checked against their own addresses.
-What they send as somebody else must be TCP from a peer's prefix to one of ours. Everything else is
-dropped, and the drop counted.
+Their own ARP and neighbour discovery is checked against their own addresses. Everything else must
+be TCP from a remote prefix to a local one. The rest is dropped and counted.
 
-The direction of a connection is the port that it comes from, and nothing else sets it: no VM can.
-Behind both ports is one namespace, in which two addresses and ports have at most one socket, so
-whoever speaks owns the connection. Only a reset may be said by nobody's socket.
+A connection's direction is set by the port it comes from, and by nothing else: no VM can set it.
+Both ports lead into one namespace, where a 4-tuple has at most one socket, so the port that speaks
+owns the connection. Only a reset may come without a socket, so it sets nothing.
 """
 
 from __future__ import annotations

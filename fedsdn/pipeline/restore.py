@@ -1,12 +1,12 @@
-"""The SOCKS server's connections from the proxy's own address.
+"""Connections of the SOCKS server with the proxy's own address.
 
-Where ``source_restore`` is ``nat``, the bridge restores the client's. The first segment of each
-connection finds a flow of its own, made for it a moment before: conntrack then translates all its
-packets. What has no such connection is dropped here, so nothing ever reaches a VM from the proxy's
-address, or from another client's that an older connection between the same sockets had.
+With ``source_restore: nat`` the bridge restores the client's. The SYN of each connection meets a
+flow of its own, added a moment before, and conntrack then translates the whole connection. Packets
+without such a connection are dropped, so no VM ever sees the proxy's address, or the client of an
+older connection with the same 4-tuple.
 
-Where it is ``none``, or a peer has another's proxy, which names no client, the proxy's address
-reaches the VMs, and their answers reach the server.
+With ``none``, or for a peer with a plain SOCKS5 proxy, which names no client, VMs see the proxy's
+address, and their answers are steered to the server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOST = ABOVE_DEFAULT + 30
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """A connection of the SOCKS server, from ``own`` to ``destination``, and whose it is."""
+    """The client of a SOCKS server's connection from ``own`` to ``destination``."""
 
     own: SocketAddress
     client: SocketAddress
@@ -34,7 +34,7 @@ class Restoration:
 
 
 def flows(context: Context) -> Iterator[Flow]:
-    """Flows for what the server sends as itself, where it does."""
+    """Flows for the server's own address, where it uses that."""
     if context.site.source_restore == "nat":
         yield from _restored(context)
     elif context.federation.unrestored_peers(context.site.name):
@@ -61,7 +61,7 @@ def _unrestored(context: Context) -> Iterator[Flow]:
 
 
 def _restored(context: Context) -> Iterator[Flow]:
-    """Flows that lead to those of single connections."""
+    """Flows that lead to the tables with a flow per connection."""
     for prefix in context.site.prefixes:
         own, to = prefix.proxy_address, prefix.network
         match = Match(protocol=tcp(to), source=own, destination=to)
@@ -89,7 +89,7 @@ def _restored(context: Context) -> Iterator[Flow]:
 
 
 def restoring_flows(federation: Federation, site: Site, wanted: Restoration) -> tuple[Flow, Flow]:
-    """Flows that restore the client's address of one connection, about to be opened."""
+    """Flows that restore the source of one connection before its SYN."""
     context = Context(federation, site, Feature.RESTORE)
     return (
         context.flow(

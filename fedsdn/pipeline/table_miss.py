@@ -24,15 +24,15 @@ def flows(context: Context) -> Iterator[Flow]:
 def is_table_miss(table: int, priority: int) -> bool:
     """Whether a flow of this table and priority is the bridge's table-miss flow.
 
-    Of its priority no feature makes another.
+    No feature has another flow of this priority.
     """
     return table == Table.HOOK and priority == HookPriority.MISS
 
 
 def without_table_miss(flows: Iterable[Flow]) -> tuple[Flow, ...]:
-    """Leave the table-miss flow out of a site's flows, where another owner's is there.
+    """Leave the table-miss flow out, where another owner has one.
 
-    A table has one, and whoever adds one takes the place of the other's. In fail mode standalone
-    Open vSwitch itself adds one.
+    A table has one, so adding ours would replace the other's. In fail mode standalone Open vSwitch
+    itself is the owner.
     """
     return tuple(flow for flow in flows if not is_table_miss(flow.table, flow.priority))

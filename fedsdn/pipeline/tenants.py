@@ -1,11 +1,11 @@
-"""Tenants: what a VM sends to another site's prefix goes to the proxy port of its connection.
+"""Tenants: a VM's packets to a remote prefix go to the proxy port of their connection.
 
-A connection that a VM opens belongs to the socksifier, one that a peer's VM opened to the SOCKS
-server. Conntrack remembers which, from what the proxy sends: what a VM sends, anybody can forge. A
-packet whose connection it has lost (the userspace datapath forgets all when ovs-vswitchd restarts)
-goes to both ports: the proxy's namespace drops the copy at the port that is not its socket's, and
-the owner's answer commits the connection again. So does a SYN of a connection that is known to be
-inbound: if that still lives, its socket answers (RFC 5961, section 4), and else the socksifier.
+Outbound connections belong to the socksifier, inbound ones to the SOCKS server. Conntrack learns
+the direction from the proxy's packets alone: a VM's neighbours can forge its packets. One without
+conntrack state (the userspace datapath loses all of it when ovs-vswitchd restarts) goes to both
+ports: the proxy's namespace drops the copy at the port without its socket, and the owner's answer
+commits the connection again. A SYN on an inbound connection goes to both ports, too: its socket, if
+it still lives, answers with a challenge ACK (RFC 5961, section 4), and the socksifier otherwise.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def flows(context: Context) -> Iterator[Flow]:
                 Table.TENANT,
                 own,
                 Track(Table.TENANT_STATE, nat=restored),
-                why="from one of our prefixes: whose connection is it?",
+                why="from a local prefix: look the connection up",
             )
-    yield context.default(Table.TENANT, Normal(), why="not from our prefixes: not federated")
+    yield context.default(Table.TENANT, Normal(), why="not from a local prefix: not federated")
     yield from _by_state(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
@@ -111,7 +111,7 @@ def _by_state(context: Context) -> Iterator[Flow]:
             Table.TENANT_STATE,
             Match(protocol=protocol),
             *both,
-            why="conntrack has lost it: a copy to each proxy port, its owner takes it",
+            why="no conntrack state: a copy to each proxy port, the owner takes it",
         )
     yield context.default(
         Table.TENANT_SYN,
@@ -133,9 +133,9 @@ def _by_state(context: Context) -> Iterator[Flow]:
 def _delivery(context: Context, table: Table, port: str) -> Iterator[Flow]:
     """Flows that hand a frame to the proxy.
 
-    Steered frames would never pass NORMAL, and the bridge would forget where the VM is and flood
-    what the proxy sends to it. NORMAL learns the sender of a frame that is addressed to its own
-    sender, and has nowhere to send it.
+    Steered frames do not pass NORMAL: the bridge would forget the VM's port and flood the proxy's
+    answers. NORMAL learns the source of a frame whose destination is its source, and sends it
+    nowhere.
     """
     learn = (AddressToSender(), Normal())
     to_proxy = (SetDestinationMac(port_mac(context.site, port)), Output(port))

@@ -1,8 +1,8 @@
 """Uplinks: shared between the host and the proxy, peers only, no leaks.
 
-From an uplink the proxy gets what is addressed to the proxy's own address, and the host what is for
-its own (``host``). Nothing else passes, to tenants or another uplink least of all: two bridges with
-two uplinks each would be a loop. What the proxy sends goes to that uplink alone.
+Packets to the proxy's address on an uplink go to the proxy, packets to the host's to the host
+(``host``). Nothing else passes, least of all to tenants or another uplink: two bridges with two
+uplinks each would be a loop. The proxy's packets leave by the uplink of their source address alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def flows(context: Context) -> Iterator[Flow]:
         yield from _to_proxy(context, uplink)
         yield from _from_proxy(context, uplink)
     yield context.default(Table.UPLINK, why="drop what is neither the proxy's nor the host's")
-    yield context.default(Table.WAN, why="drop what has not this uplink's own address")
+    yield context.default(Table.WAN, why="drop foreign source addresses")
 
 
 def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
@@ -62,33 +62,33 @@ def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
         Table.UPLINK,
         stranger,
         priority=_BELOW_PEERS,
-        why="drop what is no peer's: the proxy is not open",
+        why="drop strangers: the proxy is not open to them",
     )
     if uplink.family == 4:
         arp = Match(protocol=Protocol.ARP, in_port=port, arp_target=address)
-        yield context.flow(Table.UPLINK, arp, proxy, why="who asks for the proxy's address")
+        yield context.flow(Table.UPLINK, arp, proxy, why="ARP for the proxy's address")
         return
     own = link_local(port_mac(context.site, wan_port(uplink)))
     for target in (address, own):
         solicitation = Match(
             protocol=Protocol.ICMP6, in_port=port, icmp6_type=_ND_SOLICITATION, nd_target=target
         )
-        yield context.flow(Table.UPLINK, solicitation, proxy, why="asks for the proxy's address")
+        yield context.flow(Table.UPLINK, solicitation, proxy, why="solicitations for the proxy")
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, destination=own)
-    yield context.flow(Table.UPLINK, neighbour, proxy, why="neighbours that answer the proxy")
+    yield context.flow(Table.UPLINK, neighbour, proxy, why="advertisements to the proxy")
 
 
 def _from_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
     port, address = wan_port(uplink), uplink.address.ip
     out = Output(uplink.port)
     sent = Match(protocol=ip(address), in_port=port, source=address)
-    yield context.flow(Table.WAN, sent, out, why="the proxy's own, by the uplink of its address")
+    yield context.flow(
+        Table.WAN, sent, out, why="the proxy's packets: by the uplink of their source"
+    )
     if uplink.family == 4:
         arp = Match(protocol=Protocol.ARP, in_port=port, arp_source=address)
-        yield context.flow(Table.WAN, arp, out, why="the proxy asks for neighbours, or answers")
+        yield context.flow(Table.WAN, arp, out, why="the proxy's own ARP")
         return
     own = link_local(port_mac(context.site, port))
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, source=own)
-    yield context.flow(
-        Table.WAN, neighbour, out, why="the proxy asks for neighbours, or answers them"
-    )
+    yield context.flow(Table.WAN, neighbour, out, why="the proxy's own neighbour discovery")

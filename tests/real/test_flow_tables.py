@@ -105,7 +105,7 @@ def test_differences_are_named_and_set_the_exit_status(bridge: SiteHost) -> None
     ):
         bridge.output(f"ovs-ofctl -O OpenFlow13 {command.replace('BRIDGE', BRIDGE)}")
     text = run(bridge, f"{FEDSDN} diff {HERE}", status=1)
-    assert "MISSING   WAN [105], priority 0: drop what has not this uplink's own address" in text
+    assert "MISSING   WAN [105], priority 0: drop foreign source addresses" in text
     assert "FOREIGN   TENANT [110], priority 1" in text
     assert "SHADOWED  HOOK [0], priority 20000: packets to another site's prefix" in text
     assert "CHANGED   SERVER [130], priority 0: drop what the proxy may not send" in text

@@ -190,7 +190,7 @@ def test_views_are_by_table_and_leave_out_what_nobody_asked_for() -> None:
     assert view.flows[-1].priority == 0
     lines = "\n".join(text([view]))
     assert lines.startswith("WAN [105]  Frames from the proxy to an uplink")
-    assert "# drop what has not this uplink's own address (pipeline/uplinks.py:" in lines
+    assert "# drop foreign source addresses (pipeline/uplinks.py:" in lines
 
 
 def test_rates_are_what_counters_have_grown_by() -> None:

@@ -36,7 +36,7 @@ def cookie(table: Table, why: str) -> str:
     return f"{next(flow.cookie for flow in flows if flow.table is table and flow.why == why):#x}"
 
 
-COPIES = "conntrack has lost it: a copy to each proxy port, its owner takes it"
+COPIES = "no conntrack state: a copy to each proxy port, the owner takes it"
 BOTH = f"""Flow: tcp,in_port=tap-vm1
 
 bridge("br-provider")
