@@ -1,4 +1,4 @@
-"""Which losses are measured, and in what order."""
+"""The measured losses, in order."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fedsdn.traffic.program import Direction
 
 
 class Kind(StrEnum):
-    """How an uplink is lost."""
+    """Ways to lose an uplink."""
 
     WIRE = "wire"
     """Both ends lose their carrier."""
     NEAR_PORT = "port, sender's side"
-    """The device is set down at the site that sends; the other end keeps its carrier."""
+    """The device is set down at the sender's site; the other end keeps its carrier."""
     FAR_PORT = "port, receiver's side"
     SILENT = "silent"
     """Every frame vanishes; both ends keep their carrier."""
 
 
 class Control(StrEnum):
-    """Who looks after the uplinks."""
+    """Who manages the uplinks."""
 
     APPLICATION = "application"
     KERNEL = "kernel alone"

@@ -20,12 +20,12 @@ from fedsdn.traffic.program import Direction
 _PROGRAM = (sys.executable, "-m", "fedsdn.bench.stream")
 _PORT = 15002
 _END_SECONDS = 90.0
-"""An end that does not come by then never comes: longer than ``close_timeout``."""
+"""Time-out for an end of stream, in seconds: longer than ``close_timeout``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a connection ended: the bytes that were sent and came, and what broke, if anything."""
+    """The end of a connection: bytes sent and received, and the failure, if any."""
 
     sent: int
     received: int
@@ -33,7 +33,7 @@ class Ending:
 
 
 class _Output(threading.Thread):
-    """Reads what one end of the connection says."""
+    """Reads the output of one end of the connection."""
 
     def __init__(self, program: Started) -> None:
         super().__init__(daemon=True)
@@ -59,16 +59,16 @@ class _Output(threading.Thread):
 
 
 class FastConnection:
-    """A connection that runs; times are of the machine's monotonic clock, in seconds."""
+    """A running connection; times are seconds of the machine's monotonic clock."""
 
     def __init__(self, sender: Started, receiver: Started) -> None:
-        """Watch a connection whose two ends were started."""
+        """Watch a connection with both ends started."""
         self._sender = sender
         self._sent = _Output(sender)
         self._received = _Output(receiver)
 
     def received(self, start: float, end: float) -> int:
-        """Count the bytes that came between two times."""
+        """Count the bytes received between two times."""
         buckets = range(bucket_at(start), bucket_at(end))
         return sum(self._received.buckets.get(bucket, 0) for bucket in buckets)
 

@@ -1,4 +1,4 @@
-"""What it costs to delete the MPTCP endpoint that many connections use, and to add it again."""
+"""The cost of deleting an MPTCP endpoint with many subflows, and of adding it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of losing uplinks: what is measured, and in what order."""
+"""The benchmark of losing uplinks: its parts, in order."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedsdn.bench.rig import Rig
 from fedsdn.bench.uneven import Carried
 
 Report = Callable[[str], None]
-"""Takes one line on how far things are."""
+"""Takes a line of progress."""
 
 
 class Part(StrEnum):
-    """What can be measured by itself."""
+    """A part that can be measured alone."""
 
     LOSSES = "losses"
     LIVE = "live"
@@ -30,7 +30,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: losses per class, idle connections, flaps, rounds of uneven wires."""
+    """Losses per class, idle connections, flaps and rounds of uneven wires to be measured."""
 
     losses: int
     live: int

@@ -34,7 +34,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What many measurements of one thing come to, in the unit of the values."""
+    """Summary of many measurements of one figure, in the unit of the values."""
 
     n: int
     median: float

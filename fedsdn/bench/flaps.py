@@ -1,4 +1,4 @@
-"""Uplinks that come and go at random moments, under connections that must not notice."""
+"""Random flaps of uplinks under connections that must not break."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Flap:
-    """An uplink that is taken away for ``down`` seconds and then left alone for ``up``."""
+    """An uplink is down for ``down`` seconds, then up for ``up``."""
 
     kind: Kind
     uplink: int

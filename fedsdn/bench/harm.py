@@ -34,7 +34,7 @@ _DOWN_SECONDS = 1.0
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 Report = Callable[[str], None]
-"""Takes one line on how far things are."""
+"""Takes a line of progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Connections that are open beside what is measured, and must come through unharmed."""
+"""Idle connections beside a measurement, which must survive it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsdn.traffic.program import Amount, Connection
 from fedsdn.traffic.runner import PORT, PROGRAM, Transfer, finish
 
 _EACH = Amount(size=16 * 1024)
-"""What each of them carries in the end, as proof that it lives."""
+"""Data of each at the end, as proof of life."""
 _LIMIT = ("--limit", "7200")
 _FAMILIES: tuple[Family, ...] = (4, 6)
 
@@ -27,7 +27,7 @@ class LiveConnections:
     _clients: Sequence[Started]
 
     def finish(self) -> list[str]:
-        """Have each carry some data and end; return what is wrong with those that cannot."""
+        """Have each carry data and end; return the failures."""
         wrong = []
         for client in self._clients:
             try:

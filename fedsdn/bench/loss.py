@@ -12,17 +12,17 @@ from fedsdn.bench.subflows import busy_subflows
 from fedsdn.errors import FedsdnError
 
 FULL_PART = 0.9
-"""Part of what an uplink carried before that counts as using it again."""
+"""Part of an uplink's earlier rate at which it counts as used again."""
 
 _WARM_PART = 0.8
 """Part of each wire that a connection must fill before its uplink is lost."""
 _WARM_SECONDS = 2.0
 _WARM_LIMIT = 20.0
 _WINDOW = 1.0
-"""Seconds over which is measured what is carried before a loss."""
+"""Seconds of the rate measurement before a loss."""
 _WATCH_SECONDS = 2.0
 _FLOWS_PART = 0.25
-"""Part of what came before at which the receiver counts as served again."""
+"""Part of the earlier rate at which the receiver counts as served again."""
 _FLOWS_SECONDS = 0.5
 _SILENCE_LIMIT = 60.0
 _BACK_WINDOW = 0.25

@@ -25,12 +25,12 @@ HOWS: tuple[SourceRestore, ...] = ("transparent", "nat")
 _FAMILIES: tuple[Family, ...] = (4, 6)
 
 Report = Callable[[str], None]
-"""Takes one line on how far things are."""
+"""Takes a line of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many rounds each way has, and of how many connections: a crowd at once, a few in turn."""
+    """Rounds of each way, and their connections: a crowd at once, a few in turn."""
 
     rounds: int
     crowd: int

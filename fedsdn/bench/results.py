@@ -1,4 +1,4 @@
-"""What a run of the benchmark found, and how it compares with what was asked for."""
+"""Results of a run, and their comparison with the bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsdn.bench.loss import Loss
 from fedsdn.bench.uneven import Carried, Wires
 
 OVER_RTT_MS = 50.0
-"""Silence after a loss that either end is told of, at the 99th percentile, beyond the RTT."""
+"""Bound of the silence beyond the RTT after a reported loss, at the 99th percentile."""
 SILENT_MS = 400.0
 BACK_MS = 1000.0
 

@@ -1,4 +1,4 @@
-"""The lab that is measured, and what is done to it: losing uplinks, stopping the application."""
+"""The measured lab, its losses of uplinks, and its application."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Rig:
                 device = self.uplink(view, index).port
                 view.shell.output("ip", "link", "set", device, "up" if there else "down")
 
-    # Who looks after them
+    # Their manager
 
     def put(self, control: Control) -> None:
         """Start or stop the application at every site, and wait until it has settled.

@@ -1,4 +1,4 @@
-"""Measures what one connection carries over wires that are not alike, and over the best alone."""
+"""Measures one connection's rate over uneven wires, and over the best alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsdn.config.model import Family
 from fedsdn.traffic.program import Direction
 
 EARLY_SECONDS = 2.5
-"""How long a connection's beginning is, in which it finds out what the wires carry."""
+"""Seconds of slow start, left out of the steady rate."""
 
 SECONDS = 10.0
 _POLL_SECONDS = 0.1

@@ -19,11 +19,11 @@ from fedsdn.lab.topology import LabSite, Topology, WireEnd, load_topology
 from fedsdn.lab.vms import make_vms
 
 Report = Callable[[str], None]
-"""Takes one line on what is being done."""
+"""Takes a line of progress."""
 
 
 def up(topology_file: Path, name: str | None = None, report: Report = lambda _: None) -> Lab:
-    """Build the lab of a topology file, in place of what is left of one of the same name.
+    """Build the lab of a topology file; remains of one with the same name are removed first.
 
     Raises:
         FedsdnError: it cannot be built; nothing of it is left but its logs.
@@ -39,10 +39,10 @@ def up(topology_file: Path, name: str | None = None, report: Report = lambda _: 
 
 
 def down(name: str) -> None:
-    """Remove a lab, whatever is left of it; nothing happens if nothing is.
+    """Remove a lab or its remains, if there are any.
 
     Raises:
-        FedsdnError: another command is at it, or a process cannot be ended.
+        FedsdnError: another command holds its lock, or a process cannot be ended.
 
     """
     check_root()

@@ -1,4 +1,4 @@
-"""Commands that set a lab's host up, wherever the host is."""
+"""Set-up commands of a lab's host."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Protocol
 from fedsdn.errors import FedsdnError
 
 COMMAND_SECONDS = 30.0
-"""A set-up command that takes longer than this has failed."""
+"""Time-out of a set-up command, in seconds."""
 
 _MOST_SAID = 300
 
 
 class Commands(Protocol):
-    """The host of site ``name``, as a place to run commands in."""
+    """The host of site ``name``, for running commands there."""
 
     @property
     def name(self) -> str:
@@ -25,7 +25,7 @@ class Commands(Protocol):
         """Run a command on the host, or in one of its VMs, and return its standard output.
 
         Raises:
-            FedsdnError: it failed; one line with the last thing it said.
+            FedsdnError: it failed; one line with the last line of its output.
 
         """
 
@@ -33,10 +33,10 @@ class Commands(Protocol):
 def run_to_end(where: str, prefix: Sequence[str], command: Sequence[str], stdin: str = "") -> str:
     """Run a command to its end and return its standard output.
 
-    ``where`` is for people; ``prefix`` is what makes the command run there.
+    ``where`` names the place in errors; ``prefix`` is the command that enters it.
 
     Raises:
-        FedsdnError: it failed; one line with the last thing it said.
+        FedsdnError: it failed; one line with the last line of its output.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""A lab's host: where one site's bridge, controller and proxy run, as on a machine of its own.
+"""A lab's host, with the bridge, the application and the proxy of one site, like a real machine.
 
 It is a process, PID 1 of its own network, mount, PID and UTS namespaces, with a private /run. So
 an operator's commands run there unchanged, and everything on it ends with that process.
@@ -20,12 +20,12 @@ FEDERATION_FILE = Path("/run/fedsdn/federation.yaml")
 _LOG_DIRECTORY = "log"
 
 _DETACHED = 'echo $$ >"$0.pid"; echo $$; exec "$@" </dev/null >>"$0.log" 2>&1'
-"""The shell writes its number down, says it, and becomes the daemon."""
+"""The shell records its process number, prints it, and becomes the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The host of site ``name``; ``run_directory`` is what it has as /run."""
+    """The host of site ``name``; ``run_directory`` is its /run."""
 
     name: str
     process: Process
@@ -33,7 +33,7 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What makes a command run on the host when put before it (nsenter(1))."""
+        """Command prefix that enters the host (nsenter(1))."""
         environment = (
             f"PATH={Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
             f"FEDSDN_CONFIG_FILE={CONFIG_FILE}",
@@ -43,14 +43,14 @@ class Host:
         return ("nsenter", target, *namespaces, "--", "env", *environment)
 
     def vm_prefix(self, vm: str) -> tuple[str, ...]:
-        """Return what makes a command run in one of the host's VMs when put before it."""
+        """Return the command prefix that enters one of the host's VMs."""
         return (*self.prefix, "ip", "netns", "exec", vm)
 
     def run(self, *command: str, stdin: str = "", vm: str | None = None) -> str:
         """Run a command to its end and return its standard output.
 
         Raises:
-            FedsdnError: it failed; one line with the last thing it said.
+            FedsdnError: it failed; one line with the last line of its output.
 
         """
         if vm is None:
@@ -58,7 +58,7 @@ class Host:
         return run_to_end(f"{self.name}/{vm}", self.vm_prefix(vm), command, stdin)
 
     def start(self, name: str, *command: str) -> Daemon:
-        """Start a daemon that outlives us; it writes to the log called ``name``.
+        """Start a daemon that outlives this process; its log is called ``name``.
 
         Raises:
             FedsdnError: the host is gone.
@@ -71,11 +71,11 @@ class Host:
         return Daemon(self, name, int(number))
 
     def log(self, name: str) -> Path:
-        """Return the log of a daemon, as a path of this machine, not the host's."""
+        """Return the path of a daemon's log on this machine."""
         return self.run_directory / _LOG_DIRECTORY / f"{name}.log"
 
     def daemon(self, name: str) -> Daemon:
-        """Return the daemon that was last started under a name; Open vSwitch's count, too.
+        """Return the latest daemon with this name, Open vSwitch's included.
 
         Raises:
             FedsdnError: none was.
@@ -86,20 +86,20 @@ class Host:
         raise FedsdnError(f"{self.name}: no {name} was started")
 
     def runs(self, daemon: str) -> bool:
-        """Whether a daemon was started and still runs."""
+        """Whether a daemon runs."""
         try:
             return self.daemon(daemon).alive()
         except FedsdnError:
             return False
 
     def make_log_directory(self) -> None:
-        """Make the place for logs, before anything is started."""
+        """Create the log directory before any daemon starts."""
         (self.run_directory / _LOG_DIRECTORY).mkdir()
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon on a host; ``number`` is its process number there."""
+    """A daemon on a host; ``number`` is its process ID in the host's PID namespace."""
 
     host: Host
     name: str

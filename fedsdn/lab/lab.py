@@ -1,4 +1,4 @@
-"""A lab that is up: its hosts, its VMs, its wires."""
+"""A running lab: its hosts, VMs and wires."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAEMONS = (OVSDB, VSWITCHD, CONTROLLER, PROXY)
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A lab that was built from ``topology``."""
+    """A running lab of ``topology``."""
 
     directory: LabDirectory
     topology: Topology
@@ -54,7 +54,7 @@ class Lab:
         return Host(site, process, self.directory.run_directory(site))
 
     def prefix(self, place: str) -> tuple[str, ...]:
-        """Return what makes a command run at SITE or SITE/VM when put before it.
+        """Return the command prefix that enters SITE or SITE/VM.
 
         Raises:
             FedsdnError: there is no such place, or it is not up.
@@ -72,7 +72,7 @@ class Lab:
         return host.vm_prefix(vm)
 
     def status(self) -> dict[str, Any]:
-        """Return what of the lab is up: ``up`` for all of it, then every site and every wire."""
+        """Return the lab's status: ``up`` for the whole lab, then every site and every wire."""
         sites = {site.name: self._site_status(site) for site in self.topology.sites}
         try:
             wires = self.wires()

@@ -23,7 +23,7 @@ _IPPROTO_MPTCP = 262
 
 
 def check_root() -> None:
-    """Check that we may make namespaces and enter them.
+    """Check the right to create and enter namespaces.
 
     Raises:
         FedsdnError: we may not.
@@ -34,7 +34,7 @@ def check_root() -> None:
 
 
 def check_machine() -> None:
-    """Check that a lab can be built here.
+    """Check this machine's prerequisites for a lab.
 
     Raises:
         FedsdnError: it cannot; says what is missing and what to do.

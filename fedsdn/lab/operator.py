@@ -1,4 +1,4 @@
-"""What an operator does at a site, done on a lab's host: the same commands, the same files."""
+"""An operator's work at a site, done on a lab's host: the same commands, the same files."""
 
 from __future__ import annotations
 

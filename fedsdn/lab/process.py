@@ -20,9 +20,9 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process by its number and the time it started (clock ticks since boot, proc(5)).
+    """A process, identified by its ID and start time (clock ticks since boot, proc(5)).
 
-    Numbers are given out again; the pair is not.
+    IDs are reused; the pair is not.
     """
 
     pid: int
@@ -30,7 +30,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """Return the process that has this number now.
+        """Return the process that has this ID now.
 
         Raises:
             ProcessLookupError: none has.
@@ -57,7 +57,7 @@ class Process:
         except ProcessLookupError:
             return
         try:
-            if not self.alive():  # asked after the open: now the number cannot change hands
+            if not self.alive():  # checked after the open: from now on the ID is not reused
                 return
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             if not select.select([descriptor], [], [], END_SECONDS)[0]:

@@ -1,4 +1,4 @@
-"""What is left of a lab between commands: one directory with its processes, logs and sockets."""
+"""A lab's state between commands: a directory with its processes, logs and sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedsdn.lab.process import Process
 
 LABS = Path("/run/fedsdn-lab")
 KEPT_LOGS = Path("/var/log/fedsdn-lab")
-"""The logs of labs that could not be built stay here until the next up or down."""
+"""Logs of failed builds stay here until the next up or down."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
@@ -55,12 +55,12 @@ class LabDirectory:
 
     @property
     def wan_socket(self) -> Path:
-        """Where the WAN process takes requests."""
+        """Control socket of the WAN process."""
         return self.path / "wan.sock"
 
     @property
     def wan_specification(self) -> Path:
-        """What the WAN process was started with."""
+        """Specification of the WAN process."""
         return self.path / "wan.json"
 
     @property
@@ -68,11 +68,11 @@ class LabDirectory:
         return self.path / "state.json"
 
     def log(self, name: str) -> Path:
-        """Return the log of a process that is on no host."""
+        """Return the log of a process outside the hosts."""
         return self.path / f"{name}.log"
 
     def run_directory(self, site: str) -> Path:
-        """Return what the host of ``site`` has as /run."""
+        """Return the /run directory of the host of ``site``."""
         return self.path / site
 
     def state(self) -> State:
@@ -98,11 +98,11 @@ class LabDirectory:
 
     @property
     def kept_logs(self) -> Path:
-        """Where the logs go if the lab cannot be built."""
+        """Directory for the logs of a failed build."""
         return KEPT_LOGS / self.name
 
     def keep_logs(self) -> None:
-        """Put the logs where they outlast the directory, in the same order."""
+        """Move the logs out of the directory, in the same order."""
         for pattern in ("*.log", "*/log/*.log"):
             for log in self.path.glob(pattern):
                 kept = self.kept_logs / log.relative_to(self.path)
@@ -110,16 +110,16 @@ class LabDirectory:
                 shutil.copyfile(log, kept)
 
     def remove_kept_logs(self) -> None:
-        """Remove what ``keep_logs`` kept."""
+        """Remove the logs kept by ``keep_logs``."""
         if self.kept_logs.exists():
             _remove(self.kept_logs)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands from building or removing the same lab; makes the directory.
+        """Lock the lab against other commands; creates the directory.
 
         Raises:
-            FedsdnError: another command is at it.
+            FedsdnError: another command holds the lock.
 
         """
         descriptor = self._locked_descriptor()
@@ -150,12 +150,12 @@ class LabDirectory:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory, and the one above it if nothing else is in it."""
+    """Remove a directory, and its parent if that is empty then."""
     shutil.rmtree(directory)
     with suppress(OSError):
         directory.parent.rmdir()
 
 
 def lab_names() -> list[str]:
-    """Return the names of the labs of this machine, also of half-made ones."""
+    """Return the names of the labs of this machine, half-built ones included."""
     return sorted(entry.name for entry in LABS.iterdir()) if LABS.exists() else []

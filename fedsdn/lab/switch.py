@@ -1,4 +1,4 @@
-"""A host's own Open vSwitch and its provider bridge, as an operator or Neutron would leave them."""
+"""A host's own Open vSwitch and its provider bridge, as an operator or Neutron sets them up."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> No
 
 
 def _keep_host_out(host: Commands, ports: list[str]) -> None:
-    """Keep the host's own stack off the bridge's ports.
+    """Keep the host's IP stack off the bridge's ports.
 
     The userspace datapath reads copies of the frames: without this the host would answer an ARP
     request for LOCAL's address a second time, from the port it came in by.

@@ -1,4 +1,4 @@
-"""TAP devices whose frames carry a virtio header, so that segmentation stays with the receiver.
+"""TAP devices with virtio headers, so that segmentation is left to the receiver.
 
 Source: Linux ``Documentation/networking/tuntap.rst``, ``include/uapi/linux/if_tun.h`` and
 ``virtio_net.h``.
@@ -59,7 +59,7 @@ class Tap:
         fcntl.ioctl(self._fd, _TUNSETCARRIER, struct.pack("i", int(on)))
 
     def set_segmentation(self, *, offloaded: bool) -> None:
-        """Let the kernel hand over TCP super-frames, or have it cut them up first."""
+        """Switch TCP segmentation offload on or off."""
         fcntl.ioctl(self._fd, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO if offloaded else 0)
 
     def read(self) -> bytes | None:
@@ -70,7 +70,7 @@ class Tap:
             return None
 
     def write(self, frame: bytes) -> None:
-        """Deliver a frame; what the kernel does not take (device down, no memory) is lost."""
+        """Deliver a frame; it is lost if the kernel refuses it (device down, no memory)."""
         with suppress(OSError):
             os.write(self._fd, frame)
 

@@ -1,6 +1,6 @@
 """A real machine as the host of one site of a lab: its bridge, its VMs, its wires' quality.
 
-Sites are then joined by whatever joins the machines. The site itself is set up as any real one is.
+The machines' own networks join the sites. The site itself is set up like any real one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FRAME_BYTES = 1514
 
 @dataclass(frozen=True, slots=True)
 class ThisMachine:
-    """The machine that we run on, as the host of site ``name``."""
+    """The local machine as the host of site ``name``."""
 
     name: str
 
@@ -35,7 +35,7 @@ class ThisMachine:
         """Run a command here, or in one of the VMs, and return its standard output.
 
         Raises:
-            FedsdnError: it failed; one line with the last thing it said.
+            FedsdnError: it failed; one line with the last line of its output.
 
         """
         prefix = () if vm is None else ("ip", "netns", "exec", vm)

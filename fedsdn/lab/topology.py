@@ -17,7 +17,7 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 
 @dataclass(frozen=True, slots=True)
 class WireEnd:
-    """Where a wire is plugged in."""
+    """One end of a wire."""
 
     site: str
     uplink: Uplink
@@ -30,7 +30,7 @@ class WireEnd:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A wire of the WAN and what it does to frames, the same in both directions."""
+    """A wire of the WAN and its quality, the same in both directions."""
 
     name: str
     ends: tuple[WireEnd, WireEnd]
@@ -47,7 +47,7 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class LabSite:
-    """What a site of the lab has beyond the federation: its VMs and their gateways."""
+    """A site's VMs and their gateways."""
 
     name: str
     gateways: tuple[Interface, ...]

@@ -1,4 +1,4 @@
-"""The process that is the WAN of a lab: it moves frames between TAPs, each in its site's network.
+"""The WAN of a lab, one process: it moves frames between TAPs in the sites' namespaces.
 
 ``python -m fedsdn.lab.wan SPECIFICATION SOCKET``, where the specification is ``WanSpecification``
 as JSON. On the Unix socket it takes one JSON request per line and answers each with one line: the
@@ -28,7 +28,7 @@ from fedsdn.lab.wire import Direction, Quality
 REQUEST_SECONDS = 10.0
 _PRIORITY = -10
 _FRAMES_PER_TURN = 32
-"""A busy TAP may not keep the others waiting for longer than this many frames."""
+"""Most frames read from one TAP before the others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _End:
 
     def set_quality(self, quality: Quality) -> None:
         self.outgoing.quality = quality
-        # Losses are to hit single segments, so the kernel has to cut super-frames up before.
+        # Losses hit single segments, so super-frames are segmented before.
         self.tap.set_segmentation(offloaded=quality.loss_percent == 0)
 
     def take_in(self) -> None:
@@ -196,7 +196,7 @@ def main() -> None:
     ready = detach()
     with _listening(control) as listener:
         wan = _Wan(_read_specification(specification_file.read_text()), listener)
-        # Frames are to be late by the wire's delay, not by what else the machine does.
+        # Frames are late by the wire's delay alone, not by the machine's other load.
         os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
         ready()
         wan.run()

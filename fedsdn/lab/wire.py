@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a wire does to the frames of each direction.
+    """Quality of a wire, for each direction.
 
     ``delay_ms`` is one way. ``rate_mbit`` counts Ethernet frames without preamble and checksum.
     ``queue_ms`` is the longest wait before the wire; a frame that would wait longer is dropped.
@@ -81,7 +81,7 @@ class Direction:
         return frames
 
     def cut(self) -> None:
-        """Lose the carrier, and with it everything that is under way."""
+        """Lose the carrier, and with it all frames in flight."""
         self.carrier = False
         self.counters.dropped_carrier += len(self._in_flight)
         self._in_flight.clear()
