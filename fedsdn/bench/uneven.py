@@ -15,7 +15,7 @@ from fedsdn.config.model import Family
 from fedsdn.traffic.program import Direction
 
 EARLY_SECONDS = 2.5
-"""Seconds of slow start, left out of the steady rate."""
+"""Seconds over which the early rate is measured."""
 
 SECONDS = 10.0
 _POLL_SECONDS = 0.1
@@ -40,9 +40,9 @@ _CHANGES: dict[Wires, dict[int, dict[str, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What one connection carried, in Mbit/s: in its first moments, and all in all.
+    """One connection's rates in Mbit/s: early and overall.
 
-    ``both`` wires were there, or the better one alone.
+    With ``both`` wires, or with the better one alone.
     """
 
     wires: Wires
