@@ -54,9 +54,9 @@ class Shell:
         return [*self.prefix, *(map(shlex.quote, command) if self.by_shell else command)]
 
     def run(
-        self, *command: str, timeout: float = COMMAND_SECONDS
+        self, *command: str, timeout: float = COMMAND_SECONDS, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, whatever its exit status.
+        """Run a command to its end, whatever its exit status; ``text`` is its standard input.
 
         Raises:
             FedsdnError: there is no such command, or it took longer than ``timeout`` seconds.
@@ -65,7 +65,7 @@ class Shell:
         try:
             return subprocess.run(
                 self._arguments(command),
-                stdin=subprocess.DEVNULL,
+                input=text,
                 capture_output=True,
                 text=True,
                 check=False,

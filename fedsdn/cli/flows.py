@@ -19,14 +19,14 @@ from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.inspect.flows import report
-from fedsdn.inspect.flows.comparison import compare
 from fedsdn.inspect.flows.names import table_name
 from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import table_purpose
-from fedsdn.ovs.flows import DumpedFlow, parse_dump
-from fedsdn.ovs.live import bridge_flows
+from fedsdn.ovs.comparison import compare
+from fedsdn.ovs.flows import DumpedFlow, bridge_flows, parse_dump
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import Table
+from fedsdn.shell import Shell
 
 _REFRESH_SECONDS = 1.0
 
@@ -73,11 +73,12 @@ def dump(
         return report.tables(flows, only, others=everything, nonzero=nonzero)
 
     if file is None:
-        bridge = _local(config_file, site, federation)[1].provider_network.bridge
+        local = _local(config_file, site, federation)[1]
+        shell, bridge = Shell(local.name), local.provider_network.bridge
         if watch:
-            _watch(bridge, views)
+            _watch(shell, bridge, views)
             return
-        flows, title = bridge_flows(bridge), f"bridge {bridge}"
+        flows, title = bridge_flows(shell, bridge), f"bridge {bridge}"
     else:
         if watch:
             raise FedsdnError(f"{file} does not change: leave out '--watch', or the file")
@@ -105,7 +106,7 @@ def diff(
     """
     whole, local = _local(config_file, site, federation)
     bridge = local.provider_network.bridge
-    flows = bridge_flows(bridge) if file is None else _read(file)
+    flows = bridge_flows(Shell(local.name), bridge) if file is None else _read(file)
     wanted = pipeline_flows(whole, local.name)
     findings = compare(wanted, flows)
     if as_json:
@@ -184,19 +185,21 @@ def _lines(
     return [f"{title}: {shown} flows{rest}", "", *report.text(views, rates)]
 
 
-def _watch(bridge: str, views: Callable[[Sequence[DumpedFlow]], list[report.TableView]]) -> None:
+def _watch(
+    shell: Shell, bridge: str, views: Callable[[Sequence[DumpedFlow]], list[report.TableView]]
+) -> None:
     """Show rates until Ctrl-C: in place on a terminal, else one after the other."""
 
     def lines(flows: Sequence[DumpedFlow], rates: report.Rates) -> str:
         return "\n".join(_lines(f"bridge {bridge}", flows, views(flows), rates))
 
-    flows, taken = bridge_flows(bridge), time.monotonic()
+    flows, taken = bridge_flows(shell, bridge), time.monotonic()
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         live = stack.enter_context(Live(auto_refresh=False)) if sys.stdout.isatty() else None
         while True:
             time.sleep(_REFRESH_SECONDS)
             before, then = flows, taken
-            flows, taken = bridge_flows(bridge), time.monotonic()
+            flows, taken = bridge_flows(shell, bridge), time.monotonic()
             shown = lines(flows, report.rates(before, flows, taken - then))
             if live is None:
                 print(shown, flush=True)

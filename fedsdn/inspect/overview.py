@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.flows.comparison import Finding, compare
 from fedsdn.inspect.view import SiteView
-from fedsdn.ovs.live import bridge_flows
+from fedsdn.ovs.comparison import Finding, compare
+from fedsdn.ovs.flows import bridge_flows
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy.process.stats_socket import check_namespace, read_statistics
@@ -74,7 +74,7 @@ def _application(view: SiteView, status: SiteStatus | None) -> str:
 
 def _flows(view: SiteView) -> str:
     wanted = pipeline_flows(view.federation, view.name)
-    findings = compare(wanted, bridge_flows(view.bridge))
+    findings = compare(wanted, bridge_flows(view.shell, view.bridge))
     if findings:
         raise CheckFailedError(f"{len(wanted)} wanted: {_counted(findings)}", "fedsdn flows diff")
     return f"{len(wanted)} of {len(wanted)}"

@@ -1,1 +1,1 @@
-"""Reading Open vSwitch: its database, flows, conntrack, and the datapath's trace."""
+"""Reading Open vSwitch: its daemon, its database, flows, conntrack, and the datapath's trace."""

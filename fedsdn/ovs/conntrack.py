@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from fedsdn.ovs.commands import run
+from fedsdn.ovs.database import read_bridge
 from fedsdn.pipeline.declarations import CT_ZONE, CtMark
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
@@ -15,7 +17,6 @@ _ENTRY = re.compile(r"tcp,orig=\((?P<orig>[^)]*)\),reply=\((?P<reply>[^)]*)\)(?P
 _MARK = re.compile(r"\bmark=(0x[0-9a-f]+|\d+)")
 _STATE = re.compile(r"\bstate(?:_orig)?=(\w+)")
 _ENDED = frozenset({"CLOSED", "CLOSING", "LAST_ACK", "TIME_WAIT"})
-_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,9 @@ def entries(shell: Shell, bridge: str) -> list[Entry]:
     """Return what conntrack has in the federation's zone.
 
     Raises:
-        FedsdnError: Open vSwitch does not answer, or has no such bridge.
+        OvsError: Open vSwitch does not answer, or has no such bridge.
 
     """
-    kind = shell.output("ovs-vsctl", "--timeout=5", "get", "Bridge", bridge, "datapath_type")
-    datapath = "netdev@ovs-netdev" if kind.strip().strip('"') == "netdev" else "system@ovs-system"
-    command = ("ovs-appctl", "dpctl/dump-conntrack", datapath, f"zone={CT_ZONE}")
-    return parse_entries(shell.output(*command, timeout=_SECONDS).splitlines())
+    kind = read_bridge(shell, bridge).datapath_type
+    command = ("ovs-appctl", "dpctl/dump-conntrack", f"{kind}@ovs-{kind}", f"zone={CT_ZONE}")
+    return parse_entries(run(shell, *command).splitlines())

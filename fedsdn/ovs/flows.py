@@ -1,4 +1,4 @@
-"""Reading what ``ovs-ofctl dump-flows`` prints, live or from a file (ovs-ofctl(8))."""
+"""A bridge's flows, read from the bridge or from a dump in a file (ovs-ofctl(8))."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from ovs.flow.kv import ParseError
 from ovs.flow.ofp import OFPFlow
 
 from fedsdn.errors import FedsdnError
+from fedsdn.ovs.commands import run
 from fedsdn.pipeline.cookie import Origin, origin
+from fedsdn.shell import Shell
+
+_VERSIONS = "OpenFlow10,OpenFlow13"
+"""A bridge that names its protocols may lack ours before the site is set up."""
 
 _HEADING = re.compile(r"\w+ reply \((OF[\d.]+\) \()?xid=")
-_NO_MATCH = re.compile(r",? *actions=")
 _DEFAULT_PRIORITY = 0x8000
 _SHOWN = 60
 
@@ -62,28 +66,43 @@ class DumpedFlow:
         return self.table, self.priority, repr(sorted((k, str(v)) for k, v in self.fields.items()))
 
 
+def bridge_flows(shell: Shell, bridge: str, which: str = "") -> list[DumpedFlow]:
+    """Return a bridge's flows; ``which`` names some, as "table=0" (ovs-ofctl(8), ``dump-flows``).
+
+    Raises:
+        OvsError: Open vSwitch does not answer, or has no such bridge.
+        DumpError: a flow holds what the ovs bindings do not know.
+
+    """
+    command = ("ovs-ofctl", "-O", _VERSIONS, "--names", "dump-flows", bridge)
+    dump = run(shell, *command, *([which] if which else []), bridge=bridge)
+    return _flows(dump.splitlines(), f"bridge {bridge}")
+
+
 def parse_dump(lines: Iterable[str], source: str) -> list[DumpedFlow]:
-    """Read all flows; ``source`` names the text in errors.
+    """Read a saved dump; ``source`` names it in errors.
 
     Raises:
         DumpError: a flow is cut off, or holds what the ovs bindings do not know; or there is
-            neither a flow nor the heading that an empty dump has.
+            neither a flow nor the heading that an empty dump may have.
 
     """
-    flows = []
-    headed = False
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if _HEADING.match(text):
-            headed = True
-        elif text and not text.startswith("#"):
-            flows.append(_flow(text, f"{source}, line {number}"))
-    if not flows and not headed:
+    dump = [line.strip() for line in lines]
+    flows = _flows(dump, source)
+    if not flows and not any(map(_HEADING.match, dump)):
         raise DumpError(
             f"{source}: no flows in it; write it with 'ovs-ofctl -O OpenFlow13 --names dump-flows "
             f"BRIDGE'"
         )
     return flows
+
+
+def _flows(lines: Iterable[str], source: str) -> list[DumpedFlow]:
+    return [
+        _flow(text, f"{source}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if (text := line.strip()) and not text.startswith("#") and not _HEADING.match(text)
+    ]
 
 
 def parse_flow(text: str) -> DumpedFlow:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from fedsdn.errors import FedsdnError
-from fedsdn.shell import Shell, last_words
+from fedsdn.ovs.commands import run
+from fedsdn.shell import Shell
 
 _STEP = re.compile(r"^( *)(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?$")
 _ACTION = re.compile(r"^((?: {4})+)(?!->|thaw$|Resuming)(\S.*)$")
@@ -44,18 +44,13 @@ def run_trace(shell: Shell, bridge: str, flow: str, ct_state: str) -> Trace:
     """Have the datapath trace a packet; nothing is sent, and nothing learned.
 
     Raises:
-        FedsdnError: Open vSwitch does not answer, or has no such bridge or port.
+        OvsError: Open vSwitch does not answer, or has no such bridge.
+        FedsdnError: the bridge has no such port.
 
     """
     states = [word for _ in range(_MOST_TRACKINGS) for word in ("--ct-next", ct_state)]
     command = ("ovs-appctl", "ofproto/trace", "--names", bridge, flow)
-    done = shell.run(*command, *states)
-    if done.returncode:
-        raise FedsdnError(
-            f"bridge {bridge}: the packet cannot be traced: {last_words(done.stderr)}: see "
-            "'ovs-vsctl show'"
-        )
-    return parse_trace(done.stdout.splitlines())
+    return parse_trace(run(shell, *command, *states, bridge=bridge).splitlines())
 
 
 def parse_trace(lines: Iterable[str]) -> Trace:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedsdn import namespace
 from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
+from fedsdn.ovs.commands import check_switch
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import network, ovs, record
 from fedsdn.site.ovs import Database, TableMiss
@@ -93,8 +94,7 @@ def _check_bridge(site: Site, there: Database) -> None:
                 f"port {uplink.port} of uplink {uplink.name} is {where}: run 'ovs-vsctl add-port "
                 f"{bridge.name} {uplink.port}', or correct the uplink's port"
             )
-    if not ovs.switch_answers():
-        raise FedsdnError("ovs-vswitchd does not answer: start openvswitch-switch")
+    check_switch(ovs.HERE)
     _check_table_miss(provider)
 
 

@@ -14,12 +14,16 @@ from enum import Enum
 from typing import Any
 
 from fedsdn.errors import FedsdnError
-from fedsdn.ovs.tools import run
+from fedsdn.ovs.commands import run
+from fedsdn.ovs.daemon import switch_answers
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK
+from fedsdn.shell import Shell
 from fedsdn.site import reserved_ports
 from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port, SitePlan
 from fedsdn.site.reserved_ports import UplinkPort
+
+HERE = Shell("this host")
 
 OWNER = "fedsdn"
 """Key in ``external_ids`` of every port of ours; its value is the site."""
@@ -132,18 +136,9 @@ def read() -> Database:
     )
 
 
-def switch_answers() -> bool:
-    """Whether ovs-vswitchd runs and answers."""
-    try:
-        run("ovs-appctl", "-t", "ovs-vswitchd", "version")
-    except FedsdnError:
-        return False
-    return True
-
-
 def table_miss(bridge: str) -> TableMiss:
     """Find out whose is the flow of table 0 that takes every packet at priority 0."""
-    dump = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
+    dump = run(HERE, "ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
     if others_table_miss(dump):
         return TableMiss.OTHERS
     return TableMiss.OURS if _TABLE_MISS.search(dump) else TableMiss.NONE
@@ -196,7 +191,7 @@ def hand_over(there: Database, uplinks: Iterable[str]) -> tuple[str, ...]:
 
     ``uplinks`` are the names of the ports that our flows keep apart.
     """
-    if not switch_answers():
+    if not switch_answers(HERE):
         return ()
     bridges = sorted({port.bridge for port in there.own_ports})
     names = frozenset(uplinks)
@@ -215,7 +210,7 @@ def _hand_over(bridge: str, there: Database, uplinks: frozenset[str]) -> bool:
     joined = sharing_vlan(port for port in ports if port.bridge == bridge)
     flows = [f"priority=1,in_port={port.ofport},actions=drop" for port in joined]
     command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
-    run(*command, text="\n".join((*flows, _ORDINARY)))
+    run(HERE, *command, text="\n".join((*flows, _ORDINARY)))
     return True
 
 
@@ -244,7 +239,7 @@ def remove(there: Database) -> bool:
     commands += _own_protocols(there)
     if not commands:
         return False
-    if not switch_answers():
+    if not switch_answers(HERE):
         _transact(commands, "--no-wait")
         return True
     _transact(commands)
@@ -261,17 +256,17 @@ def delete_own_flows(bridge: str) -> None:
 
     """
     begin_like_ours = f"cookie={COOKIE_OWNER:#x}/{COOKIE_OWNER_MASK:#x}"
-    dump = run("ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, begin_like_ours)
+    dump = run(HERE, "ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, begin_like_ours)
     found = {int(cookie, 16) for cookie in _COOKIE.findall(dump)}
     # Open vSwitch looks a whole cookie up: this costs nothing for others' flows, however many.
     deletions = [f"delete cookie={one:#x}/-1" for one in sorted(found) if origin(one) is not None]
     if deletions:
         command = ("ovs-ofctl", "-O", PROTOCOL, "--bundle", "add-flows", bridge, "-")
-        run(*command, text="\n".join(deletions))
+        run(HERE, *command, text="\n".join(deletions))
 
 
 def _list(table: str) -> list[Record]:
-    answer = json.loads(run("ovs-vsctl", "--format=json", "list", table))
+    answer = json.loads(run(HERE, "ovs-vsctl", "--format=json", "list", table))
     return [
         {name: _value(cell) for name, cell in zip(answer["headings"], row, strict=True)}
         for row in answer["data"]
@@ -365,7 +360,7 @@ def _own_protocols(there: Database) -> Iterator[list[str]]:
 
 
 def _transact(commands: Iterable[list[str]], *options: str) -> None:
-    run("ovs-vsctl", *options, *(word for command in commands for word in ("--", *command)))
+    run(HERE, "ovs-vsctl", *options, *(word for command in commands for word in ("--", *command)))
 
 
 def _check_ports(plan: SitePlan) -> None:

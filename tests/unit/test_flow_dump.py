@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.loader import load_federation
-from fedsdn.inspect.flows.comparison import Fault, compare, shadows
 from fedsdn.inspect.flows.names import named_actions, named_match, table_name
 from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import flow_purpose, table_purpose
 from fedsdn.inspect.flows.report import document, rates, source, tables, text, why
+from fedsdn.ovs.comparison import Fault, compare, shadows
 from fedsdn.ovs.flows import DumpedFlow, DumpError, parse_dump, parse_flow
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedsdn.inspect.flows.comparison import Fault, Finding
 from fedsdn.inspect.flows.names import named_actions, named_match, table_name
 from fedsdn.inspect.flows.purpose import flow_purpose, table_purpose
+from fedsdn.ovs.comparison import Fault, Finding
 from fedsdn.ovs.flows import DumpedFlow
 from fedsdn.pipeline.declarations import Table
 from fedsdn.units import size

@@ -1,9 +1,14 @@
-"""What is wrong with a bridge's flows: missing, foreign, changed, or never reached."""
+"""What is wrong with a bridge's flows: missing, foreign, changed, or never reached.
+
+It judges a dump, in which ports have names, for people. What the application sends to mend a bridge
+is worked out on OpenFlow messages (``openflow.difference``): that knows the ports' numbers, and
+needs every deletion as a message.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +20,8 @@ from fedsdn.ovs.flows import DumpedFlow, Parts, parse_flow
 from fedsdn.pipeline.declarations import Table
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.table_miss import is_table_miss
+
+_LISTED = 3
 
 
 class Fault(StrEnum):
@@ -47,7 +54,7 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
     Flows of connections that are being opened go by themselves, and are no difference. Nor is
     another owner's table-miss flow in place of ours.
     """
-    lasting = [flow for flow in present if not flow.hard_timeout]
+    lasting = [flow for flow in present if not (flow.ours and flow.hard_timeout)]
     there = {flow.key: flow for flow in lasting}
     asked = {flow.key: flow for flow in (parse_flow(str(flow)) for flow in wanted)}
     by_table: defaultdict[int, list[DumpedFlow]] = defaultdict(list)
@@ -61,6 +68,21 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
             found.extend(_judge(flow, there.get(key), by_table[flow.table]))
     found.extend(_strangers(flow for key, flow in there.items() if key not in asked))
     return sorted(found, key=lambda one: (one.flow.table, -one.flow.priority, one.fault))
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """Count findings by fault, with the first tables: "79 changed (table 0, 100, 101 …)"."""
+    tables: defaultdict[Fault, Counter[int]] = defaultdict(Counter)
+    for finding in findings:
+        tables[finding.fault][finding.flow.table] += 1
+    return ", ".join(
+        f"{count.total()} {fault} (table {_first(sorted(count))})"
+        for fault, count in tables.items()
+    )
+
+
+def _first(tables: Sequence[int]) -> str:
+    return ", ".join(map(str, tables[:_LISTED])) + (" …" if tables[_LISTED:] else "")
 
 
 def _is_others_table_miss(there: DumpedFlow | None) -> bool:

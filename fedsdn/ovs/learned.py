@@ -1,0 +1,22 @@
+"""Where a bridge has seen link-layer addresses (ovs-vswitchd(8), ``fdb/show``)."""
+
+from __future__ import annotations
+
+import re
+
+from fedsdn.ovs.commands import run
+from fedsdn.shell import Shell
+
+_ENTRY = re.compile(r" *(\d+) +\d+ +([0-9a-f:]{17}) ")
+
+
+def learned_ports(shell: Shell, bridge: str) -> dict[str, int]:
+    """Return the OpenFlow port of every link-layer address that the bridge has learned.
+
+    Raises:
+        OvsError: Open vSwitch does not answer, or has no such bridge.
+
+    """
+    shown = run(shell, "ovs-appctl", "fdb/show", bridge, bridge=bridge)
+    entries = filter(None, map(_ENTRY.match, shown.splitlines()))
+    return {entry[2]: int(entry[1]) for entry in entries}
