@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
-from rich.live import Live
-from rich.text import Text
 
-from fedsdn.channel.ask import open_connections
-from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import plain_table
+from fedsdn.cli.watch import watch_blocks
 from fedsdn.config.loader import load_federation
-from fedsdn.config.model import Site
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.connections import ConnectionView, by_rate, joined
-from fedsdn.mptcp.subflows import Subflows
-from fedsdn.ovs.conntrack import entries
-from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.shell import Shell
+from fedsdn.inspect.connections import ConnectionView, by_rate, document, read_connections
 from fedsdn.units import ago, size
 
-_REFRESH_SECONDS = 1.0
 _HEADINGS = ("direction", "client", "destination", "peer", "sent", "received", "uplinks", "age")
 
 
@@ -47,37 +36,20 @@ def connections(
         raise FedsdnError("--json prints one document: leave out --watch")
     local = settings(config_file, site, federation)
     here = load_federation(local.federation).local_site(local.site)
+    collect = partial(read_connections, here)
     if as_json:
-        print(json.dumps([document(view) for view in collect(here)], indent=2))
+        print(json.dumps([document(view) for view in collect()], indent=2))
     elif watch:
-        with suppress(KeyboardInterrupt):
-            _watch(here)
+        watch_blocks(collect, _with_rates)
     else:
-        print("\n".join(lines(collect(here), time.time())))
+        print("\n".join(lines(collect(), time.time())))
 
 
-def collect(site: Site) -> list[ConnectionView]:
-    """Ask conntrack, the application and the kernel.
-
-    Raises:
-        FedsdnError: one of them does not answer.
-
-    """
-    tracked = entries(Shell(site.name), site.provider_network.bridge)
-    carried = open_connections(CHANNEL_SOCKET)
-    with Subflows(PROXY_NAMESPACE) as kernel:
-        subflows = kernel.read()
-    names = {uplink.address.ip: uplink.name for uplink in site.uplinks}
-    return joined(tracked, carried, subflows, names)
-
-
-def document(view: ConnectionView) -> dict[str, object]:
-    """Write a connection as what JSON holds."""
-    addresses = {
-        name: None if value is None else [str(value.address), value.port]
-        for name, value in (("client", view.client), ("destination", view.destination))
-    }
-    return {**asdict(view), **addresses}
+def _with_rates(
+    now: Sequence[ConnectionView], before: Sequence[ConnectionView], seconds: float
+) -> list[str]:
+    found = list(by_rate(now, before, seconds))
+    return lines([view for _, view in found], time.time(), [rate for rate, _ in found])
 
 
 def lines(
@@ -117,21 +89,3 @@ def _cells(view: ConnectionView, now: float) -> tuple[str, ...]:
         paths,
         ago(view.since, now),
     )
-
-
-def _watch(site: Site) -> None:
-    before, taken = collect(site), time.monotonic()
-    with ExitStack() as stack:
-        live = stack.enter_context(Live(auto_refresh=False)) if sys.stdout.isatty() else None
-        while True:
-            time.sleep(_REFRESH_SECONDS)
-            now, then, taken = collect(site), taken, time.monotonic()
-            sorted_views = list(by_rate(now, before, taken - then))
-            before = now
-            shown = lines(
-                [view for _, view in sorted_views], time.time(), [rate for rate, _ in sorted_views]
-            )
-            if live is None:
-                print("\n".join(shown), flush=True)
-            else:
-                live.update(Text("\n".join(shown)), refresh=True)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.live import Live
-from rich.text import Text
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
+from fedsdn.cli.watch import watch_blocks
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
@@ -23,12 +21,10 @@ from fedsdn.inspect.flows.names import table_name
 from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import table_purpose
 from fedsdn.ovs.comparison import compare
-from fedsdn.ovs.flows import DumpedFlow, bridge_flows, parse_dump
+from fedsdn.ovs.flows import DumpedFlow, bridge_flows, saved_flows
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import Table
 from fedsdn.shell import Shell
-
-_REFRESH_SECONDS = 1.0
 
 app = typer.Typer(help="Read the bridge's flow tables by name.", no_args_is_help=True)
 
@@ -75,14 +71,20 @@ def dump(
     if file is None:
         local = _local(config_file, site, federation)[1]
         shell, bridge = Shell(local.name), local.provider_network.bridge
+        collect, title = partial(bridge_flows, shell, bridge), f"bridge {bridge}"
         if watch:
-            _watch(shell, bridge, views)
+            watch_blocks(
+                collect,
+                lambda now, before, seconds: _lines(
+                    title, now, views(now), report.rates(before, now, seconds)
+                ),
+            )
             return
-        flows, title = bridge_flows(shell, bridge), f"bridge {bridge}"
+        flows = collect()
     else:
         if watch:
             raise FedsdnError(f"{file} does not change: leave out '--watch', or the file")
-        flows, title = _read(file), str(file)
+        flows, title = saved_flows(file), str(file)
     if html is not None:
         _write(html, page(title, views(flows)))
     if as_json:
@@ -106,7 +108,7 @@ def diff(
     """
     whole, local = _local(config_file, site, federation)
     bridge = local.provider_network.bridge
-    flows = bridge_flows(Shell(local.name), bridge) if file is None else _read(file)
+    flows = bridge_flows(Shell(local.name), bridge) if file is None else saved_flows(file)
     wanted = pipeline_flows(whole, local.name)
     findings = compare(wanted, flows)
     if as_json:
@@ -158,15 +160,6 @@ def _table(text: str) -> Table:
     raise FedsdnError(f"no table {text!r}: name one of {known}")
 
 
-def _read(file: Path) -> list[DumpedFlow]:
-    try:
-        return parse_dump(file.read_text("utf-8").splitlines(), str(file))
-    except UnicodeDecodeError as error:
-        raise FedsdnError(f"{file}: no text, so no dump of flows") from error
-    except OSError as error:
-        raise FedsdnError(f"{file}: {error.strerror}") from error
-
-
 def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text, "utf-8")
@@ -183,25 +176,3 @@ def _lines(
     shown = sum(len(view.flows) for view in views)
     rest = f", {len(flows) - shown} more of others or left out" if len(flows) > shown else ""
     return [f"{title}: {shown} flows{rest}", "", *report.text(views, rates)]
-
-
-def _watch(
-    shell: Shell, bridge: str, views: Callable[[Sequence[DumpedFlow]], list[report.TableView]]
-) -> None:
-    """Show rates until Ctrl-C: in place on a terminal, else one after the other."""
-
-    def lines(flows: Sequence[DumpedFlow], rates: report.Rates) -> str:
-        return "\n".join(_lines(f"bridge {bridge}", flows, views(flows), rates))
-
-    flows, taken = bridge_flows(shell, bridge), time.monotonic()
-    with suppress(KeyboardInterrupt), ExitStack() as stack:
-        live = stack.enter_context(Live(auto_refresh=False)) if sys.stdout.isatty() else None
-        while True:
-            time.sleep(_REFRESH_SECONDS)
-            before, then = flows, taken
-            flows, taken = bridge_flows(shell, bridge), time.monotonic()
-            shown = lines(flows, report.rates(before, flows, taken - then))
-            if live is None:
-                print(shown, flush=True)
-            else:
-                live.update(Text(shown), refresh=True)

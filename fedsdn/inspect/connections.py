@@ -1,19 +1,23 @@
 """One view of each connection out of three: conntrack's, the proxy's and Multipath TCP's.
 
-Pure code. Each of the three is read at another moment, so what has just begun or ended may be in
-one of them and not yet in another.
+Each of the three is read at another moment, so what has just begun or ended may be in one of them
+and not yet in another.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from fedsdn.channel.ask import open_connections
 from fedsdn.channel.connection import Connection, Direction
-from fedsdn.config.model import Address
-from fedsdn.mptcp.subflows import Subflow, SubflowKind
-from fedsdn.ovs.conntrack import Entry
+from fedsdn.channel.server import CHANNEL_SOCKET
+from fedsdn.config.model import Address, Site
+from fedsdn.mptcp.subflows import Subflow, SubflowKind, Subflows
+from fedsdn.ovs.conntrack import Entry, entries
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
 
 
@@ -51,6 +55,20 @@ class ConnectionView:
 
 
 CONNTRACK, PROXY, MPTCP = "conntrack", "proxy", "MPTCP"
+
+
+def read_connections(site: Site) -> list[ConnectionView]:
+    """Ask conntrack, the application and the kernel of this host, which is ``site``'s.
+
+    Raises:
+        FedsdnError: one of them does not answer.
+
+    """
+    tracked = entries(Shell(site.name), site.provider_network.bridge)
+    carried = open_connections(CHANNEL_SOCKET)
+    with Subflows(PROXY_NAMESPACE) as kernel:
+        subflows = kernel.read()
+    return joined(tracked, carried, subflows, {u.address.ip: u.name for u in site.uplinks})
 
 
 def joined(
@@ -130,6 +148,15 @@ def _shares(subflows: Sequence[Subflow], uplinks: Mapping[Address, str]) -> tupl
         )
         for name, group in sorted(groups.items())
     )
+
+
+def document(view: ConnectionView) -> dict[str, object]:
+    """Write a connection as what JSON holds."""
+    addresses = {
+        name: None if value is None else [str(value.address), value.port]
+        for name, value in (("client", view.client), ("destination", view.destination))
+    }
+    return {**asdict(view), **addresses}
 
 
 def by_rate(

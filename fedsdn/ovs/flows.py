@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ovs.flow.kv import ParseError
@@ -77,6 +78,21 @@ def bridge_flows(shell: Shell, bridge: str, which: str = "") -> list[DumpedFlow]
     command = ("ovs-ofctl", "-O", _VERSIONS, "--names", "dump-flows", bridge)
     dump = run(shell, *command, *([which] if which else []), bridge=bridge)
     return _flows(dump.splitlines(), f"bridge {bridge}")
+
+
+def saved_flows(file: Path) -> list[DumpedFlow]:
+    """Read a dump out of a file.
+
+    Raises:
+        FedsdnError: the file cannot be read, or is no dump.
+
+    """
+    try:
+        return parse_dump(file.read_text("utf-8").splitlines(), str(file))
+    except UnicodeDecodeError as error:
+        raise DumpError(f"{file}: no text, so no dump of flows") from error
+    except OSError as error:
+        raise FedsdnError(f"{file}: {error.strerror}") from error
 
 
 def parse_dump(lines: Iterable[str], source: str) -> list[DumpedFlow]:

@@ -7,8 +7,16 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.channel.connection import Connection, Direction
-from fedsdn.cli.connections import document, lines
-from fedsdn.inspect.connections import CONNTRACK, MPTCP, PROXY, ConnectionView, by_rate, joined
+from fedsdn.cli.connections import lines
+from fedsdn.inspect.connections import (
+    CONNTRACK,
+    MPTCP,
+    PROXY,
+    ConnectionView,
+    by_rate,
+    document,
+    joined,
+)
 from fedsdn.mptcp.subflows import Subflow, SubflowKind
 from fedsdn.ovs.conntrack import Entry, parse_entries
 from fedsdn.socket_address import SocketAddress

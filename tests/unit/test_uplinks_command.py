@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.cli.uplinks import KernelView, parse_counters, snapshot, tables
+from fedsdn.cli.uplinks import tables
+from fedsdn.inspect.uplinks import KernelView, parse_counters, snapshot
 from fedsdn.units import ago
 from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, UplinkStatus
 from tests.unit.federations import three_sites, two_sites

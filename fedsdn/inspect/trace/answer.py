@@ -1,0 +1,125 @@
+"""Everything that is known of one packet at this host's site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fedsdn.channel.connection import Direction
+from fedsdn.config.model import Federation, Site
+from fedsdn.inspect.connections import ConnectionView, read_connections
+from fedsdn.inspect.trace.bridge import VmPort, vm_port
+from fedsdn.inspect.trace.question import Question, direction_at, find_entry, peer_of
+from fedsdn.ovs.conntrack import Entry, entries
+from fedsdn.ovs.packet import TracedPacket, state
+from fedsdn.ovs.trace import Trace, run_trace
+from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, Table, port_mac
+from fedsdn.shell import Shell
+from fedsdn.socket_address import SocketAddress
+from fedsdn.uplinks.status import PathStatus, read_status
+
+_GATEWAY_MAC = "02:00:00:00:00:01"
+"""What a VM addresses; the flows do not look at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Everything that is known of a packet at one site.
+
+    ``guessed`` if nobody has learned the port that it comes in at. ``paths`` are those to the peer,
+    empty where the application does not run.
+    """
+
+    site: Site
+    direction: Direction
+    peer: Site | None
+    packet: TracedPacket
+    guessed: bool
+    entry: Entry | None
+    trace: Trace
+    view: ConnectionView | None
+    paths: tuple[PathStatus, ...]
+
+
+def ask(federation: Federation, site: Site, question: Question) -> Answer:
+    """Trace a packet at this host's site.
+
+    Raises:
+        FedsdnError: neither end is here, or something of the site does not answer.
+
+    """
+    shell = Shell(site.name)
+    direction = direction_at(site, question)
+    entry = find_entry(entries(shell, site.provider_network.bridge), question)
+    vm = question.client if direction is Direction.OUTBOUND else question.destination.address
+    at = vm_port(shell, site, vm)
+    packet = _packet(site, question, direction, entry, at)
+    peer = peer_of(federation, site, question)
+    return Answer(
+        site=site,
+        direction=direction,
+        peer=peer,
+        packet=packet,
+        guessed=at.guessed,
+        entry=entry,
+        trace=_traced(shell, site, packet, entry),
+        view=_view(site, entry),
+        paths=_paths(peer),
+    )
+
+
+def _packet(
+    site: Site, question: Question, direction: Direction, entry: Entry | None, at: VmPort
+) -> TracedPacket:
+    client, destination = question.ends(entry)
+    opening = entry is None and not question.reply
+    if question.reply is (direction is Direction.INBOUND):  # the VM sends it
+        ends = (destination, client) if question.reply else (client, destination)
+        return TracedPacket(at.port, *ends, at.mac, _GATEWAY_MAC, opening, at.vlan)
+    port = SERVER_PORT if direction is Direction.INBOUND else SOCKSIFIER_PORT
+    ends = (destination, client) if question.reply else (client, destination)
+    if direction is Direction.INBOUND and site.source_restore == "nat":
+        ends = (_own(site, entry, client, destination), destination)
+    return TracedPacket(port, *ends, port_mac(site, port), at.mac, opening)
+
+
+def _own(
+    site: Site, entry: Entry | None, client: SocketAddress, destination: SocketAddress
+) -> SocketAddress:
+    """Return the proxy's socket towards a VM, whose address the bridge makes the client's."""
+    if entry is not None:
+        return entry.opener
+    own = next(p.proxy_address for p in site.prefixes if destination.address in p.network)
+    return SocketAddress(own, client.port)
+
+
+def _traced(shell: Shell, site: Site, packet: TracedPacket, entry: Entry | None) -> Trace:
+    bridge, mark = site.provider_network.bridge, entry.mark if entry else 0
+    there = state(packet, entry)
+    trace = run_trace(shell, bridge, packet.flow(mark), there)
+    if entry is None or packet.source != entry.opener or entry.opener == entry.client:
+        return trace
+    # A trace does not translate: what conntrack makes of the packet is traced by itself.
+    restored = replace(packet, source=entry.client)
+    after = run_trace(shell, bridge, restored.flow(mark), there)
+    return Trace(
+        tuple(step for step in trace.steps if step.table <= Table.SERVER)
+        + tuple(step for step in after.steps if step.table > Table.SERVER),
+        after.ports,
+        after.flooded,
+    )
+
+
+def _view(site: Site, entry: Entry | None) -> ConnectionView | None:
+    if entry is None:
+        return None
+    for view in read_connections(site):
+        if (view.client, view.destination) == (entry.client, entry.destination):
+            return view
+    return None
+
+
+def _paths(peer: Site | None) -> tuple[PathStatus, ...]:
+    status = read_status()
+    if status is None or peer is None:
+        return ()
+    return tuple(path for path in status.paths if path.peer == peer.name)

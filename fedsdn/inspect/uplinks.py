@@ -1,0 +1,174 @@
+"""A site's uplinks and paths: what the federation file, the application and the kernel say."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsdn.config.model import Address, AddressPair, Federation, Uplink
+from fedsdn.mptcp.endpoints import Endpoints
+from fedsdn.mptcp.subflows import Subflows
+from fedsdn.namespace import inside
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
+from fedsdn.uplinks.path import PathName
+from fedsdn.uplinks.status import (
+    PathState,
+    PathStatus,
+    PortState,
+    SiteStatus,
+    UplinkStatus,
+    read_status,
+)
+
+_COUNTERS = Path("/proc/thread-self/net/dev")
+"""Not /sys/class/net, which shows the namespace of whoever mounted /sys (sysfs(5))."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelView:
+    """What the kernel has in the proxy's namespace.
+
+    ``endpoints`` are identifiers by address, ``subflows`` the addresses of each subflow,
+    ``counters`` bytes sent and received by interface.
+    """
+
+    endpoints: dict[Address, int]
+    subflows: tuple[AddressPair, ...]
+    counters: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkView:
+    """One of the site's uplinks. ``since`` is in Unix time; None is what nothing tells of."""
+
+    name: str
+    port: str
+    address: Address
+    state: PortState
+    endpoint: int | None
+    subflows: int
+    bytes_sent: int | None
+    bytes_received: int | None
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PathView:
+    """A path to a peer. ``loss`` is 0 to 1, ``since`` in Unix time; None: nothing tells of it."""
+
+    uplink: str
+    peer: str
+    peer_uplink: str
+    state: PathState
+    rtt_ms: float | None
+    loss: float | None
+    subflows: int
+    since: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of a site at ``taken`` (Unix time); ``application`` says whether it runs."""
+
+    site: str
+    taken: float
+    application: bool
+    uplinks: tuple[UplinkView, ...]
+    paths: tuple[PathView, ...]
+
+
+def read_snapshot(federation: Federation, site: str) -> Snapshot:
+    """Ask the application's file and the kernel.
+
+    Raises:
+        FedsdnError: the proxy's namespace is missing.
+
+    """
+    return snapshot(federation, site, read_status(), read_kernel(), time.time())
+
+
+def read_kernel(namespace: str = PROXY_NAMESPACE) -> KernelView:
+    """Ask the kernel.
+
+    Raises:
+        FedsdnError: the namespace is missing.
+
+    """
+    with Subflows(namespace) as subflows, Endpoints(namespace) as endpoints:
+        return KernelView(
+            endpoints={one.address: number for one, number in endpoints.read().items()},
+            subflows=tuple((one.local, one.remote) for one in subflows.read()),
+            counters=parse_counters(inside(namespace, _COUNTERS.read_text)),
+        )
+
+
+def parse_counters(text: str) -> dict[str, tuple[int, int]]:
+    """Read bytes sent and received by interface from /proc/net/dev (proc_pid_net(5))."""
+    counters = {}
+    for line in text.splitlines()[2:]:
+        name, _, values = line.partition(":")
+        received, sent = (int(values.split()[column]) for column in (0, 8))
+        counters[name.strip()] = (sent, received)
+    return counters
+
+
+def snapshot(
+    federation: Federation, site: str, status: SiteStatus | None, kernel: KernelView, now: float
+) -> Snapshot:
+    """Join what the federation file, the application and the kernel say of a site."""
+    if status is not None and status.site != site:
+        status = None  # of an application that runs as another site
+    own = federation.site(site).uplinks
+    told_uplinks = {one.name: one for one in status.uplinks} if status else {}
+    told_paths = (
+        {PathName(one.uplink, one.peer, one.peer_uplink): one for one in status.paths}
+        if status
+        else {}
+    )
+    return Snapshot(
+        site=site,
+        taken=now,
+        application=status is not None,
+        uplinks=tuple(_uplink(one, told_uplinks.get(one.name), kernel) for one in own),
+        paths=tuple(
+            _path(name, told_paths.get(name), kernel.subflows.count(pair))
+            for peer in federation.peers(site)
+            for uplink in own
+            for other in peer.uplinks
+            if uplink.reaches(other)
+            for name in [PathName(uplink.name, peer.name, other.name)]
+            for pair in [(uplink.address.ip, other.peer_address)]
+        ),
+    )
+
+
+def _uplink(uplink: Uplink, told: UplinkStatus | None, kernel: KernelView) -> UplinkView:
+    address = uplink.address.ip
+    sent, received = kernel.counters.get(wan_port(uplink), (None, None))
+    return UplinkView(
+        name=uplink.name,
+        port=uplink.port,
+        address=address,
+        state=told.port if told else PortState.UNKNOWN,
+        endpoint=kernel.endpoints.get(address),
+        subflows=sum(local == address for local, _ in kernel.subflows),
+        bytes_sent=sent,
+        bytes_received=received,
+        since=told.since if told else None,
+    )
+
+
+def _path(name: PathName, told: PathStatus | None, subflows: int) -> PathView:
+    return PathView(
+        uplink=name.uplink,
+        peer=name.peer,
+        peer_uplink=name.peer_uplink,
+        state=told.state if told else PathState.UNKNOWN,
+        rtt_ms=told.rtt_ms if told else None,
+        loss=told.loss if told else None,
+        subflows=subflows,
+        since=told.since if told else None,
+        why=told.why if told else "",
+    )
