@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from fedsdn.config.model import Address
+from ipaddress import IPv4Address, IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class SocketAddress:
     """An IP address and a TCP port."""
 
-    address: Address
+    address: IPv4Address | IPv6Address
     port: int
 
     def __str__(self) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from fedsdn.bench.figures import Summary, summary
 from fedsdn.config.model import Family, SourceRestore
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import write_settings
 from fedsdn.lab.wait import wait_until
+from fedsdn.verify.view import SiteView
 
 _PROGRAM = ("python3", "-m", "fedsdn.bench.crowd")
 _PORT = 15003

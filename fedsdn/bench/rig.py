@@ -11,7 +11,6 @@ from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.figures import Sample, rate
 from fedsdn.config.model import Address, Family, Uplink
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView, uplink_pairs
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller, wait_for_controller
@@ -22,6 +21,7 @@ from fedsdn.uplinks.status import STATUS_FILE, PathState, PortState, read_status
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.paths import VmPath, paths
 from fedsdn.verify.proxy import endpoints
+from fedsdn.verify.view import SiteView, uplink_pairs
 
 _STEADY_SECONDS = 30.0
 _SAMPLE_SECONDS = 0.02

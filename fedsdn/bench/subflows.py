@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from fedsdn.config.model import Address
-from fedsdn.inspect.view import SiteView
+from fedsdn.verify.view import SiteView
 
 _RTT = re.compile(r"\brtt:([0-9.]+)/")
 _SENT = re.compile(r"\bbytes_sent:([0-9]+)")

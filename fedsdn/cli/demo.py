@@ -15,7 +15,6 @@ from rich.console import Console
 
 from fedsdn.cli.views import lab_views
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 from fedsdn.pipeline.declarations import wan_port
@@ -27,6 +26,7 @@ from fedsdn.verify.loss import Loss, loss_check
 from fedsdn.verify.paths import VmPath, paths
 from fedsdn.verify.plan import FULL, all_checks
 from fedsdn.verify.report import results_table
+from fedsdn.verify.view import SiteView
 
 _SECONDS = 5.0
 _LOSS_SECONDS = 8.0

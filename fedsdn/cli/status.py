@@ -19,8 +19,8 @@ from fedsdn.cli.views import site_view
 from fedsdn.config.loader import federation_document
 from fedsdn.errors import FedsdnError
 from fedsdn.inspect.overview import overview, text
-from fedsdn.inspect.view import SiteView
 from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
+from fedsdn.verify.view import SiteView
 
 _HIDDEN = "hidden"
 _AT_ONCE = 4

@@ -14,7 +14,6 @@ from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
 from fedsdn.cli.views import lab_views, machine_views, site_view
 from fedsdn.config.local import DEFAULT_CONFIG_FILE
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView
 from fedsdn.lab.lab import open_lab
 from fedsdn.lab.state import lab_names
 from fedsdn.lab.topology import load_topology
@@ -23,6 +22,7 @@ from fedsdn.traffic.program import MOST_CONNECTIONS
 from fedsdn.verify.checks import Result, run_checks, totals
 from fedsdn.verify.plan import FULL, QUICK, Effort, all_checks
 from fedsdn.verify.report import as_json, as_junit, print_results
+from fedsdn.verify.view import SiteView
 
 
 def verify(

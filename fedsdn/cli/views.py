@@ -7,11 +7,11 @@ from pathlib import Path
 from fedsdn.cli.common import settings
 from fedsdn.config.loader import load_federation
 from fedsdn.config.local import DEFAULT_CONFIG_FILE
-from fedsdn.inspect.view import SiteView, Vm
 from fedsdn.lab.host import CONFIG_FILE
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.topology import LabSite, Topology
 from fedsdn.shell import Shell
+from fedsdn.verify.view import SiteView, Vm
 
 _INSTALLED = Path("/opt/fedsdn/bin")
 """Where fedsdn is on a machine that its units run on."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView
 from fedsdn.ovs.comparison import Finding, compare
 from fedsdn.ovs.flows import bridge_flows
 from fedsdn.pipeline.build import pipeline_flows
@@ -18,6 +17,7 @@ from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.view import SiteView
 
 
 @dataclass(frozen=True, slots=True)

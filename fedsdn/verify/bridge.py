@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from typing import Any
 
-from fedsdn.inspect.view import SiteView
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
@@ -21,6 +20,7 @@ from fedsdn.pipeline.table_miss import without_table_miss
 from fedsdn.shell import last_words
 from fedsdn.site.ovs import others_table_miss
 from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.view import SiteView
 
 _COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
 _TABLE = re.compile(r"\btable=(\d+)")

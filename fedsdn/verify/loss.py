@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedsdn.config.model import Uplink
-from fedsdn.inspect.view import SiteView
 from fedsdn.shell import Started
 from fedsdn.traffic.program import Amount, Connection
 from fedsdn.traffic.runner import PROGRAM, finish, serving, wait_open
@@ -17,6 +16,7 @@ from fedsdn.uplinks.status import PathState
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.paths import VmPath
+from fedsdn.verify.view import SiteView
 
 Plug = Callable[[bool], None]
 """Plugs an uplink's wire in, or pulls it."""

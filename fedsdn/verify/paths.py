@@ -11,7 +11,6 @@ from functools import cache, partial
 from itertools import permutations
 
 from fedsdn.config.model import Address, Family
-from fedsdn.inspect.view import SiteView, Vm
 from fedsdn.traffic.program import Amount, Connection
 from fedsdn.traffic.runner import (
     PORT,
@@ -24,6 +23,7 @@ from fedsdn.traffic.runner import (
 )
 from fedsdn.verify import site as site_checks
 from fedsdn.verify.checks import Check, CheckFailedError
+from fedsdn.verify.view import SiteView, Vm
 
 CONNECTS = "connects"
 GROUND = (

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from fedsdn.inspect.view import SiteView
 from fedsdn.verify.checks import Check
 from fedsdn.verify.loss import PlugUplink, loss_check, losses
 from fedsdn.verify.paths import both_sides_check, path_checks, paths
 from fedsdn.verify.site import site_checks, traffic_counter_checks
 from fedsdn.verify.throughput import Wires, throughput_checks
+from fedsdn.verify.view import SiteView
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 
-from fedsdn.inspect.view import SiteView
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
     SOCKSIFIER_LISTEN_PORT,
@@ -17,6 +16,7 @@ from fedsdn.proxy.admission.policy import Policy
 from fedsdn.shell import last_words
 from fedsdn.uplinks.status import STATUS_FILE, SiteStatus, parse_status
 from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.view import SiteView
 
 
 def namespace(view: SiteView) -> str:

@@ -11,10 +11,10 @@ from functools import cache, partial
 from itertools import product
 
 from fedsdn.config.model import Site, Uplink
-from fedsdn.inspect.view import SiteView
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
+from fedsdn.verify.view import SiteView
 
 
 class Ground(StrEnum):

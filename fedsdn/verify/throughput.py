@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from fedsdn.config.model import Uplink
-from fedsdn.inspect.view import SiteView, uplink_pairs
 from fedsdn.pipeline.declarations import wan_port
 from fedsdn.site.nft import TABLE
 from fedsdn.traffic.counters import recording
@@ -17,6 +16,7 @@ from fedsdn.traffic.runner import PORT, Transfer, send, serving
 from fedsdn.verify import site as site_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.paths import VmPath
+from fedsdn.verify.view import SiteView, uplink_pairs
 
 LEAST_RATIO = 0.95
 """Of the sum of what the uplinks carry singly, one connection is to carry this much."""

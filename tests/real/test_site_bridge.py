@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from fedsdn.config.model import Federation, Prefix
-from fedsdn.inspect.view import SiteView
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 from fedsdn.shell import Shell
 from fedsdn.verify import bridge as bridge_checks
+from fedsdn.verify.view import SiteView
 from tests.real.site_host import BRIDGE, Program, SiteHost, federation, pinging, wait_until
 
 pytestmark = pytest.mark.real

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from fedsdn.cli.views import lab_views
-from fedsdn.inspect.view import SiteView, uplink_pairs
 from fedsdn.lab import operator
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
@@ -29,6 +28,7 @@ from fedsdn.verify.plan import Effort, all_checks
 from fedsdn.verify.proxy import endpoints
 from fedsdn.verify.site import Ground, section, site_checks, traffic_counter_checks
 from fedsdn.verify.throughput import Wires, carry, check_shares
+from fedsdn.verify.view import SiteView, uplink_pairs
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView, Vm
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import recording
 from fedsdn.traffic.program import Amount, Direction
@@ -18,6 +17,7 @@ from fedsdn.traffic.runner import Transfer, send, serving
 from fedsdn.verify import paths as path_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.paths import VmPath
+from fedsdn.verify.view import SiteView, Vm
 from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Federation, Uplink
-from fedsdn.inspect.view import SiteView, Vm, uplink_pairs
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import parse
 from fedsdn.traffic.program import Connection, Received
@@ -16,6 +15,7 @@ from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.paths import Load, check_flows, check_sources, paths
 from fedsdn.verify.plan import QUICK, all_checks
 from fedsdn.verify.throughput import Carried, check_shares
+from fedsdn.verify.view import SiteView, Vm, uplink_pairs
 from tests.unit.federations import (
     three_sites,
     two_sites,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ovs.flow.ofp import OFPFlow
-
-from fedsdn.pipeline.cookie import origin
+from fedsdn.ovs.flows import parse_flow
 from fedsdn.pipeline.declarations import Table
 
 _BLOCK = re.compile(r"(<!-- flows: (\w+) ([\w-]+) -->\n```\n).*?(```\n)", re.DOTALL)
@@ -29,9 +27,9 @@ def own_flows(dump: Iterable[str]) -> list[str]:
         text = line.strip()
         if not text.startswith("cookie="):
             continue
-        flow = OFPFlow(text)
-        if origin(flow.info["cookie"]) is not None:
-            flows.append((_table(flow), -flow.match.get("priority", 0), text))
+        flow = parse_flow(text)
+        if flow.ours:
+            flows.append((flow.table, -flow.priority, text))
     return [text for _table, _priority, text in sorted(flows)]
 
 
@@ -56,16 +54,11 @@ def filled(document: str, dumps: Mapping[str, Sequence[str]]) -> str:
 def _lines(table: Table, dump: Iterable[str]) -> Iterator[str]:
     above = ""
     for line in dump:
-        flow = OFPFlow(line)
-        if _table(flow) != table:
+        flow = parse_flow(line)
+        if flow.table != table:
             continue
-        made_by = origin(flow.info["cookie"])
-        source = made_by.source if made_by else ""
+        source = flow.origin.source if flow.origin else ""
         if source != above:
             yield f"# {source}\n"
         above = source
         yield _NOT_SHOWN.sub("", line) + "\n"
-
-
-def _table(flow: OFPFlow) -> int:
-    return int(flow.info.get("table", Table.HOOK))
