@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,15 +11,8 @@ import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
 from fedsdn.cli.views import site_view
-from fedsdn.config.loader import federation_document
-from fedsdn.errors import FedsdnError
+from fedsdn.inspect.bundle import write_bundle
 from fedsdn.inspect.overview import overview, text
-from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
-from fedsdn.verify.view import SiteView
-
-_HIDDEN = "hidden"
-_AT_ONCE = 4
-"""Commands that a bundle has running at a time."""
 
 
 def status(
@@ -56,76 +44,4 @@ def support_bundle(
     federation: FederationFile = None,
 ) -> None:
     """Write one archive with all that a person elsewhere needs. The probes' key is left out."""
-    view = site_view(config_file, site, federation)
-    written = time.time()
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(written))
-    name = f"fedsdn-{view.name}-{stamp}"
-    target = file or Path(f"{name}.tar.gz")
-    try:
-        with tarfile.open(target, "w:gz") as archive:
-            for path, content in _contents(view).items():
-                member = tarfile.TarInfo(f"{name}/{path}")
-                data = content.encode()
-                member.size, member.mtime = len(data), int(written)
-                archive.addfile(member, io.BytesIO(data))
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        raise FedsdnError(f"{target}: {error.strerror}: name a file that can be written") from error
-    print(target)
-
-
-def _contents(view: SiteView) -> dict[str, str]:
-    """Collect what each command prints; what fails says why in its place."""
-    inside = ("ip", "netns", "exec", PROXY_NAMESPACE)
-    own = {
-        "status.txt": ("status",),
-        "flows.txt": ("flows", "dump", "--all"),
-        "flows-diff.txt": ("flows", "diff"),
-        "flows.html": ("flows", "dump", "--html", "/dev/stdout"),
-        "uplinks.txt": ("uplinks",),
-        "connections.txt": ("connections",),
-        "connections.json": ("connections", "--json"),
-        "proxy-stats.txt": ("proxy", "stats"),
-        "site-show.txt": ("site", "show"),
-        "verify.txt": ("verify",),
-    }
-    others = {
-        "host/uname.txt": ("uname", "-a"),
-        "host/os-release.txt": ("cat", "/etc/os-release"),
-        "host/packages.txt": ("pip", "list", "--disable-pip-version-check"),
-        "bridge/show.txt": ("ovs-vsctl", "show"),
-        "bridge/dump-flows.txt": (
-            *("ovs-ofctl", "-O", "OpenFlow13", "--names", "dump-flows", view.bridge),
-        ),
-        "bridge/dump-ports.txt": ("ovs-ofctl", "-O", "OpenFlow13", "dump-ports", view.bridge),
-        "bridge/fdb.txt": ("ovs-appctl", "fdb/show", view.bridge),
-        "bridge/conntrack.txt": ("ovs-appctl", "dpctl/dump-conntrack", f"zone={CT_ZONE}"),
-        "bridge/coverage.txt": ("ovs-appctl", "coverage/show"),
-        "namespace/addresses.txt": (*inside, "ip", "address"),
-        "namespace/routes.txt": (*inside, "ip", "route", "show", "table", "all"),
-        "namespace/routes6.txt": (*inside, "ip", "-6", "route", "show", "table", "all"),
-        "namespace/rules.txt": (*inside, "ip", "rule"),
-        "namespace/nft.txt": (*inside, "nft", "list", "ruleset"),
-        "namespace/mptcp.txt": (*inside, "ip", "mptcp", "endpoint"),
-        "namespace/sockets.txt": (*inside, "ss", "-tanimH"),
-        "namespace/mptcp-sockets.txt": (*inside, "ss", "-ManiH"),
-        "namespace/counters.txt": (*inside, "nstat", "-asz"),
-    }
-    commands = {path: (*view.fedsdn, *words, *view.options) for path, words in own.items()} | others
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        outputs = threads.map(partial(_output, view), commands.values())
-        found = dict(zip(commands, outputs, strict=True))
-    document = federation_document(view.federation)
-    if "probes" in document:
-        document["probes"]["key"] = _HIDDEN
-    found["federation.json"] = json.dumps(document, indent=2)
-    return found
-
-
-def _output(view: SiteView, command: tuple[str, ...]) -> str:
-    try:
-        done = view.shell.run(*command)
-    except FedsdnError as error:
-        return f"{error}\n"
-    ending = "" if done.returncode == 0 else f"exit status {done.returncode}\n"
-    return f"{done.stdout}{done.stderr}{ending}"
+    print(write_bundle(site_view(config_file, site, federation), file))

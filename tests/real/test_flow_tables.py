@@ -113,6 +113,41 @@ def test_differences_are_named_and_set_the_exit_status(bridge: SiteHost) -> None
     assert {one["fault"] for one in found} == {"missing", "foreign", "shadowed", "changed"}
 
 
+def test_flows_that_keep_all_but_their_actions_have_changed(bridge: SiteHost) -> None:
+    bridge.output(f"ovs-ofctl -O OpenFlow13 mod-flows {BRIDGE} actions=drop")
+    found = json.loads(run(bridge, f"{FEDSDN} diff --json {HERE}", status=1))
+    dropping = sum(flow.actions == () for flow in pipeline_flows(two_sites(), "a"))
+    assert 0 < dropping < 96
+    assert [one["fault"] for one in found] == ["changed"] * (96 - dropping)
+    assert {one["other"]["actions"] for one in found} == {"drop"}
+
+
+def test_an_empty_bridge_lacks_every_flow(bridge: SiteHost) -> None:
+    bridge.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE}")
+    found = json.loads(run(bridge, f"{FEDSDN} diff --json {HERE}", status=1))
+    assert [one["fault"] for one in found] == ["missing"] * 96
+    assert "0 flows" in run(bridge, f"{FEDSDN} dump {HERE}")
+
+
+def test_another_owners_flow_is_foreign_even_if_it_goes_by_itself(bridge: SiteHost) -> None:
+    bridge.output(
+        f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} "
+        "cookie=0x1,hard_timeout=3600,table=110,priority=65000,actions=drop"
+    )
+    found = json.loads(run(bridge, f"{FEDSDN} diff --json {HERE}", status=1))
+    assert {one["fault"] for one in found} == {"foreign", "shadowed"}
+
+
+def test_without_ovs_vswitchd_the_remedy_is_to_start_it(bridge: SiteHost) -> None:
+    """The database still has the bridge."""
+    bridge.end("ovs-vswitchd")
+    try:
+        said = run(bridge, f"{FEDSDN} diff {HERE}", status=1)
+    finally:
+        bridge.start_switch()
+    assert said == "fedsdn: ovs-vswitchd does not answer: start openvswitch-switch\n"
+
+
 def test_a_dump_and_its_file_say_the_same(bridge: SiteHost) -> None:
     live = json.loads(run(bridge, f"{FEDSDN} dump --json {HERE}"))["tables"]
     bridge.output(f"ovs-ofctl -O OpenFlow13 --names dump-flows {BRIDGE} >/run/saved")
@@ -141,7 +176,11 @@ def test_the_page_is_written(bridge: SiteHost) -> None:
         ("dump /run/half --watch", "fedsdn: /run/half does not change"),
         ("diff --site x", "fedsdn: unknown site 'x'"),
         ("render c --federation /run/federation.yaml", "fedsdn: unknown site 'c'"),
-        ("dump --federation /run/other.yaml", "fedsdn: bridge br-none: "),
+        (
+            "dump --federation /run/other.yaml",
+            f"fedsdn: no bridge 'br-none' among {BRIDGE}: name the right one in "
+            "provider_network.bridge, or ovs-vsctl add-br br-none",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(bridge: SiteHost, command: str, message: str) -> None:
