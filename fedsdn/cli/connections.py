@@ -1,4 +1,4 @@
-"""fedsdn connections: every federated connection, who carries it, and over which uplinks."""
+"""fedsdn connections: every federated connection, its peer and its uplinks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _with_rates(
 def lines(
     views: Sequence[ConnectionView], now: float, rates: Sequence[float] | None = None
 ) -> list[str]:
-    """Write connections as a table, with a line for what is odd about one."""
+    """Write connections as a table, under a line that counts them and the odd ones."""
     headings = _HEADINGS if rates is None else (*_HEADINGS, "rate")
     rows = []
     for number, view in enumerate(views):

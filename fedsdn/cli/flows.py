@@ -1,4 +1,4 @@
-"""fedsdn flows: the bridge's flow tables by name, and what is wrong with them."""
+"""fedsdn flows: the bridge's flows by table, and their faults."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def dump(
         str | None, typer.Option("--table", help="Only this table, by name or number.")
     ] = None,
     nonzero: Annotated[
-        bool, typer.Option("--nonzero", help="Only flows that packets have met.")
+        bool, typer.Option("--nonzero", help="Only flows that have matched packets.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Other people's flows too, in all tables.")
+        bool, typer.Option("--all", help="Other owners' flows too, in all tables.")
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")
@@ -62,7 +62,7 @@ def dump(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Show every flow with what it is for, and the packets that it has met."""
+    """Show every flow with its purpose, packets and bytes."""
     only = None if table is None else _table(table)
 
     def views(flows: Sequence[DumpedFlow]) -> list[report.TableView]:
@@ -102,7 +102,7 @@ def diff(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Compare the flows that the site is to have with those that are there.
+    """Compare the site's wanted flows with the bridge's.
 
     The exit status is 0 only if they are the same, and every flow can be reached.
     """
@@ -174,5 +174,5 @@ def _lines(
     rates: report.Rates | None = None,
 ) -> list[str]:
     shown = sum(len(view.flows) for view in views)
-    rest = f", {len(flows) - shown} more of others or left out" if len(flows) > shown else ""
+    rest = f", {len(flows) - shown} more of other owners or left out" if len(flows) > shown else ""
     return [f"{title}: {shown} flows{rest}", "", *report.text(views, rates)]

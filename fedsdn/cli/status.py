@@ -1,4 +1,4 @@
-"""fedsdn status and support-bundle: all of a site at a glance, or in a file for somebody else."""
+"""fedsdn status and support-bundle: a site on one screen, and in one archive for support."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def support_bundle(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Write one archive with all that a person elsewhere needs. The probes' key is left out."""
+    """Write the site's state into one archive, for support. The probes' key is left out."""
     print(write_bundle(site_view(config_file, site, federation), file))

@@ -1,4 +1,4 @@
-"""fedsdn trace: which way a packet goes, and why."""
+"""fedsdn trace: a packet's path through a site, and why."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fedsdn.lab.lab import open_lab
 
 
 def trace(
-    source: Annotated[str, typer.Argument(metavar="SRC[:PORT]", help="Who opens the connection.")],
-    destination: Annotated[str, typer.Argument(metavar="DST:PORT", help="To whom.")],
+    source: Annotated[str, typer.Argument(metavar="SRC[:PORT]", help="The client.")],
+    destination: Annotated[str, typer.Argument(metavar="DST:PORT", help="The server.")],
     *,
     reply: Annotated[bool, typer.Option("--reply", help="A packet back, from DST to SRC.")] = False,
     lab: Annotated[
@@ -29,7 +29,7 @@ def trace(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Tell the way of a packet through this site, whether its connection is open or not yet."""
+    """Trace a packet of an open or a new connection through this site."""
     question = parse_question(source, destination, reply=reply)
     if lab is not None:
         _in_lab(lab, question, (source, destination), as_json=as_json)
@@ -56,5 +56,5 @@ def _in_lab(name: str, question: Question, words: tuple[str, str], *, as_json: b
     options = [*(["--reply"] if question.reply else []), *(["--json"] if as_json else [])]
     if question.reply:
         sites.reverse()
-    told = [lab.host(site.name).run("fedsdn", "trace", *words, *options) for site in sites]
-    print(f"[{', '.join(told)}]" if as_json else "\n".join(told))
+    answers = [lab.host(site.name).run("fedsdn", "trace", *words, *options) for site in sites]
+    print(f"[{', '.join(answers)}]" if as_json else "\n".join(answers))

@@ -1,4 +1,4 @@
-"""fedsdn uplinks: the site's uplinks and paths, what they carry, and since when they are so."""
+"""fedsdn uplinks: the site's uplinks and paths, their states and traffic."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fedsdn.units import ago, size
 from fedsdn.uplinks.path import PathName
 
 _NO_APPLICATION = (
-    "the application does not run here (osken-manager fedsdn.app), so nothing is known of ports "
-    "and paths"
+    "the application does not run here (osken-manager fedsdn.app), so the states of ports and "
+    "paths are unknown"
 )
 
 

@@ -21,10 +21,9 @@ def watch_blocks(
     collect: Callable[[], State],
     blocks: Callable[[State, State, float], Sequence[TextTable | str]],
 ) -> None:
-    """Show every second what is collected, until Ctrl-C.
+    """Collect and show every second, until Ctrl-C; on a terminal in place.
 
-    ``blocks`` is given what was collected now and before, and the seconds between the two. On a
-    terminal they are drawn in place, else one after the other.
+    ``blocks`` is given this state, the one before, and the seconds between the two.
     """
     before, then = collect(), time.monotonic()
     with suppress(KeyboardInterrupt), ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Everything that a person elsewhere needs to know of a site, in one archive."""
+"""The state of a site in one archive, for support."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class UplinkShare:
 class ConnectionView:
     """A federated connection.
 
-    ``peer`` and ``since`` (Unix time) are what the proxy told, None where it did not. ``multipath``
-    is False if the proxies' connection is plain TCP. ``sent`` and ``received`` are the VMs' bytes.
+    ``peer`` and ``since`` (Unix time) are the proxy's report, None without one. ``multipath`` is
+    False if the proxies' connection is plain TCP. ``sent`` and ``received`` are the VMs' bytes.
     ``absent`` names the views that lack it.
     """
 
@@ -79,13 +79,13 @@ def joined(
 ) -> list[ConnectionView]:
     """Join the three views; ``uplinks`` are the site's by address.
 
-    Entries of conntrack that have ended, and nobody carries any more, are left out.
+    Entries of conntrack that have ended, and that the proxy no longer carries, are left out.
     """
     left = {(entry.client, entry.destination): entry for entry in tracked}
     by_token: defaultdict[int, list[Subflow]] = defaultdict(list)
     for subflow in subflows:
         by_token[subflow.token].append(subflow)
-    by_token.pop(0, None)  # plain TCP: which of the connections it is, nothing tells
+    by_token.pop(0, None)  # plain TCP: it has no token to tell the connections apart
     found = []
     for connection in carried:
         ends = (connection.shown, connection.destination)

@@ -1,4 +1,4 @@
-"""A site's uplinks and paths: what the federation file, the application and the kernel say."""
+"""A site's uplinks and paths, out of the federation file, the application and the kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COUNTERS = Path("/proc/thread-self/net/dev")
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """What the kernel has in the proxy's namespace.
+    """The kernel's state in the proxy's namespace.
 
     ``endpoints`` are identifiers by address, ``subflows`` the addresses of each subflow,
     ``counters`` bytes sent and received by interface.
@@ -40,7 +40,7 @@ class KernelView:
 
 @dataclass(frozen=True, slots=True)
 class UplinkView:
-    """One of the site's uplinks. ``since`` is in Unix time; None is what nothing tells of."""
+    """One of the site's uplinks. ``since`` is in Unix time. None is unknown."""
 
     name: str
     port: str
@@ -55,7 +55,7 @@ class UplinkView:
 
 @dataclass(frozen=True, slots=True)
 class PathView:
-    """A path to a peer. ``loss`` is 0 to 1, ``since`` in Unix time; None: nothing tells of it."""
+    """A path to a peer. ``loss`` is 0 to 1, ``since`` in Unix time. None is unknown."""
 
     uplink: str
     peer: str
@@ -117,12 +117,12 @@ def parse_counters(text: str) -> dict[str, tuple[int, int]]:
 def snapshot(
     federation: Federation, site: str, status: SiteStatus | None, kernel: KernelView, now: float
 ) -> Snapshot:
-    """Join what the federation file, the application and the kernel say of a site."""
+    """Join the federation file, the application's status and the kernel's view."""
     if status is not None and status.site != site:
         status = None  # of an application that runs as another site
     own = federation.site(site).uplinks
-    told_uplinks = {one.name: one for one in status.uplinks} if status else {}
-    told_paths = (
+    reported_uplinks = {one.name: one for one in status.uplinks} if status else {}
+    reported_paths = (
         {PathName(one.uplink, one.peer, one.peer_uplink): one for one in status.paths}
         if status
         else {}
@@ -131,9 +131,9 @@ def snapshot(
         site=site,
         taken=now,
         application=status is not None,
-        uplinks=tuple(_uplink(one, told_uplinks.get(one.name), kernel) for one in own),
+        uplinks=tuple(_uplink(one, reported_uplinks.get(one.name), kernel) for one in own),
         paths=tuple(
-            _path(name, told_paths.get(name), kernel.subflows.count(pair))
+            _path(name, reported_paths.get(name), kernel.subflows.count(pair))
             for peer in federation.peers(site)
             for uplink in own
             for other in peer.uplinks
@@ -144,31 +144,31 @@ def snapshot(
     )
 
 
-def _uplink(uplink: Uplink, told: UplinkStatus | None, kernel: KernelView) -> UplinkView:
+def _uplink(uplink: Uplink, reported: UplinkStatus | None, kernel: KernelView) -> UplinkView:
     address = uplink.address.ip
     sent, received = kernel.counters.get(wan_port(uplink), (None, None))
     return UplinkView(
         name=uplink.name,
         port=uplink.port,
         address=address,
-        state=told.port if told else PortState.UNKNOWN,
+        state=reported.port if reported else PortState.UNKNOWN,
         endpoint=kernel.endpoints.get(address),
         subflows=sum(local == address for local, _ in kernel.subflows),
         bytes_sent=sent,
         bytes_received=received,
-        since=told.since if told else None,
+        since=reported.since if reported else None,
     )
 
 
-def _path(name: PathName, told: PathStatus | None, subflows: int) -> PathView:
+def _path(name: PathName, reported: PathStatus | None, subflows: int) -> PathView:
     return PathView(
         uplink=name.uplink,
         peer=name.peer,
         peer_uplink=name.peer_uplink,
-        state=told.state if told else PathState.UNKNOWN,
-        rtt_ms=told.rtt_ms if told else None,
-        loss=told.loss if told else None,
+        state=reported.state if reported else PathState.UNKNOWN,
+        rtt_ms=reported.rtt_ms if reported else None,
+        loss=reported.loss if reported else None,
         subflows=subflows,
-        since=told.since if told else None,
-        why=told.why if told else "",
+        since=reported.since if reported else None,
+        why=reported.why if reported else "",
     )

@@ -20,7 +20,7 @@ VERSION = ("ovs-appctl", "-t", "ovs-vswitchd", "version")
 
 
 class OvsError(FedsdnError):
-    """Open vSwitch does not answer, or lacks what was asked for: what was ``found``, and a remedy.
+    """Open vSwitch does not answer, or lacks a bridge: the finding, and its remedy.
 
     As text it is ``found: remedy``.
     """
@@ -35,7 +35,7 @@ class OvsError(FedsdnError):
 def run(shell: Shell, *command: str, text: str = "", bridge: str = "") -> str:
     """Run one of Open vSwitch's commands on ``text`` and return what it prints.
 
-    ``bridge`` is the bridge that it is about, if it is about one.
+    ``bridge`` is the bridge that the command needs, if it needs one.
 
     Raises:
         OvsError: Open vSwitch is not installed, does not run, or has no such bridge.
@@ -80,7 +80,7 @@ def check_bridge(shell: Shell, bridge: str) -> None:
 
 
 def missing_bridge(shell: Shell, bridge: str, bridges: list[str]) -> OvsError:
-    """Return the error for a bridge that is not among those that there are."""
+    """Return the error for a bridge that the database lacks; it has ``bridges``."""
     add = shell.by_hand(f"ovs-vsctl add-br {bridge}")
     return OvsError(
         f"no bridge {bridge!r} among {', '.join(sorted(bridges)) or 'none'}",

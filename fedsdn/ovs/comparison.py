@@ -1,8 +1,7 @@
-"""What is wrong with a bridge's flows: missing, foreign, changed, or never reached.
+"""Faults of a bridge's flows: missing, changed, unknown, foreign, or never reached.
 
-It judges a dump, in which ports have names, for people. What the application sends to mend a bridge
-is worked out on OpenFlow messages (``openflow.difference``): that knows the ports' numbers, and
-needs every deletion as a message.
+This compares a dump, with ports by name, and explains. The application compares OpenFlow messages
+(``openflow.difference``): it has port numbers, and needs the message for each difference.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ class Fault(StrEnum):
     """What may be wrong with a flow."""
 
     MISSING = "missing"
-    """It is wanted, and not there."""
+    """Wanted, and absent."""
     CHANGED = "changed"
-    """It is there with other actions, or another cookie."""
+    """Present with other actions, or another cookie."""
     UNKNOWN = "unknown"
-    """It has a cookie of ours, and the federation file does not ask for it."""
+    """It has our cookie, and the federation file does not ask for it."""
     FOREIGN = "foreign"
-    """Somebody else's, in a table of ours."""
+    """Another owner's, in one of our tables."""
     SHADOWED = "shadowed"
-    """It is there, and a higher flow takes all its packets."""
+    """Present, and never reached: a flow of higher priority matches all its packets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One flow that is not as it should be; ``other`` is what is there instead, or above it."""
+    """A fault of one flow; ``other`` is the flow in its place, or the one that shadows it."""
 
     fault: Fault
     flow: DumpedFlow
@@ -49,9 +48,9 @@ class Finding:
 
 
 def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Finding]:
-    """Find every difference between what a site is to have and what its bridge has.
+    """Compare a site's wanted flows with its bridge's: cookie, table, priority, match and actions.
 
-    Flows of connections that are being opened go by themselves, and are no difference. Nor is
+    Our flows with a hard timeout belong to connections being opened, and are no difference. Nor is
     another owner's table-miss flow in place of ours.
     """
     lasting = [flow for flow in present if not (flow.ours and flow.hard_timeout)]
@@ -66,7 +65,7 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
     for key, flow in asked.items():
         if not _is_others_table_miss(there.get(key)):
             found.extend(_judge(flow, there.get(key), by_table[flow.table]))
-    found.extend(_strangers(flow for key, flow in there.items() if key not in asked))
+    found.extend(_unwanted(flow for key, flow in there.items() if key not in asked))
     return sorted(found, key=lambda one: (one.flow.table, -one.flow.priority, one.fault))
 
 
@@ -92,7 +91,7 @@ def _is_others_table_miss(there: DumpedFlow | None) -> bool:
 def _judge(
     flow: DumpedFlow, there: DumpedFlow | None, table: list[DumpedFlow]
 ) -> Iterator[Finding]:
-    """Yield what is wrong with a flow; its table comes highest priority first."""
+    """Yield the faults of a flow; ``table`` is its table, the highest priority first."""
     if there is None:
         yield Finding(Fault.MISSING, flow)
         return
@@ -104,7 +103,7 @@ def _judge(
         yield Finding(Fault.SHADOWED, flow, above)
 
 
-def _strangers(flows: Iterable[DumpedFlow]) -> Iterator[Finding]:
+def _unwanted(flows: Iterable[DumpedFlow]) -> Iterator[Finding]:
     ours = frozenset(map(int, Table)) - {int(Table.HOOK)}
     for flow in flows:
         if flow.ours:

@@ -1,4 +1,4 @@
-"""Whether ovs-vswitchd runs: the database answers without it, with what it wrote last."""
+"""Whether ovs-vswitchd runs: without it the database still answers, with its last report."""
 
 from __future__ import annotations
 

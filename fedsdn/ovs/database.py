@@ -1,6 +1,6 @@
 """What concerns a site in Open vSwitch's database (ovs-vswitchd.conf.db(5)).
 
-The database keeps what ovs-vswitchd wrote last, also while that does not run: ``daemon`` tells.
+While ovs-vswitchd is stopped, the database holds its last report of ports: ask ``daemon`` first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A port's interface. All but the name is what ovs-vswitchd wrote; None: it wrote nothing.
+    """A port's interface. All but the name is ovs-vswitchd's report, None where it made none.
 
     ``ofport`` is -1 where it could not open the interface, and ``error`` says why.
     ``link_state`` is "up" or "down".

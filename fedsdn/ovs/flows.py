@@ -158,7 +158,7 @@ def _flow(text: str, where: str) -> DumpedFlow:
 
 
 def _parsed(text: str) -> Any:  # noqa: ANN401 -- ovs has no types
-    """Parse by the ovs bindings, which take the last information for the match if that is empty."""
+    """Parse with the ovs bindings; a flow without a match gets its default priority as one."""
     head, actions = text.split("actions=", 1)
     if head.rstrip().endswith(","):
         head = f"{head.rstrip()} priority={_DEFAULT_PRIORITY} "

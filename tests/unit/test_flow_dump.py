@@ -112,7 +112,7 @@ def test_others_marks_are_not_ours() -> None:
     flow = parse_flow(NEUTRON)
     assert named_match(flow) == "vlan_tci=0x0000/0x1fff,ct_mark=0x1"
     assert named_actions(flow) == "resubmit(,TENANT [110]),ct(commit,zone=5)"
-    assert (table_name(60), why(flow), source(flow)) == ("table 60", "", "somebody else")
+    assert (table_name(60), why(flow), source(flow)) == ("table 60", "", "another owner")
 
 
 @pytest.mark.parametrize("topology", sorted((ROOT / "topo").glob("*.yaml")), ids=lambda p: p.stem)

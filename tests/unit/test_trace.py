@@ -8,6 +8,7 @@ import pytest
 
 from fedsdn.channel.connection import Direction
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.trace.explanation import outcome, remedy, text
 from fedsdn.inspect.trace.question import (
     ANY_CLIENT_PORT,
     direction_at,
@@ -15,7 +16,6 @@ from fedsdn.inspect.trace.question import (
     parse_question,
     peer_of,
 )
-from fedsdn.inspect.trace.story import ending, remedy, tell
 from fedsdn.ovs.conntrack import Entry
 from fedsdn.ovs.packet import TracedPacket, state
 from fedsdn.ovs.trace import Trace, parse_trace
@@ -167,23 +167,23 @@ def test_what_the_datapath_prints_is_read_step_by_step() -> None:
     assert not trace.flooded, "that was for the bridge to learn"
 
 
-def test_a_way_is_told_in_words() -> None:
-    text = "\n".join(tell(traced(BOTH)))
-    assert "HOOK [0]: packets to another site's prefix" in text
-    assert "TENANT [110]: somebody else's flow" in text
-    assert "→ asks conntrack, goes on in TENANT_STATE [115]\n      → is translated, if" in text
-    assert "→ shows the bridge where its sender is\n      → leaves by port socksifier" in text
-    assert "is dropped" not in text
-    assert text.endswith("both proxy ports get a copy; the one that has the connection takes it")
+def test_a_path_is_explained() -> None:
+    told = "\n".join(text(traced(BOTH)))
+    assert "HOOK [0]: packets to another site's prefix" in told
+    assert "TENANT [110]: another owner's flow" in told
+    assert "→ asks conntrack, goes on in TENANT_STATE [115]\n      → is translated, if" in told
+    assert "→ shows the bridge where its sender is\n      → leaves by port socksifier" in told
+    assert "is dropped" not in told
+    assert told.endswith("both proxy ports get a copy; the one that has the connection takes it")
 
 
 def test_a_drop_says_which_flow_and_what_to_do() -> None:
     trace = traced(DROPPED)
-    assert (trace.ports, ending(trace)) == ((), "it is dropped")
+    assert (trace.ports, outcome(trace)) == ((), "it is dropped")
     assert "compare 'prefixes' in the federation files of both sites" in remedy(trace)
-    text = "\n".join(tell(trace))
-    assert "SERVER [130]: drop what the proxy may not send" in text
-    assert "what to do: " in text
+    told = "\n".join(text(trace))
+    assert "SERVER [130]: drop what the proxy may not send" in told
+    assert "what to do: " in told
 
 
 def test_a_drop_by_somebody_else_is_theirs() -> None:
@@ -192,5 +192,5 @@ def test_a_drop_by_somebody_else_is_theirs() -> None:
 
 
 def test_a_flood_is_said() -> None:
-    text = " 0. priority 0, cookie 0x0\n    NORMAL\n     -> flooding\nDatapath actions: a,b\n"
-    assert ending(traced(text)).startswith("it leaves by every port")
+    shown = " 0. priority 0, cookie 0x0\n    NORMAL\n     -> flooding\nDatapath actions: a,b\n"
+    assert outcome(traced(shown)).startswith("it leaves by every port")

@@ -1,7 +1,6 @@
 """``flows/PIPELINE.md`` filled with the flows of dumps.
 
-The prose is written by hand. Behind each ``<!-- flows: TABLE TOPOLOGY -->`` stands a block that is
-generated.
+The prose is written by hand; the block after each ``<!-- flows: TABLE TOPOLOGY -->`` is generated.
 """
 
 from __future__ import annotations

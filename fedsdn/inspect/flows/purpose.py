@@ -1,4 +1,4 @@
-"""What flows and tables are for: told by the source, of this version of fedsdn.
+"""What flows and tables are for, out of the source of this version of fedsdn.
 
 A flow's cookie names the line that made it, and that line says what the flow is for. So another
 site's dump can be read without its federation file.

@@ -1,4 +1,4 @@
-"""A bridge's flows grouped by table, as a person or a program reads them."""
+"""A bridge's flows grouped by table, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def rates(before: Iterable[DumpedFlow], now: Iterable[DumpedFlow], seconds: floa
 
 
 def why(flow: DumpedFlow) -> str:
-    """Return what a flow is for; empty if nobody knows."""
+    """Return what a flow is for; empty if that is unknown."""
     return flow_purpose(flow.origin) if flow.origin else ""
 
 
 def source(flow: DumpedFlow) -> str:
-    """Return the source line that made a flow; ``somebody else`` if it is not ours."""
+    """Return the source line that made a flow; ``another owner`` if it is not ours."""
     if flow.origin:
         return flow.origin.source
-    return "another version of fedsdn" if flow.ours else "somebody else"
+    return "another version of fedsdn" if flow.ours else "another owner"
 
 
 def text(views: Sequence[TableView], rates: Rates | None = None) -> Iterator[str]:

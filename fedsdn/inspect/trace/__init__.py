@@ -1,1 +1,1 @@
-"""A packet's way through the bridge, told in words."""
+"""A packet's path through the bridge, explained."""

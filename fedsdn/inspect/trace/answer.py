@@ -1,4 +1,4 @@
-"""Everything that is known of one packet at this host's site."""
+"""A packet traced at this host's site, with its connection."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _GATEWAY_MAC = "02:00:00:00:00:01"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Everything that is known of a packet at one site.
+    """A packet's trace at one site, its conntrack entry, and who carries its connection.
 
-    ``guessed`` if nobody has learned the port that it comes in at. ``paths`` are those to the peer,
-    empty where the application does not run.
+    ``guessed``: the bridge has not learned the VM's port. ``paths`` are those to the peer, empty
+    while the application does not run.
     """
 
     site: Site
@@ -85,7 +85,7 @@ def _packet(
 def _own(
     site: Site, entry: Entry | None, client: SocketAddress, destination: SocketAddress
 ) -> SocketAddress:
-    """Return the proxy's socket towards a VM, whose address the bridge makes the client's."""
+    """Return the proxy's own address and port towards a VM, before the bridge translates them."""
     if entry is not None:
         return entry.opener
     own = next(p.proxy_address for p in site.prefixes if destination.address in p.network)

@@ -1,4 +1,4 @@
-"""What a trace needs to know of a bridge: where a VM is, and how its frames look."""
+"""A VM's port on the bridge, and its frames' addresses and tag."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNKNOWN_MAC = "00:00:00:00:00:00"
 
 @dataclass(frozen=True, slots=True)
 class VmPort:
-    """Where a VM is, ``guessed`` if nobody has learned it. ``vlan`` is its frames' tag, if any."""
+    """A VM's port, ``guessed`` if the bridge has not learned it. ``vlan`` tags its frames."""
 
     port: str
     mac: str
@@ -26,7 +26,7 @@ class VmPort:
 
 
 def vm_port(shell: Shell, site: Site, address: Address) -> VmPort:
-    """Find the port and link-layer address of a VM, as the proxy and the bridge have learned them.
+    """Find a VM's port and link-layer address, as the proxy and the bridge have learned them.
 
     Raises:
         FedsdnError: the bridge does not answer, or has no port that could be a VM's.

@@ -1,4 +1,4 @@
-"""What is asked: a packet of a connection, by its ends as the VMs see them. Pure code."""
+"""The packet to trace, by the two ends of its connection as the VMs see them. Pure code."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _holds(site: Site, address: Address) -> bool:
 
 
 def find_entry(entries: Iterable[Entry], question: Question) -> Entry | None:
-    """Find the live connection that is asked about."""
+    """Find the question's connection among those that have not ended."""
     for entry in entries:
         if (
             not entry.ended

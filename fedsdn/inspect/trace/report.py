@@ -1,4 +1,4 @@
-"""The answer to a trace, as a person or a program reads it."""
+"""The answer to a question, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fedsdn.channel.connection import Direction
 from fedsdn.inspect import connections
 from fedsdn.inspect.flows.names import mark_name
 from fedsdn.inspect.trace.answer import Answer
-from fedsdn.inspect.trace.story import ending, remedy, scenes, tell
+from fedsdn.inspect.trace.explanation import explain, outcome, remedy, text
 from fedsdn.units import size
 
 
@@ -27,9 +27,9 @@ def lines(answer: Answer) -> Iterator[str]:
             f"  {answer.direction} ({_other(answer)}); conntrack: {answer.entry.state}, {mark}, "
             f"opened by {answer.entry.client}"
         )
-    guessed = " (nobody knows where the VM is: the port is a guess)" if answer.guessed else ""
+    guessed = " (a guess: the bridge has not learned where the VM is)" if answer.guessed else ""
     yield f"  comes in at port {packet.in_port}{guessed}"
-    yield from tell(answer.trace)
+    yield from text(answer.trace)
     yield from _carrying(answer)
 
 
@@ -39,7 +39,7 @@ def _other(answer: Answer) -> str:
 
 
 def _carrying(answer: Answer) -> Iterator[str]:
-    """Say who carries the connection between the sites, or would."""
+    """Name what carries the connection between the sites, or would."""
     if answer.peer is None:
         return
     if answer.view is not None and answer.view.peer is not None:
@@ -73,9 +73,9 @@ def document(answer: Answer) -> dict[str, object]:
         "in_port_guessed": answer.guessed,
         "conntrack": answer.entry.state if answer.entry else None,
         "mark": mark_name(answer.entry.mark) if answer.entry else None,
-        "steps": [asdict(scene) for scene in scenes(answer.trace)],
+        "steps": [asdict(step) for step in explain(answer.trace)],
         "ports": answer.trace.ports,
-        "ending": ending(answer.trace),
+        "outcome": outcome(answer.trace),
         "remedy": remedy(answer.trace) or None,
         "connection": connections.document(answer.view) if answer.view else None,
     }

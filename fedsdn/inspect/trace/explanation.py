@@ -1,4 +1,4 @@
-"""A traced packet told in words: which table decided what and why, and what to do about a drop."""
+"""A trace in words: what each table did and why, the outcome, and the remedy for a drop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ExplainedStep:
     """One step in words; ``source`` is the line of fedsdn that made the flow, if it is ours."""
 
     table: str
@@ -40,17 +40,17 @@ class Scene:
     actions: tuple[str, ...]
 
 
-def scenes(trace: Trace) -> list[Scene]:
-    """Tell a trace step by step."""
-    return [_scene(step) for step in trace.steps]
+def explain(trace: Trace) -> list[ExplainedStep]:
+    """Explain a trace step by step."""
+    return [_explained(step) for step in trace.steps]
 
 
-def _scene(step: Step) -> Scene:
+def _explained(step: Step) -> ExplainedStep:
     made_by = origin(step.cookie)
-    return Scene(
+    return ExplainedStep(
         table=table_name(step.table),
         flow=f"priority {step.priority}, {step.match or 'any packet'}",
-        why=flow_purpose(made_by) if made_by else "somebody else's flow",
+        why=flow_purpose(made_by) if made_by else "another owner's flow",
         source=made_by.source if made_by else "",
         actions=tuple(_in_words(step.actions)),
     )
@@ -91,8 +91,8 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 )
 
 
-def ending(trace: Trace) -> str:
-    """Say where the packet ended up."""
+def outcome(trace: Trace) -> str:
+    """Name the ports that the packet leaves by, or the drop."""
     if trace.flooded:
         return "it leaves by every port: the bridge has not learned where its destination is"
     if SOCKSIFIER_PORT in trace.ports and SERVER_PORT in trace.ports:
@@ -107,7 +107,7 @@ def ending(trace: Trace) -> str:
 
 
 def remedy(trace: Trace) -> str:
-    """Say what to do about a drop; empty if the packet was not dropped."""
+    """Return the remedy for a drop; empty if the packet was not dropped."""
     if trace.ports or not trace.steps:
         return ""
     table = trace.steps[-1].table
@@ -115,14 +115,14 @@ def remedy(trace: Trace) -> str:
     return known.get(table, f"look at who made the flow: fedsdn flows dump --all --table {table}")
 
 
-def tell(trace: Trace) -> Iterator[str]:
+def text(trace: Trace) -> Iterator[str]:
     """Write a trace as lines for a terminal."""
-    for scene in scenes(trace):
-        yield f"  {scene.table}: {scene.why}"
-        source = f" ({scene.source})" if scene.source else ""
-        yield f"      {scene.flow}{source}"
-        for action in scene.actions:
+    for step in explain(trace):
+        yield f"  {step.table}: {step.why}"
+        source = f" ({step.source})" if step.source else ""
+        yield f"      {step.flow}{source}"
+        for action in step.actions:
             yield f"      → {action}"
-    yield f"  {ending(trace)}"
+    yield f"  {outcome(trace)}"
     if advice := remedy(trace):
         yield f"  what to do: {advice}"
