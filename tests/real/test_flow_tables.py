@@ -142,12 +142,16 @@ def test_another_owners_flow_is_foreign_even_if_it_goes_by_itself(bridge: SiteHo
 
 def test_without_ovs_vswitchd_the_remedy_is_to_start_it(bridge: SiteHost) -> None:
     """The database still has the bridge."""
+    commands = ("flows diff", "flows dump", "connections", "trace 10.1.0.11 10.2.0.11:80")
     bridge.end("ovs-vswitchd")
     try:
-        said = run(bridge, f"{FEDSDN} diff {HERE}", status=1)
+        said = {
+            run(bridge, f"python -m fedsdn.cli.main {command} {HERE}", status=1)
+            for command in commands
+        }
     finally:
         bridge.start_switch()
-    assert said == "fedsdn: ovs-vswitchd does not answer: start openvswitch-switch\n"
+    assert said == {"fedsdn: ovs-vswitchd does not answer: start openvswitch-switch\n"}
 
 
 def test_a_dump_and_its_file_say_the_same(bridge: SiteHost) -> None:
