@@ -21,7 +21,7 @@ from fedsdn.inspect.flows.names import table_name
 from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import table_purpose
 from fedsdn.ovs.comparison import compare
-from fedsdn.ovs.flows import DumpedFlow, bridge_flows, saved_flows
+from fedsdn.ovs.flows import DumpedFlow, bridge_flows, compared_flows, saved_flows
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import Table
 from fedsdn.shell import Shell
@@ -108,7 +108,7 @@ def diff(
     """
     whole, local = _local(config_file, site, federation)
     bridge = local.provider_network.bridge
-    flows = bridge_flows(Shell(local.name), bridge) if file is None else saved_flows(file)
+    flows = compared_flows(Shell(local.name), bridge) if file is None else saved_flows(file)
     wanted = pipeline_flows(whole, local.name)
     findings = compare(wanted, flows)
     if as_json:

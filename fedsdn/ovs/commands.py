@@ -47,7 +47,7 @@ def run(shell: Shell, *command: str, text: str = "", bridge: str = "") -> str:
         return done.stdout
     said = " ".join(done.stderr.split())
     if done.returncode == _NOT_FOUND:
-        raise OvsError(f"{command[0]} is missing", "install openvswitch-switch")
+        raise _not_installed(command[0])
     if "database connection failed" in said:
         raise OvsError("Open vSwitch's database does not answer", f"{_START} ({said})")
     check_switch(shell)
@@ -91,4 +91,14 @@ def missing_bridge(shell: Shell, bridge: str, bridges: list[str]) -> OvsError:
 def _attempt(
     shell: Shell, command: tuple[str, ...], seconds: int, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    return shell.run(command[0], f"--timeout={seconds}", *command[1:], text=text)
+    try:
+        return shell.run(command[0], f"--timeout={seconds}", *command[1:], text=text)
+    except FedsdnError as error:
+        absent = error.__cause__
+        if isinstance(absent, FileNotFoundError) and absent.filename == command[0]:
+            raise _not_installed(command[0]) from absent
+        raise
+
+
+def _not_installed(tool: str) -> OvsError:
+    return OvsError(f"{tool} is missing", "install openvswitch-switch")

@@ -15,12 +15,15 @@ from ovs.flow.ofp import OFPFlow
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.commands import run
 from fedsdn.pipeline.cookie import Origin, origin
+from fedsdn.pipeline.declarations import Table
 from fedsdn.shell import Shell
 
 _VERSIONS = "OpenFlow10,OpenFlow13"
 """A bridge that names its protocols may lack ours before the site is set up."""
 
 _HEADING = re.compile(r"\w+ reply \((OF[\d.]+\) \()?xid=")
+_OWNER = re.compile(r" *cookie=(0x[0-9a-f]+),(?: .*?\btable=(\d+),)?")
+_TABLES = frozenset(map(int, Table))
 _DEFAULT_PRIORITY = 0x8000
 _SHOWN = 60
 
@@ -75,9 +78,27 @@ def bridge_flows(shell: Shell, bridge: str, which: str = "") -> list[DumpedFlow]
         DumpError: a flow holds what the ovs bindings do not know.
 
     """
-    command = ("ovs-ofctl", "-O", _VERSIONS, "--names", "dump-flows", bridge)
-    dump = run(shell, *command, *([which] if which else []), bridge=bridge)
+    dump = _dump(shell, bridge, *([which] if which else []))
     return _flows(dump.splitlines(), f"bridge {bridge}")
+
+
+def compared_flows(shell: Shell, bridge: str) -> list[DumpedFlow]:
+    """Return the flows for a comparison: ours in any table, and other owners' in tables of ours.
+
+    A bridge may have thousands of others, with actions that the ovs bindings do not know.
+
+    Raises:
+        FedsdnError: as ``bridge_flows``.
+
+    """
+    dump = _dump(shell, bridge).splitlines()
+    return _flows(filter(concerns_us, dump), f"bridge {bridge}")
+
+
+def concerns_us(line: str) -> bool:
+    """Whether a line of a dump has a flow of ours, or one in a table of ours."""
+    found = _OWNER.match(line)
+    return not found or int(found[2] or 0) in _TABLES or origin(int(found[1], 16)) is not None
 
 
 def saved_flows(file: Path) -> list[DumpedFlow]:
@@ -111,6 +132,11 @@ def parse_dump(lines: Iterable[str], source: str) -> list[DumpedFlow]:
             f"BRIDGE'"
         )
     return flows
+
+
+def _dump(shell: Shell, bridge: str, *which: str) -> str:
+    command = ("ovs-ofctl", "-O", _VERSIONS, "--names", "dump-flows", bridge, *which)
+    return run(shell, *command, bridge=bridge)
 
 
 def _flows(lines: Iterable[str], source: str) -> list[DumpedFlow]:

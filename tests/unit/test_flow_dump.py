@@ -13,7 +13,7 @@ from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import flow_purpose, table_purpose
 from fedsdn.inspect.flows.report import document, rates, source, tables, text, why
 from fedsdn.ovs.comparison import Fault, compare, shadows
-from fedsdn.ovs.flows import DumpedFlow, DumpError, parse_dump, parse_flow
+from fedsdn.ovs.flows import DumpedFlow, DumpError, concerns_us, parse_dump, parse_flow
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import Table
@@ -216,3 +216,21 @@ def test_the_page_has_every_flow_and_a_link_to_every_table() -> None:
         assert f'id="t{view.number}"' in html
     assert html.count('class="flow idle"') == len(dumped())
     assert "http" not in html.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "concerned"),
+    [
+        (" cookie=0x1, duration=5.1s, table=20, n_packets=0, n_bytes=0, flux=1 actions=?", False),
+        (" cookie=0x1, table=20, priority=0 actions=resubmit(,table=110)", False),
+        (" cookie=0x1, duration=5.1s, table=110, n_packets=0, n_bytes=0, ip actions=drop", True),
+        (" cookie=0x1, priority=7,ip actions=drop", True),  # --no-stats leaves table 0 out
+        (
+            f" cookie={flows_of()[0].cookie:#x}, duration=5.1s, table=20, n_packets=0, priority=1",
+            True,
+        ),
+        ("half a li", True),
+    ],
+)
+def test_other_owners_tables_are_left_out_of_a_comparison(line: str, *, concerned: bool) -> None:
+    assert concerns_us(line) is concerned

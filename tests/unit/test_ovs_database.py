@@ -1,0 +1,52 @@
+"""What the reader makes of ovs-vsctl's JSON, and of tools that are not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedsdn.ovs.commands import OvsError
+from fedsdn.ovs.database import Interface, Port, parse_database, read_database
+from fedsdn.shell import Shell
+
+# As ovs-vsctl 3.1 prints it, a table a line.
+PRINTED = """\
+{"data":[[["uuid","i1"],"up1",1,1500,"up",["set",[]]],[["uuid","i2"],"gone",-1,["set",[]],["set",[]],"could not open network device gone (No such device)"]],"headings":["_uuid","name","ofport","mtu","link_state","error"]}
+{"data":[[["uuid","p1"],"up1",["uuid","i1"],["set",[]],["set",[7,8]],["set",[]],["map",[]]],[["uuid","p2"],"gone",["set",[["uuid","i2"],["uuid","i1"]]],4001,["set",[]],"access",["map",[["fedsdn","a"]]]]],"headings":["_uuid","name","interfaces","tag","trunks","vlan_mode","external_ids"]}
+{"data":[["br-empty",["set",[]],"",["set",[]],["map",[]]],["br-a",["set",[["uuid","p1"],["uuid","p2"]]],"netdev","OpenFlow13",["map",[["x","1"],["y","2"]]]]],"headings":["name","ports","datapath_type","protocols","external_ids"]}
+{"data":[[["map",[["userspace-tso-enable","true"]]]]],"headings":["other_config"]}
+"""  # noqa: E501 -- as printed
+
+
+def test_every_kind_of_value_is_decoded() -> None:
+    found = parse_database(PRINTED)
+    empty, bridge = found.bridges["br-empty"], found.bridges["br-a"]
+    assert (empty.ports, empty.datapath_type, empty.protocols) == ({}, "system", ())
+    assert (bridge.datapath_type, bridge.protocols) == ("netdev", ("OpenFlow13",))
+    assert bridge.external_ids == {"x": "1", "y": "2"}
+    assert bridge.ports == {
+        "up1": Port("up1", Interface("up1", 1, 1500, "up", None), None, (7, 8), None, {}),
+        "gone": Port(
+            "gone",
+            Interface(
+                *("gone", -1, None, None),
+                "could not open network device gone (No such device)",
+            ),
+            4001,
+            (),
+            "access",
+            {"fedsdn": "a"},
+        ),
+    }
+    assert found.other_config == {"userspace-tso-enable": "true"}
+
+
+def test_without_open_vswitch_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(OvsError, match=r"^ovs-vsctl is missing: install openvswitch-switch$"):
+        read_database(Shell("this host"))
+
+
+def test_without_open_vswitch_elsewhere_the_package_is_named() -> None:
+    elsewhere = Shell("a", prefix=("env", "PATH=/none"))
+    with pytest.raises(OvsError, match=r"^ovs-vsctl is missing: install openvswitch-switch$"):
+        read_database(elsewhere)
