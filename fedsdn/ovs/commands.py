@@ -14,6 +14,7 @@ _CHECK_SECONDS = 3
 _NOT_FOUND = 127
 """Exit status of env(1) and nsenter(1) when there is no such command."""
 
+_NO_RIGHTS = "Permission denied"
 _START = "start openvswitch-switch"
 
 VERSION = ("ovs-appctl", "-t", "ovs-vswitchd", "version")
@@ -48,6 +49,8 @@ def run(shell: Shell, *command: str, text: str = "", bridge: str = "") -> str:
     said = " ".join(done.stderr.split())
     if done.returncode == _NOT_FOUND:
         raise _not_installed(command[0])
+    if _NO_RIGHTS in said:
+        raise _forbidden()
     if "database connection failed" in said:
         raise OvsError("Open vSwitch's database does not answer", f"{_START} ({said})")
     check_switch(shell)
@@ -63,7 +66,10 @@ def check_switch(shell: Shell) -> None:
         OvsError: it does not, or Open vSwitch is not installed.
 
     """
-    if _attempt(shell, VERSION, _CHECK_SECONDS).returncode:
+    done = _attempt(shell, VERSION, _CHECK_SECONDS)
+    if _NO_RIGHTS in done.stderr:
+        raise _forbidden()
+    if done.returncode:
         raise OvsError("ovs-vswitchd does not answer", _START)
 
 
@@ -102,3 +108,7 @@ def _attempt(
 
 def _not_installed(tool: str) -> OvsError:
     return OvsError(f"{tool} is missing", "install openvswitch-switch")
+
+
+def _forbidden() -> OvsError:
+    return OvsError("Open vSwitch's sockets are closed to this user", "run as root")

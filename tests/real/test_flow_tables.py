@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.inspect.flows.pipeline_document import own_flows
+from fedsdn.ovs.commands import OvsError
+from fedsdn.ovs.database import read_database
+from fedsdn.ovs.flows import bridge_flows
 from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.shell import Shell
 from fedsdn.site.plan import port_names
 from tests.real.site_host import BRIDGE, SiteHost
 from tests.unit.federations import two_sites
@@ -152,6 +156,15 @@ def test_without_ovs_vswitchd_the_remedy_is_to_start_it(bridge: SiteHost) -> Non
     finally:
         bridge.start_switch()
     assert said == {"fedsdn: ovs-vswitchd does not answer: start openvswitch-switch\n"}
+
+
+@pytest.mark.parametrize("read", [read_database, lambda shell: bridge_flows(shell, BRIDGE)])
+def test_who_is_not_root_is_told_so(bridge: SiteHost, read: Callable[[Shell], object]) -> None:
+    enter = ("nsenter", f"--target={bridge.pid}", "--net", "--mount", "--pid")
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    read(Shell("root", enter))
+    with pytest.raises(OvsError, match=r"^Open vSwitch's sockets are closed to this user: run as"):
+        read(Shell("nobody", (*enter, *nobody)))
 
 
 def test_a_dump_and_its_file_say_the_same(bridge: SiteHost) -> None:
