@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from fedsdn.ovs.flows import bridge_flows
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.shell import Shell
 from fedsdn.site.plan import port_names
-from tests.real.site_host import BRIDGE, SiteHost
+from tests.real.site_host import BRIDGE, LIMIT_S, SiteHost
 from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real
@@ -177,6 +180,21 @@ def test_a_dump_and_its_file_say_the_same(bridge: SiteHost) -> None:
                 del flow["seconds"], flow["packets"], flow["bytes"]
     assert live == saved
     assert sum(len(table["flows"]) for table in live) == 96
+
+
+def test_watch_prints_rates_until_ctrl_c(bridge: SiteHost) -> None:
+    command = (sys.executable, "-m", "fedsdn.cli.main", "flows", "dump", "--watch", *HERE.split())
+    with bridge.program(*command, stderr=subprocess.STDOUT) as watch:
+        assert watch.stdout is not None
+        shown = [next(watch.stdout)]
+        while sum(line == shown[0] for line in shown) < 3:
+            shown.append(next(watch.stdout))
+        watch.send_signal(signal.SIGINT)
+        rest = watch.communicate(timeout=LIMIT_S)[0]
+    assert watch.returncode == 0
+    assert shown[0] == f"bridge {BRIDGE}: 96 flows\n"
+    assert sum("/s" in line for line in shown) >= 2 * 96
+    assert "Traceback" not in rest
 
 
 def test_the_page_is_written(bridge: SiteHost) -> None:
