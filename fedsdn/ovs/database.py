@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from fedsdn.ovs.commands import missing_bridge, run
@@ -56,7 +57,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge with its ports by name. ``datapath_type`` is "system" or "netdev".
+    """A bridge with its ports by name, sorted. ``datapath_type`` is "system" or "netdev".
 
     Without ``protocols`` it speaks every version of OpenFlow that Open vSwitch has on.
     """
@@ -137,7 +138,7 @@ def _port(record: Record, interfaces: Mapping[str, Interface]) -> Port:
 
 
 def _bridge(record: Record, ports: Mapping[str, Port]) -> Bridge:
-    own = [ports[uuid] for uuid in _many(record["ports"])]
+    own = sorted((ports[uuid] for uuid in _many(record["ports"])), key=attrgetter("name"))
     return Bridge(
         name=record["name"],
         datapath_type=record["datapath_type"] or "system",

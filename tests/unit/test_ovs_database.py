@@ -37,6 +37,7 @@ def test_every_kind_of_value_is_decoded() -> None:
             {"fedsdn": "a"},
         ),
     }
+    assert list(bridge.ports) == ["gone", "up1"], "a set of OVSDB has no order, a guess needs one"
     assert found.other_config == {"userspace-tso-enable": "true"}
 
 

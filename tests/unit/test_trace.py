@@ -177,6 +177,17 @@ def test_a_path_is_explained() -> None:
     assert told.endswith("both proxy ports get a copy; the one that has the connection takes it")
 
 
+def test_a_commit_is_no_drop() -> None:
+    """The trace prints one for what conntrack keeps; the packet goes on."""
+    shown = (
+        "115. tcp, priority 30, cookie 0x5\n    ct(commit,zone=65237)\n    drop\n"
+        "     -> Sets the packet to an untracked state, and clears all the conntrack fields.\n"
+        "    output:socksifier\nDatapath actions: ct(commit,zone=65237),socksifier\n"
+    )
+    told = "\n".join(text(traced(shown)))
+    assert "→ is committed to conntrack\n      → leaves by port socksifier" in told
+
+
 def test_a_drop_says_which_flow_and_what_to_do() -> None:
     trace = traced(DROPPED)
     assert (trace.ports, outcome(trace)) == ((), "it is dropped")

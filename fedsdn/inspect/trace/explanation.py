@@ -57,10 +57,10 @@ def _explained(step: Step) -> ExplainedStep:
 
 
 def _in_words(actions: tuple[str, ...]) -> Iterator[str]:
-    tracked = any(action.startswith("ct(table=") for action in actions)
+    tracked = any(action.startswith("ct(") for action in actions)
     learning = _TO_SENDER in actions
     for action in actions:
-        # What was handed to conntrack is dropped here, and goes on from there.
+        # A trace prints a drop for conntrack's copy of the packet; it is not lost.
         if action == _TO_SENDER or (tracked and action == "drop"):
             continue
         if learning and action == "NORMAL":
