@@ -67,7 +67,7 @@ class ChannelClient:
         self._report = report
         self._take_status = status
         self._reload = reload
-        self._reloading: set[asyncio.Task[None]] = set()
+        self._reloads = asyncio.TaskGroup()
         self._loop = asyncio.get_running_loop()
         self._writer: asyncio.StreamWriter | None = None
         self._numbers = itertools.count(1)
@@ -102,7 +102,16 @@ class ChannelClient:
             self._writer.write(call.encode())
 
     async def run(self) -> None:
-        """Keep a channel for ever."""
+        """Keep a channel until cancelled.
+
+        Raises:
+            ExceptionGroup: ``reload`` has failed.
+
+        """
+        async with asyncio.TaskGroup() as self._reloads:
+            await self._keep_a_channel()
+
+    async def _keep_a_channel(self) -> None:
         while True:
             try:
                 await self._converse()
@@ -170,9 +179,8 @@ class ChannelClient:
             raise ChannelError(METHOD_NOT_FOUND, f"the application calls {message.method!r}")
 
     def _begin_reload(self, number: int | None) -> None:
-        task = self._loop.create_task(self._reload_and_answer(self._writer, number))
-        self._reloading.add(task)
-        task.add_done_callback(self._reloading.discard)
+        # Not ended with the channel: half of what is to be reset would be left.
+        self._reloads.create_task(self._reload_and_answer(self._writer, number))
 
     async def _reload_and_answer(
         self, writer: asyncio.StreamWriter | None, number: int | None

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fedsdn.proxy.relay.poller import Poller
+
 LIMIT_SECONDS = 20.0
 
 
@@ -75,6 +77,18 @@ async def receive(sock: socket.socket) -> tuple[int, str]:
         size += len(data)
         digest.update(data)
     return size, digest.hexdigest()
+
+
+@contextmanager
+def polling() -> Iterator[Poller]:
+    """Run a poller during the block."""
+    poller = Poller()
+    run = asyncio.get_running_loop().create_task(poller.run())
+    try:
+        yield poller
+    finally:
+        run.cancel()
+        poller.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -31,9 +31,11 @@ def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def worker(number: int, workers: int) -> Iterator[Handover]:
     one = Handover(number, workers)
+    run = asyncio.get_running_loop().create_task(one.run())
     try:
         yield one
     finally:
+        run.cancel()
         one.close()
 
 
@@ -107,7 +109,16 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"{", b"7", b"[1]", b'[["x", 1], ["y", 2]]', b"\xff" * 99]
+    "garbage",
+    [
+        b"",
+        b"{",
+        b"7",
+        b"[1]",
+        b'[["x", 1], ["y", 2]]',
+        b'[["10.1.0.11", []], ["10.2.0.11", 1]]',
+        b"\xff" * 99,
+    ],
 )
 @asynchronous
 async def test_garbage_is_answered_with_nothing(garbage: bytes) -> None:

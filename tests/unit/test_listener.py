@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import pairwise
 
 import pytest
 
 from fedsdn.proxy.admission.slots import Owner, Slots
-from fedsdn.proxy.process.listener import Listener, Name
+from fedsdn.proxy.process.listener import Listener
+from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import asynchronous, until
 
 
@@ -26,7 +27,7 @@ class Doorkeeper(socket.socket):
         self.setblocking(False)
         self.asked_at: list[float] = []
 
-    def accept(self) -> tuple[socket.socket, Name]:
+    def accept(self) -> tuple[socket.socket, tuple[str, int, int, int]]:
         self.asked_at.append(asyncio.get_running_loop().time())
         return super().accept()
 
@@ -38,17 +39,23 @@ class House:
         self.door = Doorkeeper()
         self.address = self.door.getsockname()
         self.tasks: dict[asyncio.Task[None], Owner] = {}
-        self.names: list[Name] = []
+        self.callers: list[SocketAddress] = []
         self.stack = stack
 
-    def open(self, most: int = 500) -> Listener:
+    def listener(self, most: int = 500) -> Listener:
         slots = Slots(most)
         self.tasks = slots.tasks
         return Listener(self.door, self.handle, slots)
 
-    async def handle(self, sock: socket.socket, name: Name) -> None:
+    @asynccontextmanager
+    async def open(self, most: int = 500) -> AsyncIterator[None]:
+        """Let visitors in during the block."""
+        async with running(self.listener(most)):
+            yield
+
+    async def handle(self, sock: socket.socket, caller: SocketAddress) -> None:
         with sock:
-            self.names.append(name)
+            self.callers.append(caller)
             await asyncio.get_running_loop().sock_recv(sock, 1)
 
     def visitors(self, count: int) -> list[socket.socket]:
@@ -56,6 +63,18 @@ class House:
             self.stack.enter_context(socket.create_connection(self.address[:2]))
             for _ in range(count)
         ]
+
+
+@asynccontextmanager
+async def running(listener: Listener) -> AsyncIterator[None]:
+    """Run a listener during the block, and close it then."""
+    run = asyncio.create_task(listener.run())
+    try:
+        yield
+    finally:
+        run.cancel()
+        await asyncio.wait([run])
+        listener.close()
 
 
 @contextmanager
@@ -83,11 +102,12 @@ async def hang_up(visitors: list[socket.socket], h: House) -> None:
 @asynchronous
 async def test_everyone_is_let_in_with_their_name() -> None:
     with house() as h:
-        listener, visitors = h.open(), h.visitors(200)
-        await until(lambda: len(h.names) == 200)
-        assert {name[:2] for name in h.names} == {v.getsockname()[:2] for v in visitors}
-        await hang_up(visitors, h)
-        listener.close()
+        async with h.open():
+            visitors = h.visitors(200)
+            await until(lambda: len(h.callers) == 200)
+            callers = {(str(caller.address), caller.port) for caller in h.callers}
+            assert callers == {visitor.getsockname()[:2] for visitor in visitors}
+            await hang_up(visitors, h)
 
 
 @asynchronous
@@ -95,17 +115,17 @@ async def test_without_descriptors_it_waits_instead_of_spinning_and_lets_all_in_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with house() as h:
-        listener, visitors = h.open(), h.visitors(20)
-        with descriptors_limited_to(0):
-            await until(lambda: len(h.door.asked_at) >= 4)
-            asked = h.door.asked_at[:]
-            assert not h.names
-        assert all(later - earlier > 0.09 for earlier, later in pairwise(asked))
-        await until(lambda: len(h.names) == 20)
-        warnings = [r.getMessage() for r in caplog.records]
-        assert warnings == ["Too many open files: new ones wait until some of 0 end"]
-        await hang_up(visitors, h)
-        listener.close()
+        async with h.open():
+            visitors = h.visitors(20)
+            with descriptors_limited_to(0):
+                await until(lambda: len(h.door.asked_at) >= 4)
+                asked = h.door.asked_at[:]
+                assert not h.callers
+            assert all(later - earlier > 0.09 for earlier, later in pairwise(asked))
+            await until(lambda: len(h.callers) == 20)
+            warnings = [r.getMessage() for r in caplog.records]
+            assert warnings == ["Too many open files: new ones wait until some of 0 end"]
+            await hang_up(visitors, h)
 
 
 @asynchronous
@@ -114,27 +134,26 @@ async def test_no_more_run_at_once_than_it_was_told_and_the_others_wait(
 ) -> None:
     with house() as h:
         visitors = h.visitors(100)
-        listener = h.open(most=40)
-        await until(lambda: bool(caplog.records))
-        assert (len(h.tasks), len(h.door.asked_at)) == (40, 40)
-        while visitors:
-            visitors.pop(0).close()
-            await asyncio.sleep(0)
-            assert len(h.tasks) <= 40
-        await until(lambda: len(h.names) == 100 and not h.tasks)
-        warnings = [r.getMessage() for r in caplog.records]
-        assert warnings == [
-            "as many connections as the descriptors allow: new ones wait until some of 40 end"
-        ]
-        listener.close()
+        async with h.open(most=40):
+            await until(lambda: bool(caplog.records))
+            assert (len(h.tasks), len(h.door.asked_at)) == (40, 40)
+            while visitors:
+                visitors.pop(0).close()
+                await asyncio.sleep(0)
+                assert len(h.tasks) <= 40
+            await until(lambda: len(h.callers) == 100 and not h.tasks)
+            warnings = [r.getMessage() for r in caplog.records]
+            assert warnings == [
+                "as many connections as the descriptors allow: new ones wait until some of 40 end"
+            ]
 
 
 @asynchronous
 async def test_closed_it_lets_in_who_waits_and_nobody_else() -> None:
     with house() as h:
         visitors = h.visitors(100)
-        h.open().close()
-        await until(lambda: len(h.names) == 100)
+        h.listener().close()
+        await until(lambda: len(h.callers) == 100)
         with pytest.raises(ConnectionRefusedError):
             h.visitors(1)
         await hang_up(visitors, h)
@@ -146,13 +165,47 @@ async def test_a_handler_that_fails_is_logged_and_disturbs_nobody(
 ) -> None:
     with house() as h:
 
-        async def fail(sock: socket.socket, name: Name) -> None:
-            h.names.append(name)
+        async def fail(sock: socket.socket, caller: SocketAddress) -> None:
+            h.callers.append(caller)
             with sock:
                 raise RuntimeError("broken")
 
-        listener = Listener(h.door, fail, Slots(500))
-        h.visitors(2)
-        await until(lambda: len(h.names) == 2 and not h.tasks)
-        assert [r.getMessage() for r in caplog.records] == ["a connection's handler failed"] * 2
+        slots = Slots(500)
+        async with running(Listener(h.door, fail, slots)):
+            h.visitors(2)
+            await until(lambda: len(h.callers) == 2 and not slots.tasks)
+            assert [r.getMessage() for r in caplog.records] == ["a connection's handler failed"] * 2
+
+
+@asynchronous
+async def test_a_connection_that_cannot_be_taken_is_logged_and_the_next_one_is_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with house() as h:
+        visitors = h.visitors(3)
+        broken = visitors[1].getsockname()[1]
+
+        def owner(caller: SocketAddress) -> Owner:
+            if caller.port == broken:
+                raise RuntimeError("broken")
+            return caller.address
+
+        async with running(Listener(h.door, h.handle, Slots(500), owner=owner)):
+            await until(lambda: len(h.callers) == 2)
+            assert [visitor.getsockname()[1] for visitor in (visitors[0], visitors[2])] == [
+                caller.port for caller in h.callers
+            ]
+            assert visitors[1].recv(1) == b""
+        assert [r.getMessage() for r in caplog.records] == [
+            "a new connection is reset: handling it failed"
+        ]
+
+
+@asynchronous
+async def test_a_listening_socket_that_fails_ends_its_listener() -> None:
+    with house() as h:
+        listener = h.listener()
+        h.door.shutdown(socket.SHUT_RDWR)  # it listens no more: accept says EINVAL
+        with pytest.raises(OSError, match="Invalid argument"):
+            await listener.run()
         listener.close()

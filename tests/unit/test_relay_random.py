@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from tests.unit.loopback import asynchronous
-from tests.unit.test_relay import ground
+from tests.unit.relays import ground
 
 _SIZES = (0, 1, 131_068, 131_073, 400_000, 2_000_000)
 

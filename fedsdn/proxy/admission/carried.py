@@ -84,7 +84,11 @@ class Carried:
 
         How many for which reason is logged. Returns when the resets have been sent.
         """
-        reasons = {task: reason for task, flow in self._flows.items() if (reason := why(flow))}
+        reasons = {
+            task: reason
+            for task, flow in self._flows.items()
+            if (reason := _judged(why, flow)) is not None
+        }
         for place, task in enumerate(reasons, 1):
             task.cancel()
             if place % _AT_ONCE == 0:
@@ -94,3 +98,12 @@ class Carried:
         for reason, count in Counter(reasons.values()).items():
             _LOG.warning("%d connection%s reset: %s", count, "s" * (count > 1), reason)
         return len(reasons)
+
+
+def _judged(why: Callable[[Flow], str | None], flow: Flow) -> str | None:
+    """Ask ``why``. A connection that cannot be judged is reset: it may be one to be revoked."""
+    try:
+        return why(flow)
+    except Exception:
+        _LOG.exception("a connection with site %s cannot be judged", flow.peer)
+        return "it cannot be judged by the changed federation file"

@@ -9,11 +9,13 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from fedsdn.config.model import Address
 from fedsdn.proxy.admission.slots import Owner, Slots
-from fedsdn.proxy.sockets.tcp import BACKLOG, unmapped
+from fedsdn.proxy.sockets.readable import when_readable
+from fedsdn.proxy.sockets.tcp import BACKLOG, socket_address
+from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,11 +26,22 @@ _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_SECONDS = 0.1
 _SAY_AGAIN_SECONDS = 60.0
 
-Name = tuple[str, int, int, int]
-"""What an IPv6 socket calls an endpoint: address, port, flow and scope."""
+_OF_A_CONNECTION = {
+    errno.ECONNABORTED,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENONET,
+}
+"""What accept(2) says of the connection that it would have returned; the next may be well."""
 
-Handler = Callable[[socket.socket, Name], Coroutine[Any, Any, None]]
-"""Takes over an accepted, non-blocking socket, with the name of its other side."""
+Handler = Callable[[socket.socket, SocketAddress], Coroutine[Any, Any, None]]
+"""Takes over an accepted, non-blocking socket, with the address and port of its other side."""
 
 
 class Listener:
@@ -40,9 +53,9 @@ class Listener:
         handle: Handler,
         slots: Slots,
         share: float = 1.0,
-        owner: Callable[[Name], Owner] | None = None,
+        owner: Callable[[SocketAddress], Owner] | None = None,
     ) -> None:
-        """Take over ``sock``; accepting begins at once.
+        """Take over ``sock``; connections are accepted while ``run`` does.
 
         Handlers run in ``slots``, which listeners may share. ``owner`` says who is counted for a
         connection (without it, its address), and ``share`` is what owners may have before others
@@ -54,29 +67,36 @@ class Listener:
         self._share = share
         self._owner = owner or _address
         self._loop = asyncio.get_running_loop()
-        self._pause: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
-        self._resume()
 
-    def _resume(self) -> None:
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+    async def run(self) -> NoReturn:
+        """Accept connections until cancelled.
+
+        Raises:
+            OSError: the listening socket itself has failed.
+
+        """
+        while True:
+            try:
+                await when_readable(self._sock.fileno(), self._accept)
+            except _NoRoomError as reason:
+                self._say(str(reason))
+                # Instead of failing again at once: new connections wait in the kernel.
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     def _accept(self) -> None:
-        try:
-            for _ in range(_AT_ONCE):
-                if self._slots.full():
-                    self._rest("as many connections as the descriptors allow")
-                    return
-                if not self._accept_one(self._take):
-                    return
-        except OSError as error:
-            self._rest(str(error.strerror))
+        for _ in range(_AT_ONCE):
+            if self._slots.full():
+                raise _NoRoomError("as many connections as the descriptors allow")
+            if not self._accept_one(self._take):
+                return
 
-    def _accept_one(self, take: Callable[[socket.socket, Name], None]) -> bool:
+    def _accept_one(self, take: Callable[[socket.socket, SocketAddress], None]) -> bool:
         """Accept a connection, for ``take``; False if none waits.
 
         Raises:
-            OSError: there is not enough memory, or no descriptor is left.
+            _NoRoomError: there is not enough memory, or no descriptor is left.
+            OSError: the listening socket has failed.
 
         """
         try:
@@ -85,38 +105,43 @@ class Listener:
             return False
         except OSError as error:
             if error.errno in _OUT_OF:
+                raise _NoRoomError(error.strerror) from error
+            if error.errno not in _OF_A_CONNECTION:
                 raise
-            return True  # it died before it was accepted
-        connection.setblocking(False)
-        take(connection, name)
+            return True
+        try:
+            connection.setblocking(False)
+            take(connection, socket_address(name))
+        except Exception:
+            _LOG.exception("a new connection is reset: handling it failed")
+            connection.close()
         return True
 
-    def _take(self, connection: socket.socket, name: Name) -> None:
-        work = partial(self._handle, connection, name)
-        self._slots.take(self._owner(name), self._share, work, connection.close)
+    def _take(self, connection: socket.socket, caller: SocketAddress) -> None:
+        work = partial(self._handle, connection, caller)
+        self._slots.take(self._owner(caller), self._share, work, connection.close)
 
-    def _take_at_once(self, connection: socket.socket, name: Name) -> None:
-        self._slots.run(self._owner(name), partial(self._handle, connection, name))
+    def _take_at_once(self, connection: socket.socket, caller: SocketAddress) -> None:
+        self._slots.run(self._owner(caller), partial(self._handle, connection, caller))
 
-    def _rest(self, why: str) -> None:
-        """Let new connections wait in the kernel for a moment, instead of failing again at once."""
+    def _say(self, reason: str) -> None:
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
-            _LOG.warning("%s: new ones wait until some of %d end", why, len(self._slots.tasks))
-        self._loop.remove_reader(self._sock.fileno())
-        self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume)
+            running = len(self._slots.tasks)
+            _LOG.warning("%s: new ones wait until some of %d end", reason, running)
 
     def close(self) -> None:
-        """Accept what already waits, and no more; what runs goes on."""
-        if self._pause is not None:
-            self._pause.cancel()
-        self._loop.remove_reader(self._sock.fileno())
-        with suppress(OSError):
+        """Accept what already waits, and no more. ``run`` must have ended; its handlers go on."""
+        with suppress(_NoRoomError, OSError):
             for _ in range(BACKLOG):
                 if not self._accept_one(self._take_at_once):
                     break
         self._sock.close()
 
 
-def _address(name: Name) -> Address:
-    return unmapped(name[0])
+class _NoRoomError(Exception):
+    """New connections have to wait; the reason."""
+
+
+def _address(caller: SocketAddress) -> Address:
+    return caller.address

@@ -1,4 +1,4 @@
-"""A worker: one event loop with a listener of its own for each role."""
+"""A worker: one event loop, with a listener of its own for each role."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import signal
+from contextlib import ExitStack, closing
 from typing import Any
 
 from fedsdn.channel.client import ChannelClient
@@ -18,12 +19,15 @@ from fedsdn.proxy.admission.revocation import revoked
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.process.listener import Listener
+from fedsdn.proxy.process.parts import Parts, callbacks_failing
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.peer_relay import Means
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.window import Budget
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.sockets.handover import Handover
+from fedsdn.proxy.sockets.live_paths import LivePaths
+from fedsdn.proxy.sockets.path_manager import PathManager, Paths
 from fedsdn.proxy.socks import socksifier
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Socksifier
@@ -59,75 +63,120 @@ async def run(
 
     Raises:
         OSError: the worker cannot listen.
+        ExceptionGroup: a part of the worker has failed. Its connections are left to the process's
+            end, which resets them.
 
     """
-    worker = _Worker(federation, site, statistics, workers)
-    worker.handle_signals()
-    await worker.stop.wait()
-    worker.close_listeners()
-    await _drain(worker.connections, drain_seconds, worker.at_once)
-    worker.close()
+    with ExitStack() as opened:
+        worker = _Worker(federation, site, statistics, workers, opened)
+        async with asyncio.TaskGroup() as group:
+            parts = Parts(group)
+            worker.start(parts)
+            await worker.stop.wait()
+            await worker.close_listeners()
+            await _drain(worker.connections, drain_seconds, worker.at_once)
+            await parts.end_all()
+
+
+class _Accepting:
+    """A listener, and the part that runs it."""
+
+    def __init__(self, parts: Parts, name: str, listener: Listener) -> None:
+        self._parts = parts
+        self._listener = listener
+        self._part = parts.last(name, listener.run())
+
+    async def end(self) -> None:
+        """Take no more connections."""
+        await self._parts.end(self._part)
+        self._listener.close()
 
 
 class _Worker:
+    """Opens what the connections of a worker share; ``opened`` closes it."""
+
     def __init__(
         self,
         federation: WatchedFederation,
         site: str,
         statistics: WorkerStatistics,
         workers: int,
+        opened: ExitStack,
     ) -> None:
         self._federation = federation
         self._site = site
-        self._poller = Poller()
         self._statistics = statistics
-        means = Means(self._poller, BufferPool(), Budget(), statistics)
+        self._policy = self._policy_now()
         self._carried = Carried()
         self._reloading = asyncio.Lock()
-        self._by_signal: set[asyncio.Task[int]] = set()
-        policy = self._policy()
+        self._poller = opened.enter_context(closing(Poller()))
+        self._handover = opened.enter_context(closing(Handover(statistics.number, workers)))
+        self._live_paths = LivePaths()
+        self._path_manager = opened.enter_context(
+            closing(PathManager(self._usable_paths, lambda: self._policy.federation.proxy_port))
+        )
         report = Report()
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        self._handover = Handover(statistics.number, workers)
-        self._socksifier = Socksifier(policy, means, report, self._carried, self._handover)
+        means = Means(self._poller, BufferPool(), Budget(), statistics)
+        self._socksifier = Socksifier(
+            self._policy,
+            means,
+            report,
+            self._carried,
+            self._handover,
+            self._live_paths,
+            self._path_manager,
+        )
         self._server = Server(
-            policy,
+            self._policy,
             means,
             report,
             self._carried,
             self._channel.restore,
-            self._socksifier.path_manager,
+            self._path_manager,
             Turns(workers),
             self._handover,
         )
-        self._talk = asyncio.create_task(self._channel.run())
-        self._managing = asyncio.create_task(self._socksifier.path_manager.run())
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
-        self._peers = self._listen_for_peers(policy)
-        self._tenants = Listener(
-            socksifier.listen_for_tenants(), self._socksifier.handle, self._slots, _VMS_SHARE
+        self._peers_listener = self._listen_for_peers()
+        self._vms_listener = Listener(
+            socksifier.listen_for_vms(), self._socksifier.handle, self._slots, _VMS_SHARE
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
 
-    def _policy(self) -> Policy:
+    def start(self, parts: Parts) -> None:
+        """Start the parts, and take signals from now on."""
+        self._parts = parts
+        parts.last("event loop", callbacks_failing())
+        parts.last("poller", self._poller.run())
+        parts.last("handover", self._handover.run())
+        parts.last("path manager", self._path_manager.run())
+        parts.last("channel", self._channel.run())
+        self._peers = _Accepting(parts, "listener for peers", self._peers_listener)
+        self._vms = _Accepting(parts, "listener for VMs", self._vms_listener)
+        self._handle_signals()
+
+    def _policy_now(self) -> Policy:
         """Return what the federation file allows now, and say what it takes away."""
         policy = Policy.at(self._federation.current, self._site)
         for warning in policy.warnings():
             self._statistics.say_once(warning)
         return policy
 
-    def _listen_for_peers(self, policy: Policy) -> Listener:
-        listener = transport.listen(policy.federation.proxy_port)
+    def _listen_for_peers(self) -> Listener:
         return Listener(
-            listener, self._server.handle, self._slots, _PEERS_SHARE, self._server.peer_called
+            transport.listen(self._policy.federation.proxy_port),
+            self._server.handle,
+            self._slots,
+            _PEERS_SHARE,
+            self._server.peer_called,
         )
 
-    def handle_signals(self) -> None:
-        """Take signals from now on."""
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._told_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
@@ -140,54 +189,54 @@ class _Worker:
             self.at_once.set()
         self.stop.set()
 
-    def _take_status(self, document: dict[str, Any]) -> None:
-        self._socksifier.take(status_from(document))
-
     def _hangup(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._reload())
-        self._by_signal.add(task)
-        task.add_done_callback(self._by_signal.discard)
+        self._parts.once("reload", self._reload())
+
+    def _take_status(self, document: dict[str, Any]) -> None:
+        """Go by what the application says of uplinks and paths."""
+        if self._live_paths.take(status_from(document)):
+            self._path_manager.look()
+
+    def _usable_paths(self, peer_name: str) -> Paths:
+        peers = {peer.name: peer for peer in self._policy.federation.peers(self._site)}
+        peer = peers.get(peer_name)
+        if peer is None:
+            return ()  # the federation file has it no more
+        return self._live_paths.usable(self._policy.paths(peer, 0), peer)
 
     async def _reload(self) -> int:
         """Go by the federation file as it is now; return how many connections that has reset."""
         async with self._reloading:
             if not self._federation.refresh(force=True):
                 return 0
-            before, now = self._server.policy, self._policy()
-            self._socksifier.policy = now
-            self._server.policy = now
+            before, now = self._policy, self._policy_now()
+            self._policy = self._socksifier.policy = self._server.policy = now
             if not self.stop.is_set():
-                self._listen_anew(before, now)
+                await self._listen_anew(before.federation.proxy_port)
             return await self._carried.reset(lambda flow: revoked(flow, before, now))
 
-    def _listen_anew(self, before: Policy, policy: Policy) -> None:
-        if policy.federation.proxy_port != before.federation.proxy_port:
+    async def _listen_anew(self, port_before: int) -> None:
+        port = self._policy.federation.proxy_port
+        if port != port_before:
             try:
-                peers = self._listen_for_peers(policy)
+                listener = self._listen_for_peers()
             except OSError as error:
-                _LOG.error("port %d: %s", policy.federation.proxy_port, error.strerror)
+                _LOG.error("port %d: %s", port, error.strerror)
                 return
-            self._peers.close()
-            self._peers = peers
+            before = self._peers
+            self._peers = _Accepting(self._parts, "listener for peers", listener)
+            await before.end()
 
     @property
     def connections(self) -> set[asyncio.Task[None]]:
         """The running ones."""
         return set(self._slots.tasks)
 
-    def close_listeners(self) -> None:
+    async def close_listeners(self) -> None:
         """Take no more connections."""
-        self._peers.close()
-        self._tenants.close()
+        await self._peers.end()
+        await self._vms.end()
         self._slots.run_all()
-
-    def close(self) -> None:
-        """Give back what connections needed."""
-        self._talk.cancel()
-        self._managing.cancel()
-        self._socksifier.path_manager.close()
-        self._handover.close()
-        self._poller.close()
 
 
 async def _drain(
@@ -197,10 +246,12 @@ async def _drain(
     if not connections:
         return
     told = asyncio.create_task(at_once.wait())
-    ended = asyncio.create_task(asyncio.wait(set(connections)))
-    await asyncio.wait({told, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    ended.cancel()
+    ended = asyncio.create_task(asyncio.wait(connections))
+    try:
+        await asyncio.wait({told, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+        ended.cancel()
     if left := {connection for connection in connections if not connection.done()}:
         _LOG.warning("resetting %d connections that did not end in time", len(left))
         for connection in left:

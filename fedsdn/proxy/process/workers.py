@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from fedsdn import namespace
 from fedsdn.config.model import Federation
@@ -80,7 +81,7 @@ def _check_ports(federation: Federation) -> None:
     """Find out before the workers do that a port cannot be listened on."""
     attempts: tuple[tuple[int, Callable[[], socket.socket]], ...] = (
         (federation.proxy_port, lambda: transport.listen(federation.proxy_port)),
-        (SOCKSIFIER_LISTEN_PORT, socksifier.listen_for_tenants),
+        (SOCKSIFIER_LISTEN_PORT, socksifier.listen_for_vms),
     )
     for port, listen in attempts:
         try:
@@ -170,23 +171,35 @@ class _Parent:
         # Blocked until the worker has handlers of its own: the parent's would swallow a signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
         parent = os.getpid()
-        pid = os.fork()
-        if pid:
+        try:
+            if (pid := os.fork()) == 0:
+                self._be_worker(number, parent)
             self._workers[pid] = number
+        except OSError as error:
+            _LOG.error("worker %d cannot be started, trying again: %s", number, error.strerror)
+            self._missing[number] = time.monotonic() + RESTART_SECONDS
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
-            return
+
+    def _be_worker(self, number: int, parent: int) -> NoReturn:
+        """Run a worker in this process, which ``parent`` has forked, and end the process."""
         status = 1
         try:
             self._leave_parent()
             _die_with(parent)
             row = self._statistics.row(number)
             own, federation = self._settings, self._federation.unchecked()
-            asyncio.run(worker.run(federation, own.site, row, own.workers, own.drain_seconds))
+            work = worker.run(federation, own.site, row, own.workers, own.drain_seconds)
+            # The runner is not closed: it would wait for connections, which end with the process.
+            asyncio.Runner().run(work)
             status = 0
         except OSError as error:
             _LOG.error("worker %d: %s", number, error)
-        except Exception:
-            _LOG.exception("worker %d failed", number)
+        except ExceptionGroup as group:
+            for failure in group.exceptions:
+                _LOG.error("worker %d ends: %s", number, failure, exc_info=failure)
+        except BaseException:
+            _LOG.exception("worker %d ends", number)
         finally:
             logging.shutdown()
             sys.stderr.flush()

@@ -5,7 +5,6 @@ A direction borrows a buffer while bytes are in flight, so an idle connection ho
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -27,7 +26,6 @@ Counter = Callable[[int], None]
 class Owner(Protocol):
     """The relay of a direction."""
 
-    loop: asyncio.AbstractEventLoop
     buffers: BufferPool
 
     @property
@@ -48,6 +46,9 @@ class Owner(Protocol):
 
     def may_be_finished(self) -> None:
         """See whether everything is done: this direction has ended, or come further."""
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Call ``act`` when other connections had their turn."""
 
 
 class Direction:
@@ -128,7 +129,7 @@ class Direction:
         """Go on when others had their turn."""
         if not self._scheduled:
             self._scheduled = True
-            self.relay.loop.call_soon(self._pump_scheduled)
+            self.relay.soon(self._pump_scheduled)
 
     def _pump_scheduled(self) -> None:
         self._scheduled = False

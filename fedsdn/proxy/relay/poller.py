@@ -1,16 +1,22 @@
 """Socket events for relays: one edge-triggered epoll(7) for all sockets of a worker.
 
-asyncio's own selector does not tell of a reset while nobody wants to read, and takes two system
-calls each time a direction pauses. Here a socket is registered once, and every event is told.
+asyncio's own selector does not report a reset while nobody wants to read, and takes two system
+calls each time a stream pauses. Here a socket is registered once, and every event is reported once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn, cast
+
+from fedsdn.proxy.sockets.readable import when_readable
+
+_LOG = logging.getLogger(__name__)
 
 _ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _AT_ONCE = 256
@@ -19,22 +25,34 @@ OnEvents = Callable[[int], None]
 """Takes ``EPOLL*`` flags. It may reset sockets, but not close any."""
 
 
+def running_task() -> asyncio.Task[object]:
+    """Return the task that runs now, which is that of a connection."""
+    return cast("asyncio.Task[object]", asyncio.current_task())
+
+
+def reset_after_fault(task: asyncio.Task[object]) -> None:
+    """Log the exception that is being handled, and have the connection of ``task`` reset."""
+    _LOG.exception("a connection is reset: handling it failed")
+    task.cancel()
+
+
 class Poller:
-    """Tells events of sockets to whoever watches them."""
+    """Reports the events of sockets to the tasks that watch them."""
 
     def __init__(self) -> None:
-        """Start with no sockets, in the running event loop."""
+        """Start with no sockets; events are reported while ``run`` does."""
         self._epoll = select.epoll()
-        self._watchers: dict[int, OnEvents] = {}
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._epoll.fileno(), self._tell)
+        self._watchers: dict[int, tuple[OnEvents, asyncio.Task[object]]] = {}
 
     @contextmanager
     def watch(self, sock: socket.socket, on_events: OnEvents) -> Iterator[None]:
-        """Tell ``on_events`` what happens to ``sock`` during the block, and its state at first."""
+        """Call ``on_events`` for each event of ``sock`` during the block; first for its state.
+
+        If that raises, the running task is cancelled, and so its connection is reset.
+        """
         number = sock.fileno()
         self._epoll.register(number, _ALL)
-        self._watchers[number] = on_events
+        self._watchers[number] = (on_events, running_task())
         try:
             yield
         finally:
@@ -44,22 +62,28 @@ class Poller:
     @contextmanager
     def cancelled_by_reset(self, sock: socket.socket) -> Iterator[None]:
         """Cancel the running task if ``sock`` breaks during the block."""
-        task = asyncio.current_task()
+        task = running_task()
 
         def cancel(events: int) -> None:
-            if events & select.EPOLLERR and task is not None:
+            if events & select.EPOLLERR:
                 task.cancel()
 
         with self.watch(sock, cancel):
             yield
 
-    def _tell(self) -> None:
+    async def run(self) -> NoReturn:
+        """Report events until cancelled."""
+        await when_readable(self._epoll.fileno(), self._report)
+
+    def _report(self) -> None:
         for number, events in self._epoll.poll(0, _AT_ONCE):
-            on_events = self._watchers.get(number)
-            if on_events is not None:
-                on_events(events)
+            if watcher := self._watchers.get(number):
+                on_events, task = watcher
+                try:
+                    on_events(events)
+                except Exception:  # the rest of the batch is not reported again
+                    reset_after_fault(task)
 
     def close(self) -> None:
-        """Tell no more."""
-        self._loop.remove_reader(self._epoll.fileno())
+        """Close the epoll descriptor; no socket is watched any more."""
         self._epoll.close()

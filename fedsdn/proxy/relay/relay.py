@@ -10,10 +10,11 @@ import asyncio
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.direction import VM_SECONDS, Direction, Owner
-from fedsdn.proxy.relay.poller import Poller
+from fedsdn.proxy.relay.poller import Poller, reset_after_fault, running_task
 from fedsdn.proxy.sockets import tcp
 
 PEER_SECONDS = 5.0
@@ -49,13 +50,14 @@ class Relay:
         directions: Directions,
     ) -> None:
         """Prepare to relay between ``near`` and ``far``."""
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        self._task = running_task()
         self.buffers = buffers
         self._poller = poller
         self._near = near
         self._far = far
         self._outward, self._inward = directions(self)
-        self._ended: asyncio.Future[None] = self.loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready = False
         self._giving_up: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -76,6 +78,7 @@ class Relay:
                 been reset.
 
         """
+        self._task = running_task()
         try:
             with (
                 self._poller.watch(self._near, self._near_event),
@@ -154,17 +157,30 @@ class Relay:
             self._looking.cancel()
         if tcp.unacknowledged(sock):
             later = min(2 * delay, _LATEST)
-            self._looking = self.loop.call_later(delay, self._look, sock, later)
+            self._looking = self._later(delay, partial(self._look, sock, later))
         else:
             self.abort()
 
     def give_up_within(self, seconds: float) -> None:
         """Reset both sides after so many seconds, unless that is due earlier."""
         if self._giving_up is not None:
-            if self._giving_up.when() <= self.loop.time() + seconds:
+            if self._giving_up.when() <= self._loop.time() + seconds:
                 return
             self._giving_up.cancel()
-        self._giving_up = self.loop.call_later(seconds, self.abort)
+        self._giving_up = self._later(seconds, self.abort)
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Call ``act`` when other connections had their turn; the relay is reset if it raises."""
+        self._loop.call_soon(self._guarded, act)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, self._guarded, act)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception:  # a fault of this connection is none of the worker's
+            reset_after_fault(self._task)
 
     def abort(self) -> None:
         """Reset both sides, unless it is over."""

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NoReturn
 
+from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.socket_address import SocketAddress
 
 ANSWER_SECONDS = 0.5
@@ -57,7 +59,9 @@ class Handover:
     """What one worker offers to others, and asks them for."""
 
     def __init__(self, worker: int, workers: int) -> None:
-        """Answer the other ``workers`` from now on, as the one with the number ``worker``.
+        """Be known to the other ``workers`` as the one with the number ``worker``.
+
+        They are answered while ``run`` does.
 
         Raises:
             OSError: another process answers in this worker's name.
@@ -67,11 +71,13 @@ class Handover:
         self._offers: dict[Ends, Offer] = {}
         self._loop = asyncio.get_running_loop()
         self._socket = _datagrams(_NAME.format(worker))
-        self._loop.add_reader(self._socket.fileno(), self._answer)
+
+    async def run(self) -> NoReturn:
+        """Answer the other workers until cancelled."""
+        await when_readable(self._socket.fileno(), self._answer)
 
     def close(self) -> None:
-        """Answer no more."""
-        self._loop.remove_reader(self._socket.fileno())
+        """Be known no more."""
         self._socket.close()
 
     @contextmanager
@@ -210,9 +216,12 @@ def _encode(client: SocketAddress, destination: SocketAddress) -> bytes:
 
 def _decode(question: bytes) -> Ends | None:
     try:
-        client, destination = (
-            SocketAddress(ip_address(address), port) for address, port in json.loads(question)
+        (client, port), (destination, destination_port) = json.loads(question)
+        if not (isinstance(port, int) and isinstance(destination_port, int)):
+            return None
+        return (
+            SocketAddress(ip_address(client), port),
+            SocketAddress(ip_address(destination), destination_port),
         )
     except (ValueError, TypeError):
         return None
-    return client, destination

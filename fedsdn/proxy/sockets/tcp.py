@@ -17,6 +17,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 from fedsdn.config.model import Address
+from fedsdn.socket_address import SocketAddress
 
 BACKLOG = 4096
 """Connections that wait in the kernel until they are accepted."""
@@ -111,3 +112,8 @@ def unmapped(text: str) -> Address:
     if address.version == 6 and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+def socket_address(name: tuple[str, int, int, int]) -> SocketAddress:
+    """Address and port that a dual-stack socket reports: address, port, flow label and scope."""
+    return SocketAddress(unmapped(name[0]), name[1])

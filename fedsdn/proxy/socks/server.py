@@ -16,7 +16,6 @@ from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, Flow, fixed_path
 from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.admission.turns import Turns
-from fedsdn.proxy.process.listener import Name
 from fedsdn.proxy.relay.peer_relay import Means, is_usable
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.handover import Handover
@@ -67,26 +66,24 @@ class Server:
         self._statistics = means.statistics
         self._poller = means.poller
 
-    def peer_called(self, name: Name) -> str:
-        """Return which peer has this name of a socket; the address, if none has it."""
-        address = tcp.unmapped(name[0])
-        peer = self.policy.peer_behind(address)
-        return str(address) if isinstance(peer, Refusal) else f"site {peer.name}"
+    def peer_called(self, caller: SocketAddress) -> str:
+        """Return which peer a connection comes from; the address, if that is none of a peer."""
+        peer = self.policy.peer_behind(caller.address)
+        return str(caller.address) if isinstance(peer, Refusal) else f"site {peer.name}"
 
-    async def handle(self, far: socket.socket, name: Name) -> None:
+    async def handle(self, far: socket.socket, caller: SocketAddress) -> None:
         """Carry one connection to its end."""
         with far:
-            address = tcp.unmapped(name[0])
+            address = caller.address
             try:
                 transport.prepare(far)
                 peer = self.policy.peer_behind(address)
                 if isinstance(peer, Refusal):
                     self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
                     return
-                asking = SocketAddress(address, name[1])
                 flow = Flow(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
                 with self._carried.carrying(flow):
-                    request = await self._read_request(far, asking, peer)
+                    request = await self._read_request(far, caller, peer)
                     # Only now: it may fall back when the first data come.
                     if request is not None and not is_usable(far, peer):
                         self._statistics.add(Counter.ASKED_AGAIN)
@@ -230,8 +227,7 @@ class Server:
         """As whom the VM sees the client; the bridge may have made another of us."""
         if self.policy.source_restore(peer) == "nat":
             return request.client
-        address, port = near.getsockname()[:2]
-        return SocketAddress(tcp.unmapped(address), port)
+        return tcp.socket_address(near.getsockname())
 
 
 def _is_ours(near: socket.socket) -> bool:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
@@ -20,7 +21,6 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy.admission.carried import Carried, Flow, fixed_path
 from fedsdn.proxy.admission.policy import Policy, Refusal
-from fedsdn.proxy.process.listener import Name
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.peer_relay import Means
 from fedsdn.proxy.relay.records import Kind
@@ -28,14 +28,13 @@ from fedsdn.proxy.relay.relay import NothingDoneError
 from fedsdn.proxy.sockets import tcp, transparent, transport
 from fedsdn.proxy.sockets.handover import Handover, Offer
 from fedsdn.proxy.sockets.live_paths import LivePaths
-from fedsdn.proxy.sockets.path_manager import Managed, PathManager, Paths
+from fedsdn.proxy.sockets.path_manager import Managed, PathManager
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol as socks
 from fedsdn.proxy.socks.messages import read_message
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
-from fedsdn.uplinks.status import SiteStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ REPLY_SECONDS = 35.0
 """How long the peer may take to answer: to read the request, and to connect to its VM."""
 
 
-def listen_for_tenants() -> socket.socket:
+def listen_for_vms() -> socket.socket:
     """Listen for what TPROXY hands over.
 
     Raises:
@@ -67,20 +66,13 @@ class Socksifier:
         report: Report,
         carried: Carried,
         handover: Handover,
+        live_paths: LivePaths,
+        path_manager: PathManager,
     ) -> None:
-        """Carry what ``policy`` allows; the policy may be replaced at any time.
-
-        The path manager is to run.
-
-        Raises:
-            OSError: the kernel has no MPTCP that can be managed.
-
-        """
+        """Carry what ``policy`` allows; the policy may be replaced at any time."""
         self.policy = policy
-        self.path_manager = PathManager(
-            self._usable_paths, lambda: self.policy.federation.proxy_port
-        )
-        self._live_paths = LivePaths()
+        self._live_paths = live_paths
+        self._path_manager = path_manager
         self._report = report
         self._carried = carried
         self._handover = handover
@@ -89,15 +81,14 @@ class Socksifier:
         self._poller = means.poller
         self._turns = itertools.count()
 
-    async def handle(self, near: socket.socket, name: Name) -> None:
+    async def handle(self, near: socket.socket, client: SocketAddress) -> None:
         """Carry one connection to its end."""
         with near:
             self._statistics.add(Counter.OUTBOUND)
             self._statistics.add(Counter.OUTBOUND_OPEN)
             try:
-                await self._carry(
-                    near, Request(_socket_address(name), _socket_address(near.getsockname()))
-                )
+                destination = tcp.socket_address(near.getsockname())
+                await self._carry(near, Request(client, destination))
             finally:
                 self._statistics.add(Counter.OUTBOUND_OPEN, -1)
 
@@ -162,18 +153,6 @@ class Socksifier:
             )
             raise
 
-    def take(self, status: SiteStatus) -> None:
-        """Go by what the application says of uplinks and paths."""
-        if self._live_paths.take(status):
-            self.path_manager.look()
-
-    def _usable_paths(self, peer_name: str) -> Paths:
-        peers = {peer.name: peer for peer in self.policy.federation.peers(self.policy.site.name)}
-        peer = peers.get(peer_name)
-        if peer is None:
-            return ()  # the federation file has it no more
-        return self._live_paths.usable(self.policy.paths(peer, 0), peer)
-
     async def _connect(self, peer: Site) -> socket.socket:
         """Connect to a peer's server; connections take turns in which live path they try first."""
         paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
@@ -209,7 +188,7 @@ class Socksifier:
         """Relay to the end; ``early`` bytes have gone with the request."""
         client, destination = request.client, request.destination
         with (
-            self.path_manager.managing(far, peer.name, _cancel_this_task()) as managed,
+            self._path_manager.managing(far, peer.name, _cancel_this_task()) as managed,
             self._report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
@@ -217,14 +196,14 @@ class Socksifier:
                 offer.near, far, peer, connection, early, taken_over=lambda: offer.taken
             ) as relay,
         ):
-            offer.on_taken = relay.may_be_finished
+            offer.on_taken = partial(relay.soon, relay.may_be_finished)
             await relay.run(far_ready=self._join_when(ready, managed))
 
     async def _join_when(self, ready: Awaitable[None] | None, managed: Managed) -> None:
         """Have the other subflows opened as soon as the peer has answered."""
         if ready is not None:
             await ready
-        self.path_manager.join(managed)
+        self._path_manager.join(managed)
 
 
 def _cancel_this_task() -> Callable[[], object]:
@@ -283,7 +262,3 @@ async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:
 def _check_success(reply: Reply) -> None:
     if reply is not Reply.SUCCEEDED:
         raise SocksError(f"the peer says {reply.name.lower().replace('_', ' ')}")
-
-
-def _socket_address(name: Name) -> SocketAddress:
-    return SocketAddress(tcp.unmapped(name[0]), name[1])
