@@ -1,0 +1,81 @@
+"""A part of a worker that fails ends the worker, which says why and is started again."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT
+from fedsdn.proxy.process.stats_socket import read_statistics
+from tests.real.faulty_proxy import FAILING, FAULTS, REASON, STARTED
+from tests.real.proxy_net import LIMIT_S, ROOT, Namespace
+from tests.real.site_host import wait_until
+from tests.unit.federations import two_sites
+
+pytestmark = pytest.mark.real
+
+AT_ONCE_S = 1.0
+
+
+class FaultyProxy:
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self.process = process
+        self.directory = directory
+
+    @property
+    def lines(self) -> list[str]:
+        return (self.directory / "log").read_text().splitlines()
+
+    def said_at(self, text: str) -> float:
+        """When the log first said this."""
+        return next(float(line.split()[0]) for line in self.lines if text in line)
+
+    def has_said(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+    def serves(self, port: int) -> bool:
+        """Whether somebody listens; who is no VM and no peer is reset then."""
+        with Namespace(Path(f"/proc/{self.process.pid}/ns/net")).open("127.0.0.1") as stranger:
+            return stranger.connect_ex(("127.0.0.1", port)) != errno.ECONNREFUSED
+
+
+@contextmanager
+def faulty_proxy(part: str, directory: Path) -> Iterator[FaultyProxy]:
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["unshare", "--net", sys.executable, "-m", "tests.real.faulty_proxy", part, directory],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+        )
+    try:
+        yield FaultyProxy(process, directory)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("part", FAULTS)
+def test_a_part_that_fails_ends_its_worker_which_says_why_and_is_started_again(
+    part: str, tmp_path: Path
+) -> None:
+    with faulty_proxy(part, tmp_path) as proxy:
+        wait_until(lambda: proxy.has_said("worker 0 ended (status 1); starting it again"))
+        reason = f"its {part}" if part.endswith("ended") else REASON
+        assert sum("worker 0 ends: its " + part in line for line in proxy.lines) >= 1
+        began = proxy.said_at(FAILING)
+        assert began <= proxy.said_at(reason) <= began + AT_ONCE_S
+        assert proxy.said_at("ended (status 1)") <= began + AT_ONCE_S
+        ports = (two_sites().proxy_port, SOCKSIFIER_LISTEN_PORT)
+        wait_until(lambda: all(map(proxy.serves, ports)))
+        assert read_statistics(tmp_path / "proxy.sock")["workers"] == 1
+        assert proxy.process.poll() is None
+        assert sum(STARTED in line for line in proxy.lines) == 1
+        proxy.process.terminate()
+        assert proxy.process.wait(LIMIT_S) == 0
