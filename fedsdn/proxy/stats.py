@@ -8,7 +8,6 @@ from enum import IntEnum, auto
 from zlib import crc32
 
 from fedsdn.config.model import Site
-from fedsdn.proxy.admission.policy import Refusal
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,10 +94,10 @@ class WorkerStatistics:
         """Return what a counter stands at."""
         return self._words[counter]
 
-    def refused(self, counter: Counter, who: str, refusal: Refusal) -> None:
+    def refused(self, counter: Counter, who: str, reason: str) -> None:
         """Count a refusal; log it once for each peer and reason."""
         self.add(counter)
-        self.say_once(f"{who}: refused: {refusal.reason} {_SEE}")
+        self.say_once(f"{who}: refused: {reason} {_SEE}")
 
     def fell_back(self, peer: Site) -> None:
         """Count a connection with ``peer`` that is not Multipath TCP; log it once for each peer."""

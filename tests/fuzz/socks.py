@@ -8,18 +8,19 @@ from ipaddress import ip_address
 import atheris
 
 with atheris.instrument_imports():
+    from fedsdn.proxy.socks import parsing
     from fedsdn.proxy.socks import protocol as socks
 
 from fedsdn.socket_address import SocketAddress
 from tests.fuzz.run import fuzz
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
-    socks.parse_request,
-    socks.parse_response,
-    socks.parse_plain_greeting,
-    socks.parse_plain_selection,
-    socks.parse_plain_connect,
-    socks.parse_plain_reply,
+    parsing.parse_request,
+    parsing.parse_response,
+    parsing.parse_plain_greeting,
+    parsing.parse_plain_selection,
+    parsing.parse_plain_connect,
+    parsing.parse_plain_reply,
 )
 MOST_READS = 8
 
@@ -52,7 +53,7 @@ def one_input(data: bytes) -> None:
         assert whole == in_pieces
         assert taken_in_pieces <= taken
         if isinstance(whole, socks.Request):
-            assert socks.parse_request(whole.encode()) == whole
+            assert parsing.parse_request(whole.encode()) == whole
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import pytest
 
 from fedsdn.proxy.relay.records import Kind, record
 from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
+from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks.protocol import (
     NO_METHOD,
     Reply,
     Request,
     encode_response,
 )
-from fedsdn.proxy.socks.server import HANDSHAKE_SECONDS
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until

@@ -11,7 +11,7 @@ import pytest
 
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, SourceRestore
-from fedsdn.proxy.admission.carried import Carried, Flow
+from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
 from tests.unit.federations import (
@@ -27,13 +27,13 @@ HERE, THERE = ip_address("10.1.0.11"), ip_address("10.3.0.11")
 HERE6, THERE6 = ip_address("fd00:1::11"), ip_address("fd00:3::11")
 PATH = ip_address("192.0.2.1"), ip_address("192.0.2.3")
 
-FLOWS = {
-    "out": Flow(OUT, "c", HERE, THERE),
-    "in": Flow(IN, "c", THERE, HERE),
-    "out6": Flow(OUT, "c", HERE6, THERE6),
-    "in6": Flow(IN, "c", THERE6, HERE6),
-    "unasked": Flow(IN, "c"),
-    "b": Flow(OUT, "b", HERE, ip_address("10.2.0.11")),
+CONNECTIONS = {
+    "out": PeerConnection(OUT, "c", HERE, THERE),
+    "in": PeerConnection(IN, "c", THERE, HERE),
+    "out6": PeerConnection(OUT, "c", HERE6, THERE6),
+    "in6": PeerConnection(IN, "c", THERE6, HERE6),
+    "unasked": PeerConnection(IN, "c"),
+    "b": PeerConnection(OUT, "b", HERE, ip_address("10.2.0.11")),
 }
 """Of site a: with c both ways, one that has not said what it wants, and one with b."""
 
@@ -41,10 +41,10 @@ Change = Callable[[Federation], Federation]
 
 
 def judged(change: Change, before: Federation | None = None) -> dict[str, str]:
-    """Return the reasons for which flows are taken away, by name."""
+    """Return the reasons for which connections are taken away, by name."""
     before = before or three_sites()
     old, new = Policy.at(before, "a"), Policy.at(change(before), "a")
-    found = {name: revoked(flow, old, new) for name, flow in FLOWS.items()}
+    found = {name: revoked(connection, old, new) for name, connection in CONNECTIONS.items()}
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
@@ -77,7 +77,7 @@ def test_what_the_file_still_allows_is_left_alone() -> None:
 
 def test_a_site_that_is_gone_loses_all_its_connections() -> None:
     gone = judged(lambda federation: replace(federation, sites=federation.sites[:2]))
-    assert set(gone) == set(FLOWS) - {"b"}
+    assert set(gone) == set(CONNECTIONS) - {"b"}
     assert set(gone.values()) == {"site c is no longer in the federation file"}
 
 
@@ -123,20 +123,20 @@ def renumbered(site: Site) -> Site:
 
 def test_without_any_of_its_uplinks_a_site_loses_its_connections() -> None:
     gone = judged(changed("c", renumbered))
-    assert set(gone) == set(FLOWS) - {"b"}
+    assert set(gone) == set(CONNECTIONS) - {"b"}
     assert set(gone.values()) == {"no uplink is left over which site c was reached"}
 
 
 def test_a_connection_that_is_plain_tcp_ends_with_its_path() -> None:
     before = with_foreign_proxy(three_sites(), "c")
-    flow = Flow(OUT, "c", HERE, THERE, PATH)
+    one = PeerConnection(OUT, "c", HERE, THERE, PATH)
     less = changed("c", lambda site: replace(site, uplinks=site.uplinks[1:]))
     old, new = (Policy.at(one, "a") for one in (before, less(before)))
-    assert revoked(flow, old, old) is None
-    assert revoked(flow, old, new) == "site c is no longer reached from 192.0.2.1 to 192.0.2.3"
-    assert revoked(replace(flow, path=None), old, new) is None
+    assert revoked(one, old, old) is None
+    assert revoked(one, old, new) == "site c is no longer reached from 192.0.2.1 to 192.0.2.3"
+    assert revoked(replace(one, path=None), old, new) is None
     unknown = ip_address("192.0.2.1"), ip_address("192.0.2.99")
-    assert revoked(replace(flow, path=unknown), old, new) is None
+    assert revoked(replace(one, path=unknown), old, new) is None
 
 
 @pytest.mark.parametrize("was", ["transparent", "nat", "none"])
@@ -165,7 +165,7 @@ def test_another_proxy_address_ends_what_comes_from_it() -> None:
 def test_in_another_network_the_same_addresses_are_other_vms() -> None:
     network = ProviderNetwork("br-provider", 7, "normal")
     gone = judged(lambda federation: with_provider_network(federation, network))
-    assert set(gone) == set(FLOWS)
+    assert set(gone) == set(CONNECTIONS)
     said = "the provider network is br-provider VLAN 7 now, no longer br-provider untagged"
     assert set(gone.values()) == {said}
 
@@ -173,8 +173,8 @@ def test_in_another_network_the_same_addresses_are_other_vms() -> None:
 def test_a_peer_with_another_proxy_names_no_client() -> None:
     """Its client is the proxy, outside its prefixes; that is no reason."""
     before = Policy.at(with_foreign_proxy(three_sites(), "c"), "a")
-    flow = Flow(IN, "c", ip_address("192.0.2.3"), HERE)
-    assert revoked(flow, before, before) is None
+    connection = PeerConnection(IN, "c", ip_address("192.0.2.3"), HERE)
+    assert revoked(connection, before, before) is None
 
 
 @asynchronous
@@ -185,21 +185,21 @@ async def test_what_is_reset_is_counted_by_reason_and_the_rest_goes_on(
     forever = asyncio.Event()
     running = 0
 
-    async def carry(*flows: Flow) -> None:
+    async def carry(*known: PeerConnection) -> None:
         nonlocal running
-        with carried.carrying(flows[0]), carried.carrying(flows[-1]):
+        with carried.carrying(known[0]), carried.carrying(known[-1]):
             running += 1
             try:
                 await forever.wait()
             finally:
                 running -= 1
 
-    tasks = [asyncio.create_task(carry(FLOWS["out"])) for _ in range(200)]
-    tasks += [asyncio.create_task(carry(FLOWS["unasked"], FLOWS["in"]))]
-    rest = asyncio.create_task(carry(FLOWS["b"]))
+    tasks = [asyncio.create_task(carry(CONNECTIONS["out"])) for _ in range(200)]
+    tasks += [asyncio.create_task(carry(CONNECTIONS["unasked"], CONNECTIONS["in"]))]
+    rest = asyncio.create_task(carry(CONNECTIONS["b"]))
     await until(lambda: running == 202)
     reasons = {OUT: "of c", IN: "to us"}
-    count = await carried.reset(lambda flow: reasons[flow.direction] if flow.peer == "c" else None)
+    count = await carried.reset(lambda one: reasons[one.direction] if one.peer == "c" else None)
     assert (count, running) == (201, 1)
     assert all(task.cancelled() for task in tasks)
     assert [record.getMessage() for record in caplog.records] == [
@@ -210,3 +210,27 @@ async def test_what_is_reset_is_counted_by_reason_and_the_rest_goes_on(
     forever.set()
     await rest
     assert await carried.reset(lambda _: "any") == 0
+
+
+@asynchronous
+async def test_one_that_cannot_be_judged_is_reset_and_keeps_none_of_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    carried = Carried()
+
+    async def carry(one: PeerConnection) -> None:
+        with carried.carrying(one):
+            await asyncio.Event().wait()
+
+    def why(one: PeerConnection) -> str | None:
+        if one is CONNECTIONS["in"]:
+            raise RuntimeError("broken")
+        return "of c" if one.peer == "c" else None
+
+    known = [CONNECTIONS[name] for name in ("out", "in", "out6", "b")]
+    tasks = [asyncio.create_task(carry(one)) for one in known]
+    await asyncio.sleep(0)
+    assert await carried.reset(why) == 3
+    assert [task.cancelled() for task in tasks] == [True, True, True, False]
+    tasks[3].cancel()
+    assert "a connection with site c cannot be judged" in caplog.text

@@ -11,6 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsdn.proxy.socks.parsing import (
+    parse_plain_connect,
+    parse_plain_greeting,
+    parse_plain_reply,
+    parse_plain_selection,
+    parse_request,
+    parse_response,
+)
 from fedsdn.proxy.socks.protocol import (
     LONGEST_REQUEST,
     METHOD_CLIENT_METADATA,
@@ -24,12 +32,6 @@ from fedsdn.proxy.socks.protocol import (
     encode_connect,
     encode_reply,
     encode_response,
-    parse_plain_connect,
-    parse_plain_greeting,
-    parse_plain_reply,
-    parse_plain_selection,
-    parse_request,
-    parse_response,
     reply_for,
 )
 from fedsdn.socket_address import SocketAddress

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fedsdn.proxy.socks.parsing import (
+    parse_request,
+    parse_response,
+)
 from fedsdn.proxy.socks.protocol import (
     LONGEST_REQUEST,
     METADATA_VERSION,
@@ -21,8 +25,6 @@ from fedsdn.proxy.socks.protocol import (
     encode_connect,
     encode_reply,
     encode_response,
-    parse_request,
-    parse_response,
 )
 from fedsdn.socket_address import SocketAddress
 

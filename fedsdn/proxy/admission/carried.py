@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from fedsdn.channel.connection import Direction
-from fedsdn.config.model import Address, Site
-from fedsdn.proxy.sockets import tcp
+from fedsdn.config.model import Address, AddressPair
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,12 +22,9 @@ _PAUSE_SECONDS = 0.005
 _END_SECONDS = 1.0
 """How long connections that are reset may take to end."""
 
-Path = tuple[Address, Address]
-"""The own uplink's address and the peer's."""
-
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class PeerConnection:
     """A connection with ``peer``, open or being opened, as the federation file judges it.
 
     ``client`` and ``destination`` are None until the peer has said what it wants. ``path`` is what
@@ -40,19 +35,7 @@ class Flow:
     peer: str
     client: Address | None = None
     destination: Address | None = None
-    path: Path | None = None
-
-
-def fixed_path(far: socket.socket, peer: Site) -> Path | None:
-    """Return the path that a connection with another's proxy depends on; None for fedsdn's own.
-
-    Raises:
-        OSError: the connection is gone.
-
-    """
-    if peer.proxy == "fedsdn":
-        return None
-    return tcp.unmapped(far.getsockname()[0]), tcp.unmapped(far.getpeername()[0])
+    path: AddressPair | None = None
 
 
 class Carried:
@@ -60,34 +43,34 @@ class Carried:
 
     def __init__(self) -> None:
         """Begin without any."""
-        self._flows: dict[asyncio.Task[object], Flow] = {}
+        self._connections: dict[asyncio.Task[object], PeerConnection] = {}
 
     @contextmanager
-    def carrying(self, flow: Flow) -> Iterator[None]:
-        """Note that the running task carries ``flow`` during the block.
+    def carrying(self, connection: PeerConnection) -> Iterator[None]:
+        """Note that the running task carries ``connection`` during the block.
 
         A block within, which knows more of the connection, takes the place of the one around it.
         """
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        outer = self._flows.get(task)
-        self._flows[task] = flow
+        outer = self._connections.get(task)
+        self._connections[task] = connection
         try:
             yield
         finally:
             if outer is None:
-                del self._flows[task]
+                del self._connections[task]
             else:
-                self._flows[task] = outer
+                self._connections[task] = outer
 
-    async def reset(self, why: Callable[[Flow], str | None]) -> int:
+    async def reset(self, why: Callable[[PeerConnection], str | None]) -> int:
         """Reset, at both ends, all that ``why`` gives a reason for; return how many.
 
         How many for which reason is logged. Returns when the resets have been sent.
         """
         reasons = {
             task: reason
-            for task, flow in self._flows.items()
-            if (reason := _judged(why, flow)) is not None
+            for task, connection in self._connections.items()
+            if (reason := _judged(why, connection)) is not None
         }
         for place, task in enumerate(reasons, 1):
             task.cancel()
@@ -100,10 +83,10 @@ class Carried:
         return len(reasons)
 
 
-def _judged(why: Callable[[Flow], str | None], flow: Flow) -> str | None:
+def _judged(why: Callable[[PeerConnection], str | None], connection: PeerConnection) -> str | None:
     """Ask ``why``. A connection that cannot be judged is reset: it may be one to be revoked."""
     try:
-        return why(flow)
+        return why(connection)
     except Exception:
-        _LOG.exception("a connection with site %s cannot be judged", flow.peer)
+        _LOG.exception("a connection with site %s cannot be judged", connection.peer)
         return "it cannot be judged by the changed federation file"

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from fedsdn.channel.connection import Direction
-from fedsdn.config.model import Address, ProviderNetwork, Site
-from fedsdn.proxy.admission.carried import Flow, Path
+from fedsdn.config.model import Address, AddressPair, ProviderNetwork, Site
+from fedsdn.proxy.admission.carried import PeerConnection
 from fedsdn.proxy.admission.policy import Policy, inside
 
 
-def revoked(flow: Flow, before: Policy, now: Policy) -> str | None:
+def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
     """Say why ``now`` does not allow a connection that ``before`` did; None if it does.
 
     Connections of the same cause have the same text.
     """
-    peer, known = _peer(now, flow.peer), _peer(before, flow.peer)
+    peer, known = _peer(now, judged.peer), _peer(before, judged.peer)
     if peer is None:
-        return f"site {flow.peer} is no longer in the federation file"
+        return f"site {judged.peer} is no longer in the federation file"
     if known is None:
-        return f"site {flow.peer} is another one than before in the federation file"
+        return f"site {judged.peer} is another one than before in the federation file"
     return (
         _network_changed(before.site, now.site)
-        or _foreign(flow, (known, peer), (before.site, now.site))
-        or _cut_off(flow, _paths(before, known), _paths(now, peer))
-        or _shown_otherwise(flow, (before, known), (now, peer))
+        or _foreign(judged, (known, peer), (before.site, now.site))
+        or _cut_off(judged, _paths(before, known), _paths(now, peer))
+        or _shown_otherwise(judged, (before, known), (now, peer))
     )
 
 
@@ -42,15 +42,15 @@ def _name(network: ProviderNetwork) -> str:
     return f"{network.bridge} " + ("untagged" if vlan is None else f"VLAN {vlan}")
 
 
-def _foreign(flow: Flow, peer: tuple[Site, Site], own: tuple[Site, Site]) -> str | None:
+def _foreign(judged: PeerConnection, peer: tuple[Site, Site], own: tuple[Site, Site]) -> str | None:
     """Check that client and destination are still VMs of their sites, given before and now."""
-    if flow.client is None or flow.destination is None:
+    if judged.client is None or judged.destination is None:
         return None
-    if flow.direction is Direction.OUTBOUND:
-        return _left(flow.client, *own) or _left(flow.destination, *peer)
+    if judged.direction is Direction.OUTBOUND:
+        return _left(judged.client, *own) or _left(judged.destination, *peer)
     # The client of another's proxy is not known: what asks is the proxy itself.
-    foreign_client = _left(flow.client, *peer) if peer[1].proxy == "fedsdn" else None
-    return foreign_client or _left(flow.destination, *own)
+    foreign_client = _left(judged.client, *peer) if peer[1].proxy == "fedsdn" else None
+    return foreign_client or _left(judged.destination, *own)
 
 
 def _left(address: Address, before: Site, now: Site) -> str | None:
@@ -63,35 +63,35 @@ def _left(address: Address, before: Site, now: Site) -> str | None:
     return f"{what} no longer a prefix of site {now.name}"
 
 
-def _paths(policy: Policy, peer: Site) -> set[Path]:
+def _paths(policy: Policy, peer: Site) -> set[AddressPair]:
     return {(own.address.ip, other.peer_address) for own, other in policy.paths(peer, 0)}
 
 
-def _cut_off(flow: Flow, before: set[Path], now: set[Path]) -> str | None:
+def _cut_off(judged: PeerConnection, before: set[AddressPair], now: set[AddressPair]) -> str | None:
     """Check that something is left to go over; a path that never was in the file is not judged."""
-    if flow.path is not None:
-        if flow.path in before - now:
-            own, other = flow.path
-            return f"site {flow.peer} is no longer reached from {own} to {other}"
+    if judged.path is not None:
+        if judged.path in before - now:
+            own, other = judged.path
+            return f"site {judged.peer} is no longer reached from {own} to {other}"
         return None
     if before and not before & now:
-        return f"no uplink is left over which site {flow.peer} was reached"
+        return f"no uplink is left over which site {judged.peer} was reached"
     return None
 
 
 def _shown_otherwise(
-    flow: Flow, before: tuple[Policy, Site], now: tuple[Policy, Site]
+    judged: PeerConnection, before: tuple[Policy, Site], now: tuple[Policy, Site]
 ) -> str | None:
     """Check that the address under which the VM knows its client is still served.
 
     A client's own is, however others are restored.
     """
-    if flow.direction is Direction.OUTBOUND or flow.destination is None:
+    if judged.direction is Direction.OUTBOUND or judged.destination is None:
         return None
     was, is_now = (policy.source_restore(peer) for policy, peer in (before, now))
     if was == "transparent":
         return None
     if was != is_now:
-        return f"source_restore is {is_now} now, no longer {was}, for clients at site {flow.peer}"
-    own, own_now = (policy.own_address(flow.destination) for policy, _ in (before, now))
+        return f"source_restore is {is_now} now, no longer {was}, for clients at site {judged.peer}"
+    own, own_now = (policy.own_address(judged.destination) for policy, _ in (before, now))
     return None if own == own_now else f"the proxy's own address is {own_now} now, no longer {own}"

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from fedsdn.channel.connection import Connection
 from fedsdn.channel.connection import Direction as FlowDirection
-from fedsdn.config.model import Site
+from fedsdn.config.model import AddressPair, Site
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.direction import Direction, Owner
 from fedsdn.proxy.relay.peer_direction import FromPeer, ToPeer
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
 from fedsdn.proxy.relay.window import Budget, Window
-from fedsdn.proxy.sockets import transport
+from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.send_queue import SendQueue
 from fedsdn.proxy.sockets.transport import Carrier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
@@ -34,6 +34,18 @@ def is_usable(far: socket.socket, peer: Site) -> bool:
     """
     carrier = transport.carrier(far)
     return carrier is Carrier.MPTCP or (carrier is Carrier.TCP and peer.proxy == "socks5")
+
+
+def fixed_path(far: socket.socket, peer: Site) -> AddressPair | None:
+    """Return the path that a connection with another's proxy depends on; None for fedsdn's own.
+
+    Raises:
+        OSError: the connection is gone.
+
+    """
+    if peer.proxy == "fedsdn":
+        return None
+    return tcp.unmapped(far.getsockname()[0]), tcp.unmapped(far.getpeername()[0])
 
 
 @dataclass(frozen=True, slots=True)

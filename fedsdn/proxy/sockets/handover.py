@@ -159,7 +159,7 @@ class Handover:
     def _answer(self) -> None:
         try:
             question, descriptors, whom = _receive(self._socket)
-        except OSError:
+        except BlockingIOError:
             return
         for descriptor in descriptors:
             os.close(descriptor)

@@ -13,7 +13,6 @@ from fedsdn.config.model import Address
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.proxy.sockets import transparent
-from fedsdn.proxy.socks.protocol import Request
 from fedsdn.socket_address import SocketAddress
 
 ANSWER_SECONDS = 10.0
@@ -25,8 +24,10 @@ Restore = Callable[[Restoration], Awaitable[None]]
 """Returns when the bridge restores the client; raises ``ChannelError`` if it does not."""
 
 
-async def connect_restored(request: Request, own: Address, restore: Restore) -> socket.socket:
-    """Connect to the destination from ``own``, seen there as from the client.
+async def connect_restored(
+    client: SocketAddress, destination: SocketAddress, own: Address, restore: Restore
+) -> socket.socket:
+    """Connect to ``destination`` from ``own``, seen there as from ``client``.
 
     Raises:
         OSError: the connection failed; ``EAGAIN`` when the bridge could not be told.
@@ -35,19 +36,22 @@ async def connect_restored(request: Request, own: Address, restore: Restore) -> 
     try:
         # The client's own port, if nobody else has it: what conntrack still knows of the client's
         # last connection can only be forgotten if this one is between the same sockets.
-        return await _connect_from(SocketAddress(own, request.client.port), request, restore)
+        return await _connect_from(SocketAddress(own, client.port), client, destination, restore)
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
-    return await _connect_from(SocketAddress(own, transparent.ANY_PORT), request, restore)
+    any_port = SocketAddress(own, transparent.ANY_PORT)
+    return await _connect_from(any_port, client, destination, restore)
 
 
-async def _connect_from(own: SocketAddress, request: Request, restore: Restore) -> socket.socket:
+async def _connect_from(
+    own: SocketAddress, client: SocketAddress, destination: SocketAddress, restore: Restore
+) -> socket.socket:
     with _claimed(own) as claimed:
         sock = transparent.bound(claimed, SocketMark.SERVER, alone=True)
         try:
-            await _restored(Restoration(claimed, request.client, request.destination), restore)
-            await transparent.connect(sock, request.destination)
+            await _restored(Restoration(claimed, client, destination), restore)
+            await transparent.connect(sock, destination)
         except BaseException:
             sock.close()
             raise

@@ -6,35 +6,27 @@ import asyncio
 import errno
 import logging
 import socket
-from contextlib import suppress
 from dataclasses import replace
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SocketMark
-from fedsdn.proxy.admission.carried import Carried, Flow, fixed_path
+from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.admission.turns import Turns
-from fedsdn.proxy.relay.peer_relay import Means, is_usable
+from fedsdn.proxy.relay.peer_relay import Means, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import Restore, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, connect_as
-from fedsdn.proxy.socks import protocol as socks
-from fedsdn.proxy.socks.messages import read_message
-from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
+from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, answer, read_request, turn_away
+from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, reply_for
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
-
-HANDSHAKE_SECONDS = 10.0
-"""How long a peer may take to say what it wants."""
-
-_FAREWELL_SECONDS = 5.0
-_FAREWELL_BYTES = 1 << 16
 
 
 class Server:
@@ -74,38 +66,42 @@ class Server:
     async def handle(self, far: socket.socket, caller: SocketAddress) -> None:
         """Carry one connection to its end."""
         with far:
-            address = caller.address
             try:
                 transport.prepare(far)
-                peer = self.policy.peer_behind(address)
+                peer = self.policy.peer_behind(caller.address)
                 if isinstance(peer, Refusal):
-                    self._statistics.refused(Counter.REFUSED_NOT_A_PEER, str(address), peer)
+                    who = str(caller.address)
+                    self._statistics.refused(Counter.REFUSED_NOT_A_PEER, who, peer.reason)
                     return
-                flow = Flow(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
-                with self._carried.carrying(flow):
-                    request = await self._read_request(far, caller, peer)
-                    # Only now: it may fall back when the first data come.
-                    if request is not None and not is_usable(far, peer):
-                        self._statistics.add(Counter.ASKED_AGAIN)
-                        await _turn_away(far, _answer(Reply.ASK_AGAIN, peer))
-                    elif request is not None:
-                        with self._carried.carrying(
-                            replace(
-                                flow,
-                                client=request.client.address,
-                                destination=request.destination.address,
-                            )
-                        ):
-                            await self._carry(far, request, peer)
+                await self._serve(far, caller, peer)
             except OSError as error:
-                _LOG.debug("connection from %s: %s", address, error)
+                _LOG.debug("connection from %s: %s", caller.address, error)
 
-    async def _read_request(
-        self, far: socket.socket, asking: SocketAddress, peer: Site
+    async def _serve(self, far: socket.socket, caller: SocketAddress, peer: Site) -> None:
+        """Connect a peer to the VM that it asks for.
+
+        Raises:
+            OSError: the connection broke.
+
+        """
+        asking = PeerConnection(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
+        with self._carried.carrying(asking):
+            request = await self._admitted(far, caller, peer)
+            if request is None:
+                return
+            # Only now: it may fall back when the first data come.
+            if not is_usable(far, peer):
+                self._statistics.add(Counter.ASKED_AGAIN)
+                await turn_away(far, answer(Reply.ASK_AGAIN, peer))
+                return
+            client, destination = request.client.address, request.destination.address
+            with self._carried.carrying(replace(asking, client=client, destination=destination)):
+                await self._carry(far, request, peer)
+
+    async def _admitted(
+        self, far: socket.socket, caller: SocketAddress, peer: Site
     ) -> Request | None:
         """Return what the peer asks for; None, once it is answered, if that is refused.
-
-        The client of another's proxy is not known; ``asking`` is the proxy, and stands for it.
 
         Raises:
             OSError: the connection broke.
@@ -113,18 +109,14 @@ class Server:
         """
         who = f"site {peer.name}"
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                if peer.proxy == "socks5":
-                    request = Request(asking, await _read_plain_request(far))
-                else:
-                    request = await read_message(far, socks.parse_request)
+            request = await read_request(far, caller, peer)
         except TimeoutError:
-            late = Refusal(f"no request within {HANDSHAKE_SECONDS:g} s")
+            late = f"no request within {HANDSHAKE_SECONDS:g} s"
             self._statistics.refused(Counter.REFUSED_PROTOCOL, who, late)
             return None
         except SocksError as error:
-            self._statistics.refused(Counter.REFUSED_PROTOCOL, who, Refusal(str(error)))
-            await _turn_away(far, error.answer)
+            self._statistics.refused(Counter.REFUSED_PROTOCOL, who, str(error))
+            await turn_away(far, error.answer)
             return None
         peer = self.policy.federation.site(peer.name)  # as the file has it by now
         refusal = self.policy.admits(peer, request.client.address, request.destination.address)
@@ -135,8 +127,8 @@ class Server:
             if refusal is FOREIGN_CLIENT
             else Counter.REFUSED_FOREIGN_DESTINATION
         )
-        self._statistics.refused(counter, who, refusal)
-        await _turn_away(far, _answer(Reply.NOT_ALLOWED, peer))
+        self._statistics.refused(counter, who, refusal.reason)
+        await turn_away(far, answer(Reply.NOT_ALLOWED, peer))
         return None
 
     async def _carry(self, far: socket.socket, request: Request, peer: Site) -> None:
@@ -146,7 +138,7 @@ class Server:
             near = await self._connect(far, request, peer)
             if near is not None:
                 with near:
-                    success = _answer(Reply.SUCCEEDED, peer)
+                    success = answer(Reply.SUCCEEDED, peer)
                     await asyncio.get_running_loop().sock_sendall(far, success)
                     await self._relay(near, far, request, peer)
         finally:
@@ -164,7 +156,7 @@ class Server:
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)
-            await _turn_away(far, _answer(socks.reply_for(error), peer))
+            await turn_away(far, answer(reply_for(error), peer))
             return None
 
     async def _connect_to_vm(self, request: Request, peer: Site) -> socket.socket:
@@ -181,7 +173,7 @@ class Server:
         if how == "none":
             ourselves = SocketAddress(own, ANY_PORT)
             return await connect_as(ourselves, request.destination, SocketMark.SERVER)
-        near = await connect_restored(request, own, self._restore)
+        near = await connect_restored(request.client, request.destination, own, self._restore)
         self._statistics.add(Counter.INBOUND_RESTORED)
         return near
 
@@ -233,35 +225,3 @@ class Server:
 def _is_ours(near: socket.socket) -> bool:
     """Whether the server made a socket; else it is the socksifier's, which reads it."""
     return near.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == SocketMark.SERVER
-
-
-async def _read_plain_request(far: socket.socket) -> SocketAddress:
-    """Read what another's proxy asks for: the destination.
-
-    Raises:
-        OSError: the connection broke.
-        SocksError: it does not speak SOCKS5, or asks for what there is not.
-
-    """
-    await read_message(far, socks.parse_plain_greeting)
-    await asyncio.get_running_loop().sock_sendall(far, socks.PLAIN_SELECTION)
-    return await read_message(far, socks.parse_plain_connect)
-
-
-def _answer(reply: Reply, peer: Site) -> bytes:
-    return (socks.encode_reply if peer.proxy == "socks5" else socks.encode_response)(reply)
-
-
-async def _turn_away(far: socket.socket, answer: bytes) -> None:
-    """Answer, and let the connection end in order.
-
-    The peer's data are read to their end: if they were left, a reset would overtake the answer.
-    """
-    loop = asyncio.get_running_loop()
-    with suppress(OSError):
-        async with asyncio.timeout(_FAREWELL_SECONDS):
-            await loop.sock_sendall(far, answer)
-            far.shutdown(socket.SHUT_WR)
-            while await loop.sock_recv(far, _FAREWELL_BYTES):
-                pass
-            tcp.end_in_order(far)

@@ -19,27 +19,21 @@ from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
-from fedsdn.proxy.admission.carried import Carried, Flow, fixed_path
+from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
-from fedsdn.proxy.relay import records
-from fedsdn.proxy.relay.peer_relay import Means
-from fedsdn.proxy.relay.records import Kind
+from fedsdn.proxy.relay.peer_relay import Means, fixed_path
 from fedsdn.proxy.relay.relay import NothingDoneError
 from fedsdn.proxy.sockets import tcp, transparent, transport
 from fedsdn.proxy.sockets.handover import Handover, Offer
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import Managed, PathManager
 from fedsdn.proxy.sockets.transport import fallen_back
-from fedsdn.proxy.socks import protocol as socks
-from fedsdn.proxy.socks.messages import read_message
+from fedsdn.proxy.socks.asking import FirstSegment, ask_plainly, check_success, read_reply
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
-
-REPLY_SECONDS = 35.0
-"""How long the peer may take to answer: to read the request, and to connect to its VM."""
 
 
 def listen_for_vms() -> socket.socket:
@@ -96,16 +90,16 @@ class Socksifier:
         peer = self.policy.peer_towards(request.destination.address)
         if isinstance(peer, Refusal):
             who = str(request.client.address)
-            self._statistics.refused(Counter.REFUSED_UNFEDERATED, who, peer)
+            self._statistics.refused(Counter.REFUSED_UNFEDERATED, who, peer.reason)
             return
         client, destination = request.client.address, request.destination.address
-        flow = Flow(Direction.OUTBOUND, peer.name, client, destination)
+        asked = PeerConnection(Direction.OUTBOUND, peer.name, client, destination)
         with (
             suppress(OSError, SocksError),  # the VM sees a reset
-            self._carried.carrying(flow),
+            self._carried.carrying(asked),
             self._handover.offering(request.client, request.destination, near) as offer,
         ):
-            first = _FirstSegment(near, request)
+            first = FirstSegment(near, request)
             for _ in range(_ATTEMPTS):
                 with self._failure_counted(request, peer), self._poller.cancelled_by_reset(near):
                     far = await self._connect(peer)
@@ -113,7 +107,7 @@ class Socksifier:
                 with (
                     suppress(NothingDoneError),
                     far,
-                    self._carried.carrying(replace(flow, path=path)),
+                    self._carried.carrying(replace(asked, path=path)),
                 ):
                     await self._carry_over(far, offer, request, peer, first)
                     return
@@ -126,7 +120,7 @@ class Socksifier:
         offer: Offer,
         request: Request,
         peer: Site,
-        first: _FirstSegment,
+        first: FirstSegment,
     ) -> None:
         """Carry a connection over one with the peer that has been made."""
         if peer.proxy == "fedsdn":
@@ -135,7 +129,7 @@ class Socksifier:
             await self._relay(offer, far, request, peer, first.early, ready)
             return
         with self._failure_counted(request, peer), self._poller.cancelled_by_reset(offer.near):
-            await _ask_plainly(far, request.destination)
+            await ask_plainly(far, request.destination)
         await self._relay(offer, far, request, peer)
 
     @contextmanager
@@ -167,12 +161,11 @@ class Socksifier:
 
     async def _answered(self, far: socket.socket, request: Request, peer: Site) -> None:
         with self._failure_counted(request, peer):
-            async with asyncio.timeout(REPLY_SECONDS):
-                reply = await read_message(far, socks.parse_response)
+            reply = await read_reply(far)
             if reply is not Reply.ASK_AGAIN:
                 if not self._means.carries(far, peer):
                     raise fallen_back()
-                _check_success(reply)
+                check_success(reply)
                 return
         raise NothingDoneError
 
@@ -209,56 +202,3 @@ class Socksifier:
 def _cancel_this_task() -> Callable[[], object]:
     task = asyncio.current_task()
     return (lambda: None) if task is None else task.cancel
-
-
-class _FirstSegment:
-    """What one of our servers is sent before it has answered: the request, and the VM's first data.
-
-    It is kept, so that the server can be asked again.
-    """
-
-    def __init__(self, near: socket.socket, request: Request) -> None:
-        self._near = near
-        self._sent = request.encode()
-        self._complete = False
-        self.early = 0
-        """How many of the VM's bytes are in it."""
-
-    async def send(self, far: socket.socket) -> None:
-        """Send it.
-
-        Raises:
-            OSError: a connection broke.
-
-        """
-        if not self._complete:
-            room = transport.FIRST_SEGMENT_BYTES - len(self._sent) - records.HEADER.size
-            with suppress(BlockingIOError):
-                if early := self._near.recv(room):
-                    self.early = len(early)
-                    self._sent += records.record(Kind.DATA, self.early) + early
-            self._complete = True
-        await asyncio.get_running_loop().sock_sendall(far, self._sent)
-
-
-async def _ask_plainly(far: socket.socket, destination: SocketAddress) -> None:
-    """Ask another's server for a connection.
-
-    Its dialogue has two turns, and some take what comes in one piece for one message.
-
-    Raises:
-        OSError: the connection broke, or the server does not answer in time.
-        SocksError: the server refuses, or does not speak SOCKS5.
-
-    """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(REPLY_SECONDS):
-        await loop.sock_sendall(far, socks.PLAIN_GREETING)
-        await read_message(far, socks.parse_plain_selection)
-        await loop.sock_sendall(far, socks.encode_connect(destination))
-        _check_success(await read_message(far, socks.parse_plain_reply))
-
-
-def _check_success(reply: Reply) -> None:
-    if reply is not Reply.SUCCEEDED:
-        raise SocksError(f"the peer says {reply.name.lower().replace('_', ' ')}")

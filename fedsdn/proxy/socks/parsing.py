@@ -1,0 +1,216 @@
+"""Reading SOCKS5 messages from bytes: pure code.
+
+Every function either returns the message, or how many more bytes it takes at least. Who reads no
+more than that from a socket never takes a byte of what follows the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+
+from fedsdn.proxy.socks.protocol import (
+    COMMAND_CONNECT,
+    METADATA_VERSION,
+    METHOD_CLIENT_METADATA,
+    METHOD_NO_AUTHENTICATION,
+    NO_METHOD,
+    PLAIN_SELECTION,
+    PORT_BYTES,
+    SOCKS_VERSION,
+    TYPE_IPV4,
+    TYPE_IPV6,
+    TYPE_NAME,
+    Reply,
+    Request,
+    SocksError,
+    encode_reply,
+    encode_response,
+)
+from fedsdn.socket_address import SocketAddress
+
+_ADDRESS_BYTES = {TYPE_IPV4: 4, TYPE_IPV6: 16}
+
+_SHORTEST_REQUEST = 21
+"""One method, IPv4 addresses."""
+
+_SHORTEST_CONNECT = 10
+_SHORTEST_RESPONSE = 12
+"""IPv4 addresses."""
+
+_SHORTEST_REPLY = 8
+"""Of any server: a bound name of one letter."""
+
+_SHORTEST_GREETING = 3
+
+
+class _Reader:
+    """Reads fields off the front of ``data``, of a message that has ``least`` bytes or more.
+
+    ``answer`` makes what a client is told whose request is refused.
+    """
+
+    def __init__(self, data: bytes, least: int, answer: Callable[[Reply], bytes]) -> None:
+        self._data = data
+        self._position = 0
+        self._least = least
+        self._answer = answer
+
+    def take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > len(self._data):
+            raise _ShortError(max(end, self._least) - len(self._data))
+        found = self._data[self._position : end]
+        self._position = end
+        return found
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def methods(self) -> bytes:
+        count = self.byte()
+        self._least += count - 1
+        return self.take(count)
+
+    def address(self) -> SocketAddress:
+        kind = self.byte()
+        if kind not in _ADDRESS_BYTES:
+            answer = self._answer(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            raise SocksError(f"address type {kind}", answer)
+        self._least += _ADDRESS_BYTES[kind] - _ADDRESS_BYTES[TYPE_IPV4]
+        raw = self.take(_ADDRESS_BYTES[kind])
+        address = IPv4Address(raw) if kind == TYPE_IPV4 else IPv6Address(raw)
+        return SocketAddress(address, int.from_bytes(self.take(PORT_BYTES), "big"))
+
+    def connect(self) -> SocketAddress:
+        """Read a request to connect; port 0 is left to the caller."""
+        self.expect("SOCKS version of CONNECT", SOCKS_VERSION, self._answer(Reply.FAILURE))
+        command, _reserved = self.take(2)
+        if command != COMMAND_CONNECT:
+            answer = self._answer(Reply.COMMAND_NOT_SUPPORTED)
+            raise SocksError(f"command {command:#x} instead of {COMMAND_CONNECT:#x}", answer)
+        return self.address()
+
+    def reply(self) -> Reply:
+        """Read a reply, and a bound address of any type, which is of no use."""
+        self.expect("SOCKS version of the reply", SOCKS_VERSION)
+        code, _reserved, kind = self.take(3)
+        if kind == TYPE_NAME:
+            self.take(self.byte() + PORT_BYTES)
+        elif kind in _ADDRESS_BYTES:
+            self.take(_ADDRESS_BYTES[kind] + PORT_BYTES)
+        else:
+            raise SocksError(f"address type {kind}")
+        try:
+            return Reply(code)
+        except ValueError:
+            return Reply.FAILURE
+
+    def expect(self, what: str, wanted: int, answer: bytes = b"") -> None:
+        found = self.byte()
+        if found != wanted:
+            raise SocksError(f"{what} {found:#x} instead of {wanted:#x}", answer)
+
+
+class _ShortError(Exception):
+    """At least ``missing`` bytes have to follow."""
+
+    def __init__(self, missing: int) -> None:
+        super().__init__()
+        self.missing = missing
+
+
+# With client metadata
+
+
+def parse_request(data: bytes) -> Request | int:
+    """Read a request that is all of ``data``, or say how many more bytes it takes, at least.
+
+    Whoever reads no more than that never takes a byte of what follows the request. The longest
+    request has ``LONGEST_REQUEST`` bytes.
+
+    Raises:
+        SocksError: whatever follows, it cannot become a request.
+
+    """
+    reader = _Reader(data, _SHORTEST_REQUEST, encode_response)
+    try:
+        reader.expect("SOCKS version", SOCKS_VERSION)
+        if METHOD_CLIENT_METADATA not in reader.methods():
+            raise SocksError("no method with client metadata offered", NO_METHOD)
+        reader.expect("metadata version", METADATA_VERSION, NO_METHOD)
+        client = reader.address()
+        destination = reader.connect()
+    except _ShortError as short:
+        return short.missing
+    if client.address.version != destination.address.version:
+        answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+        raise SocksError("client and destination of different families", answer)
+    if not client.port or not destination.port:
+        raise SocksError("port 0", encode_response(Reply.FAILURE))
+    return Request(client, destination)
+
+
+def parse_response(data: bytes) -> Reply | int:
+    """Read an answer that is all of ``data``, or say how many more bytes it takes, at least.
+
+    A code that this version does not know is a ``FAILURE``.
+
+    Raises:
+        SocksError: whatever follows, it cannot become an answer to a request of ours.
+
+    """
+    reader = _Reader(data, _SHORTEST_RESPONSE, encode_response)
+    try:
+        reader.expect("SOCKS version", SOCKS_VERSION)
+        reader.expect("method", METHOD_CLIENT_METADATA)
+        return reader.reply()
+    except _ShortError as short:
+        return short.missing
+
+
+# Plain, message by message; all four return the missing bytes, and raise, as those above
+
+
+def parse_plain_greeting(data: bytes) -> bytes | int:
+    """Read a client's greeting: the methods that it offers, of which one must be ours."""
+    reader = _Reader(data, _SHORTEST_GREETING, encode_reply)
+    try:
+        reader.expect("SOCKS version", SOCKS_VERSION)
+        methods = reader.methods()
+    except _ShortError as short:
+        return short.missing
+    if METHOD_NO_AUTHENTICATION not in methods:
+        raise SocksError("no method without authentication offered", NO_METHOD)
+    return methods
+
+
+def parse_plain_selection(data: bytes) -> bytes | int:
+    """Read the method that a server has selected, which must be ours."""
+    if len(data) < len(PLAIN_SELECTION):
+        return len(PLAIN_SELECTION) - len(data)
+    found = data[: len(PLAIN_SELECTION)]
+    if found != PLAIN_SELECTION:
+        raise SocksError(f"method selection {found.hex()} instead of {PLAIN_SELECTION.hex()}")
+    return found
+
+
+def parse_plain_connect(data: bytes) -> SocketAddress | int:
+    """Read a client's request to connect: the destination."""
+    reader = _Reader(data, _SHORTEST_CONNECT, encode_reply)
+    try:
+        destination = reader.connect()
+    except _ShortError as short:
+        return short.missing
+    if not destination.port:
+        raise SocksError("port 0", encode_reply(Reply.FAILURE))
+    return destination
+
+
+def parse_plain_reply(data: bytes) -> Reply | int:
+    """Read a server's answer to CONNECT, with a bound address of any type."""
+    reader = _Reader(data, _SHORTEST_REPLY, encode_reply)
+    try:
+        return reader.reply()
+    except _ShortError as short:
+        return short.missing
