@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from fedsdn.proxy.relay import peer_direction
+from fedsdn.proxy.relay import from_peer
 from fedsdn.proxy.relay import relay as relay_module
 from fedsdn.proxy.relay.buffers import BufferPool
-from fedsdn.proxy.relay.direction import Direction, Owner
-from fedsdn.proxy.relay.peer_direction import FromPeer, ToPeer
+from fedsdn.proxy.relay.from_peer import FromPeer
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
+from fedsdn.proxy.relay.stream import Stream, StreamRelay
+from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import tcp
 from tests.unit.loopback import polling, receive, tcp_pair
@@ -42,13 +43,13 @@ class Half:
         self.trusted = True
         self.window = Window(Budget(), "vm")
         self.records = records
-        self.relay = Relay(near, far, poller, buffers, self._directions)
+        self.relay = Relay(near, far, poller, buffers, self._streams)
 
-    def _directions(self, relay: Owner) -> tuple[Direction, Direction]:
+    def _streams(self, relay: StreamRelay) -> tuple[Stream, Stream]:
         near, far = self.near, self.far
         if not self.records:
-            out = Direction(relay, near, far, self.count_sent)
-            return out, Direction(relay, far, near, self.count_received, self.may_be_used)
+            out = Stream(relay, near, far, self.count_sent)
+            return out, Stream(relay, far, near, self.count_received, self.may_be_used)
         to_peer = ToPeer(relay, near, far, self.count_sent, self.window)
         return to_peer, FromPeer(relay, far, near, self.count_received, to_peer, self.may_be_used)
 
@@ -153,7 +154,7 @@ def half_ground(
 def wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have resets wait for data that nobody takes for a moment only."""
     monkeypatch.setattr(relay_module, "PEER_SECONDS", 0.1)
-    for module in (relay_module, peer_direction):
+    for module in (relay_module, from_peer):
         monkeypatch.setattr(module, "VM_SECONDS", 0.1)
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.proxy.relay.direction import VM_SECONDS
-from fedsdn.proxy.relay.peer_direction import REPORT_BYTES
+from fedsdn.proxy.relay.from_peer import CONSUMED_BYTES
 from fedsdn.proxy.relay.records import MOST, Kind, Parser, RecordError, record
 from fedsdn.proxy.relay.relay import PEER_SECONDS
+from fedsdn.proxy.relay.stream import VM_SECONDS
 from fedsdn.proxy.relay.window import FIRST_BYTES, Budget, Window
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
@@ -119,7 +119,7 @@ def test_a_worker_whose_memory_is_spent_leaves_each_connection_little() -> None:
 
 
 def test_a_reader_who_reads_never_waits_for_its_report() -> None:
-    assert REPORT_BYTES < FIRST_BYTES
+    assert CONSUMED_BYTES < FIRST_BYTES
 
 
 def test_the_document_has_the_codes_and_the_figures() -> None:
@@ -127,5 +127,5 @@ def test_the_document_has_the_codes_and_the_figures() -> None:
     table = re.findall(r"\| `([0-9a-f]{2})` \| ([A-Z]+) \|", section)
     assert [(int(code, 16), name) for code, name in table] == [(kind, kind.name) for kind in Kind]
     assert f"more than {FIRST_BYTES >> 10} KiB" in section
-    assert f"every {REPORT_BYTES >> 10} KiB" in section
+    assert f"every {CONSUMED_BYTES >> 10} KiB" in section
     assert (PEER_SECONDS, VM_SECONDS) == (5, 2)

@@ -21,7 +21,7 @@ from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.process.listener import Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
 from fedsdn.proxy.relay.buffers import BufferPool
-from fedsdn.proxy.relay.peer_relay import Means
+from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.window import Budget
 from fedsdn.proxy.sockets import transport
@@ -119,10 +119,10 @@ class _Worker:
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        means = Means(self._poller, BufferPool(), Budget(), statistics)
+        relays = Relays(self._poller, BufferPool(), Budget(), statistics)
         self._socksifier = Socksifier(
             self._policy,
-            means,
+            relays,
             report,
             self._carried,
             self._handover,
@@ -131,7 +131,7 @@ class _Worker:
         )
         self._server = Server(
             self._policy,
-            means,
+            relays,
             report,
             self._carried,
             self._channel.restore,

@@ -7,15 +7,16 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from fedsdn.channel.connection import Connection
-from fedsdn.channel.connection import Direction as FlowDirection
-from fedsdn.config.model import AddressPair, Site
+from fedsdn.channel.connection import Connection, Direction
+from fedsdn.config.model import Address, AddressPair, Site
 from fedsdn.proxy.relay.buffers import BufferPool
-from fedsdn.proxy.relay.direction import Direction, Owner
-from fedsdn.proxy.relay.peer_direction import FromPeer, ToPeer
+from fedsdn.proxy.relay.from_peer import FromPeer
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
+from fedsdn.proxy.relay.stream import Stream, StreamRelay
+from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.send_queue import SendQueue
@@ -49,8 +50,8 @@ def fixed_path(far: socket.socket, peer: Site) -> AddressPair | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What the relays of one worker share."""
+class Relays:
+    """Makes the relays of one worker, and has what they share."""
 
     poller: Poller
     buffers: BufferPool
@@ -65,7 +66,7 @@ class Means:
         return False
 
     @contextmanager
-    def relay(
+    def between(
         self,
         near: socket.socket,
         far: socket.socket,
@@ -81,38 +82,55 @@ class Means:
         opened the connection, there are two with the peer: one ``sends`` what the VM says, and what
         is for the VM is ``taken_over`` by the other.
         """
-        queue = SendQueue(far)
-        sender = (
-            connection.client
-            if connection.direction is FlowDirection.OUTBOUND
-            else connection.destination
-        )
-        window = Window(self.budget, sender.address)
+        window = Window(self.budget, _sender(connection))
+        traffic = _Traffic(self.statistics, connection, SendQueue(far), window)
 
-        def sent(moved: int) -> None:
-            self.statistics.add(Counter.BYTES_SENT, moved)
-            connection.sent += moved
-            queue.sent(moved)
-            window.paths_hold = queue.paths_hold
-
-        def received(moved: int) -> None:
-            self.statistics.add(Counter.BYTES_RECEIVED, moved)
-            connection.received += moved
-
-        def trusted() -> bool:
-            return self.carries(far, peer)
-
-        def directions(relay: Owner) -> tuple[Direction, Direction]:
+        def streams(relay: StreamRelay) -> tuple[Stream, Stream]:
+            trusted = partial(self.carries, far, peer)
             if peer.proxy == "socks5":
-                outward = Direction(relay, near, far, sent)
-                return outward, Direction(relay, far, near, received, trusted)
-            to_peer = ToPeer(relay, near, far, sent, window, reads=sends)
-            from_peer = FromPeer(relay, far, near, received, to_peer, trusted, taken_over)
+                outward = Stream(relay, near, far, traffic.sent)
+                return outward, Stream(relay, far, near, traffic.received, trusted)
+            to_peer = ToPeer(relay, near, far, traffic.sent, window, reads=sends)
+            from_peer = FromPeer(relay, far, near, traffic.received, to_peer, trusted, taken_over)
             return to_peer, from_peer
 
         try:
-            sent(early)
+            traffic.sent(early)
             window.sent(early)
-            yield Relay(near, far, self.poller, self.buffers, directions)
+            yield Relay(near, far, self.poller, self.buffers, streams)
         finally:
             window.close()
+
+
+def _sender(connection: Connection) -> Address:
+    """Return the address of the VM here, which sends to the peer."""
+    outbound = connection.direction is Direction.OUTBOUND
+    return (connection.client if outbound else connection.destination).address
+
+
+class _Traffic:
+    """Accounts for the bytes of one connection, wherever somebody goes by them."""
+
+    def __init__(
+        self,
+        statistics: WorkerStatistics,
+        connection: Connection,
+        queue: SendQueue,
+        window: Window,
+    ) -> None:
+        self._statistics = statistics
+        self._connection = connection
+        self._queue = queue
+        self._window = window
+
+    def sent(self, moved: int) -> None:
+        """Count bytes that the socket to the peer has taken."""
+        self._statistics.add(Counter.BYTES_SENT, moved)
+        self._connection.sent += moved
+        self._queue.sent(moved)
+        self._window.paths_hold = self._queue.paths_hold
+
+    def received(self, moved: int) -> None:
+        """Count bytes of the peer that the VM's socket has taken."""
+        self._statistics.add(Counter.BYTES_RECEIVED, moved)
+        self._connection.received += moved

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from fedsdn.proxy.relay.buffers import BufferPool
-from fedsdn.proxy.relay.direction import VM_SECONDS, Direction, Owner
 from fedsdn.proxy.relay.poller import Poller, reset_after_fault, running_task
+from fedsdn.proxy.relay.stream import VM_SECONDS, Stream, StreamRelay
 from fedsdn.proxy.sockets import tcp
 
 PEER_SECONDS = 5.0
@@ -31,8 +31,8 @@ class NothingDoneError(Exception):
     """The peer has done nothing for the VM, and says so: it may be asked again."""
 
 
-Directions = Callable[[Owner], tuple[Direction, Direction]]
-"""Makes a relay's directions: from near to far, and from far to near."""
+Streams = Callable[[StreamRelay], tuple[Stream, Stream]]
+"""Makes a relay's streams: from near to far, and from far to near."""
 
 
 class Relay:
@@ -47,7 +47,7 @@ class Relay:
         far: socket.socket,
         poller: Poller,
         buffers: BufferPool,
-        directions: Directions,
+        streams: Streams,
     ) -> None:
         """Prepare to relay between ``near`` and ``far``."""
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class Relay:
         self._poller = poller
         self._near = near
         self._far = far
-        self._outward, self._inward = directions(self)
+        self._outward, self._inward = streams(self)
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready = False
         self._giving_up: asyncio.TimerHandle | None = None
@@ -109,7 +109,7 @@ class Relay:
     def _far_event(self, events: int) -> None:
         self._event(self._far, events, read=self._inward, written=self._outward)
 
-    def _event(self, sock: socket.socket, events: int, read: Direction, written: Direction) -> None:
+    def _event(self, sock: socket.socket, events: int, read: Stream, written: Stream) -> None:
         if events & ~select.EPOLLOUT:
             read.source_has_news()
         if events & select.EPOLLOUT:
@@ -127,12 +127,12 @@ class Relay:
             self.give_up_within(VM_SECONDS)
         else:
             self.give_up_within(PEER_SECONDS if self._ready else UNANSWERED_SECONDS)
-        for direction in (self._outward, self._inward):
-            if direction.sink is sock:
-                direction.sink_is_broken()
-        for direction in (self._outward, self._inward):
-            if direction.source is sock:
-                direction.source_is_broken()
+        for stream in (self._outward, self._inward):
+            if stream.sink is sock:
+                stream.sink_is_broken()
+        for stream in (self._outward, self._inward):
+            if stream.source is sock:
+                stream.source_is_broken()
 
     def may_be_finished(self) -> None:
         """End both sides in order if nothing remains to be done."""

@@ -15,7 +15,7 @@ from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.admission.turns import Turns
-from fedsdn.proxy.relay.peer_relay import Means, fixed_path, is_usable
+from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.path_manager import PathManager
@@ -35,7 +35,7 @@ class Server:
     def __init__(
         self,
         policy: Policy,
-        means: Means,
+        relays: Relays,
         report: Report,
         carried: Carried,
         restore: Restore,
@@ -54,9 +54,9 @@ class Server:
         self._path_manager = path_manager
         self._turns = turns
         self._handover = handover
-        self._means = means
-        self._statistics = means.statistics
-        self._poller = means.poller
+        self._relays = relays
+        self._statistics = relays.statistics
+        self._poller = relays.poller
 
     def peer_called(self, caller: SocketAddress) -> str:
         """Return which peer a connection comes from; the address, if that is none of a peer."""
@@ -211,7 +211,7 @@ class Server:
                 self._shown(near, request, peer),
                 transport.token(far),
             ) as connection,
-            self._means.relay(near, far, peer, connection, sends=_is_ours(near)) as relay,
+            self._relays.between(near, far, peer, connection, sends=_is_ours(near)) as relay,
         ):
             await relay.run()
 

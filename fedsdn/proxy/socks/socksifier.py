@@ -21,7 +21,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
-from fedsdn.proxy.relay.peer_relay import Means, fixed_path
+from fedsdn.proxy.relay.peer_relay import Relays, fixed_path
 from fedsdn.proxy.relay.relay import NothingDoneError
 from fedsdn.proxy.sockets import tcp, transparent, transport
 from fedsdn.proxy.sockets.handover import Handover, Offer
@@ -56,7 +56,7 @@ class Socksifier:
     def __init__(
         self,
         policy: Policy,
-        means: Means,
+        relays: Relays,
         report: Report,
         carried: Carried,
         handover: Handover,
@@ -70,9 +70,9 @@ class Socksifier:
         self._report = report
         self._carried = carried
         self._handover = handover
-        self._means = means
-        self._statistics = means.statistics
-        self._poller = means.poller
+        self._relays = relays
+        self._statistics = relays.statistics
+        self._poller = relays.poller
         self._turns = itertools.count()
 
     async def handle(self, near: socket.socket, client: SocketAddress) -> None:
@@ -152,7 +152,7 @@ class Socksifier:
         paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         port = self.policy.federation.proxy_port
         far = await transport.connect(paths, port)
-        if self._means.carries(far, peer):
+        if self._relays.carries(far, peer):
             return far
         far.close()
         if peer.proxy == "fedsdn":
@@ -163,7 +163,7 @@ class Socksifier:
         with self._failure_counted(request, peer):
             reply = await read_reply(far)
             if reply is not Reply.ASK_AGAIN:
-                if not self._means.carries(far, peer):
+                if not self._relays.carries(far, peer):
                     raise fallen_back()
                 check_success(reply)
                 return
@@ -185,7 +185,7 @@ class Socksifier:
             self._report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
-            self._means.relay(
+            self._relays.between(
                 offer.near, far, peer, connection, early, taken_over=lambda: offer.taken
             ) as relay,
         ):

@@ -1,6 +1,6 @@
-"""One direction of a relay: bytes from one connected, non-blocking socket to another.
+"""One of the two byte streams of a relay: from one connected, non-blocking socket to another.
 
-A direction borrows a buffer while bytes are in flight, so an idle connection holds none.
+A stream borrows a buffer while bytes are in flight, so an idle connection holds none.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Protocol
 from fedsdn.proxy.relay.buffers import BUFFER_BYTES, BufferPool
 
 _ROUNDS = 8
-"""How many times a direction may move bytes before others get their turn."""
+"""How many times a stream may move bytes before other connections get their turn."""
 
 _NO_BUFFER = memoryview(b"")
 
 VM_SECONDS = 2.0
 """How long a peer's reset waits until the VM has taken the data before it, if it reads."""
 
-Counter = Callable[[int], None]
+Count = Callable[[int], None]
 """Takes a number of bytes that have been passed on."""
 
 
-class Owner(Protocol):
-    """The relay of a direction."""
+class StreamRelay(Protocol):
+    """What a stream needs of the relay that it belongs to."""
 
     buffers: BufferPool
 
     @property
     def over(self) -> bool:
-        """Whether both sides have ended, or have been reset."""
+        """Whether both sockets have ended, or have been reset."""
 
     def broke(self, sock: socket.socket) -> None:
         """Note that a socket has been reset by its other side, or has failed."""
@@ -45,16 +45,16 @@ class Owner(Protocol):
         """Reset both sides."""
 
     def may_be_finished(self) -> None:
-        """See whether everything is done: this direction has ended, or come further."""
+        """End in order if both streams are finished; one has ended, or has got further."""
 
     def soon(self, act: Callable[[], None]) -> None:
-        """Call ``act`` when other connections had their turn."""
+        """Call ``act`` after other connections had their turn."""
 
 
-class Direction:
-    """Bytes as they are: between a VM and another's proxy.
+class Stream:
+    """Bytes as they are, as to and from another's proxy.
 
-    What the source does, the sink sees, behind all data: its end of stream, and its reset.
+    The source's end of stream and its reset are passed on to the sink, behind all data.
     """
 
     head = 0
@@ -62,16 +62,16 @@ class Direction:
 
     def __init__(
         self,
-        relay: Owner,
+        relay: StreamRelay,
         source: socket.socket,
         sink: socket.socket,
-        count: Counter,
+        count: Count,
         trusted: Callable[[], bool] | None = None,
     ) -> None:
-        """Prepare; ``count`` is told what was passed on.
+        """Prepare; ``count`` is called with the number of bytes that were passed on.
 
-        ``trusted`` says, after each reading, whether what was read may be used; if not, both sides
-        are reset.
+        ``trusted`` says after each read whether the data may be used; if not, both sockets are
+        reset.
         """
         self.relay = relay
         self.source = source

@@ -1,0 +1,95 @@
+"""What a VM sends to one of our own proxies: bytes in records."""
+
+from __future__ import annotations
+
+import socket
+
+from fedsdn.proxy.relay.buffers import BUFFER_BYTES
+from fedsdn.proxy.relay.records import ELSEWHERE, HEADER, Kind, record
+from fedsdn.proxy.relay.stream import Count, Stream, StreamRelay
+from fedsdn.proxy.relay.window import Window
+
+
+class ToPeer(Stream):
+    """The VM's data in records, and our records about the other stream."""
+
+    head = HEADER.size
+
+    def __init__(
+        self,
+        relay: StreamRelay,
+        source: socket.socket,
+        sink: socket.socket,
+        count: Count,
+        window: Window,
+        *,
+        reads: bool = True,
+    ) -> None:
+        """Prepare; ``window`` limits what is under way.
+
+        Without ``reads`` another connection carries the VM's data; this one only says END.
+        """
+        super().__init__(relay, source, sink, count)
+        self.window = window
+        self._reads = reads
+        self.seen = False
+        """Whether the peer has acknowledged our END (SEEN)."""
+        self._records = bytearray()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the peer has acknowledged our END, and all our records are sent."""
+        return self.ended and self.seen and not self._records
+
+    def say(self, kind: Kind, value: int = 0) -> None:
+        """Send a record, behind the data in the buffer."""
+        self._records += record(kind, value)
+
+    def _flush(self) -> bool:
+        if not super()._flush():
+            return False
+        while self._records:
+            moved = self.send(memoryview(bytes(self._records)))
+            if not moved:
+                return False
+            del self._records[:moved]
+            if not self._records:
+                self.relay.may_be_finished()
+        return True
+
+    def room(self) -> int:
+        """How many bytes the window, and the buffer, have room for."""
+        return min(self.window.room, BUFFER_BYTES - self.head) if self._reads else 0
+
+    def answer_end(self) -> None:
+        """Acknowledge the peer's END; end this stream if another connection carries the data."""
+        self.say(Kind.SEEN)
+        if not self._reads and not self.ended:
+            self.ended = True
+            self.say(Kind.END, ELSEWHERE)
+
+    def filled(self, got: int) -> tuple[int, int]:
+        """Put the header in front of the data."""
+        self._buffer[: self.head] = record(Kind.DATA, got)
+        self.window.sent(got)
+        self.count(got)
+        return 0, self.head + got
+
+    def drain(self) -> bool:
+        """Pass on some of the buffer; False when the sink is full."""
+        return self.give(self._stop) > 0
+
+    def pass_on_end(self) -> None:
+        """Tell the peer that the VM has ended its stream."""
+        self.ended = True
+        self.say(Kind.END)
+        self._flush()
+
+    def pass_on_reset(self) -> None:
+        """Tell the peer that the VM has reset the connection."""
+        if not self._reads:
+            return  # the connection that carries the VM's data says so, behind them
+        self.say(Kind.RESET)
+        self._flush()
+        # A peer whose VM does not read never gets to the record: a reset follows it.
+        super().pass_on_reset()
