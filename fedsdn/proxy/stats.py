@@ -1,4 +1,4 @@
-"""What the proxy counts, in memory that all its processes share."""
+"""The proxy's counters, in memory that all its processes share."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ _LOG = logging.getLogger(__name__)
 
 
 class Counter(IntEnum):
-    """What is counted, per worker. ``*_OPEN`` go up and down, the rest only up."""
+    """The counters of a worker. ``*_OPEN`` are gauges, the rest only go up."""
 
     OUTBOUND = 0
     """Connections that VMs of this site opened."""
     OUTBOUND_OPEN = auto()
     OUTBOUND_FAILED = auto()
-    """Of those, connections that ended before the peer said that they are through."""
+    """Of those, connections that ended before the peer had connected to its VM."""
     INBOUND = auto()
-    """Connections that peers' VMs were allowed to open to VMs of this site."""
+    """Connections from VMs of peers to VMs of this site that were allowed."""
     INBOUND_OPEN = auto()
     INBOUND_FAILED = auto()
     """Of those, connections that the VM refused or did not answer."""
     INBOUND_RESTORED = auto()
     """Connections whose client's address the bridge restores."""
     BYTES_SENT = auto()
-    """Bytes handed to peers."""
+    """Bytes sent to peers."""
     BYTES_RECEIVED = auto()
-    """Bytes taken from peers."""
+    """Bytes received from peers and passed on to VMs."""
     FALLBACKS = auto()
     """Connections between sites that were, or became, TCP instead of Multipath TCP."""
     ASKED_AGAIN = auto()
-    """Connections that had fallen back before anything was done for them; the peer asks again."""
+    """Connections that had fallen back before anything was done; the peer repeats its request."""
     REFUSED_NOT_A_PEER = auto()
     REFUSED_FOREIGN_CLIENT = auto()
     REFUSED_FOREIGN_DESTINATION = auto()
     REFUSED_UNFEDERATED = auto()
     REFUSED_PROTOCOL = auto()
-    """Connections that did not speak our SOCKS, or not in time."""
+    """Connections without a valid SOCKS request, or without one in time."""
 
 
 _WORD = 8
@@ -49,7 +49,7 @@ _SEE = "(said once; see 'fedsdn proxy stats')"
 
 
 class Statistics:
-    """A row of counters for each worker; made before the workers, seen by all of them."""
+    """The counters of all workers; made before the workers are forked."""
 
     def __init__(self, workers: int) -> None:
         """Make the shared memory, all zero."""
@@ -63,7 +63,7 @@ class Statistics:
         return WorkerStatistics(worker, self._words[start : start + len(Counter)], self._said)
 
     def forget_open(self, worker: int) -> None:
-        """Set a dead worker's open connections to none: they ended with it."""
+        """Set the open connections of a worker that ended to none: they ended with it."""
         row = self.row(worker)
         for counter in (Counter.OUTBOUND_OPEN, Counter.INBOUND_OPEN):
             row.add(counter, -row.value(counter))
@@ -81,7 +81,7 @@ class WorkerStatistics:
     """One worker's counters."""
 
     def __init__(self, number: int, words: memoryview[int], said: memoryview[int]) -> None:
-        """Count in ``words``, one for each ``Counter``; ``said`` is all workers'."""
+        """Count in ``words``, one for each ``Counter``; all workers share ``said``."""
         self.number = number
         self._words = words
         self._said = said
@@ -91,7 +91,7 @@ class WorkerStatistics:
         self._words[counter] += amount
 
     def value(self, counter: Counter) -> int:
-        """Return what a counter stands at."""
+        """Return the value of a counter."""
         return self._words[counter]
 
     def refused(self, counter: Counter, who: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What a worker carries, and resetting what it may not carry any more."""
+"""The connections that a worker carries, and resetting those that are not allowed any more."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 50
 _PAUSE_SECONDS = 0.005
-"""So many are reset, then there is a pause: a burst of resets would overflow the bridge's queue."""
+"""After so many resets there is a pause: a burst of them would overflow the bridge's queue."""
 
 _END_SECONDS = 1.0
-"""How long connections that are reset may take to end."""
+"""How long the tasks of connections that are reset may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerConnection:
     """A connection with ``peer``, open or being opened, as the federation file judges it.
 
-    ``client`` and ``destination`` are None until the peer has said what it wants. ``path`` is what
-    the connection depends on; None if Multipath TCP can move it to another.
+    ``client`` and ``destination`` are None before the peer's request. ``path`` is the path that the
+    connection depends on; None if Multipath TCP can move it to another.
     """
 
     direction: Direction
@@ -39,7 +39,7 @@ class PeerConnection:
 
 
 class Carried:
-    """The connections of a worker, each known by its task, from its first moment to its last."""
+    """The connections of a worker by their tasks, from accept to close."""
 
     def __init__(self) -> None:
         """Begin without any."""
@@ -49,7 +49,7 @@ class Carried:
     def carrying(self, connection: PeerConnection) -> Iterator[None]:
         """Note that the running task carries ``connection`` during the block.
 
-        A block within, which knows more of the connection, takes the place of the one around it.
+        An inner block, which knows more of the connection, overrides the outer one.
         """
         task = cast("asyncio.Task[object]", asyncio.current_task())
         outer = self._connections.get(task)
@@ -63,9 +63,9 @@ class Carried:
                 self._connections[task] = outer
 
     async def reset(self, why: Callable[[PeerConnection], str | None]) -> int:
-        """Reset, at both ends, all that ``why`` gives a reason for; return how many.
+        """Reset, at both ends, each connection that ``why`` gives a reason for; return how many.
 
-        How many for which reason is logged. Returns when the resets have been sent.
+        The number for each reason is logged. Returns when the resets have been sent.
         """
         reasons = {
             task: reason

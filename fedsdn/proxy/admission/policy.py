@@ -1,4 +1,4 @@
-"""Who may connect to whom: the proxy is never an open one.
+"""Who may connect to whom: the proxy is never an open proxy.
 
 Pure code over the federation file.
 """
@@ -50,7 +50,7 @@ class Policy:
     def admits(self, peer: Site, client: Address, destination: Address) -> Refusal | None:
         """Check a request of ``peer``; None if it is allowed.
 
-        The client of another's proxy is not known: what asks is the proxy itself.
+        The client behind another's proxy is not known: the caller is the proxy itself.
         """
         if peer.proxy == "fedsdn" and not inside(client, peer):
             return FOREIGN_CLIENT
@@ -70,11 +70,11 @@ class Policy:
         )
 
     def source_restore(self, peer: Site) -> SourceRestore:
-        """Who restores the addresses of clients at ``peer``."""
+        """How the source addresses of clients at ``peer`` are restored."""
         return self.federation.source_restore(self.site.name, peer)
 
     def warnings(self) -> tuple[str, ...]:
-        """Say between which sites, and which way, VMs do not see the address of their client."""
+        """Name the sites between which VMs do not see the address of their client."""
         own = ", ".join(str(prefix.proxy_address) for prefix in self.site.prefixes)
         unrestored = [peer.name for peer in self.federation.unrestored_peers(self.site.name)]
         foreign = [
@@ -101,10 +101,10 @@ class Policy:
         return UNFEDERATED_DESTINATION
 
     def paths(self, peer: Site, turn: int) -> tuple[tuple[Uplink, Uplink], ...]:
-        """Return every pair of an own uplink and one of ``peer`` that reaches it, to be tried so.
+        """Return all pairs of an own uplink and one of ``peer`` that it reaches, in order of trial.
 
-        Which comes first depends on ``turn``; the next shares as few uplinks as can be with those
-        before it, so that a single uplink that is down costs one attempt.
+        The first depends on ``turn``; each further path shares as few uplinks as possible with
+        those before it, so that a single uplink that is down costs one attempt.
         """
         left = [
             (own, other)

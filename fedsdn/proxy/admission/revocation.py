@@ -1,4 +1,4 @@
-"""Which open connections a changed federation file takes away, and why: pure code."""
+"""Which open connections a changed federation file revokes, and why: pure code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fedsdn.proxy.admission.policy import Policy, inside
 
 
 def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
-    """Say why ``now`` does not allow a connection that ``before`` did; None if it does.
+    """Say why ``now`` does not allow a connection that ``before`` allowed; None if it does.
 
-    Connections of the same cause have the same text.
+    The same cause has the same text.
     """
     peer, known = _peer(now, judged.peer), _peer(before, judged.peer)
     if peer is None:
@@ -48,7 +48,7 @@ def _foreign(judged: PeerConnection, peer: tuple[Site, Site], own: tuple[Site, S
         return None
     if judged.direction is Direction.OUTBOUND:
         return _left(judged.client, *own) or _left(judged.destination, *peer)
-    # The client of another's proxy is not known: what asks is the proxy itself.
+    # The client behind another's proxy is not known: the caller is the proxy itself.
     foreign_client = _left(judged.client, *peer) if peer[1].proxy == "fedsdn" else None
     return foreign_client or _left(judged.destination, *own)
 
@@ -68,7 +68,7 @@ def _paths(policy: Policy, peer: Site) -> set[AddressPair]:
 
 
 def _cut_off(judged: PeerConnection, before: set[AddressPair], now: set[AddressPair]) -> str | None:
-    """Check that something is left to go over; a path that never was in the file is not judged."""
+    """Check that a path is left; a path that never was in the file is not judged."""
     if judged.path is not None:
         if judged.path in before - now:
             own, other = judged.path
@@ -82,9 +82,9 @@ def _cut_off(judged: PeerConnection, before: set[AddressPair], now: set[AddressP
 def _shown_otherwise(
     judged: PeerConnection, before: tuple[Policy, Site], now: tuple[Policy, Site]
 ) -> str | None:
-    """Check that the address under which the VM knows its client is still served.
+    """Check that the proxy still serves the address that the VM sees as its client's.
 
-    A client's own is, however others are restored.
+    It always serves the client's own, however other sources are restored.
     """
     if judged.direction is Direction.OUTBOUND or judged.destination is None:
         return None

@@ -1,6 +1,6 @@
-"""How many connections a worker carries, and whose is the next one.
+"""How many connections a worker carries, and which is the next one.
 
-No VM and no peer can take all: who has much leaves the last slots to who has little.
+No VM and no peer can take all slots: the last ones are for those that hold few.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Owner = Hashable
 """Whose connections are counted together: a VM's address, or a peer's name."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
-"""Makes the coroutine that carries a connection to its end."""
+"""Makes the coroutine that handles a connection to its end."""
 
 
 class _Waiting:
@@ -50,14 +50,14 @@ class Slots:
         self._quiet_until = 0.0
 
     def full(self) -> bool:
-        """Whether no more can run, whosesoever they are."""
+        """Whether no more connections can run, of any owner."""
         return len(self.tasks) >= self._most
 
     def take(self, owner: Owner, share: float, work: Work, refuse: Callable[[], None]) -> None:
         """Run ``work`` now or when it is its turn; call ``refuse`` if it has none in time.
 
-        Once ``share`` of all slots are taken, more are for owners alone that hold less than an
-        equal part, reckoned as if there were one owner more.
+        Once ``share`` of all slots are taken, the rest is only for owners that hold less than an
+        equal part, counted as if there were one more owner.
         """
         if self._may_run(owner, share):
             self.run(owner, work)
@@ -83,7 +83,7 @@ class Slots:
         return taken < self._most and self._held[owner] < fair
 
     def run(self, owner: Owner, work: Work) -> None:
-        """Run ``work`` now, whatever its owner holds."""
+        """Run ``work`` now, however many slots its owner holds."""
         task = self._loop.create_task(work())
         self.tasks[task] = owner
         self._held[owner] += 1
@@ -101,7 +101,7 @@ class Slots:
         self.run(waiting.owner, waiting.work)
 
     def _leave(self, waiting: _Waiting) -> None:
-        """Wait no more; the owner's next connection waits for the turns of all others."""
+        """Wait no more; the owner's next connection comes after those of all other owners."""
         queue = self._waiting.pop(waiting.owner)
         queue.remove(waiting)
         if queue:

@@ -1,11 +1,11 @@
-"""Whose turn it is to be connected to a VM that may not exist.
+"""Turns to connect to VMs that may not exist.
 
-An address that nobody has takes an entry of the kernel's neighbour table until the kernel has asked
-for it in vain. Linux has one such table per family for the whole host, of 1,024 entries unless the
+An address that nobody has occupies an entry of the kernel's neighbour table until its resolution
+fails. Linux has one such table per family for the whole host, of 1,024 entries unless the
 host's ``net.ipv4.neigh.default.gc_thresh3`` (and ``net.ipv6``) say otherwise; a network namespace
 has no such setting (ip-sysctl in Documentation/networking; net/core/neighbour.c). If it is full,
-nobody's new neighbours are found. So few addresses are asked for at a time, and clients that ask
-for many wait for themselves, not for each other.
+no new neighbour can be resolved. So only few addresses are resolved at a time, and a client that
+scans many waits for itself and keeps nobody else waiting.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from contextlib import asynccontextmanager
 from fedsdn.config.model import Address
 
 PLACES = 256
-"""Addresses that all workers together may be asking for: a quarter of the kernel's table."""
+"""Addresses that all workers together may be resolving: a quarter of the kernel's table."""
 
 _LEAST_PLACES = 8
 _SHARE = 8
-"""One client may have one place in so many."""
+"""One client may have one in so many places."""
 
 WAITING = 1000
-"""Connections of one client that may wait for a turn."""
+"""The most connections of one client that may wait for a turn."""
 
 WAIT_SECONDS = 10.0
 """How long they may wait."""
 
 FINDING_SECONDS = 4.0
-"""How long an address may have a place: the kernel asks three times, a second each. Whoever has
-not answered a SYN by then has at least a MAC address."""
+"""How long an address may hold a place: the kernel sends three requests, a second apart. A VM that
+has not answered the SYN by then has at least a MAC address."""
 
 
 class _Place:
-    """A place that one connection has; given back once, however often it is said."""
+    """A place that one connection holds; giving it back a second time does nothing."""
 
     def __init__(self, give_back: Callable[[], None]) -> None:
         self._give_back: Callable[[], None] | None = give_back
@@ -49,14 +49,14 @@ class _Place:
 
 
 class Turns:
-    """Turns to be connected, dealt out in rotation among clients."""
+    """Turns to connect, dealt out in rotation among clients."""
 
     def __init__(self, workers: int) -> None:
         """Deal out this worker's part of the ``PLACES``."""
         self._places = max(_LEAST_PLACES, PLACES // workers)
         self._share = max(1, self._places // _SHARE)
         self._asked: Counter[Address] = Counter()
-        """Connections under way by destination; all to one address need only one place."""
+        """Connections being opened, by destination; all to one address need only one place."""
         self._held: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, deque[tuple[Address, asyncio.Future[_Place]]]] = {}
         """By client, in the order of their turns."""
@@ -114,7 +114,7 @@ class Turns:
             pass
 
     def _deal_to(self, client: Hashable) -> bool:
-        """Let one connection of a client have its turn, if it is free; others' are next then."""
+        """Let one connection of a client have its turn, if it may; other clients are next then."""
         queue = self._waiting[client]
         while queue and queue[0][1].done():
             queue.popleft()  # it has waited too long, or has gone

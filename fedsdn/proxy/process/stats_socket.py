@@ -1,4 +1,4 @@
-"""The Unix socket on which the proxy tells its statistics: connect, and read one JSON document."""
+"""The Unix socket that serves the proxy's statistics: connect, and read one JSON document."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _UCRED = struct.Struct("iII")
 
 
 class StatisticsSocket:
-    """Listens on ``path`` and answers with the totals; only one process at a time can.
+    """Listens on ``path`` and answers with the totals; only one proxy at a time can.
 
-    A lock says so, not the socket: that may be left from a proxy that was killed, or belong to
-    one that hangs. Workers inherit the lock, so it holds until the last has ended.
+    A lock makes sure of that, not the socket: it may be left from a proxy that was killed, or
+    belong to one that hangs. Workers inherit the lock, so it is held until the last one has ended.
     """
 
     def __init__(self, path: Path, statistics: Statistics) -> None:
@@ -75,14 +75,14 @@ class StatisticsSocket:
         return listener
 
     def answer(self) -> None:
-        """Answer one connection that waits."""
+        """Accept one connection and answer it."""
         with suppress(OSError):
             connection, _address = self.socket.accept()
             with connection:
                 connection.send(json.dumps(self._statistics.totals()).encode() + b"\n")
 
     def remove(self) -> None:
-        """Stop listening, and take the socket away."""
+        """Stop listening, and remove the socket."""
         self._path.unlink(missing_ok=True)
         self.socket.close()
         os.close(self._lock)
@@ -109,13 +109,13 @@ def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, Any]:
 
 
 def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:
-    """See that a proxy that runs is in the namespace that has this name now.
+    """Check that the running proxy, if there is one, is in the namespace that has this name now.
 
-    The name may have been deleted and given to a new namespace: the site's ports lead there, and
-    nothing reaches the proxy any more.
+    The namespace may have been deleted and made again: the site's ports are in the new one, and no
+    packet reaches the proxy any more.
 
     Raises:
-        FedsdnError: it is in another.
+        FedsdnError: the proxy is in another one.
 
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError):

@@ -37,19 +37,19 @@ from fedsdn.uplinks.status import status_from
 _LOG = logging.getLogger(__name__)
 
 _CARRYING = 5 / 8
-"""The part of the descriptors that is for running connections, two for each."""
+"""The part of the descriptors for running connections, each of which needs two."""
 
 _WAITING = 1 / 4
-"""The part for connections that wait for a slot. What is left is for second attempts."""
+"""The part for connections that wait for a slot. The rest is for second attempts."""
 
 _VMS_SHARE = 5 / 8
-"""What one VM of this site may take of all connections before others come first."""
+"""The share of slots that one VM of this site may hold before others come first."""
 
 _PEERS_SHARE = 7 / 8
-"""What one peer may take: more than a VM of its own, so that its other VMs are not cut off."""
+"""The share of one peer: more than that of a VM, so that its other VMs are not cut off."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that a worker handles; whoever starts it blocks them until then."""
+"""Signals that a worker handles; its parent blocks them until it does."""
 
 
 async def run(
@@ -59,7 +59,7 @@ async def run(
     workers: int,
     drain_seconds: float,
 ) -> None:
-    """Carry, as one of so many ``workers``, until SIGTERM; a second one resets what is left then.
+    """Carry connections, as one of ``workers``, until SIGTERM; a second one resets those left.
 
     Raises:
         OSError: the worker cannot listen.
@@ -161,7 +161,7 @@ class _Worker:
         self._handle_signals()
 
     def _policy_now(self) -> Policy:
-        """Return what the federation file allows now, and say what it takes away."""
+        """Return the policy of the federation file as it is now, and log its warnings."""
         policy = Policy.at(self._federation.current, self._site)
         for warning in policy.warnings():
             self._statistics.say_once(warning)
@@ -193,7 +193,7 @@ class _Worker:
         self._parts.once("reload", self._reload())
 
     def _take_status(self, document: dict[str, Any]) -> None:
-        """Go by what the application says of uplinks and paths."""
+        """Take up what the application says about uplinks and paths."""
         if self._live_paths.take(status_from(document)):
             self._path_manager.look()
 
@@ -205,7 +205,7 @@ class _Worker:
         return self._live_paths.usable(self._policy.paths(peer, 0), peer)
 
     async def _reload(self) -> int:
-        """Go by the federation file as it is now; return how many connections that has reset."""
+        """Take up the federation file as it is now; return how many connections were reset."""
         async with self._reloading:
             if not self._federation.refresh(force=True):
                 return 0
@@ -229,7 +229,7 @@ class _Worker:
 
     @property
     def connections(self) -> set[asyncio.Task[None]]:
-        """The running ones."""
+        """The tasks of the connections that run."""
         return set(self._slots.tasks)
 
     async def close_listeners(self) -> None:

@@ -1,4 +1,4 @@
-"""The proxy's processes: a parent that watches, and one worker per core that carries."""
+"""The proxy's processes: a parent that supervises, and one worker per core."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from fedsdn.site import checks
 _LOG = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
-"""How long a worker that died stays away, so that one that always dies does not burn a core."""
+"""How long to wait before a worker that ended is started again: one that always fails must not
+burn a core."""
 
 HOME_SECONDS = 1.0
 """How often the parent looks whether its network namespace still has its name."""
@@ -46,9 +47,10 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the proxy runs: ``drain_seconds`` is what a stop leaves to running connections.
+    """How the proxy runs.
 
-    ``namespace`` is the name of the network namespace that it is in, and stays in.
+    On a stop, connections have ``drain_seconds`` to end. ``namespace`` is the name of the network
+    namespace that the proxy runs in.
     """
 
     site: str
@@ -78,7 +80,7 @@ def run(settings: Settings, statistics_socket: Path) -> None:
 
 
 def _check_ports(federation: Federation) -> None:
-    """Find out before the workers do that a port cannot be listened on."""
+    """Find out before the workers start whether the ports can be listened on."""
     attempts: tuple[tuple[int, Callable[[], socket.socket]], ...] = (
         (federation.proxy_port, lambda: transport.listen(federation.proxy_port)),
         (SOCKSIFIER_LISTEN_PORT, socksifier.listen_for_vms),
@@ -100,7 +102,7 @@ def _raise_descriptor_limit() -> None:
 
 
 class _Parent:
-    """Starts workers, passes signals on, and starts workers again that died."""
+    """Starts workers, passes signals on, and starts workers again that ended."""
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class _Parent:
         self._workers: dict[int, int] = {}
         """Worker numbers by process."""
         self._missing: dict[int, float] = {}
-        """When to start workers again that died."""
+        """When to start workers again, by number."""
         self._stopping = False
         self._home = namespace.own_identity()
         self._signals, self._wakeup = socket.socketpair()
@@ -167,8 +169,8 @@ class _Parent:
             os.kill(pid, what)  # not reaped yet, so the number is still theirs
 
     def _start(self, number: int) -> None:
-        self._federation.refresh()  # the application tells running workers of changes, not us
-        # Blocked until the worker has handlers of its own: the parent's would swallow a signal.
+        self._federation.refresh()  # the application notifies running workers, not us
+        # Blocked until the worker has its own handlers: the parent's would swallow a signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
         parent = os.getpid()
         try:
@@ -206,7 +208,7 @@ class _Parent:
             os._exit(status)
 
     def _leave_parent(self) -> None:
-        """Let go, in a worker, of what is the parent's alone."""
+        """Close, in a worker, what belongs to the parent alone."""
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -231,7 +233,7 @@ class _Parent:
         return min(max(0.0, due), HOME_SECONDS)
 
     def _check_home(self) -> None:
-        """End if the site was set up anew in another namespace: nothing reaches us in this one."""
+        """End if the site was set up again in another namespace: no packet reaches this one now."""
         name = self._settings.namespace
         if namespace.identity(name) in {None, self._home}:
             return
@@ -250,7 +252,7 @@ class _Parent:
 
 
 def _die_with(parent: int) -> None:
-    """End when the parent is killed, so that no worker is left without one (prctl(2))."""
+    """End with the parent, even if that is killed (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The relay between a VM and a peer: what is the same in both roles of the proxy."""
+"""The relay between a VM and a peer: what both roles of the proxy share."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _sender(connection: Connection) -> Address:
 
 
 class _Traffic:
-    """Accounts for the bytes of one connection, wherever somebody goes by them."""
+    """Accounts for the bytes of one connection: for statistics, channel, window and send queue."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Kind(IntEnum):
     END = 2
     """The VM has ended its stream; with ``ELSEWHERE``, another connection carries it."""
     SEEN = 3
-    """The receiver's END has arrived, and so has all before it."""
+    """Acknowledges the receiver's END, and all data before it."""
     RESET = 4
     """The VM has reset the connection; nothing follows."""
 
@@ -49,7 +49,7 @@ def record(kind: Kind, value: int = 0) -> bytes:
 
 
 class Parser:
-    """Finds the records in what arrives, however it is cut up.
+    """Finds the records in a stream of bytes, however it is cut up.
 
     ``left`` is how many octets of data come next; they are the caller's to take off.
     """

@@ -1,7 +1,7 @@
 """Relaying a connection between a VM and a peer.
 
-What one side does, the other sees: its end of stream as an end of stream, its reset as a reset, and
-neither before the data that were sent before.
+An end of stream is passed on as an end of stream, a reset as a reset, both behind the data that
+were sent before.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from fedsdn.proxy.relay.stream import VM_SECONDS, Stream, StreamRelay
 from fedsdn.proxy.sockets import tcp
 
 PEER_SECONDS = 5.0
-"""How long a VM's reset waits until the peer has all data before it: uplinks may be away."""
+"""How long a VM's reset waits until the peer has acknowledged the data: uplinks may be down."""
 
 UNANSWERED_SECONDS = 1.0
-"""How long a VM's reset waits for the peer's answer, for what was sent with the question."""
+"""How long a VM's reset waits for the answer to the request, which carried its first data."""
 
 _SOONEST, _LATEST = 0.001, 0.1
-"""After so many seconds it is looked whether data have arrived: soon at first, then less often."""
+"""Interval at which unacknowledged data are looked for: short at first, then longer."""
 
 
 class NothingDoneError(Exception):
-    """The peer has done nothing for the VM, and says so: it may be asked again."""
+    """The peer has done nothing for the VM, and says so: the request may be repeated."""
 
 
 Streams = Callable[[StreamRelay], tuple[Stream, Stream]]
-"""Makes a relay's streams: from near to far, and from far to near."""
+"""Makes the two streams of a relay: from near to far, and from far to near."""
 
 
 class Relay:
     """Two connected, non-blocking sockets, relayed until both have ended or one is reset.
 
-    Closing them is left to their owner.
+    Their owner closes them.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Relay:
 
     @property
     def over(self) -> bool:
-        """Whether both sides have ended, or have been reset."""
+        """Whether both sockets have ended, or have been reset."""
         return self._ended.done()
 
     async def run(self, far_ready: Awaitable[None] | None = None) -> None:
@@ -135,17 +135,17 @@ class Relay:
                 stream.source_is_broken()
 
     def may_be_finished(self) -> None:
-        """End both sides in order if nothing remains to be done."""
+        """End both connections in order if both streams are finished."""
         if self._outward.finished and self._inward.finished and not self.over:
             tcp.end_in_order(self._near)
             tcp.end_in_order(self._far)
             self._ended.set_result(None)
 
     def reset_in_order(self, sock: socket.socket) -> None:
-        """Reset both sides as soon as all that was sent to ``sock`` has arrived.
+        """Reset both sockets as soon as ``sock`` has acknowledged all that was sent to it.
 
-        Not at once: the reset would overtake data that travel on another subflow, or have to be
-        sent again.
+        Not at once: the reset would overtake data on another subflow, and data that are
+        retransmitted.
         """
         self.give_up_within(PEER_SECONDS if sock is self._far else VM_SECONDS)
         self._look(sock, _SOONEST)
@@ -162,7 +162,7 @@ class Relay:
             self.abort()
 
     def give_up_within(self, seconds: float) -> None:
-        """Reset both sides after so many seconds, unless that is due earlier."""
+        """Reset both sockets after so many seconds, unless that is due earlier."""
         if self._giving_up is not None:
             if self._giving_up.when() <= self._loop.time() + seconds:
                 return
@@ -170,7 +170,7 @@ class Relay:
         self._giving_up = self._later(seconds, self.abort)
 
     def soon(self, act: Callable[[], None]) -> None:
-        """Call ``act`` when other connections had their turn; the relay is reset if it raises."""
+        """Call ``act`` after other connections had their turn; if it raises, both are reset."""
         self._loop.call_soon(self._guarded, act)
 
     def _later(self, seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
@@ -183,7 +183,7 @@ class Relay:
             reset_after_fault(self._task)
 
     def abort(self) -> None:
-        """Reset both sides, unless it is over."""
+        """Reset both sockets, unless the relay is over."""
         if not self.over:
             tcp.reset(self._near)
             tcp.reset(self._far)

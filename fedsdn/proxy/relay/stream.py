@@ -36,13 +36,13 @@ class StreamRelay(Protocol):
         """Note that a socket has been reset by its other side, or has failed."""
 
     def reset_in_order(self, sock: socket.socket) -> None:
-        """Reset both sides as soon as all that was sent to ``sock`` has arrived."""
+        """Reset both sockets as soon as ``sock`` has acknowledged all that was sent to it."""
 
     def give_up_within(self, seconds: float) -> None:
-        """Reset both sides after so many seconds, unless that is due earlier."""
+        """Reset both sockets after so many seconds, unless that is due earlier."""
 
     def abort(self) -> None:
-        """Reset both sides."""
+        """Reset both sockets."""
 
     def may_be_finished(self) -> None:
         """End in order if both streams are finished; one has ended, or has got further."""
@@ -58,7 +58,7 @@ class Stream:
     """
 
     head = 0
-    """Octets that are kept free in front of data."""
+    """Octets left free in the buffer in front of the data, for a header."""
 
     def __init__(
         self,
@@ -82,23 +82,23 @@ class Stream:
         """Whether the source has ended its stream, and all of it has been passed on."""
         self.source_broke = False
         self.sink_broke = False
-        """Whether nobody is left to take anything: what comes is thrown away."""
+        """Whether the sink is gone: what the source sends is discarded."""
         self._started = False
         self._scheduled = False
         self._read_all = False
         self._sink_is_full = False
         self._buffer = _NO_BUFFER
         self._start = self._stop = 0
-        """Where in the buffer is what has not been passed on."""
+        """The part of the buffer that has not been sent."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing remains to be done."""
+        """Whether the stream has ended and needs nothing more."""
         return self.ended
 
     @property
     def has_everything(self) -> bool:
-        """Whether the source has no more to say, whatever becomes of it."""
+        """Whether the source has said everything: a reset of it loses nothing."""
         return self.ended
 
     def start(self) -> None:
@@ -107,17 +107,17 @@ class Stream:
         self.pump()
 
     def source_has_news(self) -> None:
-        """Go on: there are bytes, an end or an error."""
+        """Read on: there are bytes, an end of stream or an error."""
         if not self._sink_is_full:
             self.pump()
 
     def sink_has_room(self) -> None:
-        """Go on, if the sink held it up."""
+        """Send on, if the sink was full."""
         if self._sink_is_full:
             self.pump()
 
     def pump(self) -> None:
-        """Move what can be moved now; the side that holds it up tells when to go on."""
+        """Move bytes until the source is empty or the sink is full; an event says when to go on."""
         if not self._started or self.relay.over:
             return
         for _ in range(_ROUNDS):
@@ -126,7 +126,7 @@ class Stream:
         self.pump_later()
 
     def pump_later(self) -> None:
-        """Go on when others had their turn."""
+        """Go on after other connections had their turn."""
         if not self._scheduled:
             self._scheduled = True
             self.relay.soon(self._pump_scheduled)
@@ -136,7 +136,7 @@ class Stream:
         self.pump()
 
     def source_is_broken(self) -> None:
-        """Pass on what the source had said before it broke, and then that it broke."""
+        """Pass on what the source sent before its reset, and then the reset."""
         if not self.source_broke:
             self.source_broke = True
             if self._read_all:
@@ -145,13 +145,13 @@ class Stream:
                 self.pump()
 
     def sink_is_broken(self) -> None:
-        """Throw away what comes from now on."""
+        """Discard what comes from now on."""
         if not self.sink_broke:
             self.sink_broke, self._sink_is_full = True, False
             self.pump_later()
 
     def _fill(self) -> bool:
-        """Read into an empty buffer; False when there is nothing to go on with."""
+        """Read into the empty buffer; False when there is nothing to send."""
         room = 0 if self._read_all else self.room()
         if not room and (self._read_all or not self.source_broke):
             self.release()
@@ -171,17 +171,17 @@ class Stream:
         return False
 
     def _read(self, room: int) -> int | None:
-        """Read so much at most; 0 when no more will come, None when nothing comes now."""
+        """Read at most ``room`` bytes; 0 at the end, None when nothing is there now."""
         self._buffer = self._buffer or self.relay.buffers.take()
         try:
-            # What its reader has no room for is lost with a reset, as it is without a proxy.
+            # Without room, what is still unread is lost with the reset, as it is without a proxy.
             return room and self.source.recv_into(self._buffer[self.head : self.head + room])
         except BlockingIOError:
             return None
         except OSError:
             if self.source_broke:
                 return 0
-            # An error is told once; reading then finds an end that is none.
+            # The kernel reports an error once; the next read finds an end of stream that is none.
             self.relay.broke(self.source)
             return None
 
@@ -192,21 +192,21 @@ class Stream:
             self.pass_on_end()
 
     def _flush(self) -> bool:
-        """Empty the buffer into the sink; False when the sink is full."""
+        """Send all of the buffer; False when the sink is full."""
         while self._start < self._stop:
             if not self.drain():
                 return False
         return True
 
     def give(self, stop: int) -> int:
-        """Send from the buffer up to ``stop``; return how much went, 0 when the sink is full."""
+        """Send the buffer up to ``stop``; return how many bytes went, 0 when the sink is full."""
         left = self._buffer[self._start : stop]
         moved = len(left) if self.sink_broke else self.send(left)
         self._start += moved
         return moved
 
     def send(self, data: memoryview) -> int:
-        """Send to the sink; return how much it took: 0 when it is full, all when it is broken."""
+        """Send; return how many bytes the sink took: 0 when it is full, all when it is gone."""
         try:
             moved = self.sink.send(data)
         except BlockingIOError:
@@ -232,18 +232,18 @@ class Stream:
         return BUFFER_BYTES
 
     def filled(self, got: int) -> tuple[int, int]:
-        """Note that so many bytes were read; return where in the buffer to send from and up to."""
+        """Prepare what was read for sending; return its start and stop in the buffer."""
         return 0, got
 
     def drain(self) -> bool:
-        """Pass on some of the buffer; False when the sink is full."""
+        """Send some of the buffer; False when the sink is full."""
         moved = self.give(self._stop)
         if moved and not self.sink_broke:
             self.count(moved)
         return moved > 0
 
     def pass_on_end(self) -> None:
-        """Tell the sink that the source has ended its stream."""
+        """Pass on the end of the source's stream."""
         self.ended = True
         if not self.sink_broke:
             try:
@@ -254,7 +254,7 @@ class Stream:
         self.relay.may_be_finished()
 
     def pass_on_reset(self) -> None:
-        """Tell the sink that the source has broken."""
+        """Pass on the reset of the source."""
         if self.sink_broke:
             self.relay.abort()
         else:

@@ -76,17 +76,17 @@ class ToPeer(Stream):
         return 0, self.head + got
 
     def drain(self) -> bool:
-        """Pass on some of the buffer; False when the sink is full."""
+        """Send some of the buffer; False when the socket is full."""
         return self.give(self._stop) > 0
 
     def pass_on_end(self) -> None:
-        """Tell the peer that the VM has ended its stream."""
+        """Say END."""
         self.ended = True
         self.say(Kind.END)
         self._flush()
 
     def pass_on_reset(self) -> None:
-        """Tell the peer that the VM has reset the connection."""
+        """Say RESET, and reset the connection when that is acknowledged."""
         if not self._reads:
             return  # the connection that carries the VM's data says so, behind them
         self.say(Kind.RESET)

@@ -1,8 +1,8 @@
-"""How far a connection's data may run ahead of the VM that reads them.
+"""How much of a connection's data may be in flight between the two proxies.
 
-What a VM does not read waits in the memory of both hosts. So a connection may have only as much
-under way as its paths hold, and no more than its reader has shown that it takes: one that never
-reads holds ``FIRST_BYTES``. Pure code.
+What a VM does not read waits in the memory of both hosts. So a connection may have in flight what
+its paths hold, and no more than its reader has consumed so far: for a VM that never reads that is
+``FIRST_BYTES``. Pure code.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from collections.abc import Hashable
 from fedsdn.proxy.relay.records import RecordError
 
 FIRST_BYTES = 1 << 17
-"""What may be sent before the VM has taken anything: more than a connection's first round trips
-carry (RFC 6928: ten segments), so that it delays nothing."""
+"""What may be sent before the VM has consumed anything: more than the first round trips of a
+connection carry (RFC 6928: ten segments), so that it delays nothing."""
 
 _SLACK_BYTES = 1 << 20
-"""What may wait beside what the paths hold: reports of what was taken come in lumps."""
+"""What may be in flight beyond what the paths hold: CONSUMED comes in steps."""
 
 _PATHS = 2
-"""What was sent is reported as taken a round trip later, in which the paths are filled again."""
+"""CONSUMED arrives a round trip after the data, and the paths are filled again meanwhile."""
 
 MOST_BYTES = 1 << 26
-"""The most that one connection may have under way."""
+"""The most that one connection may have in flight."""
 
 TOTAL_BYTES = 1 << 28
-"""What all connections of a worker may have under way. With more, each has ``FIRST_BYTES``."""
+"""What all connections of a worker may have in flight. Beyond that each has ``FIRST_BYTES``."""
 
 _SHARE = 1 / 4
-"""The part of it that those of one VM may have."""
+"""The part of it for the connections of one VM."""
 
 
 class Budget:
-    """What all connections of a worker have under way together."""
+    """What all connections of a worker have in flight together."""
 
     def __init__(self, total: int = TOTAL_BYTES) -> None:
         """Begin with nothing, of ``total`` bytes."""
@@ -42,14 +42,14 @@ class Budget:
         self.used = 0
 
     def use(self, owner: Hashable, amount: int) -> None:
-        """Note that the connections of ``owner`` have so many bytes more under way, or less."""
+        """Note that the connections of ``owner`` have so many more bytes in flight, or fewer."""
         self.used += amount
         self._used_by[owner] += amount
         if not self._used_by[owner]:
             del self._used_by[owner]
 
     def is_spent_for(self, owner: Hashable) -> bool:
-        """Whether nothing is left of it, or of the part of ``owner``."""
+        """Whether the budget is used up, or the share of ``owner``."""
         return self.used >= self._total or self._used_by[owner] >= self._total * _SHARE
 
 
@@ -76,12 +76,12 @@ class Window:
         return max(0, limit - (self._sent - self._consumed))
 
     def sent(self, amount: int) -> None:
-        """Note that so many bytes are under way."""
+        """Note that so many bytes were sent."""
         self._sent += amount
         self._budget.use(self._owner, amount)
 
     def consumed(self, amount: int) -> None:
-        """Note that the VM has taken so many.
+        """Note that the VM has consumed so many.
 
         Raises:
             RecordError: so many were not sent.
@@ -93,6 +93,6 @@ class Window:
         self._budget.use(self._owner, -amount)
 
     def close(self) -> None:
-        """Give back to the budget what will not be reported any more."""
+        """Give back to the budget what will not be consumed any more."""
         self._budget.use(self._owner, self._consumed - self._sent)
         self._sent = self._consumed

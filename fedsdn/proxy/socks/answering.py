@@ -38,11 +38,11 @@ async def read_request(far: socket.socket, caller: SocketAddress, peer: Site) ->
 
 
 async def _read_plain_request(far: socket.socket) -> SocketAddress:
-    """Read what another's proxy asks for: the destination.
+    """Read the request of another's proxy: the destination.
 
     Raises:
         OSError: the connection broke.
-        SocksError: it does not speak SOCKS5, or asks for what there is not.
+        SocksError: it does not speak SOCKS5, or asks for something else than a connection.
 
     """
     await read_message(far, parsing.parse_plain_greeting)
@@ -56,9 +56,10 @@ def answer(reply: Reply, peer: Site) -> bytes:
 
 
 async def turn_away(far: socket.socket, farewell: bytes) -> None:
-    """Answer, and let the connection end in order.
+    """Answer, and end the connection in order.
 
-    The peer's data are read to their end: if they were left, a reset would overtake the answer.
+    The peer's data are read to their end: if they were left unread, a reset would overtake the
+    answer.
     """
     loop = asyncio.get_running_loop()
     with suppress(OSError):

@@ -19,9 +19,9 @@ REPLY_SECONDS = 35.0
 
 
 class FirstSegment:
-    """What one of our servers is sent before it has answered: the request, and the VM's first data.
+    """What is sent to one of our servers at first: the request and the VM's first data.
 
-    It is kept, so that the server can be asked again.
+    It is kept, so that the request can be repeated.
     """
 
     def __init__(self, near: socket.socket, request: Request) -> None:
@@ -30,7 +30,7 @@ class FirstSegment:
         self._sent = request.encode()
         self._complete = False
         self.early = 0
-        """How many of the VM's bytes are in it."""
+        """How many bytes of the VM it holds."""
 
     async def send(self, far: socket.socket) -> None:
         """Send it.
@@ -52,7 +52,7 @@ class FirstSegment:
 async def ask_plainly(far: socket.socket, destination: SocketAddress) -> None:
     """Ask another's server for a connection.
 
-    Its dialogue has two turns, and some take what comes in one piece for one message.
+    Plain SOCKS5 takes two round trips: some servers take what arrives together for one message.
 
     Raises:
         OSError: the connection broke, or the server does not answer in time.

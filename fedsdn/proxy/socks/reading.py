@@ -1,4 +1,4 @@
-"""Reading SOCKS messages off a socket, and not a byte more: what follows is the relay's."""
+"""Reading a SOCKS message from a socket, and not a byte more: the rest belongs to the relay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Message = TypeVar("Message")
 
 
 async def read_message(sock: socket.socket, parse: Callable[[bytes], Message | int]) -> Message:
-    """Read until ``parse`` has a message; until then it says how many bytes are missing at least.
+    """Read until ``parse`` returns a message instead of how many more bytes it takes at least.
 
     Raises:
         OSError: the connection broke.

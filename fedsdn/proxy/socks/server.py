@@ -1,4 +1,4 @@
-"""The SOCKS server: connects peers' VMs to this site's."""
+"""The SOCKS server: connects VMs of peers to VMs of this site."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Server:
-    """Carries connections that peers' VMs open."""
+    """Carries connections that VMs of peers open."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Server:
         self._poller = relays.poller
 
     def peer_called(self, caller: SocketAddress) -> str:
-        """Return which peer a connection comes from; the address, if that is none of a peer."""
+        """Name the peer that a connection comes from; its address if that is no peer's."""
         peer = self.policy.peer_behind(caller.address)
         return str(caller.address) if isinstance(peer, Refusal) else f"site {peer.name}"
 
@@ -89,7 +89,7 @@ class Server:
             request = await self._admitted(far, caller, peer)
             if request is None:
                 return
-            # Only now: it may fall back when the first data come.
+            # Not before: it may fall back when the first data arrive.
             if not is_usable(far, peer):
                 self._statistics.add(Counter.ASKED_AGAIN)
                 await turn_away(far, answer(Reply.ASK_AGAIN, peer))
@@ -160,7 +160,7 @@ class Server:
             return None
 
     async def _connect_to_vm(self, request: Request, peer: Site) -> socket.socket:
-        """Connect to the VM so that it sees the client's address, or as ourselves.
+        """Connect to the VM, from the address that ``source_restore`` says.
 
         Raises:
             OSError: the connection failed.
@@ -178,7 +178,7 @@ class Server:
         return near
 
     async def _connect_as_client(self, request: Request) -> socket.socket:
-        """Connect from the client's address; or take the socket of the VM that connects to it.
+        """Connect from the client's address; in a simultaneous open, use the VM's own connection.
 
         Raises:
             OSError: the connection failed.
@@ -216,12 +216,12 @@ class Server:
             await relay.run()
 
     def _shown(self, near: socket.socket, request: Request, peer: Site) -> SocketAddress:
-        """As whom the VM sees the client; the bridge may have made another of us."""
+        """Return the address that the VM sees as its client's; the bridge may translate ours."""
         if self.policy.source_restore(peer) == "nat":
             return request.client
         return tcp.socket_address(near.getsockname())
 
 
 def _is_ours(near: socket.socket) -> bool:
-    """Whether the server made a socket; else it is the socksifier's, which reads it."""
+    """Whether the server made the socket; else it is the socksifier's, which reads from it."""
     return near.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == SocketMark.SERVER

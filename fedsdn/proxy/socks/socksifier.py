@@ -1,7 +1,7 @@
-"""The socksifier: takes VMs' connections off the bridge and asks the peer's server for them.
+"""The socksifier: accepts connections of this site's VMs, and asks the peer's server for them.
 
-TPROXY hands it connections to addresses that are not its own (Linux, Documentation/networking/
-tproxy.rst): the accepted socket's own name is where the VM wanted to go.
+TPROXY gives it connections to addresses that are not its own (Linux, Documentation/networking/
+tproxy.rst): the local address of the accepted socket is the VM's destination.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def listen_for_vms() -> socket.socket:
-    """Listen for what TPROXY hands over.
+    """Listen for the connections that TPROXY redirects.
 
     Raises:
         OSError: the port is taken, or the process may not be transparent.
@@ -47,7 +47,7 @@ def listen_for_vms() -> socket.socket:
 
 
 _ATTEMPTS = 3
-"""How many times a peer is asked that has done nothing because Multipath TCP had fallen back."""
+"""How many times a request is made if the peer refuses it because Multipath TCP had fallen back."""
 
 
 class Socksifier:
@@ -122,7 +122,7 @@ class Socksifier:
         peer: Site,
         first: FirstSegment,
     ) -> None:
-        """Carry a connection over one with the peer that has been made."""
+        """Carry a connection over ``far``, which is connected to the peer."""
         if peer.proxy == "fedsdn":
             await first.send(far)
             ready = self._answered(far, request, peer)
@@ -148,7 +148,7 @@ class Socksifier:
             raise
 
     async def _connect(self, peer: Site) -> socket.socket:
-        """Connect to a peer's server; connections take turns in which live path they try first."""
+        """Connect to a peer's server; the live path that is tried first rotates."""
         paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         port = self.policy.federation.proxy_port
         far = await transport.connect(paths, port)
@@ -178,7 +178,7 @@ class Socksifier:
         early: int = 0,
         ready: Awaitable[None] | None = None,
     ) -> None:
-        """Relay to the end; ``early`` bytes have gone with the request."""
+        """Relay to the end; ``early`` bytes were sent with the request."""
         client, destination = request.client, request.destination
         with (
             self._path_manager.managing(far, peer.name, _cancel_this_task()) as managed,
