@@ -18,9 +18,9 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE, SOCKSIFIER_PORT
 from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
 from fedsdn.proxy.socks import protocol as socks
 from fedsdn.socket_address import SocketAddress
+from tests.real.proxy_connections import Net, connection, noise
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
-from tests.real.test_proxy import Net, connection, noise
 from tests.unit.federations import two_sites, with_foreign_proxy
 
 pytestmark = pytest.mark.real

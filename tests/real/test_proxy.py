@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import random
-import re
 import socket
-import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from fedsdn.proxy.sockets.transparent import CONNECT_SECONDS
-from fedsdn.proxy.sockets.transport import CHECK_SECONDS
-from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
-from tests.real.site_host import wait_until
-from tests.unit.federations import two_sites
+from tests.real.proxy_connections import (
+    BYTES,
+    Net,
+    carried,
+    check_that_nothing_went_wrong,
+    connection,
+    noise,
+    proxies,
+    receive,
+    send,
+    wait_until_none_is_open,
+)
+from tests.real.proxy_net import LIMIT_S, SiteOfNet
 
 pytestmark = pytest.mark.real
 
-BYTES = 8 * 1024 * 1024
-RESET = struct.pack("ii", 1, 0)
 CONNECTIONS = 1000
-
-Net = tuple[SiteOfNet, SiteOfNet]
 
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[Net]:
-    with proxy_net(two_sites()) as sites:
-        for site in sites:
-            site.start_proxy()
+    with proxies() as sites:
         yield sites
 
 
@@ -46,71 +44,6 @@ def family(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(params=["a to b", "b to a"])
 def ends(request: pytest.FixtureRequest, net: Net) -> Net:
     return net if request.param == "a to b" else net[::-1]
-
-
-@contextmanager
-def connection(
-    near: SiteOfNet, far: SiteOfNet, family: int, source: int = 0
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection from the VM of one site to that of the other: both its ends."""
-    address = far.addresses[family]
-    with far.vm.listen(address) as listener:
-        port = listener.getsockname()[1]
-        with near.vm.connect(address, port, (near.addresses[family], source)) as client:
-            server, _ = listener.accept()
-            with server:
-                server.settimeout(LIMIT_S)
-                yield client, server
-
-
-def noise(seed: int) -> bytes:
-    return random.Random(seed).randbytes(BYTES)  # noqa: S311  (only to be compared)
-
-
-def send(sock: socket.socket, data: bytes) -> None:
-    sock.sendall(data)
-    sock.shutdown(socket.SHUT_WR)
-
-
-def receive(sock: socket.socket) -> bytes:
-    """Everything up to the end of the stream."""
-    received = bytearray()
-    while data := sock.recv(1 << 16):
-        received += data
-    return bytes(received)
-
-
-def carried(data: bytes, sender: socket.socket, receiver: socket.socket) -> bytes:
-    """Send data, and the end of the stream, while the other end reads; return what it read."""
-    with ThreadPoolExecutor(1) as thread:
-        sending = thread.submit(send, sender, data)
-        received = receive(receiver)
-        sending.result()
-    return received
-
-
-def fill(sock: socket.socket) -> None:
-    """Send until nothing on the way takes more."""
-    sock.settimeout(1)
-    with suppress(TimeoutError):
-        while True:
-            sock.send(bytes(1 << 20))
-    sock.settimeout(LIMIT_S)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    sock.close()
-
-
-def is_reset(sock: socket.socket) -> bool:
-    """Whether the connection ends by a reset, whatever comes before."""
-    try:
-        while sock.recv(1 << 16):
-            pass
-    except ConnectionResetError:
-        return True
-    return False
 
 
 def test_data_both_ways_at_once(ends: Net, family: int) -> None:
@@ -192,84 +125,6 @@ def test_data_before_the_end_of_connection_set_up(net: Net, family: int) -> None
         assert receive(client) == b"answer"
 
 
-@pytest.mark.parametrize("who", ["client", "server"])
-def test_a_reset_is_passed_on(net: Net, family: int, who: str) -> None:
-    with connection(*net, family) as (client, server):
-        client.sendall(b"?")
-        assert server.recv(1) == b"?"
-        one, other = (client, server) if who == "client" else (server, client)
-        reset(one)
-        assert is_reset(other)
-
-
-@pytest.mark.parametrize("who", ["client", "server"])
-def test_a_reset_is_passed_on_past_a_receiver_that_does_not_read(
-    net: Net, family: int, who: str
-) -> None:
-    with connection(*net, family) as (client, server):
-        one, other = (client, server) if who == "client" else (server, client)
-        fill(one)
-        reset(one)
-        wait_until(lambda: is_broken(other))
-
-
-@pytest.mark.parametrize("who", ["client", "server"])
-def test_a_reset_after_the_end_of_the_stream_is_passed_on(net: Net, family: int, who: str) -> None:
-    with connection(*net, family) as (client, server):
-        one, other = (client, server) if who == "client" else (server, client)
-        send(one, b"end")
-        assert receive(other) == b"end"
-        reset(one)
-        wait_until(lambda: is_broken(other))
-
-
-def is_broken(sock: socket.socket) -> bool:
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-
-
-def wait_until_none_is_open(net: Net) -> None:
-    def none_is_open() -> bool:
-        counted = [site.statistics() for site in net]
-        return not any(one["outbound_open"] or one["inbound_open"] for one in counted)
-
-    wait_until(none_is_open)
-
-
-def test_a_refusal_is_a_reset(net: Net, family: int) -> None:
-    near, far = net
-    with far.vm.listen(far.addresses[family]) as closed:
-        port = closed.getsockname()[1]
-    with (
-        near.counts(outbound=1, outbound_failed=1),
-        far.counts(inbound=1, inbound_failed=1),
-        pytest.raises(ConnectionResetError),  # which may come before connect() returns
-        near.vm.connect(far.addresses[family], port) as client,
-    ):
-        client.recv(1)
-
-
-def test_a_vm_that_does_not_exist_is_a_reset(net: Net) -> None:
-    """Before the server has waited in vain for an answer: nobody has the address."""
-    near, far = net
-    with (
-        far.counts(inbound=2, inbound_failed=2),
-        near.vm.connect("10.2.0.99", 80) as client,
-        near.vm.connect("fd00:2::99", 80) as other_client,
-    ):
-        for sock in (client, other_client):
-            sock.settimeout(CONNECT_SECONDS / 2)
-            assert is_reset(sock)
-
-
-def test_a_client_that_gives_up_leaves_nothing_behind(net: Net) -> None:
-    near, far = net
-    wait_until_none_is_open(net)
-    client = near.vm.connect("10.2.0.98", 80)
-    wait_until(lambda: far.statistics()["inbound_open"] == 1)
-    reset(client)
-    wait_until_none_is_open(net)
-
-
 def test_bytes_are_counted(net: Net) -> None:
     near, far = net
     with (
@@ -282,60 +137,6 @@ def test_bytes_are_counted(net: Net) -> None:
         assert len(receive(server)) == BYTES
         send(server, b"thank")
         assert receive(client) == b"thank"
-
-
-def test_a_connection_has_a_subflow_on_each_uplink(net: Net) -> None:
-    near, far = net
-    wait_until_none_is_open(net)
-    with connection(near, far, 4) as (client, server):
-        client.sendall(b"?")
-        assert server.recv(1) == b"?"
-        wait_until(lambda: remotes(near) == {"192.0.2.2", "2001:db8:2::2"})
-
-
-def remotes(site: SiteOfNet) -> set[str]:
-    """Far ends of the site's established subflows."""
-    listed = site.inside("ss -Hnt state established dport = :1080")
-    names = [line.split()[3].rpartition(":")[0] for line in listed.splitlines()]
-    return {name.strip("[]").removeprefix("::ffff:") for name in names}
-
-
-def test_peers_are_asked_whether_they_still_have_a_connection(net: Net) -> None:
-    """On each subflow, those that came later too."""
-    near, far = net
-    with connection(near, far, 4) as (client, server):
-        client.sendall(b"?")
-        assert server.recv(1) == b"?"
-        for site, end in ((near, "dport"), (far, "sport")):
-            command = f"ss -HtnOo state established {end} = :1080"
-
-            def timers(site: SiteOfNet = site, command: str = command) -> list[float]:
-                shown = re.findall(
-                    r"timer:\(keepalive,(?:(\d+)min)?([\d.]+)?", site.inside(command)
-                )
-                return [60 * float(minutes or 0) + float(rest or 0) for minutes, rest in shown]
-
-            wait_until(lambda: len(timers()) >= 2)
-            assert max(timers()) <= CHECK_SECONDS
-
-
-@pytest.mark.parametrize("uplink", ["wan-up1", "wan-up2"])
-def test_new_connections_do_not_depend_on_one_uplink(net: Net, uplink: str) -> None:
-    """An uplink that swallows everything: the connections that try it first take the other."""
-    near, far = net
-    near.inside(
-        f"nft 'table inet hole {{ chain out {{ type filter hook output priority 0; }}; }};"
-        f'add rule inet hole out oifname "{uplink}" drop\''
-    )
-    try:
-        for _ in range(4):
-            with connection(near, far, 4) as (client, server):
-                client.sendall(b"?")
-                assert server.recv(1) == b"?"
-        swallowed = near.inside("nft list table inet hole")
-    finally:
-        near.inside("nft delete table inet hole")
-    assert "drop" in swallowed
 
 
 def test_a_thousand_connections_at_once(net: Net, family: int) -> None:
@@ -391,14 +192,5 @@ def descriptors(site: SiteOfNet) -> int:
 
 
 def test_nothing_went_wrong_on_the_way(net: Net) -> None:
-    """Runs last: none of the above was a fallback, was refused, or hit a fault of the proxy."""
-    for site in net:
-        counted = site.statistics()
-        wrong = {
-            name: count
-            for name, count in counted.items()
-            if count and (name == "fallbacks" or name.startswith("refused_"))
-        }
-        assert wrong == {}
-        assert "Traceback" not in site.log
-        assert "ERROR" not in site.log
+    """Runs last."""
+    check_that_nothing_went_wrong(net)
