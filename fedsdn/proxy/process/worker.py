@@ -139,14 +139,12 @@ class _Worker:
             Turns(workers),
             self._handover,
         )
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
         self._peers_listener = self._listen_for_peers()
-        self._vms_listener = Listener(
-            socksifier.listen_for_vms(), self._socksifier.handle, self._slots, _VMS_SHARE
-        )
-        self.stop = asyncio.Event()
-        self.at_once = asyncio.Event()
+        self._vms_listener = self._listen_for_vms()
 
     def start(self, parts: Parts) -> None:
         """Start the parts, and take signals from now on."""
@@ -175,6 +173,10 @@ class _Worker:
             _PEERS_SHARE,
             self._server.peer_called,
         )
+
+    def _listen_for_vms(self) -> Listener:
+        listening = socksifier.listen_for_vms()
+        return Listener(listening, self._socksifier.handle, self._slots, _VMS_SHARE)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

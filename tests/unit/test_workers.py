@@ -1,0 +1,45 @@
+"""The parent of the workers, when the kernel gives it no process."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from fedsdn.config.loader import dump_federation
+from fedsdn.config.watch import WatchedFederation
+from fedsdn.proxy.process import workers
+from fedsdn.proxy.process.stats_socket import StatisticsSocket
+from fedsdn.proxy.stats import Statistics
+from tests.unit.federations import two_sites
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``fork`` is a mock here: root's processes have no limit that would not harm the machine."""
+    file = tmp_path / "federation.yaml"
+    file.write_text(dump_federation(two_sites()))
+    statistics = Statistics(1)
+    served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
+    settings = workers.Settings("a", file, 1, 0.0, "none")
+    parent = workers._Parent(settings, WatchedFederation(file, "a"), statistics, served)
+
+    def no_process() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", no_process)
+    parent._start(0)
+    assert list(parent._missing) == [0]
+    assert parent._workers == {}
+    assert [record.getMessage() for record in caplog.records] == [
+        "worker 0 cannot be started, trying again: Resource temporarily unavailable"
+    ]
+    monkeypatch.setattr(os, "fork", lambda: 4711)
+    monkeypatch.setattr(workers, "RESTART_SECONDS", 0.0)
+    parent._missing[0] = 0.0
+    parent._start_missing()
+    assert parent._workers == {4711: 0}
+    served.remove()
