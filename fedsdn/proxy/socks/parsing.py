@@ -1,7 +1,7 @@
 """Reading SOCKS5 messages from bytes: pure code.
 
-Every function either returns the message, or how many more bytes it takes at least. Who reads no
-more than that from a socket never takes a byte of what follows the message.
+Each function returns the message, or how many more bytes it needs at least. A caller that reads no
+more than that from a socket never reads beyond the message.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _SHORTEST_GREETING = 3
 
 
 class _Reader:
-    """Reads fields off the front of ``data``, of a message that has ``least`` bytes or more.
+    """Reads the fields of a message that has at least ``least`` bytes.
 
-    ``answer`` makes what a client is told whose request is refused.
+    ``answer`` makes the answer to a client whose request is refused.
     """
 
     def __init__(self, data: bytes, least: int, answer: Callable[[Reply], bytes]) -> None:
@@ -92,7 +92,7 @@ class _Reader:
         return self.address()
 
     def reply(self) -> Reply:
-        """Read a reply, and a bound address of any type, which is of no use."""
+        """Read a reply, and its bound address of any type, which is not used."""
         self.expect("SOCKS version of the reply", SOCKS_VERSION)
         code, _reserved, kind = self.take(3)
         if kind == TYPE_NAME:
@@ -113,7 +113,7 @@ class _Reader:
 
 
 class _ShortError(Exception):
-    """At least ``missing`` bytes have to follow."""
+    """At least ``missing`` bytes are needed."""
 
     def __init__(self, missing: int) -> None:
         super().__init__()
@@ -124,13 +124,12 @@ class _ShortError(Exception):
 
 
 def parse_request(data: bytes) -> Request | int:
-    """Read a request that is all of ``data``, or say how many more bytes it takes, at least.
+    """Return the request in ``data``, or how many more bytes it needs at least.
 
-    Whoever reads no more than that never takes a byte of what follows the request. The longest
-    request has ``LONGEST_REQUEST`` bytes.
+    The longest request has ``LONGEST_REQUEST`` bytes.
 
     Raises:
-        SocksError: whatever follows, it cannot become a request.
+        SocksError: this is not the beginning of a request.
 
     """
     reader = _Reader(data, _SHORTEST_REQUEST, encode_response)
@@ -152,12 +151,12 @@ def parse_request(data: bytes) -> Request | int:
 
 
 def parse_response(data: bytes) -> Reply | int:
-    """Read an answer that is all of ``data``, or say how many more bytes it takes, at least.
+    """Return the answer in ``data``, or how many more bytes it needs at least.
 
     A code that this version does not know is a ``FAILURE``.
 
     Raises:
-        SocksError: whatever follows, it cannot become an answer to a request of ours.
+        SocksError: this is not the beginning of an answer to our request.
 
     """
     reader = _Reader(data, _SHORTEST_RESPONSE, encode_response)
@@ -169,11 +168,11 @@ def parse_response(data: bytes) -> Reply | int:
         return short.missing
 
 
-# Plain, message by message; all four return the missing bytes, and raise, as those above
+# Plain, message by message; all four return missing bytes, and raise SocksError, as those above
 
 
 def parse_plain_greeting(data: bytes) -> bytes | int:
-    """Read a client's greeting: the methods that it offers, of which one must be ours."""
+    """Return the methods that a client offers; ours must be among them."""
     reader = _Reader(data, _SHORTEST_GREETING, encode_reply)
     try:
         reader.expect("SOCKS version", SOCKS_VERSION)
@@ -186,7 +185,7 @@ def parse_plain_greeting(data: bytes) -> bytes | int:
 
 
 def parse_plain_selection(data: bytes) -> bytes | int:
-    """Read the method that a server has selected, which must be ours."""
+    """Return the method that a server has selected; it must be ours."""
     if len(data) < len(PLAIN_SELECTION):
         return len(PLAIN_SELECTION) - len(data)
     found = data[: len(PLAIN_SELECTION)]
@@ -196,7 +195,7 @@ def parse_plain_selection(data: bytes) -> bytes | int:
 
 
 def parse_plain_connect(data: bytes) -> SocketAddress | int:
-    """Read a client's request to connect: the destination."""
+    """Return the destination of a client's CONNECT."""
     reader = _Reader(data, _SHORTEST_CONNECT, encode_reply)
     try:
         destination = reader.connect()
@@ -208,7 +207,7 @@ def parse_plain_connect(data: bytes) -> SocketAddress | int:
 
 
 def parse_plain_reply(data: bytes) -> Reply | int:
-    """Read a server's answer to CONNECT, with a bound address of any type."""
+    """Return a server's answer to CONNECT; its bound address may be of any type."""
     reader = _Reader(data, _SHORTEST_REPLY, encode_reply)
     try:
         return reader.reply()

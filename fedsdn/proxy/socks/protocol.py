@@ -1,6 +1,6 @@
 """SOCKS5 (RFC 1928), with a private method that carries the client's address and port, and plain.
 
-What messages say, and how they are written; ``parsing`` reads them. Pure code.
+The messages as values, and writing them; ``parsing`` reads them. Pure code.
 ``docs/socks-extension.md`` has the exact bytes.
 """
 
@@ -19,7 +19,7 @@ METHOD_CLIENT_METADATA = 0x80
 """First of the methods that RFC 1928 (section 3) reserves for private use."""
 
 METHOD_NO_AUTHENTICATION = 0
-"""The method of plain SOCKS5: nothing is said between greeting and request."""
+"""The method of plain SOCKS5: nothing is sent between greeting and request."""
 
 METHOD_NONE_ACCEPTABLE = 0xFF
 COMMAND_CONNECT = 1
@@ -57,12 +57,12 @@ _BY_ERRNO = {
 
 
 def reply_for(error: OSError) -> Reply:
-    """Reply that says why a connection to the destination failed."""
+    """Return the reply for a failed connection to the destination."""
     return _BY_ERRNO.get(error.errno or 0, Reply.FAILURE)
 
 
 class SocksError(Exception):
-    """The other side does not speak our SOCKS; ``answer`` is what to send before closing."""
+    """The other side does not speak our SOCKS; ``answer`` is sent before closing."""
 
     def __init__(self, message: str, answer: bytes = b"") -> None:
         """Say what is wrong in a few words."""
@@ -84,7 +84,7 @@ class Request:
     destination: SocketAddress
 
     def encode(self) -> bytes:
-        """Greeting, client metadata and CONNECT: all that leaves before the first data."""
+        """Write greeting, client metadata and CONNECT, which are sent before the first data."""
         greeting = bytes([SOCKS_VERSION, 1, METHOD_CLIENT_METADATA])
         metadata = bytes([METADATA_VERSION]) + encode_address(self.client)
         return greeting + metadata + encode_connect(self.destination)
@@ -105,11 +105,11 @@ def encode_connect(destination: SocketAddress) -> bytes:
 def encode_reply(reply: Reply) -> bytes:
     """Make the answer to CONNECT (RFC 1928, section 6).
 
-    The bound address is of no use to anybody, so it is all zero.
+    The bound address is not used, so it is all zero.
     """
     return bytes([SOCKS_VERSION, reply.value, 0]) + encode_address(_UNSPECIFIED)
 
 
 def encode_response(reply: Reply) -> bytes:
-    """Make the method selection and the answer to CONNECT, which leave together."""
+    """Make the method selection and the answer to CONNECT, which are sent together."""
     return _METHOD_SELECTION + encode_reply(reply)
