@@ -157,7 +157,8 @@ async def test_a_reload_that_fails_ends_the_channel(tmp_path: Path) -> None:
         accepted, _ = await loop.sock_accept(application)
         with accepted:
             hello = json.loads(await loop.sock_recv(accepted, 1 << 16))
-            answer = {"jsonrpc": "2.0", "id": hello["id"], "result": {"version": VERSION}}
+            result = {"version": VERSION, "site": "a"}
+            answer = {"jsonrpc": "2.0", "id": hello["id"], "result": result}
             await loop.sock_sendall(accepted, json.dumps(answer).encode() + b"\n")
             with pytest.raises(ExceptionGroup) as caught:
                 await running
