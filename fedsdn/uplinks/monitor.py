@@ -1,19 +1,16 @@
 """Watches the site's uplinks: probes every path, keeps the kernel and the status file in line.
 
-One thread with an event loop; what blocks (netlink) is done by a second one, so that thousands of
-subflows to be ended do not delay the next probe.
+A task of the application's event loop; what blocks (netlink) is done by an executor, so that
+thousands of subflows to be ended do not delay the next probe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 
 from fedsdn.config.model import Federation, Site
@@ -40,12 +37,11 @@ _CHECK_SECONDS = 1.0
 _REPEATS = (0.01, 0.03)
 """News are told at once, and again after so many seconds: the first probe may be lost."""
 
-_LEAVE_SECONDS = 1.0
 _SAY_AGAIN_SECONDS = 60.0
 
 
-class UplinkMonitor(threading.Thread):
-    """Knows which uplinks and paths live, and acts on it."""
+class UplinkMonitor:
+    """Knows which uplinks and paths live, and acts on it. Everything is called in its loop."""
 
     def __init__(
         self,
@@ -54,13 +50,16 @@ class UplinkMonitor(threading.Thread):
         namespace: str,
         open_socket: OpenSocket,
         tell: Callable[[SiteStatus], None],
+        executor: Executor,
     ) -> None:
-        """Prepare for ``site``, and ``tell`` every status; ``start()`` starts."""
-        super().__init__(name="uplinks", daemon=True)
+        """Prepare for ``site``, and ``tell`` every status; ``run`` does the work.
+
+        ``executor`` has one thread: what talks to the kernel is opened and used there.
+        """
         self._tell = tell
         self._site = site
         self._kernel = Kernel(namespace)
-        self._kernel_thread = ThreadPoolExecutor(1, "kernel")
+        self._executor = executor
         self._epoch = time.time_ns()
         self._wall = time.time() - time.monotonic()
         self._federation = federation
@@ -69,7 +68,7 @@ class UplinkMonitor(threading.Thread):
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._said: dict[str, float] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.get_running_loop()
         self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
         self._changed = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
@@ -79,44 +78,27 @@ class UplinkMonitor(threading.Thread):
     def _new_paths(self, federation: Federation) -> Paths:
         return Paths(federation, self._site, self._epoch, time.monotonic())
 
-    # From other threads
+    async def run(self) -> None:
+        """Watch for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._probe())
+            tasks.create_task(self._keep())
 
-    def set_ports(self, ports: dict[str, PortState]) -> None:
-        """Note the states of the bridge's ports, by name; a port that is not there is absent."""
-        self._loop.call_soon_threadsafe(self._take_ports, ports)
-
-    def set_federation(self, federation: Federation) -> None:
-        """Go over to a changed federation."""
-        self._loop.call_soon_threadsafe(self._take_federation, federation)
-
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """Tell the peers that no more probes follow, so that silence alarms nobody."""
-        if self.is_alive():
-            done = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
-            with suppress(TimeoutError):
-                done.result(_LEAVE_SECONDS)
-
-    # In the thread
-
-    def run(self) -> None:
-        """Watch for ever; if that fails, the process ends, to be started again."""
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._watch())
-        except Exception:
-            _LOG.exception("the uplinks are not watched any more")
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    async def _watch(self) -> None:
-        await asyncio.gather(self._probe(), self._keep())
-
-    async def _leave(self) -> None:
         self._leaving = True
         self._send()
 
-    def _take_ports(self, ports: dict[str, PortState]) -> None:
+    def set_ports(self, ports: dict[str, PortState] | None) -> None:
+        """Note the states of the bridge's ports, by name; a port that is not there is absent.
+
+        None: the bridge is not connected, so nothing is known of any port.
+        """
         uplinks = self._federation.site(self._site).uplinks
-        states = {one.name: ports.get(one.port, PortState.ABSENT) for one in uplinks}
+        states = {
+            one.name: PortState.UNKNOWN if ports is None else ports.get(one.port, PortState.ABSENT)
+            for one in uplinks
+        }
         before = self._paths.ports
         if not self._paths.set_ports(states, time.monotonic()):
             return
@@ -126,7 +108,8 @@ class UplinkMonitor(threading.Thread):
                 _LOG.info("uplink %s: port %s", name, state)
         self._judge()
 
-    def _take_federation(self, federation: Federation) -> None:
+    def set_federation(self, federation: Federation) -> None:
+        """Go over to a changed federation."""
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
@@ -196,7 +179,7 @@ class UplinkMonitor(threading.Thread):
             self._changed.clear()
             site = self._federation.site(self._site)
             kernel = self._loop.run_in_executor(
-                self._kernel_thread, self._kernel.obey, lambda: self._orders, site
+                self._executor, self._kernel.obey, lambda: self._orders, site
             )
             self._write()
             if await self._obeyed(kernel, site):
