@@ -13,7 +13,7 @@ from fedsdn.config.model import AddressPair, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints, endpoint_of
 from fedsdn.mptcp.subflows import Doomed, Subflows
-from fedsdn.uplinks.paths import Orders
+from fedsdn.uplinks.teardown import Orders
 
 _LOOK_SECONDS = 3.0
 """How often it is looked whether more of the subflows on dead paths may end."""

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from fedsdn.uplinks.paths import Orders
 from fedsdn.uplinks.status import PathState
+from fedsdn.uplinks.teardown import Orders
 from tests.unit.path_model import Model
 
 KERNEL_STEPS = 3

@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from fedsdn.uplinks.path import PathName
-from fedsdn.uplinks.paths import ACKNOWLEDGED, Paths
+from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
+from fedsdn.uplinks.teardown import DRAIN_RTTS
 from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
 from tests.unit.path_model import DOWN, PROBES, SETTLED, STEP, UNKNOWN, UP, Model
 
@@ -118,7 +119,7 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     assert not orders.dead_pairs
     assert orders.down_pairs == {(path.local, path.remote)}
     deadline = model.sites["a"].next_deadline(model.now)
-    assert deadline == pytest.approx(path.since + ACKNOWLEDGED * path.rtt)
+    assert deadline == pytest.approx(path.since + DRAIN_RTTS * path.rtt)
     model.run(deadline - model.now + STEP)
     orders = model.sites["a"].orders()
     assert orders.dead_pairs == {(path.local, path.remote)}
