@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -32,6 +33,14 @@ _MOST_LOAD = 50
 """Looking takes at most one part in so many of the time, however many subflows there are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the kernel is to be brought in line with: orders, and the site with its uplinks."""
+
+    orders: Orders
+    site: Site
+
+
 class Kernel:
     """The endpoints and the subflows of the proxy's namespace; for one thread."""
 
@@ -45,11 +54,11 @@ class Kernel:
         self._doomed: list[Doomed] = []
         self._looked = self._next_look = float("-inf")
 
-    def obey(self, orders: Callable[[], Orders], site: Site) -> dict[str, int]:
+    def obey(self, plan: Callable[[], Plan]) -> dict[str, int]:
         """Bring endpoints in line and end subflows on paths that have died.
 
-        ``orders`` returns those of the moment: thousands of subflows take a while to end, and none
-        is ended by what was known before.
+        ``plan`` returns the one of the moment: thousands of subflows take a while to end, and
+        nothing is done by what was known before.
 
         Returns the identifiers of the endpoints that are there, by uplink.
 
@@ -58,7 +67,7 @@ class Kernel:
 
         """
         try:
-            return self._obey(orders, site)
+            return self._obey(plan)
         except (NetlinkError, OSError) as error:
             self.close()
             raise FedsdnError(f"namespace {self._namespace}: {error}") from error
@@ -69,7 +78,7 @@ class Kernel:
             self._open.close()
             self._open = None
 
-    def _obey(self, orders: Callable[[], Orders], site: Site) -> dict[str, int]:
+    def _obey(self, plan: Callable[[], Plan]) -> dict[str, int]:
         identity = namespace.identity(self._namespace)
         if identity != self._identity:
             self.close()  # what is open keeps a namespace that was removed alive
@@ -80,12 +89,12 @@ class Kernel:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
-        self._end_subflows(orders)
-        return self._bring_in_line(orders(), site)
+        self._end_subflows(plan)
+        return self._bring_in_line(plan())
 
-    def _end_subflows(self, orders: Callable[[], Orders]) -> None:
+    def _end_subflows(self, plan: Callable[[], Plan]) -> None:
         """End the subflows on dead paths of connections that have others which work."""
-        began, known = time.monotonic(), orders()
+        began, known = time.monotonic(), plan().orders
         dead, down = known.dead_pairs, known.down_pairs
         due = bool(dead - self._ended) and began > self._looked + _FRESH_SECONDS
         if (dead | down) - self._looked_on or due or began >= self._next_look:
@@ -93,13 +102,13 @@ class Kernel:
         self._looked_on, self._ended = dead | down, dead
         now = [one for one in self._doomed if one.pair in dead]
         self._doomed = [one for one in self._doomed if one.pair not in dead]
-        self._end([one for one in now if one.busy], orders, 0)
-        self._end([one for one in now if not one.busy], orders, _IDLE_PAUSE_SECONDS)
+        self._end([one for one in now if one.busy], plan, 0)
+        self._end([one for one in now if not one.busy], plan, _IDLE_PAUSE_SECONDS)
 
-    def _end(self, every: Sequence[Doomed], orders: Callable[[], Orders], pause: float) -> None:
+    def _end(self, every: Sequence[Doomed], plan: Callable[[], Plan], pause: float) -> None:
         for start in range(0, len(every), _AT_ONCE):
             time.sleep(pause)
-            known = orders()
+            known = plan().orders
             some = [one for one in every[start : start + _AT_ONCE] if one.pair in known.dead_pairs]
             self._subflows.end(some, known.live_pairs)
 
@@ -114,16 +123,17 @@ class Kernel:
         took = time.monotonic() - self._looked
         self._next_look = self._looked + max(_LOOK_SECONDS, took * _MOST_LOAD)
 
-    def _bring_in_line(self, orders: Orders, site: Site) -> dict[str, int]:
+    def _bring_in_line(self, plan: Plan) -> dict[str, int]:
+        orders, uplinks = plan.orders, plan.site.uplinks
         there = self._endpoints.read()
         wanted = [
             endpoint
-            for uplink in site.uplinks
+            for uplink in uplinks
             for endpoint in [endpoint_of(uplink)]
             if uplink.name in orders.usable
             or (endpoint in there and uplink.name not in orders.dead)
         ]
         if self._endpoints.apply(wanted):
             there = self._endpoints.read()
-        names = {uplink.address.ip: uplink.name for uplink in site.uplinks}
+        names = {uplink.address.ip: uplink.name for uplink in uplinks}
         return {names[one.address]: number for one, number in there.items() if one.address in names}

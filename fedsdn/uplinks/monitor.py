@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import replace
 
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
-from fedsdn.uplinks.kernel import Kernel
+from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.path import Path
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import ProbeError, decode
@@ -64,13 +65,14 @@ class UplinkMonitor:
         self._wall = time.time() - time.monotonic()
         self._federation = federation
         self._paths = self._new_paths(federation)
-        self._orders = self._paths.orders()
+        self._plan = Plan(self._paths.orders(), federation.site(site))
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._said: dict[str, float] = {}
         self._loop = asyncio.get_running_loop()
         self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
-        self._changed = asyncio.Event()
+        self._kernel_due = asyncio.Event()
+        self._status_due = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
         self._repeats: list[asyncio.TimerHandle] = []
         self._leaving = False
@@ -82,22 +84,29 @@ class UplinkMonitor:
         """Watch for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe())
-            tasks.create_task(self._keep())
+            tasks.create_task(self._keep_kernel())
+            tasks.create_task(self._keep_status())
 
     async def leave(self) -> None:
         """Tell the peers that no more probes follow, so that silence alarms nobody."""
         self._leaving = True
         self._send()
 
+    def close(self) -> None:
+        """Close the sockets, once ``run`` has ended."""
+        for timer in (self._deadline, *self._repeats):
+            if timer is not None:
+                timer.cancel()
+        self._sockets.close()
+
     def set_ports(self, ports: dict[str, PortState] | None) -> None:
         """Note the states of the bridge's ports, by name; a port that is not there is absent.
 
         None: the bridge is not connected, so nothing is known of any port.
         """
-        uplinks = self._federation.site(self._site).uplinks
         states = {
             one.name: PortState.UNKNOWN if ports is None else ports.get(one.port, PortState.ABSENT)
-            for one in uplinks
+            for one in self._plan.site.uplinks
         }
         before = self._paths.ports
         if not self._paths.set_ports(states, time.monotonic()):
@@ -113,9 +122,10 @@ class UplinkMonitor:
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
-        self._orders = paths.orders()
+        self._plan = Plan(paths.orders(), federation.site(self._site))
         self._sockets.close()
-        self._changed.set()
+        self._kernel_due.set()
+        self._status_due.set()
 
     async def _probe(self) -> None:
         while True:
@@ -162,52 +172,55 @@ class UplinkMonitor:
         changed = self._paths.judge(now)
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
-        orders, self._orders = self._orders, self._paths.orders()
-        if self._paths.urgent:  # the peer relies on it that orders are by what it is told
+        before, self._plan = self._plan, replace(self._plan, orders=self._paths.orders())
+        if self._paths.urgent:  # what the peer is told, the kernel's plan has to heed already
             self._send_news()
-        if changed or orders != self._orders:
-            self._changed.set()
+        if changed or before.orders != self._plan.orders:
+            self._kernel_due.set()
+            self._status_due.set()
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self._loop.call_at(self._paths.next_deadline(now), self._judge)
 
     # What follows from it
 
-    async def _keep(self) -> None:
-        """Tell the kernel and the others whenever something changed, and once in a while."""
-        while True:
-            self._changed.clear()
-            site = self._federation.site(self._site)
-            kernel = self._loop.run_in_executor(
-                self._executor, self._kernel.obey, lambda: self._orders, site
-            )
-            self._write()
-            if await self._obeyed(kernel, site):
-                self._write()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(_CHECK_SECONDS, WRITE_SECONDS))
+    async def _keep_kernel(self) -> None:
+        """Bring the kernel in line whenever something changed, and once in a while.
 
-    async def _obeyed(self, kernel: asyncio.Future[dict[str, int]], site: Site) -> bool:
-        """Wait until the kernel is in line; True if the endpoints are others now."""
-        before = self._endpoints
-        try:
-            self._endpoints = await kernel
-        except FedsdnError as error:
-            self._complain(str(error))
-        self._open_sockets()
-        return self._endpoints != before
+        Thousands of subflows take a while to end. Nothing else waits for that, and what changes
+        meanwhile holds for what is still to be done (``_plan``).
+        """
+        while True:
+            self._kernel_due.clear()
+            federation = self._federation
+            try:
+                endpoints = await self._loop.run_in_executor(
+                    self._executor, self._kernel.obey, lambda: self._plan
+                )
+            except FedsdnError as error:
+                self._complain(str(error))
+            else:
+                if federation is self._federation and endpoints != self._endpoints:
+                    self._endpoints = endpoints
+                    self._status_due.set()
+            await _due(self._kernel_due, _CHECK_SECONDS)
+
+    async def _keep_status(self) -> None:
+        """Tell the others whenever something changed, and once in a while."""
+        while True:
+            self._status_due.clear()
+            self._write()
+            self._open_sockets()
+            await _due(self._status_due, min(_CHECK_SECONDS, WRITE_SECONDS))
 
     def _open_sockets(self) -> None:
         federation = self._federation
         if federation.probes is None:
             return
-        uplinks = federation.site(self._site).uplinks
+        uplinks = self._plan.site.uplinks
         ways = [_way(path) for path in self._paths.probed()]
-        try:
-            for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
-                self._complain(trouble)
-        except FedsdnError as error:  # there is no namespace
-            self._complain(str(error))
+        for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
+            self._complain(trouble)
 
     def _write(self) -> None:
         status = self._status()
@@ -251,3 +264,9 @@ class UplinkMonitor:
 
 def _way(path: Path) -> Way:
     return path.name.uplink, path.remote
+
+
+async def _due(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, for so long at most."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

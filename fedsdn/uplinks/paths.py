@@ -206,8 +206,8 @@ class Paths:
         paths = ((path.name.uplink, path.pair, path.teardown) for path in self)
         return teardown.orders(paths, live, removed)
 
-    def _detected(self) -> set[PathName]:
-        return {path.name for path in self if path.liveness.condition is Condition.DETECTED}
+    def _detected(self) -> list[PathName]:
+        return [path.name for path in self if path.liveness.condition is Condition.DETECTED]
 
     def _forget_recovered(self) -> None:
         detected = self._detected()

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from fedsdn.config.model import Address, Uplink
+from fedsdn.errors import FedsdnError
 
 _MOST_BYTES = 2048
 _MOST_AT_ONCE = 64
@@ -19,7 +20,7 @@ _DSCP_CS6 = 0xC0
 """Type of service of network control (RFC 4594, section 3.1): routers drop it last."""
 
 OpenSocket = Callable[[Uplink, int, Address | None], socket.socket]
-"""Does what ``open_socket`` does, in the proxy's namespace."""
+"""Does what ``open_socket`` does, in the proxy's namespace; raises FedsdnError without one."""
 
 Receiver = Callable[[list[bytes]], None]
 """Takes datagrams that have come."""
@@ -77,34 +78,36 @@ class ProbeSockets:
         self._sockets: dict[tuple[str, Address | None], socket.socket] = {}
 
     def open(self, uplinks: Iterable[Uplink], ways: Iterable[Way], port: int) -> list[str]:
-        """Open what is not open; return a line for each that cannot be opened."""
-        troubles = []
+        """Open what is not open; return a line for each socket that cannot be opened.
+
+        None keeps another uplink from being probed, nor another path.
+        """
+        troubles: list[str] = []
         wanted = list(ways)
         for uplink in uplinks:
-            peers = [peer for name, peer in wanted if name == uplink.name]
-            try:
-                self._open(uplink, None, port)
-            except OSError as error:
-                troubles.append(
-                    f"no probes over {uplink.name}: UDP port {port} of {uplink.address.ip} cannot "
-                    f"be had ({error.strerror}): run 'fedsdn site up', and look who has it (ss -lu)"
-                )
+            trouble = self._open(uplink, None, port)
+            if trouble is not None:
+                troubles.append(trouble)
                 continue
-            for peer in peers:
-                try:
-                    self._open(uplink, peer, port)
-                except OSError as error:
-                    troubles.append(
-                        f"no probes over {uplink.name} to {peer} ({error.strerror}): run "
-                        "'fedsdn site up', and look for the route (ip route get)"
-                    )
+            for name, peer in wanted:
+                if name == uplink.name and (trouble := self._open(uplink, peer, port)):
+                    troubles.append(trouble)
         return troubles
 
-    def _open(self, uplink: Uplink, peer: Address | None, port: int) -> None:
+    def _open(self, uplink: Uplink, peer: Address | None, port: int) -> str | None:
+        """Open a socket if it is not open; return a line if it cannot be opened."""
         key = (uplink.name, peer)
-        if key not in self._sockets:
-            sock = self._sockets[key] = self._open_socket(uplink, port, peer)
-            self._loop.add_reader(sock, self._read, sock)
+        if key in self._sockets:
+            return None
+        try:
+            sock = self._open_socket(uplink, port, peer)
+        except FedsdnError as error:
+            return f"no probes over {uplink.name}: {error}"
+        except OSError as error:
+            return _trouble(uplink, peer, port, error.strerror or str(error))
+        self._sockets[key] = sock
+        self._loop.add_reader(sock, self._read, sock)
+        return None
 
     def send(self, way: Way, datagram: bytes) -> str | None:
         """Send a datagram; return why it cannot be sent, in a few words, None if it is.
@@ -150,3 +153,15 @@ class ProbeSockets:
     def close(self) -> None:
         """Close all."""
         self._close(list(self._sockets))
+
+
+def _trouble(uplink: Uplink, peer: Address | None, port: int, why: str) -> str:
+    if peer is None:
+        return (
+            f"no probes over {uplink.name}: UDP port {port} of {uplink.address.ip} cannot be had "
+            f"({why}): run 'fedsdn site up', and look who has it (ss -lu)"
+        )
+    return (
+        f"no probes over {uplink.name} to {peer} ({why}): run 'fedsdn site up', and look for the "
+        "route (ip route get)"
+    )
