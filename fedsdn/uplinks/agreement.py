@@ -3,14 +3,14 @@
 Probes are sent in rounds. Every probe has all that a site reports, and the newest of the other's
 rounds that it has received, which acknowledges that round and all before it::
 
-      we detect that a path is down
-      round n: our report has the path   ------->  takes the path down; answers at once
-      n acknowledged: the peer counts    <-------  heard = n
-      on other paths
+      this site                                     the peer
+      detects that a path is down
+      round n: `lost` has the path     ---------->  takes the path down, answers at once
+      round n is acknowledged          <----------  `heard` = n
 
 Each site may lose another path in the same moment: if either ended its subflows on what it lost,
-connections would have none left. So both have to know of a loss first, by the peer's
-acknowledgement or by its own report.
+connections would have none left. So a site waits until the peer has acknowledged the loss, or
+reports it itself, and thus counts on other paths.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Rounds:
     times: tuple[float, ...] = ()
 
     def next(self, now: float) -> Rounds:
-        """Send another."""
+        """Begin the next round."""
         return Rounds(self.number + 1, (*self.times, now)[-_REMEMBERED_ROUNDS:])
 
     def sent(self, number: int) -> float | None:
-        """When a round left; None if there was none, or too long ago."""
+        """When a round left; None if that is unknown, or too long ago."""
         index = number - self.number - 1
         return self.times[index] if -len(self.times) <= index < 0 else None
 
@@ -50,13 +50,13 @@ class PeerReport:
     leaving: bool = False
 
     def adds_to(self, before: PeerReport) -> bool:
-        """Whether it has a loss that an earlier report has not."""
+        """Whether it has a loss that the report ``before`` has not."""
         return not (set(self.lost) <= set(before.lost) and set(self.down) <= set(before.down))
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What one peer was told, has acknowledged, and reports."""
+    """What we have told one peer, and what it acknowledges and reports."""
 
     newest: tuple[int, int] = (0, 0)
     """Epoch and number of the peer's probe with the newest report."""
@@ -64,14 +64,14 @@ class Agreement:
     acknowledged: int = 0
     """The newest of our rounds that the peer has received."""
     told: Mapping[PathName, int] = field(default_factory=dict)
-    """The round that told the peer first of each path that was detected down here."""
+    """For each path that we detected down and told the peer of: the first round that did."""
 
     def restarted(self, probe: Probe) -> bool:
         """Whether a probe is of a later start of the peer's application."""
         return probe.epoch > self.newest[0]
 
     def forget_acknowledgement(self) -> Agreement:
-        """Begin anew with a peer that was restarted: it knows nothing."""
+        """Begin anew with a peer whose application was restarted: it knows nothing."""
         return replace(self, acknowledged=0)
 
     def take(self, probe: Probe) -> Agreement:
@@ -91,9 +91,9 @@ class Agreement:
     ) -> tuple[Agreement, tuple[tuple[str, str], ...]]:
         """Return what round ``number`` reports as lost, and the agreement once that is sent.
 
-        ``detected`` are the paths detected down; those on our own ports that are ``down`` need no
-        word more, and those on the peer's it reports itself. What was told before is told again
-        first: there may be more than fits into a probe.
+        ``detected`` are the paths that we detected down. Those on our ports that are ``down`` are
+        reported with the port, those on the peer's lost ports by the peer. Losses told before come
+        first, as a probe may not have room for all.
         """
         told: dict[PathName, int] = {}
         lost: list[tuple[str, str]] = []
@@ -112,7 +112,7 @@ class Agreement:
         return replace(self, told={name: n for name, n in self.told.items() if name in detected})
 
     def has_acknowledged(self, path: PathName) -> bool:
-        """Whether the peer has received that a path was detected down here."""
+        """Whether the peer has acknowledged that we detected a path down."""
         return path in self.told and self.told[path] <= self.acknowledged
 
     def acknowledges_more_than(self, before: Agreement) -> bool:

@@ -1,26 +1,28 @@
 """Whether a path carries packets: its state from the probes that came, without sockets or clock.
 
 The terms are those of BFD (RFC 5880). A path is down when the detection time expires without a
-probe, or when the peer reports it down (sections 6.8.4 and 4.1: "Control Detection Time Expired",
-"Neighbor Signaled Session Down"). Unlike a BFD session, a path that recovers is held down first;
-the hold time doubles with every loss (damping), and nobody blames one path when all are silent::
+probe, or when the peer reports it down (diagnostics 1 and 3 of section 4.1: "Control Detection Time
+Expired", "Neighbor Signaled Session Down")::
 
-                        probes are answered
-            UNKNOWN ---------------------------> UP
-               ^    <---------------------------
-               |      silence on every path       |
-      silent   |                                  |
-      for long |                                  | from either: detection time expires on this
-               |                                  | path alone, own port down  --> DETECTED
-               |                                  | the peer reports it        --> REPORTED
-               |                                  v
-               |      hold time over, report goes on
-            DETECTED --------------------------> REPORTED
-               |    <---------------------------    |
-               |      detection time expires too,   |
-               |      or silence on every path      |
-               v                                    v
-         hold time over, no report --> UP    report withdrawn --> UP
+                         probes answered
+              UNKNOWN ---------------------> UP
+                 |    <---------------------  |   ^  ^
+                 |     silence on every path  |   |  |
+                 |                            |   |  |
+                 |---- detection time, or ----|   |  |
+                 |     own port down          |   |  |
+                 |            v               |   |  |
+                 |        DETECTED ---------------'  |
+                 |          |   ^    hold time over  |
+                 |   hold   |   | detection time,    |
+                 |   time   v   | or silence         |
+                 |        REPORTED ------------------'
+                 |            ^      report withdrawn
+                 '-- the peer reports the path (hold time over: and still reports it)
+
+Unlike a BFD session, a path that recovers is held down for the hold time, which doubles with every
+recent loss (damping). A path is not blamed for a silence on every path: it is unknown then, and
+one that was down stays so for ``PATIENCE`` detection times.
 """
 
 from __future__ import annotations
@@ -83,9 +85,9 @@ class Reception:
     expected: int = 0
 
     def take(self, probe: Probe, now: float, sent: float | None) -> Reception:
-        """Count a probe in; ``sent`` is when our probe left that it acknowledges.
+        """Count a probe in; ``sent`` is when the probe of ours left that it acknowledges, if known.
 
-        Returns this very object if the probe is not newer than the last: a copy.
+        Returns this very object if the probe is a duplicate: not newer than the last.
         """
         newest = (probe.epoch, probe.number)
         if newest <= self.newest:
@@ -118,7 +120,7 @@ class Reception:
 
     @property
     def last_confirmed(self) -> float:
-        """The same of our probes at the peer."""
+        """When the peer received our latest acknowledged probe, or since when that is expected."""
         return self.opened if self.confirmed is None else self.confirmed
 
 
@@ -151,8 +153,8 @@ def judge_probes(
 ) -> Finding:
     """Judge a path by its own probes and those on the peer's other paths.
 
-    A path is blamed only if another one was clearly later heard, or confirmed: otherwise it is the
-    peer that is silent, or this process that was not run for a while.
+    A path is blamed only if another one was heard, or confirmed, clearly later. Otherwise the peer
+    is silent, or this process was not scheduled for a while.
     """
     detection = probes.detection
     clearly = detection - 1.5 * probes.interval
@@ -177,12 +179,12 @@ def judge_probes(
 
 
 class Condition(Enum):
-    """A path's state, and if it is down, who says so."""
+    """A path's state, and if it is down, who detected that."""
 
     UNKNOWN = auto()
     UP = auto()
     DETECTED = auto()
-    """Down by what was found here, which the peer is told."""
+    """Down by a verdict of ours, which we report to the peer."""
     REPORTED = auto()
     """Down by the peer's report alone."""
 
@@ -215,13 +217,13 @@ class Liveness:
 
     @property
     def is_down(self) -> bool:
-        """Whether it is down, whoever says so."""
+        """Whether it is down, whoever detected that."""
         return self.state is PathState.DOWN
 
     def judge(
         self, finding: Finding, report: str | None, path: Reception, now: float, probes: Probes
     ) -> Liveness:
-        """Follow what is found here, and what the peer reports against the path, if it does."""
+        """Follow our finding, and the peer's ``report`` against the path, None if there is none."""
         verdict, why = finding
         if verdict is Verdict.BAD:
             return replace(self._become(Condition.DETECTED, why, now), good_since=None)
@@ -237,9 +239,9 @@ class Liveness:
         return self._become(Condition.UP if good else Condition.UNKNOWN, why, now)
 
     def _is_held(self, verdict: Verdict, path: Reception, now: float, probes: Probes) -> bool:
-        """Whether a path that is down stays so, though nothing bad is found any more.
+        """Whether a path that is down stays so after the verdict against it has ended.
 
-        A path that is down by the peer's report alone is held by the peer.
+        The peer holds a path that is down by its report alone.
         """
         if verdict is Verdict.SILENT:
             quiet = now - max(self.since, path.opened, path.last_heard)
@@ -250,7 +252,7 @@ class Liveness:
         return now if self.good_since is None else self.good_since
 
     def held_until(self, now: float, probes: Probes) -> float:
-        """When the hold time of a path that has recovered ends, if nothing else happens."""
+        """When the hold time of a recovering path ends, if nothing else happens."""
         recent = sum(now - loss < _FLAP_WINDOW for loss in self.losses)
         hold: float = probes.hold * 2 ** max(0, recent - 1)
         return self._good_since(now) + min(hold, _MAX_HOLD)

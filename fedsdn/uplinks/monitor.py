@@ -1,7 +1,7 @@
-"""Watches the site's uplinks: probes every path, keeps the kernel and the status file in line.
+"""Watches the site's uplinks: probes every path, keeps the kernel and the status in line.
 
-A task of the application's event loop; what blocks (netlink) is done by an executor, so that
-thousands of subflows to be ended do not delay the next probe.
+Three tasks of the application's event loop: probes, status, kernel. None waits for another.
+Netlink blocks and has an executor: ending thousands of subflows delays neither probes nor status.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from fedsdn.uplinks.status import (
 _LOG = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
-"""How often endpoints and sockets are looked at, when nothing happens: others may change them."""
+"""How often endpoints and sockets are checked when nothing happens: others may change them."""
 
 _REPEATS = (0.01, 0.03)
-"""News are told at once, and again after so many seconds: the first probe may be lost."""
+"""A round with news is sent at once, and again after so many seconds: a probe may be lost."""
 
 _SAY_AGAIN_SECONDS = 60.0
 
 
 class UplinkMonitor:
-    """Knows which uplinks and paths live, and acts on it. Everything is called in its loop."""
+    """The state of a site's uplinks and paths, and what follows. For one event loop."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class UplinkMonitor:
     ) -> None:
         """Prepare for ``site``, and ``tell`` every status; ``run`` does the work.
 
-        ``executor`` has one thread: what talks to the kernel is opened and used there.
+        ``executor`` has one thread, which opens and uses the netlink sockets.
         """
         self._tell = tell
         self._site = site
@@ -88,7 +88,7 @@ class UplinkMonitor:
             tasks.create_task(self._keep_status())
 
     async def leave(self) -> None:
-        """Tell the peers that no more probes follow, so that silence alarms nobody."""
+        """Tell the peers that no more probes follow, so that they blame no path for the silence."""
         self._leaving = True
         self._send()
 
@@ -135,7 +135,7 @@ class UplinkMonitor:
             await asyncio.sleep(probes.interval if probes else _CHECK_SECONDS)
 
     def _send_news(self) -> None:
-        """Send a round at once, and again; what was still to be repeated of older news is in it."""
+        """Send a round at once, and repeat it; it has older news in it, which need no repeat."""
         self._send()
         for repeat in self._repeats:
             repeat.cancel()
@@ -156,7 +156,7 @@ class UplinkMonitor:
             self._judge()
 
     def _take(self, datagram: bytes) -> bool:
-        """Note a probe; True if it is news."""
+        """Take in a probe; True if paths have to be judged anew because of it."""
         probes = self._federation.probes
         if probes is None:
             return False
@@ -173,7 +173,7 @@ class UplinkMonitor:
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
         before, self._plan = self._plan, replace(self._plan, orders=self._paths.orders())
-        if self._paths.urgent:  # what the peer is told, the kernel's plan has to heed already
+        if self._paths.urgent:  # after the plan: the peer relies on what we acknowledge
             self._send_news()
         if changed or before.orders != self._plan.orders:
             self._kernel_due.set()
@@ -185,10 +185,10 @@ class UplinkMonitor:
     # What follows from it
 
     async def _keep_kernel(self) -> None:
-        """Bring the kernel in line whenever something changed, and once in a while.
+        """Bring the kernel in line after every change, and at least once in ``_CHECK_SECONDS``.
 
-        Thousands of subflows take a while to end. Nothing else waits for that, and what changes
-        meanwhile holds for what is still to be done (``_plan``).
+        That may take long, if thousands of subflows end; changes meanwhile count at once, as the
+        kernel's thread reads the plan again and again.
         """
         while True:
             self._kernel_due.clear()
@@ -206,7 +206,7 @@ class UplinkMonitor:
             await _due(self._kernel_due, _CHECK_SECONDS)
 
     async def _keep_status(self) -> None:
-        """Tell the others whenever something changed, and once in a while."""
+        """Tell the status after every change, and at least once in ``WRITE_SECONDS``."""
         while True:
             self._status_due.clear()
             self._write()
@@ -255,7 +255,7 @@ class UplinkMonitor:
         )
 
     def _complain(self, text: str) -> None:
-        """Log a trouble, and not again for a while however often it is found."""
+        """Log a trouble, at most once in ``_SAY_AGAIN_SECONDS``."""
         now = time.monotonic()
         if now >= self._said.get(text, 0.0):
             _LOG.warning("%s", text)

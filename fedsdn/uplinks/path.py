@@ -75,5 +75,5 @@ class Path:
 
     @property
     def lives_since(self) -> float:
-        """When it was last no longer down, if it is not; probes have come since."""
+        """When a path that is not down recovered last, or its port did."""
         return max(self.liveness.recovered, self.reception.opened)

@@ -52,10 +52,10 @@ class Paths:
         self._epoch = epoch
         self._rounds = Rounds()
         self.urgent = False
-        """Whether there is something to tell for which the next round may not wait."""
+        """Whether the peers must be told something before the next round is due."""
         self._began = now
         self._removed: dict[AddressPair, float] = {}
-        """Paths that the federation file had before it was changed, and since when no more."""
+        """Paths that were removed from the federation file, and when."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         self._peers = {
             peer.name: _Peer() for peer in federation.peers(site) if peer.proxy == "fedsdn"
@@ -78,7 +78,7 @@ class Paths:
         return [path for path in self if path.name.peer in self._peers]
 
     def inherit(self, old: Paths) -> None:
-        """Take over what an older federation's paths have found out about those that are left."""
+        """Take over the states of those paths of an older federation that are still there."""
         self._rounds = old._rounds
         self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
         self._peers |= {name: peer for name, peer in old._peers.items() if name in self._peers}
@@ -108,7 +108,7 @@ class Paths:
         return True
 
     def next_round(self, now: float, *, leaving: bool = False) -> list[tuple[Path, Probe]]:
-        """Make one probe for every path whose own port is not down."""
+        """Return a probe for every path whose own port is not down."""
         if not self._probed:
             return []
         self._rounds = self._rounds.next(now)
@@ -150,7 +150,7 @@ class Paths:
         )
 
     def take(self, probe: Probe, now: float) -> bool:
-        """Note a probe that came; True if it changes more than the time of the last one."""
+        """Take in a probe; True if paths have to be judged anew because of it."""
         path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
         peer = self._peers.get(probe.site)
         if probe.to != self._site.name or path is None or peer is None:
@@ -169,7 +169,7 @@ class Paths:
         return news or path.state is not PathState.UP
 
     def _take_report(self, peer: _Peer, probe: Probe) -> bool:
-        """Note what a peer acknowledges and reports; True if that is news."""
+        """Take in what a peer acknowledges and reports; True if that is news."""
         before = peer.agreement
         after = peer.agreement = before.take(probe)
         # A peer that reports a loss waits for our acknowledgement.
@@ -256,15 +256,15 @@ class Paths:
         return state
 
     def _is_acknowledged(self, path: Path, now: float) -> bool:
-        """Whether the peer knows that a path is down, so that it counts on others.
+        """Whether the peer has acknowledged a loss, or reports it, and so counts on other paths.
 
-        An acknowledgement begins to count while the peer speaks: its report on the other paths is
-        newer then. It goes on to count when the peer falls silent, as the peer holds the loss
-        against the path when it hears no more from here.
+        Only the acknowledgement of a peer that speaks is accepted: its report on the other paths is
+        newer than the loss. It stays valid when the peer falls silent, since the peer keeps the
+        path down while it hears nothing from us.
         """
         peer = self._peers.get(path.name.peer)
         if peer is None or not self._probed:
-            return False  # nobody says what lives
+            return False  # nobody reports which paths live
         knows = (
             peer.agreement.has_acknowledged(path.name)
             or self._report_against(path, now) is not None
@@ -280,9 +280,9 @@ class Paths:
         return self.ports[path.name.uplink] in _DEAD_PORT
 
     def _is_replaced(self, path: Path, now: float) -> bool:
-        """Whether connections have had the time to get subflows on another path to the peer.
+        """Whether connections have had the time to open subflows on another path to the peer.
 
-        Until then those of a path that is down stay, and go on by themselves if it comes back.
+        Until then the subflows of a path that is down stay, and resume if it recovers.
         """
         return any(
             other.name.peer == path.name.peer

@@ -1,8 +1,8 @@
-"""The UDP sockets that probes come and go by, in the proxy's namespace.
+"""The UDP sockets of the probes, in the proxy's namespace.
 
-Each path has one of its own to send by, so that what waits for an answer to ARP or ND, as it does
-for a peer that is switched off, fills nobody else's buffer. Another one for each uplink takes what
-comes from elsewhere: a NAT may have given a peer another port.
+Each path has a connected socket: probes that wait for neighbour resolution (ARP, ND), as to a peer
+that is switched off, fill no other path's send buffer. Each uplink has one more, which receives
+from any other source: a NAT may have given the peer another port.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OpenSocket = Callable[[Uplink, int, Address | None], socket.socket]
 """Does what ``open_socket`` does, in the proxy's namespace; raises FedsdnError without one."""
 
 Receiver = Callable[[list[bytes]], None]
-"""Takes datagrams that have come."""
+"""Takes the datagrams that were received."""
 
 Way = tuple[str, Address]
 """An uplink's name, and a peer's address."""
@@ -32,9 +32,8 @@ Way = tuple[str, Address]
 def open_socket(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
     """Open a UDP socket on an uplink's address, in the calling thread's namespace.
 
-    With a ``peer`` it is for what goes to and comes from the same port of that address; without
-    one, for what comes from anywhere else. That one has to be opened first, and finds the port
-    taken if somebody else has it.
+    With a ``peer`` it is connected to the same port of that address; without one, it receives from
+    any other source. The latter has to be opened first, and fails if another process has the port.
 
     Raises:
         OSError: the namespace does not have the address, there is no route, or the port is taken.
@@ -71,7 +70,7 @@ class ProbeSockets:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, open_socket: OpenSocket, receive: Receiver
     ) -> None:
-        """Start with none; what comes is handed to ``receive``, in ``loop``."""
+        """Start with none; ``receive`` is called with datagrams, in ``loop``."""
         self._loop = loop
         self._open_socket = open_socket
         self._receive = receive
@@ -80,7 +79,7 @@ class ProbeSockets:
     def open(self, uplinks: Iterable[Uplink], ways: Iterable[Way], port: int) -> list[str]:
         """Open what is not open; return a line for each socket that cannot be opened.
 
-        None keeps another uplink from being probed, nor another path.
+        A socket that cannot be opened keeps no other uplink or path from being probed.
         """
         troubles: list[str] = []
         wanted = list(ways)
@@ -110,19 +109,18 @@ class ProbeSockets:
         return None
 
     def send(self, way: Way, datagram: bytes) -> str | None:
-        """Send a datagram; return why it cannot be sent, in a few words, None if it is.
+        """Send a datagram; return in a few words why it cannot be sent, None if it is.
 
-        If an uplink's sockets cannot send, they are closed, to be opened anew: the set-up of the
-        namespace may have changed. An uplink that is down is no reason, as its end in the namespace
-        stays up.
+        A failure closes the uplink's sockets, to be opened anew: the namespace may have been set up
+        again. (A port that is down causes none, as its end in the namespace stays up.)
         """
         sock = self._sockets.get(way)
         if sock is None:
-            return None  # said when it was to be opened
+            return None  # reported when it could not be opened
         try:
             try:
                 sock.send(datagram)
-            except ConnectionRefusedError:  # that was about the last one
+            except ConnectionRefusedError:  # an ICMP error about the last one
                 sock.send(datagram)
         except BlockingIOError:
             return "what was sent before still waits in the kernel"

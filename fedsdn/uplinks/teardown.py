@@ -1,10 +1,10 @@
 """What follows from a lost path for the kernel, as explicit states; no sockets, no clock.
 
-Two things are torn down: the uplink's endpoint, so that nothing new begins there, and the subflows,
-so that the kernel sends again over others what they had under way. Both wait until connections
-have had the time to get subflows on another path (it is *replaced*): the kernel gives a connection
-up ``close_timeout`` after its last subflow has ended. Subflows wait for the peer, too, which has to
-acknowledge the loss, or report it itself (``agreement``)::
+Two things are torn down: the uplink's endpoint, so that no new subflow starts there, and the
+path's subflows, so that the kernel retransmits their data in flight on others. Both wait until the
+path is *replaced*: connections have had the time to open subflows on another path to the peer (the
+kernel closes a connection ``close_timeout`` after its last subflow). Subflows wait for the peer's
+acknowledgement, too, or its own report of the loss (``agreement``)::
 
                  not acknowledged                  acknowledged
                             -- ACKNOWLEDGED -->
@@ -30,13 +30,12 @@ from enum import Enum, auto
 from fedsdn.config.model import AddressPair
 
 DRAIN_RTTS = 0.75
-"""For so many round-trip times the subflows of a lost port stay, so that most of what was delivered
-is acknowledged. Half of one is enough if all that was under way was lost too, as with the whole of
-a wire; all of it is needed if everything still arrived, as with a port that is set down. Which it
-was is not known."""
+"""The subflows of a lost port stay for so many round-trip times, in which most of the delivered
+data are acknowledged. Half of one suffices if all data in flight were lost, as when a wire is cut;
+a whole one is needed if they still arrive, as when a port is set down. Which it was is unknown."""
 
 _SETTLE_SECONDS = 2.0
-"""What the kernels may take to open subflows of every connection on a path that has recovered."""
+"""What both kernels may take until every connection has a subflow on a recovered path."""
 
 
 class Event(Enum):
@@ -45,13 +44,13 @@ class Event(Enum):
     LOST = auto()
     """It is down."""
     ACKNOWLEDGED = auto()
-    """The peer knows."""
+    """The peer has acknowledged the loss, or reports it."""
     WITHDRAWN = auto()
-    """The peer is not known to know, or not any more."""
+    """The peer has not, or not any more."""
     REPLACED = auto()
-    """Connections have another path, and acknowledgements have had the time to come in."""
+    """Connections have another path, and the time for late acknowledgements of data is over."""
     PORT_REPLACED = auto()
-    """The same, and it is our own port that is down: its endpoint is nobody else's concern."""
+    """The same, and our own port is down: the endpoint need not wait for the peer."""
     RECOVERED = auto()
     """It is not down any more."""
 
@@ -64,30 +63,30 @@ class Teardown(Enum):
     LOST = auto()
     """It is down, and nothing has followed yet."""
     ACKNOWLEDGED = auto()
-    """The peer knows; connections have no other path yet."""
+    """The peer has acknowledged; the path is not replaced yet."""
     RELEASED = auto()
-    """New connections do without it; its subflows wait for the peer."""
+    """The endpoint is released; the subflows wait for the peer's acknowledgement."""
     RELEASED_ACKNOWLEDGED = auto()
-    """The same when the peer knows, and connections have no other path any more."""
+    """The peer has acknowledged; the path, once replaced, is so no more."""
     ENDING = auto()
-    """Its subflows end, also those that are found later."""
+    """Its subflows are ended, also those that are found later."""
     SUSPENDED = auto()
-    """They did; those that are left stay, as the peer's acknowledgement has been withdrawn."""
+    """No more are ended, as the peer's acknowledgement was withdrawn."""
 
     def after(self, event: Event) -> Teardown:
-        """Return the state that an event leads to; what a state does not wait for changes none."""
+        """Return the state that an event leads to; without a transition it stays the same."""
         if event is Event.RECOVERED:
             return Teardown.CARRYING
         return _TRANSITIONS.get((self, event), self)
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether the peer knows."""
+        """Whether the peer has acknowledged the loss, or reports it."""
         return self in _ACKNOWLEDGED
 
     @property
     def has_released(self) -> bool:
-        """Whether its uplink needs no endpoint for it."""
+        """Whether its endpoint is released."""
         return self in _RELEASED
 
     @property
@@ -120,27 +119,26 @@ _RELEASED = {
 def drained_at(lost: float, rtt: float | None, *, own_port: bool) -> float:
     """Return when the subflows of a path that was ``lost`` may end.
 
-    What a subflow has under way when it ends is sent again in order, what was delivered and not
-    acknowledged yet before what was lost (net/mptcp/protocol.c,
-    ``__mptcp_retransmit_pending_data``). A loss of one's own port is known before any of those
-    acknowledgements has come: ended at once, it is twice as long a silence.
+    The kernel retransmits an ended subflow's data in flight in order, data that were delivered but
+    not acknowledged before those that were lost (net/mptcp/protocol.c,
+    ``__mptcp_retransmit_pending_data``). The loss of our own port is known before any of those
+    acknowledgements: subflows ended at once double the receiver's silence.
     """
     return lost + DRAIN_RTTS * (rtt or 0.0) if own_port else lost
 
 
 def has_settled(lives_since: float, now: float) -> bool:
-    """Whether connections have had the time to get subflows on a path that lives."""
+    """Whether connections have had the time to open subflows on a path that lives."""
     return now - lives_since > _SETTLE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the kernel is to be told.
+    """What the kernel is to do.
 
-    There are endpoints of the ``usable`` uplinks, and none of the ``dead`` ones; those of the
-    others stay as they are. Subflows on ``dead_pairs`` are to end, if their connections have others
-    on ``live_pairs``, which come with the time since which they live; those on ``down_pairs``,
-    which are down too, may be next.
+    The ``usable`` uplinks have endpoints, the ``dead`` ones none; those of the others stay as they
+    are. Subflows on ``dead_pairs`` are to end if their connections have others on ``live_pairs``
+    (values: since when these live). ``down_pairs`` are down, too, and may be next.
     """
 
     usable: frozenset[str]
@@ -157,8 +155,8 @@ def orders(
 ) -> Orders:
     """Say what the kernel is to do.
 
-    ``paths`` are uplink, addresses and state of every path, ``removed`` the addresses of paths that
-    the federation file has no more, and that peers have had the time to find silent.
+    ``paths`` has the uplink, addresses and state of every path, ``removed`` the addresses of paths
+    that were removed from the federation file long enough ago for the peers to detect it.
     """
     every = list(paths)
     down_pairs = {pair for _, pair, state in every if state is not Teardown.CARRYING}
