@@ -133,4 +133,4 @@ class Agreement:
         if self.report.leaving:
             return None
         lost = speaks and (path.peer_uplink, path.uplink) in self.report.lost
-        return self.port_report(path) or (f"{path.peer} says it is dead" if lost else None)
+        return self.port_report(path) or (f"{path.peer} says that it is down" if lost else None)

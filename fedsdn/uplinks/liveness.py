@@ -4,21 +4,17 @@ The terms are those of BFD (RFC 5880). A path is down when the detection time ex
 probe, or when the peer reports it down (diagnostics 1 and 3 of section 4.1: "Control Detection Time
 Expired", "Neighbor Signaled Session Down")::
 
-                         probes answered
-              UNKNOWN ---------------------> UP
-                 |    <---------------------  |   ^  ^
-                 |     silence on every path  |   |  |
-                 |                            |   |  |
-                 |---- detection time, or ----|   |  |
-                 |     own port down          |   |  |
-                 |            v               |   |  |
-                 |        DETECTED ---------------'  |
-                 |          |   ^    hold time over  |
-                 |   hold   |   | detection time,    |
-                 |   time   v   | or silence         |
-                 |        REPORTED ------------------'
-                 |            ^      report withdrawn
-                 '-- the peer reports the path (hold time over: and still reports it)
+          not down                                      down
+      +------------+  detection time, own port down  +------------+
+      |     UP     | ------------------------------> |  DETECTED  |
+      |    |  ^    | <------------------------------ |    |  ^    |
+      |   1|  |2   |  hold time over                 |   3|  |4   |
+      |    v  |    |  the peer reports the path      |    v  |    |
+      |  UNKNOWN   | ------------------------------> |  REPORTED  |
+      +------------+ <------------------------------ +------------+
+                      report withdrawn
+      1 silence on every path       3 hold time over, and the peer reports the path
+      2 probes are answered         4 detection time, own port down, or silence on every path
 
 Unlike a BFD session, a path that recovers is held down for the hold time, which doubles with every
 recent loss (damping). A path is not blamed for a silence on every path: it is unknown then, and
@@ -162,15 +158,15 @@ def judge_probes(
     heard = max(contact.appeared, path.last_heard)
     if now - heard >= detection:
         if contact.heard - heard > clearly:
-            return Verdict.BAD, f"nothing has come for {silence}"
-        return Verdict.SILENT, f"nothing comes from {peer}"
+            return Verdict.BAD, f"no probe received for {silence}"
+        return Verdict.SILENT, f"{peer} is silent on every path"
     confirmed = max(contact.appeared, path.last_confirmed)
     # The last acknowledgement counts as current until the next probe is late.
     current = now if now - heard < 1.5 * probes.interval else heard
     if current - confirmed >= detection:
         if contact.confirmed - confirmed > clearly:
-            return Verdict.BAD, f"{peer} has heard nothing for {silence}"
-        return Verdict.SILENT, f"{peer} hears nothing, by no path"
+            return Verdict.BAD, f"{peer} received no probe for {silence}"
+        return Verdict.SILENT, f"{peer} receives no probe on any path"
     # A peer that has only just appeared may still be silent on this path.
     oldest = min(path.heard or _NEVER, path.confirmed or _NEVER)
     if current - oldest >= detection:
