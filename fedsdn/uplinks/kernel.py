@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ class Kernel:
         """Bring endpoints in line and end subflows on paths that have died.
 
         ``plan`` returns the current plan: it is read again and again, as thousands of subflows take
-        a while to end.
+        a while to end. If it changes meanwhile, this may return early, and has to be called again.
 
         Returns the identifiers of the endpoints that are there, by uplink.
 
@@ -102,15 +102,23 @@ class Kernel:
         self._searched, self._ended = dead | down, dead
         now = [one for one in self._doomed if one.pair in dead]
         self._doomed = [one for one in self._doomed if one.pair not in dead]
-        self._end([one for one in now if one.busy], plan, 0)
-        self._end([one for one in now if not one.busy], plan, _IDLE_PAUSE_SECONDS)
+        for batch in _batches([one for one in now if one.busy]):
+            self._end(batch, plan().orders)
+        self._end_idle([one for one in now if not one.busy], plan)
 
-    def _end(self, every: Sequence[Doomed], plan: Callable[[], Plan], pause: float) -> None:
-        for start in range(0, len(every), _BATCH):
-            time.sleep(pause)
-            known = plan().orders
-            some = [one for one in every[start : start + _BATCH] if one.pair in known.dead_pairs]
-            self._subflows.end(some, known.live_pairs)
+    def _end_idle(self, idle: Sequence[Doomed], plan: Callable[[], Plan]) -> None:
+        """End subflows with no data in flight. A changed plan goes first: they can wait."""
+        began = plan()
+        for batch in _batches(idle):
+            if plan() != began:
+                self._doomed += batch
+                continue
+            time.sleep(_IDLE_PAUSE_SECONDS)
+            self._end(batch, plan().orders)
+
+    def _end(self, batch: Sequence[Doomed], orders: Orders) -> None:
+        dead = [one for one in batch if one.pair in orders.dead_pairs]
+        self._subflows.end(dead, orders.live_pairs)
 
     def _search(self, pairs: frozenset[AddressPair]) -> None:
         """Search for subflows that may have to end.
@@ -137,3 +145,8 @@ class Kernel:
             there = self._endpoints.read()
         names = {uplink.address.ip: uplink.name for uplink in uplinks}
         return {names[one.address]: number for one, number in there.items() if one.address in names}
+
+
+def _batches(every: Sequence[Doomed]) -> Iterator[Sequence[Doomed]]:
+    for start in range(0, len(every), _BATCH):
+        yield every[start : start + _BATCH]

@@ -102,7 +102,7 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
 
 
 def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
-    """Read the status; None if there is none, or only that of an application that has ended."""
+    """Read the status; None if there is none, or only one of an application that has ended."""
     try:
         return parse_status(path.read_text())
     except OSError:
@@ -123,7 +123,7 @@ def status_from(found: dict[str, Any]) -> SiteStatus:
     """Read a status as ``asdict`` writes it.
 
     Raises:
-        ValueError: a port's or path's state is unknown to this version.
+        ValueError: a state is none.
 
     """
     return SiteStatus(
