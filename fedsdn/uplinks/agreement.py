@@ -15,7 +15,7 @@ reports it itself, and thus counts on other paths.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from fedsdn.uplinks.path import PathName
@@ -105,9 +105,9 @@ class Agreement:
             told[name] = self.told.get(name, number)
         return replace(self, told=told), tuple(lost)
 
-    def keep(self, detected: Collection[PathName]) -> Agreement:
+    def keep(self, detected: Set[PathName]) -> Agreement:
         """Forget what was told of paths that are not detected down any more."""
-        if self.told.keys() <= set(detected):
+        if self.told.keys() <= detected:
             return self
         return replace(self, told={name: n for name, n in self.told.items() if name in detected})
 

@@ -185,14 +185,6 @@ class Condition(Enum):
     """Down by the peer's report alone."""
 
 
-_STATES = {
-    Condition.UNKNOWN: PathState.UNKNOWN,
-    Condition.UP: PathState.UP,
-    Condition.DETECTED: PathState.DOWN,
-    Condition.REPORTED: PathState.DOWN,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Liveness:
     """A path's condition, since when and why, and its damping."""
@@ -209,12 +201,14 @@ class Liveness:
     @property
     def state(self) -> PathState:
         """What others are told."""
-        return _STATES[self.condition]
+        if self.is_down:
+            return PathState.DOWN
+        return PathState.UP if self.condition is Condition.UP else PathState.UNKNOWN
 
     @property
     def is_down(self) -> bool:
         """Whether it is down, whoever detected that."""
-        return self.state is PathState.DOWN
+        return self.condition in (Condition.DETECTED, Condition.REPORTED)
 
     def judge(
         self, finding: Finding, report: str | None, path: Reception, now: float, probes: Probes
@@ -254,6 +248,8 @@ class Liveness:
         return self._good_since(now) + min(hold, _MAX_HOLD)
 
     def _become(self, condition: Condition, why: str, now: float) -> Liveness:
+        if condition is self.condition and why == self.why:
+            return self
         after = replace(self, condition=condition, why=why)
         if after.state is self.state:
             return after

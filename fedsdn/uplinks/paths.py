@@ -114,11 +114,14 @@ class Paths:
         self._rounds = self._rounds.next(now)
         self.urgent = False
         down = tuple(name for name, port in self.ports.items() if port in _DEAD_PORT)
-        detected = self._detected()
+        theirs: dict[str, list[PathName]] = {name: [] for name in self._peers}
+        for path in self.probed():
+            if path.liveness.condition is Condition.DETECTED:
+                theirs[path.name.peer].append(path.name)
         lost = {}
         for name, peer in self._peers.items():
-            theirs = [path for path in detected if path.peer == name]
-            peer.agreement, lost[name] = peer.agreement.tell(self._rounds.number, theirs, down)
+            agreement, lost[name] = peer.agreement.tell(self._rounds.number, theirs[name], down)
+            peer.agreement = agreement
         return [
             (path, self._probe(path, now, down, lost[path.name.peer], leaving))
             for path in self.probed()
@@ -184,8 +187,9 @@ class Paths:
         changed = [path for path in self if self._judge(path, now)]
         self.urgent |= self._probed and before != self._detected()
         self._forget_recovered()
+        replaceable = self._peers_that_live(now)
         for path in self:
-            path.teardown = self._tear_down(path, now)
+            path.teardown = self._tear_down(path, now, replaced=path.name.peer in replaceable)
         live = {
             path.pair: path.lives_since
             for path in self
@@ -206,8 +210,8 @@ class Paths:
         paths = ((path.name.uplink, path.pair, path.teardown) for path in self)
         return teardown.orders(paths, live, removed)
 
-    def _detected(self) -> list[PathName]:
-        return [path.name for path in self if path.liveness.condition is Condition.DETECTED]
+    def _detected(self) -> set[PathName]:
+        return {path.name for path in self if path.liveness.condition is Condition.DETECTED}
 
     def _forget_recovered(self) -> None:
         detected = self._detected()
@@ -243,13 +247,13 @@ class Paths:
         speaks = peer.contact.speaks(now, self._probes)
         return peer.agreement.report_against(path.name, speaks=speaks)
 
-    def _tear_down(self, path: Path, now: float) -> Teardown:
+    def _tear_down(self, path: Path, now: float, *, replaced: bool) -> Teardown:
         if not path.liveness.is_down:
             return path.teardown.after(Event.RECOVERED)
         state = path.teardown.after(Event.LOST)
         known = self._is_acknowledged(path, now)
         state = state.after(Event.ACKNOWLEDGED if known else Event.WITHDRAWN)
-        if now >= self._drained_at(path) and self._is_replaced(path, now):
+        if replaced and now >= self._drained_at(path):
             state = state.after(Event.REPLACED)
             if self._own_port_is_dead(path):
                 state = state.after(Event.PORT_REPLACED)
@@ -279,17 +283,16 @@ class Paths:
     def _own_port_is_dead(self, path: Path) -> bool:
         return self.ports[path.name.uplink] in _DEAD_PORT
 
-    def _is_replaced(self, path: Path, now: float) -> bool:
-        """Whether connections have had the time to open subflows on another path to the peer.
+    def _peers_that_live(self, now: float) -> set[str]:
+        """Return the peers with a path on which connections have had the time to open subflows.
 
-        Until then the subflows of a path that is down stay, and resume if it recovers.
+        To others, the subflows of a path that is down stay, and resume if it recovers.
         """
-        return any(
-            other.name.peer == path.name.peer
-            and not other.liveness.is_down
-            and teardown.has_settled(other.lives_since, now)
-            for other in self
-        )
+        return {
+            path.name.peer
+            for path in self
+            if not path.liveness.is_down and teardown.has_settled(path.lives_since, now)
+        }
 
     def next_deadline(self, now: float) -> float:
         """When to judge again, if no probe comes until then."""

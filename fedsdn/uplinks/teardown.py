@@ -8,15 +8,15 @@ acknowledgement, too, or its own report of the loss (``agreement``)::
 
                  not acknowledged                  acknowledged
                             -- ACKNOWLEDGED -->
-    all stays    LOST       <--- WITHDRAWN ----    ACKNOWLEDGED
-                  |                                 |
-                  | PORT_REPLACED                   |
-                  v         -- ACKNOWLEDGED -->     |
-    no endpoint  RELEASED   <--- WITHDRAWN ----    RELEASED_ACKNOWLEDGED
-                                                    |
-                                                    | REPLACED
-                            -- ACKNOWLEDGED -->     v
-    no subflows  SUSPENDED  <--- WITHDRAWN ----    ENDING
+    all stays    LOST       <--- WITHDRAWN ----    ACKNOWLEDGED --------------.
+                  |                                                           |
+                  | PORT_REPLACED                                             |
+                  v         -- ACKNOWLEDGED -->                               | REPLACED
+    no endpoint  RELEASED   <--- WITHDRAWN ----    RELEASED_ACKNOWLEDGED      |
+                                                    |                         |
+                                                    | REPLACED                |
+                            -- ACKNOWLEDGED -->     v                         |
+    no subflows  SUSPENDED  <--- WITHDRAWN ----    ENDING <-------------------'
 
     CARRYING -- LOST --> LOST                      any -- RECOVERED --> CARRYING
 """
@@ -107,13 +107,13 @@ _TRANSITIONS = {
     (Teardown.ENDING, Event.WITHDRAWN): Teardown.SUSPENDED,
     (Teardown.SUSPENDED, Event.ACKNOWLEDGED): Teardown.ENDING,
 }
-_ACKNOWLEDGED = {Teardown.ACKNOWLEDGED, Teardown.RELEASED_ACKNOWLEDGED, Teardown.ENDING}
-_RELEASED = {
+_ACKNOWLEDGED = (Teardown.ACKNOWLEDGED, Teardown.RELEASED_ACKNOWLEDGED, Teardown.ENDING)
+_RELEASED = (
     Teardown.RELEASED,
     Teardown.RELEASED_ACKNOWLEDGED,
     Teardown.ENDING,
     Teardown.SUSPENDED,
-}
+)
 
 
 def drained_at(lost: float, rtt: float | None, *, own_port: bool) -> float:
