@@ -187,14 +187,11 @@ class Paths:
         changed = [path for path in self if self._judge(path, now)]
         self.urgent |= self._probed and before != self._detected()
         self._forget_recovered()
-        replaceable = self._peers_that_live(now)
+        settled = self._settled(now)
+        peers = {path.name.peer for path in settled}
         for path in self:
-            path.teardown = self._tear_down(path, now, replaced=path.name.peer in replaceable)
-        live = {
-            path.pair: path.lives_since
-            for path in self
-            if path.state is PathState.UP and teardown.has_settled(path.lives_since, now)
-        }
+            path.teardown = self._tear_down(path, now, replaced=path.name.peer in peers)
+        live = {path.pair: path.lives_since for path in settled if path.state is PathState.UP}
         patience = PATIENCE * self._probes.detection
         removed = [pair for pair, since in self._removed.items() if now - since > patience]
         self._orders = self._orders_of(live, frozenset(removed))
@@ -219,10 +216,10 @@ class Paths:
             peer.agreement = peer.agreement.keep(detected)
 
     def _judge(self, path: Path, now: float) -> bool:
-        before = path.state
+        before = path.liveness
         finding, report = self._finding(path, now), self._report_against(path, now)
-        path.liveness = path.liveness.judge(finding, report, path.reception, now, self._probes)
-        return path.state is not before
+        path.liveness = before.judge(finding, report, path.reception, now, self._probes)
+        return path.liveness is not before and path.state is not before.state
 
     def _finding(self, path: Path, now: float) -> Finding:
         port = self.ports[path.name.uplink]
@@ -283,16 +280,16 @@ class Paths:
     def _own_port_is_dead(self, path: Path) -> bool:
         return self.ports[path.name.uplink] in _DEAD_PORT
 
-    def _peers_that_live(self, now: float) -> set[str]:
-        """Return the peers with a path on which connections have had the time to open subflows.
+    def _settled(self, now: float) -> list[Path]:
+        """Return the paths on which connections have had the time to open subflows.
 
-        To others, the subflows of a path that is down stay, and resume if it recovers.
+        To peers without one, the subflows of a path that is down stay, and resume if it recovers.
         """
-        return {
-            path.name.peer
+        return [
+            path
             for path in self
             if not path.liveness.is_down and teardown.has_settled(path.lives_since, now)
-        }
+        ]
 
     def next_deadline(self, now: float) -> float:
         """When to judge again, if no probe comes until then."""
