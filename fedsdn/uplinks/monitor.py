@@ -269,4 +269,5 @@ def _way(path: Path) -> Way:
 async def _due(event: asyncio.Event, seconds: float) -> None:
     """Wait for an event, for so long at most."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (Python 3.11)
+            await event.wait()

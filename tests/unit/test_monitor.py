@@ -147,6 +147,24 @@ async def test_a_loss_is_told_while_the_kernel_is_busy() -> None:
 
 
 @asynchronous
+async def test_a_task_that_fails_ends_the_others_with_its_reason() -> None:
+    """Even when nothing else happens: the process has to end, and be started again."""
+
+    def fail() -> None:
+        raise LookupError("a fault of ours")
+
+    with ThreadPoolExecutor(1) as executor:
+        watching = UplinkMonitor(federation(), "a", "none", open_socket, lambda _: None, executor)
+        assert isinstance(watching._kernel, BlockedKernel)
+        watching._kernel.released.set()
+        watching._send = fail  # type: ignore[method-assign]
+        with pytest.raises(ExceptionGroup) as caught:
+            await watching.run()
+        watching.close()
+    assert [str(error) for error in caught.value.exceptions] == ["a fault of ours"]
+
+
+@asynchronous
 async def test_a_kernel_that_was_busy_obeys_what_holds_then() -> None:
     both = federation()
     async with running(both, "a") as a:
