@@ -37,7 +37,7 @@ _ANY_SOCKET = bytes(48)
 _CONNECTION = struct.Struct("=40xI4x")
 """The token of an MPTCP connection, where a socket's cookie is (``mptcp_diag_dump_one``)."""
 
-_MPTCP = pack_attribute(3, _UNSIGNED.pack(262))
+_MPTCP = pack_attribute(3, _UNSIGNED.pack(socket.IPPROTO_MPTCP))
 """``INET_DIAG_REQ_PROTOCOL``: a protocol whose number is more than a byte."""
 
 _ALL_ABOUT_IT = 1 << 1

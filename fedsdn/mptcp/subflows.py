@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from pyroute2.netlink.diag import (
-    SS_CONN,
-    SS_ESTABLISHED,
-    SS_SYN_SENT,
-    inet_diag_msg,
-)
+from pyroute2.netlink.diag import SS_CONN
 
 from fedsdn.config.model import Address, AddressPair
+from fedsdn.mptcp.info import ESTABLISHED, SYN_SENT, TcpInfo, unpack_tcp_info
 from fedsdn.mptcp.netlink import Attributes, unpack_attributes
 from fedsdn.mptcp.sock_diag import SockDiag, SocketId
 
@@ -43,23 +39,8 @@ _JOINED = 0x4
 _FULLY_ESTABLISHED = 0x40
 """``INET_ULP_INFO_MPTCP`` of linux/inet_diag.h, ``MPTCP_SUBFLOW_*`` of linux/mptcp.h."""
 
-_INFO_FIELDS = [name for name, _ in inet_diag_msg.tcp_info.fields]
-_INFO = struct.Struct("=" + "".join(code for _, code in inet_diag_msg.tcp_info.fields))
-"""``struct tcp_info`` of linux/tcp.h, which has no gaps."""
-
-_SENT = _INFO_FIELDS.index("tcpi_bytes_sent")
-_RETRANSMITTED = _INFO_FIELDS.index("tcpi_bytes_retrans")
-_RECEIVED = _INFO_FIELDS.index("tcpi_bytes_received")
-_UNSENT = _INFO_FIELDS.index("tcpi_notsent_bytes")
-_RTT = _INFO_FIELDS.index("tcpi_rtt")
-_UNACKNOWLEDGED = _INFO_FIELDS.index("tcpi_unacked")
-_WINDOW = _INFO_FIELDS.index("tcpi_snd_cwnd")
-_DATA_CAME = _INFO_FIELDS.index("tcpi_last_data_recv")
-_ACK_CAME = _INFO_FIELDS.index("tcpi_last_ack_recv")
-"""How many ms ago something came, in whole ticks of the kernel's clock."""
-
 _JIFFY_MS = 10
-"""The longest tick."""
+"""The longest tick of the kernel's clock."""
 
 
 class SubflowKind(StrEnum):
@@ -144,10 +125,10 @@ class Subflows:
 
         """
         found = []
-        for (family, name), _, attributes in self._kernel.dump(1 << SS_ESTABLISHED):
+        for (family, name), _, attributes in self._kernel.dump(1 << ESTABLISHED):
             mptcp = _mptcp(attributes)
             if mptcp is not None or not attributes[_DIAG_SOCKOPT][0] & _TRANSPARENT:
-                found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
+                found.append(self._subflow(family, name, _tcp_info(attributes), mptcp))
         return found
 
     def doomed(self, pairs: Container[AddressPair]) -> list[Doomed]:
@@ -170,7 +151,7 @@ class Subflows:
             if pair not in pairs:
                 if _works(state, mptcp):
                     elsewhere.setdefault(token, []).append((pair, (family, name)))
-            elif state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
+            elif state == SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
                 found.append((pair, (family, name), token, _under_way(attributes)))
         return [Doomed(*one, tuple(elsewhere[one[2]])) for one in found if one[2] in elsewhere]
 
@@ -207,15 +188,14 @@ class Subflows:
             [
                 one.name
                 for one, state in zip(candidates, connections, strict=True)
-                if state == SS_ESTABLISHED
+                if state == ESTABLISHED
             ]
         )
 
     def _subflow(
-        self, family: int, name: bytes, tcp_info: memoryview, mptcp: Attributes | None
+        self, family: int, name: bytes, info: TcpInfo, mptcp: Attributes | None
     ) -> Subflow:
         kind = _kind(mptcp)
-        info = _INFO.unpack_from(tcp_info)
         local_port, remote_port = _PORTS.unpack_from(name)
         local, remote = self._pair(family, name)
         return Subflow(
@@ -225,12 +205,12 @@ class Subflows:
             local_port=local_port,
             remote=remote,
             remote_port=remote_port,
-            rtt_ms=info[_RTT] / 1000,
-            congestion_window=info[_WINDOW],
-            bytes_sent=info[_SENT],
-            bytes_retransmitted=info[_RETRANSMITTED],
-            bytes_received=info[_RECEIVED],
-            bytes_unsent=info[_UNSENT],
+            rtt_ms=info.rtt / 1000,
+            congestion_window=info.snd_cwnd,
+            bytes_sent=info.bytes_sent,
+            bytes_retransmitted=info.bytes_retrans,
+            bytes_received=info.bytes_received,
+            bytes_unsent=info.notsent_bytes,
         )
 
     def _pair(self, family: int, name: bytes) -> AddressPair:
@@ -273,7 +253,7 @@ def _works(state: int, mptcp: Attributes) -> bool:
     one, for the opener's proof that it has the key (RFC 8684, section 3.2).
     """
     flags = _UNSIGNED.unpack(mptcp[_FLAGS])[0]
-    return state == SS_ESTABLISHED and bool(flags & _FULLY_ESTABLISHED)
+    return state == ESTABLISHED and bool(flags & _FULLY_ESTABLISHED)
 
 
 def _goes_on(state: int, attributes: Attributes, lives_ms: float) -> bool:
@@ -281,11 +261,14 @@ def _goes_on(state: int, attributes: Attributes, lives_ms: float) -> bool:
     mptcp = _mptcp(attributes)
     if mptcp is None or not _works(state, mptcp):
         return False
-    info = _INFO.unpack_from(attributes[_DIAG_INFO])
-    return bool(min(info[_DATA_CAME], info[_ACK_CAME]) + _JIFFY_MS <= lives_ms)
+    info = _tcp_info(attributes)
+    return min(info.last_data_recv, info.last_ack_recv) + _JIFFY_MS <= lives_ms
 
 
 def _under_way(attributes: Attributes) -> bool:
     """Whether a socket has sent what is not acknowledged yet."""
-    unacknowledged: int = _INFO.unpack_from(attributes[_DIAG_INFO])[_UNACKNOWLEDGED]
-    return unacknowledged > 0
+    return _tcp_info(attributes).unacked > 0
+
+
+def _tcp_info(attributes: Attributes) -> TcpInfo:
+    return unpack_tcp_info(attributes[_DIAG_INFO])

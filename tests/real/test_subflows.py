@@ -29,7 +29,6 @@ pytestmark = pytest.mark.real
 
 BYTES = 20_000_000
 LIMIT_SECONDS = 20.0
-MPTCP = 262
 PAIRS = {("192.0.2.1", "192.0.2.2"), ("2001:db8:2::1", "2001:db8:2::2")}
 DECOYS = [
     pair
@@ -202,7 +201,7 @@ def test_nothing_to_end(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
         assert len(both_subflows(at_a, before)) == 2
 
 
-@pytest.mark.parametrize("protocol", [0, MPTCP], ids=["TCP", "MPTCP"])
+@pytest.mark.parametrize("protocol", [0, socket.IPPROTO_MPTCP], ids=["TCP", "MPTCP"])
 def test_a_fallback_is_read_but_not_ended(lab: Lab, at_a: SubflowsOf, protocol: int) -> None:
     """Whoever asked for it, it is known by one end that is plain TCP."""
     proxy = proxy_of(lab, "a")
@@ -232,7 +231,7 @@ def test_a_subflow_without_an_answer_is_ended(at_a: SubflowsOf, ends: tuple[Vm, 
 
 def test_a_connection_without_an_answer_is_not_ended(lab: Lab, at_a: SubflowsOf) -> None:
     """It has nothing but this; who opened it tries another path by itself."""
-    with proxy_of(lab, "a").open("192.0.2.1", MPTCP) as sock:
+    with proxy_of(lab, "a").open("192.0.2.1", socket.IPPROTO_MPTCP) as sock:
         sock.setblocking(False)
         sock.bind(("192.0.2.1", 0))
         assert sock.connect_ex(("192.0.2.99", 1080)) == errno.EINPROGRESS

@@ -10,7 +10,6 @@ import pytest
 
 from fedsdn.proxy.sockets import send_queue
 from fedsdn.proxy.sockets.send_queue import SendQueue
-from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
 
 MUCH = 1 << 20
 LEAST = 1 << 18
@@ -42,14 +41,14 @@ def buffer_of(sock: socket.socket) -> int:
 
 
 def test_it_is_left_to_the_kernel_until_much_is_sent() -> None:
-    with connection(IPPROTO_MPTCP) as (client, _):
+    with connection(socket.IPPROTO_MPTCP) as (client, _):
         before = buffer_of(client)
         SendQueue(client).sent(1000)
         assert buffer_of(client) == before
 
 
 def test_it_is_as_large_as_what_the_paths_hold_and_twice_that_while_it_grows() -> None:
-    with connection(IPPROTO_MPTCP) as (client, _):
+    with connection(socket.IPPROTO_MPTCP) as (client, _):
         queue = SendQueue(client)
         queue.sent(MUCH)
         growing = buffer_of(client)
@@ -60,7 +59,7 @@ def test_it_is_as_large_as_what_the_paths_hold_and_twice_that_while_it_grows() -
 
 
 def test_a_window_that_grows_again_makes_it_larger() -> None:
-    with connection(IPPROTO_MPTCP) as (client, server):
+    with connection(socket.IPPROTO_MPTCP) as (client, server):
         queue = SendQueue(client)
         for _ in range(2):
             queue.sent(MUCH)

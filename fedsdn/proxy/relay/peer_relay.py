@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from fedsdn.channel.connection import Connection
 from fedsdn.channel.connection import Direction as FlowDirection
 from fedsdn.config.model import Site
+from fedsdn.mptcp.connection import Carrier, carrier
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.direction import Direction, Owner
 from fedsdn.proxy.relay.peer_direction import FromPeer, ToPeer
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
 from fedsdn.proxy.relay.window import Budget, Window
-from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.sockets.send_queue import SendQueue
-from fedsdn.proxy.sockets.transport import Carrier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 
 _LOG = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ def is_usable(far: socket.socket, peer: Site) -> bool:
     sent again overlap (Linux 6.18). A plain TCP socket has no such fault; but only another proxy
     may come with one.
     """
-    carrier = transport.carrier(far)
-    return carrier is Carrier.MPTCP or (carrier is Carrier.TCP and peer.proxy == "socks5")
+    what = carrier(far)
+    return what is Carrier.MPTCP or (what is Carrier.TCP and peer.proxy == "socks5")
 
 
 @dataclass(frozen=True, slots=True)

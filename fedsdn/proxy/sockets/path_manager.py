@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from fedsdn.config.model import Address, AddressPair, Uplink
-from fedsdn.mptcp.connection_info import open_pairs
+from fedsdn.mptcp.connection import open_pairs, token
 from fedsdn.mptcp.requests import SubflowRequests
-from fedsdn.proxy.sockets import transport
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ class PathManager:
         self, sock: socket.socket, peer: str, give_up: Callable[[], object]
     ) -> Iterator[Managed]:
         """Look after a connection to ``peer`` meanwhile; ``give_up`` if the peer has lost it."""
-        connection = Managed(sock, transport.token(sock), peer, give_up)
+        connection = Managed(sock, token(sock), peer, give_up)
         self._connections.add(connection)
         try:
             yield connection
@@ -186,7 +185,7 @@ class PathManager:
 
         That proxy leaves it to the kernel to open subflows, which knows no federation file.
         """
-        if name := transport.token(sock):
+        if name := token(sock):
             used = {local for local, _ in open_pairs(sock)}
             paths = self._paths(peer)
             others = {own.address.ip for own, _ in paths if own.public is None} - used

@@ -11,12 +11,13 @@ keeps them as full.
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 
-from fedsdn.mptcp.connection_info import tcp_infos
+from fedsdn.mptcp.connection import subflow_infos
+from fedsdn.mptcp.info import UNKNOWN_RTT, TcpInfo
 from fedsdn.proxy.sockets import tcp
 from fedsdn.site.sysctls import BUFFER_BYTES
 
@@ -44,12 +45,11 @@ _LEAST_BYTES = 1 << 19
 """Slow wires are served by slow machines, too, whose acknowledgements come in lumps: with half of
 this, two of 6 Mbit/s between emulated processors were filled to 0.96 instead of 0.98."""
 
-_SND_MSS = struct.Struct("=16xI")
-_SND_CWND = struct.Struct("=80xI")
-_PACING_RATE = struct.Struct("=104xQ")
-_MIN_RTT = struct.Struct("=148xI")
-_UNKNOWN_RTT = 0xFFFFFFFF
-"""Fields of ``struct tcp_info`` (linux/tcp.h)."""
+MOST_BYTES = BUFFER_BYTES
+"""The most that the kernel would give a connection by itself (``tcp_wmem``), which
+``SO_SNDBUFFORCE`` does not heed. Paths that are not alike ask for more: 1 Gbit/s at 10 ms beside
+10 Mbit/s at 600 ms for 183 MiB, so that the slow one may add its hundredth. A few such
+connections would take the host's memory for TCP."""
 
 
 class SendQueue:
@@ -71,21 +71,15 @@ class SendQueue:
             self._adjust()
 
     def _adjust(self) -> None:
-        paths = _paths(self._sock)
-        if paths:
-            # What the slowest path carries is acknowledged last, and the others must go on until
-            # then (RFC 8684, section 3.3.1 reckons the receive buffer in the same way).
-            longest = max(span for _, span in paths)
-            held = round(sum(held * longest / span for held, span in paths))
+        held = paths_hold(subflow_infos(self._sock))
+        if held:
             before = self._largest()
             self._recent.append((time.monotonic(), held))
             self.paths_hold = max(held, before)
-            factor = _GROWING if held > _GROWTH * before else _SETTLED
-            size = max(_LEAST_BYTES, round(self.paths_hold * factor))
-            size = min(size, BUFFER_BYTES)
             with suppress(OSError):
                 # The kernel takes it twice, to make room for its own overhead (socket(7)).
-                self._sock.setsockopt(socket.SOL_SOCKET, tcp.SO_SNDBUFFORCE, size // 2)
+                size = buffer_bytes(held, before) // 2
+                self._sock.setsockopt(socket.SOL_SOCKET, tcp.SO_SNDBUFFORCE, size)
 
     def _largest(self) -> int:
         """Return the most that the paths held in the last moments."""
@@ -95,16 +89,24 @@ class SendQueue:
         return max((held for _, held in self._recent), default=0)
 
 
-def _paths(sock: socket.socket) -> list[tuple[float, float]]:
-    """Bytes that each path should hold, and for what time in µs that is, for each subflow.
+def paths_hold(subflows: Iterable[TcpInfo]) -> int:
+    """Return how many bytes the paths of a connection hold without a queue; 0: not known yet.
 
-    None if it is plain TCP.
+    What the slowest path carries is acknowledged last, and the others must go on until then (RFC
+    8684, section 3.3.1 reckons the receive buffer in the same way).
     """
-    found = []
-    for info in tcp_infos(sock):
-        (mss,), (cwnd,) = _SND_MSS.unpack_from(info), _SND_CWND.unpack_from(info)
-        (rate,), (rtt,) = _PACING_RATE.unpack_from(info), _MIN_RTT.unpack_from(info)
-        if rtt != _UNKNOWN_RTT:
-            span = _PROBING * rtt + _DELAY_MICROSECONDS
-            found.append((min(mss * cwnd, rate * span / 1e6), span))
-    return found
+    paths = [
+        (min(info.snd_mss * info.snd_cwnd, info.pacing_rate * span / 1e6), span)
+        for info in subflows
+        if info.min_rtt != UNKNOWN_RTT
+        for span in [_PROBING * info.min_rtt + _DELAY_MICROSECONDS]
+    ]
+    longest = max((span for _, span in paths), default=0.0)
+    return round(sum(held * longest / span for held, span in paths))
+
+
+def buffer_bytes(held: int, before: int) -> int:
+    """Return the size of the send buffer when the paths hold ``held``, and ``before`` until now."""
+    factor = _GROWING if held > _GROWTH * before else _SETTLED
+    size = round(max(held, before) * factor)
+    return min(max(_LEAST_BYTES, size), MOST_BYTES)

@@ -9,25 +9,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum, auto
 
 from fedsdn.config.model import Uplink
 from fedsdn.proxy.sockets import tcp
-
-IPPROTO_MPTCP = socket.IPPROTO_MPTCP
-
-_SO_PROTOCOL = 38
-"""include/uapi/asm-generic/socket.h; Python has no name for it."""
-
-_SOL_MPTCP = 284
-_MPTCP_INFO = 1
-_INFO_BYTES = 256
-_INFO_FLAGS_TOKEN = struct.Struct("=8xII")
-_FLAG_FALLBACK = 0x1
-"""``mptcpi_flags``, ``mptcpi_token`` and ``MPTCP_INFO_FLAG_FALLBACK`` of linux/mptcp.h."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24
 """include/uapi/linux/in.h; Python has the name from 3.12 on."""
@@ -48,16 +34,6 @@ connection falls back to TCP if a later segment arrives before the first, which 
 
 ATTEMPT_SECONDS = 15.0
 """How long a peer may take to answer on all paths together."""
-
-
-class Carrier(Enum):
-    """What carries a connection between sites."""
-
-    MPTCP = auto()
-    FALLEN_BACK = auto()
-    """TCP under a socket that was to be Multipath TCP (RFC 8684, section 3.7)."""
-    TCP = auto()
-    """TCP from the start, with a TCP socket."""
 
 
 def listen(port: int) -> socket.socket:
@@ -96,7 +72,7 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _UNANSWERED_CHECKS)
 
 
-def _socket(protocol: int = IPPROTO_MPTCP) -> socket.socket:
+def _socket(protocol: int = socket.IPPROTO_MPTCP) -> socket.socket:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
     try:
         sock.setblocking(False)
@@ -109,7 +85,7 @@ def _socket(protocol: int = IPPROTO_MPTCP) -> socket.socket:
 
 
 async def connect(
-    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = IPPROTO_MPTCP
+    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = socket.IPPROTO_MPTCP
 ) -> socket.socket:
     """Connect to a peer over the first of ``paths`` that answers.
 
@@ -172,31 +148,6 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -
     return sock
 
 
-def carrier(sock: socket.socket) -> Carrier:
-    """Say what carries a connection now: it may fall back to TCP after it has begun."""
-    flags, _ = _info(sock)
-    if not flags & _FLAG_FALLBACK:
-        return Carrier.MPTCP
-    plain = sock.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == socket.IPPROTO_TCP
-    return Carrier.TCP if plain else Carrier.FALLEN_BACK
-
-
 def fallen_back() -> OSError:
     """Make the error of a connection that is not used because it has fallen back to TCP."""
     return OSError(errno.EPROTONOSUPPORT, "Multipath TCP has fallen back to TCP")
-
-
-def token(sock: socket.socket) -> int:
-    """Name of a connection in this namespace; 0 if it is plain TCP, or has ended."""
-    flags, name = _info(sock)
-    return 0 if flags & _FLAG_FALLBACK else name
-
-
-def _info(sock: socket.socket) -> tuple[int, int]:
-    """Return flags and token. A socket that has fallen back altogether has no such option."""
-    try:
-        info = sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, _INFO_BYTES)
-    except OSError:
-        return _FLAG_FALLBACK, 0
-    flags, name = _INFO_FLAGS_TOKEN.unpack_from(info)
-    return int(flags), int(name)
