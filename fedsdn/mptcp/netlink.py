@@ -13,6 +13,9 @@ from pyroute2.netlink import NLA_F_NESTED
 HEADER = struct.Struct("=IHHII")
 """Length, type, flags, sequence number, port (``struct nlmsghdr``)."""
 
+GENERIC = struct.Struct("=BBxx")
+"""Command and version (``struct genlmsghdr``), behind the header."""
+
 _ATTRIBUTE = struct.Struct("=HH")
 """Length and type, before the value (``struct nlattr``)."""
 

@@ -15,6 +15,7 @@ import pytest
 from fedsdn.config.model import AddressPair
 from fedsdn.lab.wait import wait_until
 from fedsdn.mptcp.connection import token as token_of
+from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.requests import SubflowRequests
 from fedsdn.mptcp.subflows import Doomed, Subflows
 from tests.real.cables import Joined, joined
@@ -80,7 +81,7 @@ def connection() -> Iterator[Connection]:
             end.run("sysctl", "-q", "net.mptcp.pm_type=1")
         requests = near.call(SubflowRequests)
         stack.callback(requests.close)
-        stack.callback(far.call(SubflowRequests).close)
+        stack.callback(far.call(SubflowEvents).close)
         listener = far.call(
             lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
         )

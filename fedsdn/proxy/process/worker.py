@@ -156,6 +156,7 @@ class _Worker:
             before, now = self._server.policy, self._policy()
             self._socksifier.policy = now
             self._server.policy = now
+            self._socksifier.path_manager.look()
             if not self.stop.is_set():
                 self._listen_anew(before, now)
             return await self._carried.reset(lambda flow: revoked(flow, before, now))

@@ -13,18 +13,19 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 from fedsdn.config.model import Address, AddressPair, Uplink
 from fedsdn.mptcp.connection import open_pairs, token
+from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.requests import SubflowRequests
+from fedsdn.proxy.sockets.readable import when_readable
 
 _LOG = logging.getLogger(__name__)
 
-ROUND_SECONDS = 2.0
-"""How often every connection is looked at, when nothing is told: a subflow may end by itself."""
+RETRY_SECONDS = 2.0
+"""How long a connection that has a subflow waits before it asks again for one that was refused."""
 
 _REFUSALS = 3
 _REFUSED_SECONDS = 0.5
@@ -67,8 +68,9 @@ def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Up
 class Managed:
     """A connection that this site has opened. ``token`` is 0 if it is plain TCP.
 
-    ``give_up`` ends it. ``asked`` are the subflows that were asked for when it was looked at last;
-    ``refused`` is how many times in a row it then had none at all, nor got one.
+    ``give_up`` ends it. ``asked`` are the subflows that were asked for when it was looked at last,
+    ``rests_until`` is the time before which it asks for no more. ``refused`` is how many times in a
+    row it had no subflow at all, nor got one; ``counted`` is when that was counted last.
     """
 
     sock: socket.socket
@@ -76,9 +78,10 @@ class Managed:
     peer: str
     give_up: Callable[[], object]
     asked: frozenset[AddressPair] = frozenset()
+    rests_until: float = float("-inf")
     refused: int = 0
     counted: float = float("-inf")
-    look_again: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = None
 
     def has_lost_its_peer(self, there: Mapping[AddressPair, bool], now: float) -> bool:
         """Whether the peer has the connection no more, by the subflows that are there.
@@ -95,7 +98,11 @@ class Managed:
 
 
 class PathManager:
-    """Gives connections their further subflows, and those anew that have ended."""
+    """Gives connections their further subflows, and those anew that have ended.
+
+    The kernel tells which connections have lost a subflow; the others are left alone, unless there
+    is news of the paths.
+    """
 
     def __init__(self, paths: Callable[[str], Paths], port: Callable[[], int]) -> None:
         """``paths`` are those to a peer that may be used now, ``port`` is where peers listen.
@@ -107,17 +114,37 @@ class PathManager:
         self._paths = paths
         self._port = port
         self._requests = SubflowRequests()
-        self._connections: set[Managed] = set()
+        try:
+            self._events = SubflowEvents()
+        except OSError:
+            self._requests.close()
+            raise
+        self._connections: dict[int, Managed] = {}
+        self._due: set[Managed] = set()
         self._identifiers: dict[Address, int] = {}
         self._news = asyncio.Event()
+        self._old_paths: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Let go of the kernel."""
+        if self._old_paths is not None:
+            self._old_paths.cancel()
         self._requests.close()
+        self._events.close()
 
     def look(self) -> None:
         """Look at all connections soon: there is news of the paths."""
+        self._due.update(self._connections.values())
         self._news.set()
+
+    def look_in(self, seconds: float) -> None:
+        """Look at all connections then: what is known of the paths is out of date.
+
+        If this is called again before, only the later time counts.
+        """
+        if self._old_paths is not None:
+            self._old_paths.cancel()
+        self._old_paths = asyncio.get_running_loop().call_later(seconds, self.look)
 
     @contextmanager
     def managing(
@@ -125,60 +152,97 @@ class PathManager:
     ) -> Iterator[Managed]:
         """Look after a connection to ``peer`` meanwhile; ``give_up`` if the peer has lost it."""
         connection = Managed(sock, token(sock), peer, give_up)
-        self._connections.add(connection)
+        if not connection.token:
+            yield connection
+            return
+        self._connections[connection.token] = connection
+        self._look_at(connection, RETRY_SECONDS)  # ``join`` comes when the peer has answered
         try:
             yield connection
         finally:
-            self._connections.discard(connection)
-            if connection.look_again is not None:
-                connection.look_again.cancel()
+            self._connections.pop(connection.token, None)
+            self._due.discard(connection)
+            _cancel_timer(connection)
 
     async def run(self) -> None:
-        """Look after connections for ever."""
+        """Look after connections for ever. One whose turn fails is given up, the others go on.
+
+        Raises:
+            ExceptionGroup: the kernel's events cannot be read any more.
+
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(when_readable(self._events.fileno(), self._take_events))
+            group.create_task(self._look_at_due())
+
+    async def _look_at_due(self) -> None:
         while True:
+            await self._news.wait()
             self._news.clear()
-            every = iter(list(self._connections))
-            while some := list(islice(every, _AT_ONCE)):
-                for connection in some:
-                    if connection in self._connections:
-                        self.join(connection)
+            while self._due:
+                for _ in range(min(_AT_ONCE, len(self._due))):
+                    self._join_or_give_up(self._due.pop())
                 await asyncio.sleep(0)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), ROUND_SECONDS)
+
+    def _join_or_give_up(self, connection: Managed) -> None:
+        try:
+            self.join(connection)
+        except Exception:
+            _LOG.exception("site %s: a connection is given up", connection.peer)
+            connection.give_up()
+
+    def _take_events(self) -> None:
+        tokens = self._events.ended()
+        if tokens is None:
+            self.look()
+            return
+        for connection in map(self._connections.get, tokens):
+            if connection is not None:
+                self._look_at(connection)
+
+    def _look_at(self, connection: Managed, seconds: float = 0.0) -> None:
+        """Look at a connection after so many seconds, or when it has rested, or as planned."""
+        loop = asyncio.get_running_loop()
+        when = max(loop.time() + seconds, connection.rests_until)
+        if when <= loop.time():
+            self._due.add(connection)
+            self._news.set()
+        elif connection.timer is None:
+            connection.timer = loop.call_at(when, self._time_has_come, connection)
+
+    def _time_has_come(self, connection: Managed) -> None:
+        connection.timer = None
+        self._due.add(connection)
+        self._news.set()
 
     def join(self, connection: Managed) -> None:
         """Open the subflows that a connection lacks, if it is far enough."""
         if not connection.token:
             return
+        _cancel_timer(connection)
         there = open_pairs(connection.sock)
-        loop = asyncio.get_running_loop()
-        if connection.has_lost_its_peer(there, loop.time()):
+        now = asyncio.get_running_loop().time()
+        if connection.has_lost_its_peer(there, now):
             _LOG.info("site %s: a connection is given up: the peer has it no more", connection.peer)
             connection.give_up()
             return
-        asked = set()
-        for own, other in lacking(self._paths(connection.peer), there):
-            local, remote = own.address.ip, other.peer_address
-            with self._identified(local) as identifier:
-                self._requests.open_subflow(
-                    connection.token, local, identifier, remote, self._port()
-                )
-                asked.add((local, remote))
-        connection.asked = frozenset(asked)
-        if asked and not any(there.values()):
-            self._look_again(connection)
+        lacks = [
+            (own.address.ip, other.peer_address)
+            for own, other in lacking(self._paths(connection.peer), there)
+        ]
+        connection.asked = frozenset(pair for pair in lacks if self._open(connection.token, *pair))
+        has_none = not any(there.values())
+        if lacks:
+            connection.rests_until = now + (_REFUSED_SECONDS if has_none else RETRY_SECONDS)
+        if len(lacks) > len(connection.asked) or (lacks and has_none):
+            self._look_at(connection)
 
-    def _look_again(self, connection: Managed) -> None:
-        """Look at a connection without subflows before its next turn."""
-
-        def look() -> None:
-            connection.look_again = None
-            if connection in self._connections:
-                self.join(connection)
-
-        if connection.look_again is None:
-            loop = asyncio.get_running_loop()
-            connection.look_again = loop.call_later(_REFUSED_SECONDS, look)
+    def _open(self, name: int, local: Address, remote: Address) -> bool:
+        """Have a subflow of a connection opened; False: the kernel does not do it now."""
+        with self._identified(local) as identifier:
+            self._requests.open_subflow(name, local, identifier, remote, self._port())
+            return True
+        return False
 
     def announce(self, sock: socket.socket, peer: str) -> None:
         """Announce the other uplinks on a connection that another's proxy has opened.
@@ -201,3 +265,9 @@ class PathManager:
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 _LOG.debug("no subflow from %s: %s", local, error.strerror)
+
+
+def _cancel_timer(connection: Managed) -> None:
+    if connection.timer is not None:
+        connection.timer.cancel()
+        connection.timer = None

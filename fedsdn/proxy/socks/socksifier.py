@@ -35,7 +35,7 @@ from fedsdn.proxy.socks.messages import read_message
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
-from fedsdn.uplinks.status import SiteStatus
+from fedsdn.uplinks.status import STALE_SECONDS, SiteStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ class Socksifier:
         """Go by what the application says of uplinks and paths."""
         if self._live_paths.take(status):
             self.path_manager.look()
+        self.path_manager.look_in(STALE_SECONDS)
 
     def _usable_paths(self, peer_name: str) -> Paths:
         peers = {peer.name: peer for peer in self.policy.federation.peers(self.policy.site.name)}
