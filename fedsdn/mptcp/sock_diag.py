@@ -75,15 +75,20 @@ class SockDiag:
         """Close the socket."""
         self._socket.close()
 
-    def dump(self, states: int) -> Iterator[tuple[SocketId, int, Attributes]]:
+    def dump(
+        self, states: int, *, about: bool = True
+    ) -> Iterator[tuple[SocketId, int, Attributes]]:
         """Yield the sockets that are in one of ``states``, with their state.
+
+        Without ``about``, which takes as long again, the kernel tells no more than that.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
+        more = _ALL_ABOUT_IT if about else 0
         for family in (socket.AF_INET, socket.AF_INET6):
-            request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, states, _ANY_SOCKET)
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, more, states, _ANY_SOCKET)
             self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, [request])
             for code, message in self._replies():
                 if code:

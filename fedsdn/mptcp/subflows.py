@@ -131,6 +131,16 @@ class Subflows:
                 found.append(self._subflow(family, name, _tcp_info(attributes), mptcp))
         return found
 
+    def count(self, local: Address) -> int:
+        """Count the established TCP sockets with this local address: subflows, if an uplink's.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        established = self._kernel.dump(1 << ESTABLISHED, about=False)
+        return sum(self._pair(*name)[0] == local for name, _, _ in established)
+
     def doomed(self, pairs: Container[AddressPair]) -> list[Doomed]:
         """Return the subflows on ``pairs`` of connections that have another one elsewhere.
 

@@ -11,17 +11,22 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedsdn.bench.subflows import reading
+from fedsdn.cli.views import lab_views
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from fedsdn.mptcp.subflows import Subflows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.shell import Shell
 from tests.real.proxy_net import Namespace
 from tests.real.test_proxy_lab import Vm, connections
 
@@ -242,6 +247,32 @@ def test_a_connection_without_an_answer_is_not_ended(lab: Lab, at_a: SubflowsOf)
 def test_connections_to_vms_are_not_read(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
     with connections(*ends, count=10):
         assert {pair_of(one) for one in at_a.read()} <= PAIRS
+
+
+def test_a_benchmark_reads_them_at_the_site(
+    lab: Lab, at_a: SubflowsOf, ends: tuple[Vm, Vm]
+) -> None:
+    (view,) = [one for one in lab_views(lab) if one.name == "a"]
+    addresses = [ip_address(local) for local, _ in PAIRS]
+    before = at_a.tokens()
+    with reading(view) as reader, connections(*ends) as [(client, server)]:
+        opened = {pair_of(one)[0] for one in both_subflows(at_a, before)}
+        assert opened == {local for local, _ in PAIRS}
+        for address in addresses:
+            found = [one for one in at_a.read() if one["local"] == str(address)]
+            assert reader.count(address) == len(found) > 0
+        assert reader.count(ip_address("192.0.2.99")) == 0
+        assert reader.busy() == []
+        move(client, server, 5)
+        busy = reader.busy()
+        assert {one.local for one in busy} == set(addresses)
+        assert all(one.rtt_ms > 29 for one in busy), "the wires' delay"
+
+
+def test_a_benchmark_is_told_why_they_cannot_be_read(lab: Lab) -> None:
+    view = replace(lab_views(lab)[0], shell=Shell("here", ("ip", "netns", "exec", "no-such")))
+    with pytest.raises(FedsdnError, match="no-such"), reading(view) as reader:
+        reader.busy()
 
 
 def test_a_missing_namespace_is_one_line() -> None:
