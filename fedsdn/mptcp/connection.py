@@ -1,4 +1,4 @@
-"""What the kernel tells of one connection, by its socket (getsockopt(2), linux/mptcp.h)."""
+"""The kernel's state of one connection, read from its socket (getsockopt(2), linux/mptcp.h)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _SO_PROTOCOL = 38
 """include/uapi/asm-generic/socket.h; Python has no name for it."""
 
 _HEADER = struct.Struct("=IIII")
-"""``struct mptcp_subflow_data``: its own size, number of subflows, size of what follows for each,
-as the kernel has it and as it is asked for."""
+"""``struct mptcp_subflow_data``: its own size, number of subflows, size of the data of each in the
+kernel and in the buffer."""
 
 _MOST_SUBFLOWS = 16
 _SOCKADDR_BYTES = 128
@@ -44,17 +44,17 @@ _libc = ctypes.CDLL(None)
 
 
 class Carrier(Enum):
-    """What carries a connection between sites."""
+    """The protocol of a connection between sites."""
 
     MPTCP = auto()
     FALLEN_BACK = auto()
-    """TCP under a socket that was to be Multipath TCP (RFC 8684, section 3.7)."""
+    """TCP under a Multipath TCP socket (RFC 8684, section 3.7)."""
     TCP = auto()
     """TCP from the start, with a TCP socket."""
 
 
 def carrier(sock: socket.socket) -> Carrier:
-    """Say what carries a connection now: it may fall back to TCP after it has begun."""
+    """Return the protocol of a connection at this moment: it may fall back to TCP later."""
     if not _mptcp_info(sock).flags & FALLBACK:
         return Carrier.MPTCP
     plain = sock.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == socket.IPPROTO_TCP
@@ -62,13 +62,13 @@ def carrier(sock: socket.socket) -> Carrier:
 
 
 def token(sock: socket.socket) -> int:
-    """Name of a connection in this namespace; 0 if it is plain TCP, or has ended."""
+    """Return a connection's name in this namespace; 0 if it is plain TCP, or has ended."""
     info = _mptcp_info(sock)
     return 0 if info.flags & FALLBACK else info.token
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo:
-    """Return what the kernel knows of a TCP socket.
+    """Return the state of a TCP socket.
 
     Raises:
         OSError: it is none.
@@ -78,27 +78,24 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
 
 
 def subflow_infos(sock: socket.socket) -> list[TcpInfo]:
-    """Return what the kernel knows of each subflow; nothing if the connection is plain TCP."""
+    """Return the state of each subflow; nothing if the connection is plain TCP."""
     return list(map(unpack_tcp_info, _each(sock, _MPTCP_TCPINFO, TCP_INFO_BYTES)))
 
 
 def open_pairs(sock: socket.socket) -> dict[AddressPair, bool]:
-    """Return the addresses of the subflows that are there; False for those being opened.
-
-    A connection's first subflow stays in the kernel's list when it has been closed.
-    """
+    """Return the addresses of the open subflows; False for those in the handshake."""
     names = _each(sock, _MPTCP_SUBFLOW_ADDRS, 2 * _SOCKADDR_BYTES)
     return {
         (_address(name[:_SOCKADDR_BYTES]), _address(name[_SOCKADDR_BYTES:])): (
             info.state != SYN_SENT
         )
         for name, info in zip(names, subflow_infos(sock), strict=False)
-        if info.state != CLOSED
+        if info.state != CLOSED  # the first subflow stays in the kernel's list
     }
 
 
 def _mptcp_info(sock: socket.socket) -> MptcpInfo:
-    """Return flags and token. A socket that has fallen back altogether has no such option."""
+    """Return flags and token. A socket that was accepted as plain TCP has no such option."""
     try:
         return unpack_mptcp_info(sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, MPTCP_INFO_BYTES))
     except OSError:

@@ -17,7 +17,7 @@ _EVENTS = "mptcp_pm_events"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The kernel's numbers for the path manager, and for the multicast group of its events."""
+    """Numbers of the family, and of the multicast group of its events."""
 
     number: int
     events: int
@@ -25,13 +25,13 @@ class Family:
 
 @cache
 def family() -> Family:
-    """Return what the kernel calls it, in all network namespaces.
+    """Return the numbers, which are the same in all network namespaces.
 
     Raises:
         OSError: the kernel has no MPTCP.
 
     """
-    # pyroute2 runs an event loop of its own, which a thread can have only one of.
+    # pyroute2 runs an event loop of its own, and a thread can have only one.
     with ThreadPoolExecutor(max_workers=1) as threads:
         return threads.submit(_ask).result()
 

@@ -1,7 +1,6 @@
 """``struct tcp_info`` (linux/tcp.h) and ``struct mptcp_info`` (linux/mptcp.h).
 
-Only the fields that fedsdn uses are unpacked. Each value is a tuple: thousands of sockets are read
-at a time, and there is no cheaper value with names.
+Only the fields in use are unpacked, into named tuples: thousands of sockets are read at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ ESTABLISHED, SYN_SENT, CLOSED = SS_ESTABLISHED, SS_SYN_SENT, SS_CLOSE
 
 
 class TcpInfo(NamedTuple):
-    """What the kernel knows of a TCP socket, under its own names and in its order.
+    """The state of a TCP socket, under the kernel's names and in its order.
 
     ``state`` is ``ESTABLISHED``, ``SYN_SENT``, ... ``unacked`` and ``snd_cwnd`` are in segments of
     ``snd_mss`` bytes. ``last_data_recv`` and ``last_ack_recv`` are ms since something came, in
@@ -41,10 +40,10 @@ class TcpInfo(NamedTuple):
 
 
 class MptcpInfo(NamedTuple):
-    """What the kernel knows of a Multipath TCP connection.
+    """The state of a Multipath TCP connection.
 
-    ``flags`` has ``FALLBACK`` in it if the connection is plain TCP. ``token`` names the connection
-    within its network namespace.
+    ``flags`` contains ``FALLBACK`` if the connection is plain TCP. ``token`` is its name within the
+    network namespace.
     """
 
     flags: int

@@ -48,13 +48,13 @@ class SubflowRequests:
     def open_subflow(
         self, token: int, local: Address, identifier: int, remote: Address, port: int
     ) -> None:
-        """Have a subflow of a connection opened; the kernel does not wait until it is.
+        """Open a subflow of a connection; the kernel answers before the handshake.
 
-        ``identifier`` is the address identifier of ``local`` (RFC 8684, section 3.2), which must
-        always be the same for one connection.
+        ``identifier`` is the address identifier of ``local`` (RFC 8684, section 3.2), the same for
+        the whole life of a connection.
 
         Raises:
-            OSError: the connection is gone, or not far enough yet (``ENOTCONN``).
+            OSError: the connection is gone, or not fully established (``ENOTCONN``).
 
         """
         request = b"".join(
@@ -70,7 +70,7 @@ class SubflowRequests:
         """Announce an address to the peer of a connection (ADD_ADDR; RFC 8684, section 3.4.1).
 
         Raises:
-            OSError: the connection is gone, or not far enough yet (``ENOTCONN``).
+            OSError: the connection is gone, or not fully established (``ENOTCONN``).
 
         """
         signalled = b"".join(

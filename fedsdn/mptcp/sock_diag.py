@@ -1,6 +1,6 @@
-"""sock_diag(7): sockets of a network namespace, found and ended.
+"""sock_diag(7): TCP sockets of a network namespace, found and ended.
 
-The messages are the structures of linux/inet_diag.h; only what is asked for is unpacked.
+The messages are the structures of linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _SIGNED, _UNSIGNED = struct.Struct("=i"), struct.Struct("=I")
 _ANY_SOCKET = bytes(48)
 
 _CONNECTION = struct.Struct("=40xI4x")
-"""The token of an MPTCP connection, where a socket's cookie is (``mptcp_diag_dump_one``)."""
+"""The token of an MPTCP connection, in place of a socket's cookie (``mptcp_diag_dump_one``)."""
 
 _MPTCP = pack_attribute(3, _UNSIGNED.pack(socket.IPPROTO_MPTCP))
-"""``INET_DIAG_REQ_PROTOCOL``: a protocol whose number is more than a byte."""
+"""``INET_DIAG_REQ_PROTOCOL``, for a protocol number above 255."""
 
 _ALL_ABOUT_IT = 1 << 1
 """The extension ``INET_DIAG_INFO``, with which ``INET_DIAG_ULP_INFO`` comes."""
 
 _REQUESTS_AT_ONCE = 128
 _QUESTIONS_AT_ONCE = 32
-"""The answers must find room in the socket's receive buffer; those of requests are errors."""
+"""The answers must fit into the socket's receive buffer; requests are answered only by errors."""
 
 _RECEIVED_AT_ONCE = 1 << 16
 
@@ -80,7 +80,7 @@ class SockDiag:
     ) -> Iterator[tuple[SocketId, int, Attributes]]:
         """Yield the sockets that are in one of ``states``, with their state.
 
-        Without ``about``, which takes as long again, the kernel tells no more than that.
+        Their attributes take half of the time; ``about=False`` leaves them out.
 
         Raises:
             FedsdnError: the kernel refuses.
@@ -114,10 +114,10 @@ class SockDiag:
         ]
 
     def connection_states(self, tokens: Sequence[int]) -> list[int | None]:
-        """Return the state of each MPTCP connection, known by its token; None: it is gone.
+        """Return the state of each MPTCP connection, by token; None: it is gone.
 
-        It is that of TCP by what the ends have said of their streams: ``TCP_ESTABLISHED`` until one
-        of them has finished sending. Subflows have states of their own.
+        It is ``ESTABLISHED`` until either end half-closes the connection. Subflows have states of
+        their own.
 
         Raises:
             FedsdnError: the kernel refuses.

@@ -1,9 +1,9 @@
 """The path manager of the connections that this site opens (RFC 8684, section 2.5).
 
-The kernel's own one learns a peer's addresses from announcements, takes eight of them in a
+The kernel's path manager learns a peer's addresses from ADD_ADDR, accepts eight of these in a
 connection's life (mptcp_net-next#498), and forgets an address with its last subflow. Here the
-federation file names all addresses, so that nothing is announced: whoever opens a connection opens
-its subflows, too, on the uplinks that have an endpoint and to those of the peer that live.
+federation file has all addresses, so that nothing is announced: the site that opens a connection
+opens its subflows, too, from uplinks with an endpoint to live uplinks of the peer.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from fedsdn.proxy.sockets.readable import when_readable
 _LOG = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
-"""How long a connection that has a subflow waits before it asks again for one that was refused."""
+"""Interval between a connection's requests for subflows, while it has one."""
 
 _REFUSALS = 3
 _REFUSED_SECONDS = 0.5
-"""A connection without a subflow is given up when new ones were refused so many times, with so many
-seconds between: longer than a round trip, shorter than the time-out of any other failure."""
+"""A connection without subflows is given up after so many refusals, at this interval: longer than a
+round trip, shorter than the time-out of any other failure."""
 
 _AT_ONCE = 50
-"""After so many connections others get their turn."""
+"""Connections looked at before other tasks get their turn."""
 
 _IDENTIFIERS = 255
 """Address identifiers are an octet, and 0 is the address that a connection began with."""
 
 Paths = Sequence[tuple[Uplink, Uplink]]
-"""Pairs of an own uplink and one of a peer, the best first."""
+"""Pairs of a local and a remote uplink, the best first."""
 
 
 def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Uplink]]:
-    """Return the paths to open, so that each uplink that is on one of ``paths`` carries something.
+    """Return the paths to open, so that each uplink of ``paths`` has a subflow.
 
-    ``there`` are the addresses of the subflows that are open. A path that brings in an uplink of
-    both sites comes before two that bring in one each.
+    ``there`` are the addresses of the open subflows. One path with a new uplink at both ends is
+    preferred to two with a new uplink at one end each.
     """
     pairs = set(there)
     owns, others = set(), set()
@@ -68,9 +68,9 @@ def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Up
 class Managed:
     """A connection that this site has opened. ``token`` is 0 if it is plain TCP.
 
-    ``give_up`` ends it. ``asked`` are the subflows that were asked for when it was looked at last,
-    ``rests_until`` is the time before which it asks for no more. ``refused`` is how many times in a
-    row it had no subflow at all, nor got one; ``counted`` is when that was counted last.
+    ``give_up`` ends it. ``asked`` are the subflows requested at the last look, ``rests_until`` is
+    the earliest time of the next request. ``refused`` counts consecutive looks that found no
+    subflow and the last request refused; ``counted`` is the time of the last of them.
     """
 
     sock: socket.socket
@@ -84,10 +84,10 @@ class Managed:
     timer: asyncio.TimerHandle | None = None
 
     def has_lost_its_peer(self, there: Mapping[AddressPair, bool], now: float) -> bool:
-        """Whether the peer has the connection no more, by the subflows that are there.
+        """Whether the peer no longer has the connection, judging by the subflows ``there``.
 
-        It refuses new ones at once then. Those that get no answer are there for minutes, and those
-        to a neighbour who is away for three seconds, so they are not taken for refused.
+        Such a peer refuses new subflows at once. Unanswered ones stay for minutes, and ones to an
+        unresolved neighbour for three seconds, so they do not count as refused.
         """
         if any(there.values()) or not self.asked or self.asked & there.keys():
             self.refused = 0
@@ -98,14 +98,14 @@ class Managed:
 
 
 class PathManager:
-    """Gives connections their further subflows, and those anew that have ended.
+    """Opens the further subflows of connections, and replaces those that have ended.
 
-    The kernel tells which connections have lost a subflow; the others are left alone, unless there
-    is news of the paths.
+    The kernel reports the connections that lost a subflow; others are looked at only after a change
+    of the paths.
     """
 
     def __init__(self, paths: Callable[[str], Paths], port: Callable[[], int]) -> None:
-        """``paths`` are those to a peer that may be used now, ``port`` is where peers listen.
+        """``paths`` returns the usable paths to a peer, ``port`` the port on which peers listen.
 
         Raises:
             OSError: the kernel has no userspace path manager.
@@ -126,21 +126,21 @@ class PathManager:
         self._old_paths: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Let go of the kernel."""
+        """Close the netlink sockets."""
         if self._old_paths is not None:
             self._old_paths.cancel()
         self._requests.close()
         self._events.close()
 
     def look(self) -> None:
-        """Look at all connections soon: there is news of the paths."""
+        """Look at all connections soon: the paths have changed."""
         self._due.update(self._connections.values())
         self._news.set()
 
     def look_in(self, seconds: float) -> None:
-        """Look at all connections then: what is known of the paths is out of date.
+        """Look at all connections then, when the paths' states are out of date.
 
-        If this is called again before, only the later time counts.
+        A later call replaces an earlier one.
         """
         if self._old_paths is not None:
             self._old_paths.cancel()
@@ -150,13 +150,15 @@ class PathManager:
     def managing(
         self, sock: socket.socket, peer: str, give_up: Callable[[], object]
     ) -> Iterator[Managed]:
-        """Look after a connection to ``peer`` meanwhile; ``give_up`` if the peer has lost it."""
+        """Manage a connection to ``peer`` during the block; ``give_up`` if the peer has lost it."""
         connection = Managed(sock, token(sock), peer, give_up)
         if not connection.token:
             yield connection
             return
         self._connections[connection.token] = connection
-        self._look_at(connection, RETRY_SECONDS)  # ``join`` comes when the peer has answered
+        self._look_at(
+            connection, RETRY_SECONDS
+        )  # normally ``join`` comes first, with the peer's answer
         try:
             yield connection
         finally:
@@ -165,7 +167,7 @@ class PathManager:
             _cancel_timer(connection)
 
     async def run(self) -> None:
-        """Look after connections for ever. One whose turn fails is given up, the others go on.
+        """Manage connections for ever. An exception in one of them gives up that one alone.
 
         Raises:
             ExceptionGroup: the kernel's events cannot be read any more.
@@ -201,22 +203,25 @@ class PathManager:
                 self._look_at(connection)
 
     def _look_at(self, connection: Managed, seconds: float = 0.0) -> None:
-        """Look at a connection after so many seconds, or when it has rested, or as planned."""
+        """Look at a connection after ``seconds``, and not before its rest is over.
+
+        A look that is scheduled already stays as it is.
+        """
         loop = asyncio.get_running_loop()
         when = max(loop.time() + seconds, connection.rests_until)
         if when <= loop.time():
             self._due.add(connection)
             self._news.set()
         elif connection.timer is None:
-            connection.timer = loop.call_at(when, self._time_has_come, connection)
+            connection.timer = loop.call_at(when, self._timer_expired, connection)
 
-    def _time_has_come(self, connection: Managed) -> None:
+    def _timer_expired(self, connection: Managed) -> None:
         connection.timer = None
         self._due.add(connection)
         self._news.set()
 
     def join(self, connection: Managed) -> None:
-        """Open the subflows that a connection lacks, if it is far enough."""
+        """Request the subflows that a connection lacks; retry if it is not established yet."""
         if not connection.token:
             return
         _cancel_timer(connection)
@@ -238,16 +243,16 @@ class PathManager:
             self._look_at(connection)
 
     def _open(self, name: int, local: Address, remote: Address) -> bool:
-        """Have a subflow of a connection opened; False: the kernel does not do it now."""
+        """Request a subflow of a connection; False: the kernel refuses for now."""
         with self._identified(local) as identifier:
             self._requests.open_subflow(name, local, identifier, remote, self._port())
             return True
         return False
 
     def announce(self, sock: socket.socket, peer: str) -> None:
-        """Announce the other uplinks on a connection that another's proxy has opened.
+        """Announce the other uplinks on a connection that a foreign proxy has opened.
 
-        That proxy leaves it to the kernel to open subflows, which knows no federation file.
+        There the kernel opens the subflows, and it has no federation file.
         """
         if name := token(sock):
             used = {local for local, _ in open_pairs(sock)}
@@ -259,7 +264,7 @@ class PathManager:
 
     @contextmanager
     def _identified(self, local: Address) -> Iterator[int]:
-        """Ask the kernel for something that needs the address identifier of ``local``."""
+        """Provide the address identifier of ``local`` for a request; a refusal is logged."""
         try:
             yield self._identifiers.setdefault(local, len(self._identifiers) % _IDENTIFIERS + 1)
         except OSError as error:

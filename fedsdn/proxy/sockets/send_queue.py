@@ -1,11 +1,10 @@
-"""Keeps what waits to be sent to a peer short, so that a lost uplink is a short silence.
+"""Keeps the send queue towards a peer short, so that the loss of an uplink is a short silence.
 
-What was under way on a subflow that dies is sent again behind what already waits on the others, and
-behind what else is not acknowledged yet (net/mptcp/protocol.c, ``__mptcp_retransmit_pending_data``:
-all of it is sent again, in order). The kernel lets several times what a path holds wait there
-(net/ipv4/tcp_input.c, ``tcp_sndbuf_expand``: up to three congestion windows, reckoned generously):
-half a second at full speed. A send buffer a little larger than what the paths hold without a queue
-keeps them as full.
+Data in flight on a dead subflow are retransmitted behind the queues of the others, and behind all
+other unacknowledged data (net/mptcp/protocol.c, ``__mptcp_retransmit_pending_data``: all of it, in
+order). The kernel queues several bandwidth-delay products there (net/ipv4/tcp_input.c,
+``tcp_sndbuf_expand``: up to three congestion windows, estimated generously): half a second at full
+speed. A send buffer slightly above the bandwidth-delay product of the paths keeps them as full.
 """
 
 from __future__ import annotations
@@ -22,34 +21,33 @@ from fedsdn.proxy.sockets import tcp
 from fedsdn.site.sysctls import BUFFER_BYTES
 
 _ADJUST_BYTES = 1 << 19
-"""The buffer is adjusted whenever so many bytes have been sent."""
+"""Bytes sent between two adjustments of the buffer."""
 
 _PROBING = 1.25
 _DELAY_MICROSECONDS = 10000.0
-"""A path is filled by its bandwidth-delay product, a quarter more to find out whether there is more
-bandwidth, and what is sent while acknowledgements or this process are late. BBR lets twice the
-product be under way, of which half only waits before the wire."""
+"""A path is filled by its bandwidth-delay product, a quarter more to probe for bandwidth, and the
+bytes sent while acknowledgements or this process are late. BBR keeps twice the product in flight,
+of which half only waits before the wire."""
 
 _SETTLED = 1.0
 _GROWING = 2.0
-"""Size of the send buffer, in what the paths hold: while this still grows, there must be enough to
-find out how much more it can be."""
+"""Size of the send buffer, in multiples of what the paths hold: while this still grows, there must
+be enough data to find its limit."""
 
 _GROWTH = 1.05
 
 _DIP_SECONDS = 0.5
-"""Windows that are smaller for a shorter time are no reason: BBR shrinks one to four segments for
-200 ms, every ten seconds, to measure the round-trip time."""
+"""A smaller window for a shorter time changes nothing: every ten seconds BBR reduces it to four
+segments for 200 ms, to measure the round-trip time."""
 
 _LEAST_BYTES = 1 << 19
-"""Slow wires are served by slow machines, too, whose acknowledgements come in lumps: with half of
-this, two of 6 Mbit/s between emulated processors were filled to 0.96 instead of 0.98."""
+"""Slow wires also have slow machines behind them, whose acknowledgements come in bursts: with half
+of this, two wires of 6 Mbit/s between emulated processors were filled to 0.96 instead of 0.98."""
 
 MOST_BYTES = BUFFER_BYTES
-"""The most that the kernel would give a connection by itself (``tcp_wmem``), which
-``SO_SNDBUFFORCE`` does not heed. Paths that are not alike ask for more: 1 Gbit/s at 10 ms beside
-10 Mbit/s at 600 ms for 183 MiB, so that the slow one may add its hundredth. A few such
-connections would take the host's memory for TCP."""
+"""The kernel's own limit per connection (``tcp_wmem``), which ``SO_SNDBUFFORCE`` ignores. Uneven
+paths ask for more: 1 Gbit/s at 10 ms beside 10 Mbit/s at 600 ms for 183 MiB, for one hundredth more
+throughput. A few such connections would exhaust the host's TCP memory."""
 
 
 class SendQueue:
@@ -64,7 +62,7 @@ class SendQueue:
         self._recent: deque[tuple[float, int]] = deque()
 
     def sent(self, amount: int) -> None:
-        """Note that so many bytes were given to the socket."""
+        """Note that ``amount`` bytes were written to the socket."""
         self._sent += amount
         if self._sent >= _ADJUST_BYTES:
             self._sent = 0
@@ -77,12 +75,12 @@ class SendQueue:
             self._recent.append((time.monotonic(), held))
             self.paths_hold = max(held, before)
             with suppress(OSError):
-                # The kernel takes it twice, to make room for its own overhead (socket(7)).
+                # The kernel doubles the value, for its own overhead (socket(7)).
                 size = buffer_bytes(held, before) // 2
                 self._sock.setsockopt(socket.SOL_SOCKET, tcp.SO_SNDBUFFORCE, size)
 
     def _largest(self) -> int:
-        """Return the most that the paths held in the last moments."""
+        """Return the most that the paths held recently."""
         oldest = time.monotonic() - _DIP_SECONDS
         while self._recent and self._recent[0][0] < oldest:
             self._recent.popleft()
@@ -92,8 +90,8 @@ class SendQueue:
 def paths_hold(subflows: Iterable[TcpInfo]) -> int:
     """Return how many bytes the paths of a connection hold without a queue; 0: not known yet.
 
-    What the slowest path carries is acknowledged last, and the others must go on until then (RFC
-    8684, section 3.3.1 reckons the receive buffer in the same way).
+    Data on the slowest path are acknowledged last, and the others must not stall until then (RFC
+    8684, section 3.3.1 calculates the receive buffer in the same way).
     """
     paths = [
         (min(info.snd_mss * info.snd_cwnd, info.pacing_rate * span / 1e6), span)
@@ -106,7 +104,7 @@ def paths_hold(subflows: Iterable[TcpInfo]) -> int:
 
 
 def buffer_bytes(held: int, before: int) -> int:
-    """Return the size of the send buffer when the paths hold ``held``, and ``before`` until now."""
+    """Return the size of the send buffer for paths that hold ``held``, and held ``before``."""
     factor = _GROWING if held > _GROWTH * before else _SETTLED
     size = round(max(held, before) * factor)
     return min(max(_LEAST_BYTES, size), MOST_BYTES)

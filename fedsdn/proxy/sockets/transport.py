@@ -1,4 +1,4 @@
-"""Connections between sites: the only place where they are made.
+"""Makes the connections between sites, and is the only module that does.
 
 They are Multipath TCP (RFC 8684) on dual-stack sockets, because a socket of one family cannot
 have subflows of the other.
@@ -19,21 +19,22 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 """include/uapi/linux/in.h; Python has the name from 3.12 on."""
 
 HEAD_START_SECONDS = 0.25
-"""How long a path has for itself before the next one is tried as well (RFC 8305, section 5)."""
+"""Delay before the next path is tried as well (RFC 8305, section 5)."""
 
 CHECK_SECONDS = 60
-"""How long a connection may be idle before the peer is asked whether it still has it."""
+"""Idle time before the peer is probed (TCP keepalive)."""
 
 _UNANSWERED_CHECKS = 120
-"""How many of these may stay unanswered: two hours, as tcp(7) has it. An uplink may be away."""
+"""Unanswered probes before the connection is dropped: two hours, as in tcp(7). An uplink may be
+away."""
 
 FIRST_SEGMENT_BYTES = 1100
-"""What fits into one segment wherever IPv6 does (RFC 8200, section 5), beside all options. A
-connection falls back to TCP if a later segment arrives before the first, which has the keys in it
-(RFC 8684, section 3.1): so this is all that may be sent until the peer has answered."""
+"""Payload of one segment at the minimum MTU of IPv6 (RFC 8200, section 5), with all options. A
+connection falls back to TCP if a later segment overtakes the first, which carries the keys (RFC
+8684, section 3.1): so no more may be sent before the peer's answer."""
 
 ATTEMPT_SECONDS = 15.0
-"""How long a peer may take to answer on all paths together."""
+"""Time-out for a peer's answer, on all paths together."""
 
 
 def listen(port: int) -> socket.socket:
@@ -56,10 +57,10 @@ def listen(port: int) -> socket.socket:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Set what every connection between sites has.
+    """Set the options of every connection between sites.
 
-    A peer's reset is sent once, and may be lost: when a crowd of connections is reset, a queue on
-    the way may be too short for it. Whoever is idle would wait for such a peer for hours.
+    A peer's reset is sent once, and may be lost: the resets of many connections may overflow a
+    queue on the way. Without keepalive an idle connection would outlive its peer for hours.
 
     Raises:
         OSError: the connection is gone.
@@ -149,5 +150,5 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -
 
 
 def fallen_back() -> OSError:
-    """Make the error of a connection that is not used because it has fallen back to TCP."""
+    """Make the error for a connection that is refused because it has fallen back to TCP."""
     return OSError(errno.EPROTONOSUPPORT, "Multipath TCP has fallen back to TCP")
