@@ -15,9 +15,6 @@ from contextlib import suppress
 from fedsdn.config.model import Uplink
 from fedsdn.proxy.sockets import tcp
 
-_IP_BIND_ADDRESS_NO_PORT = 24
-"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
-
 HEAD_START_SECONDS = 0.25
 """Delay before the next path is tried as well (RFC 8305, section 5)."""
 
@@ -140,7 +137,7 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -
     try:
         # The port is chosen when the peer is known: it may be in use towards another one.
         with suppress(OSError):  # before Linux 6.9
-            sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.setsockopt(socket.SOL_IP, tcp.IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((tcp.mapped(own.address.ip), 0))
         await tcp.connect(sock, (tcp.mapped(other.peer_address), port))
     except BaseException:
