@@ -32,6 +32,10 @@ _REFUSED_SECONDS = 0.5
 """A connection without subflows is given up after so many refusals, at this interval: longer than a
 round trip, shorter than the time-out of any other failure."""
 
+_SETTLE_SECONDS = 0.1
+"""Delay after the end of a subflow. If the controller has ended it because its path is down, that
+state is about to be reported; and retransmissions need the processor first."""
+
 _AT_ONCE = 50
 """Connections looked at before other tasks get their turn."""
 
@@ -156,9 +160,7 @@ class PathManager:
             yield connection
             return
         self._connections[connection.token] = connection
-        self._look_at(
-            connection, RETRY_SECONDS
-        )  # normally ``join`` comes first, with the peer's answer
+        self._schedule(connection, RETRY_SECONDS)  # unless the peer answers before, as it should
         try:
             yield connection
         finally:
@@ -200,19 +202,16 @@ class PathManager:
             return
         for connection in map(self._connections.get, tokens):
             if connection is not None:
-                self._look_at(connection)
+                self._schedule(connection, _SETTLE_SECONDS)
 
-    def _look_at(self, connection: Managed, seconds: float = 0.0) -> None:
+    def _schedule(self, connection: Managed, seconds: float) -> None:
         """Look at a connection after ``seconds``, and not before its rest is over.
 
         A look that is scheduled already stays as it is.
         """
-        loop = asyncio.get_running_loop()
-        when = max(loop.time() + seconds, connection.rests_until)
-        if when <= loop.time():
-            self._due.add(connection)
-            self._news.set()
-        elif connection.timer is None:
+        if connection.timer is None:
+            loop = asyncio.get_running_loop()
+            when = max(loop.time() + seconds, connection.rests_until)
             connection.timer = loop.call_at(when, self._timer_expired, connection)
 
     def _timer_expired(self, connection: Managed) -> None:
@@ -240,7 +239,7 @@ class PathManager:
         if lacks:
             connection.rests_until = now + (_REFUSED_SECONDS if has_none else RETRY_SECONDS)
         if len(lacks) > len(connection.asked) or (lacks and has_none):
-            self._look_at(connection)
+            self._schedule(connection, 0.0)
 
     def _open(self, name: int, local: Address, remote: Address) -> bool:
         """Request a subflow of a connection; False: the kernel refuses for now."""
