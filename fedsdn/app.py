@@ -6,9 +6,14 @@ pipeline's business, how they get there the reconciler's.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import signal
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -36,6 +41,10 @@ from fedsdn.site import checks, record
 from fedsdn.uplinks.monitor import UplinkMonitor
 from fedsdn.uplinks.sockets import open_socket
 from fedsdn.uplinks.status import PortState
+
+_LOG = logging.getLogger(__name__)
+
+_LEAVE_SECONDS = 1.0
 
 _ANSWERS = [
     ofp_event.EventOFPPortDescStatsReply,
@@ -76,13 +85,9 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         )
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restorer.restore)
-        self._uplinks = UplinkMonitor(
-            self._federation.current,
-            settings.site,
-            PROXY_NAMESPACE,
-            _open_socket,
-            self._channel.tell_status,
-        )
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
+        self._uplinks = asyncio.run_coroutine_threadsafe(self._monitor(), self._loop).result()
         signal.signal(signal.SIGHUP, self._hangup)
 
     def start(self) -> Any:
@@ -91,12 +96,32 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         self._reconciler.start()
         self._restorer.start()
         self._channel.start()
-        self._uplinks.start()
+        asyncio.run_coroutine_threadsafe(self._watch_uplinks(), self._loop)
         return hub.spawn(self._connection)
 
     def close(self) -> None:
         """Take leave (called when the process is to end)."""
-        self._uplinks.leave()
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._uplinks.leave(), self._loop).result(
+                _LEAVE_SECONDS
+            )
+
+    async def _monitor(self) -> UplinkMonitor:
+        return UplinkMonitor(
+            self._federation.current,
+            self._site,
+            PROXY_NAMESPACE,
+            _open_socket,
+            self._channel.tell_status,
+            ThreadPoolExecutor(1, "kernel"),
+        )
+
+    async def _watch_uplinks(self) -> None:
+        try:
+            await self._uplinks.run()
+        except Exception:
+            _LOG.exception("the uplinks are not watched any more")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _hangup(self, _signal: int, _frame: object) -> None:
         self._reload.set()
@@ -120,7 +145,7 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         if changed:
             # First of all: what the proxy resets now still needs the flows that are about to go.
             self._channel.reload()
-        self._uplinks.set_federation(self._federation.current)
+        self._loop.call_soon_threadsafe(self._uplinks.set_federation, self._federation.current)
         return pipeline_flows(self._federation.current, self._site)
 
     def _restoring_flows(self, wanted: Restoration) -> tuple[Flow, ...]:
@@ -134,7 +159,8 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
 
     def _ports_seen(self, ports: dict[str, Port]) -> None:
         states = {True: PortState.UP, False: PortState.DOWN}
-        self._uplinks.set_ports({name: states[port.live] for name, port in ports.items()})
+        known = {name: states[port.live] for name, port in ports.items()}
+        self._loop.call_soon_threadsafe(self._uplinks.set_ports, known)
 
     @set_ev_cls(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
     def port_changed(self, event: Any) -> None:

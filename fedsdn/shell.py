@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,6 +146,14 @@ class Started:
         It must have no more to say until ``finish``: what is read ahead here is lost there.
         """
         return self.process.stdout.readline() if self.process.stdout else ""
+
+    def ask(self, question: str) -> str:
+        """Write a line to its standard input, and wait as ``line`` for the answer."""
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):  # it has ended
+                self.process.stdin.write(f"{question}\n")
+                self.process.stdin.flush()
+        return self.line()
 
     def finish(self, timeout: float = COMMAND_SECONDS) -> str:
         """End its standard input and return the rest of its output.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.live import live_connections
 from fedsdn.bench.rig import Rig
-from fedsdn.bench.subflows import count_from
+from fedsdn.bench.subflows import reading
 
 LIMIT_SECONDS = 20.0
 _POLL_SECONDS = 0.01
@@ -44,9 +44,9 @@ def measure(rig: Rig, connections: int, uplink: int) -> Deletion:
     address = rig.address(view, uplink)
 
     def count() -> int:
-        return count_from(view, address)
+        return subflows.count(address)
 
-    with live_connections(rig, connections) as live:
+    with reading(view) as subflows, live_connections(rig, connections) as live:
         before = _settled(count)
         start = time.monotonic()
         rig.lose(Kind.NEAR_PORT, uplink, "upload")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedsdn.bench.cases import Case
 from fedsdn.bench.connection import FastConnection, fast_connection
 from fedsdn.bench.rig import Meter, Rig
-from fedsdn.bench.subflows import busy_subflows
+from fedsdn.bench.subflows import SubflowReader, reading
 from fedsdn.errors import FedsdnError
 
 FULL_PART = 0.9
@@ -77,10 +77,13 @@ def _measure(rig: Rig, case: Case) -> Loss:
     path = rig.path(case.family)
     meter = rig.meter(case.direction)
     ends = (path.near_vm.shell, path.far_vm.shell)
-    with fast_connection(*ends, path.destination, case.direction) as connection:
+    with (
+        reading(rig.sender(case.direction)) as subflows,
+        fast_connection(*ends, path.destination, case.direction) as connection,
+    ):
         _warm_up(rig, meter)
         before = meter.rate(case.uplink, _WINDOW)
-        rtt = _round_trips(rig, case)
+        rtt = _round_trips(rig, case, subflows)
         lost = time.monotonic()
         rig.lose(case.kind, case.uplink, case.direction)
         _watch(connection, meter, lost)
@@ -115,14 +118,14 @@ def _warm_up(rig: Rig, meter: Meter) -> None:
     )
 
 
-def _round_trips(rig: Rig, case: Case) -> list[float | None]:
+def _round_trips(rig: Rig, case: Case, subflows: SubflowReader) -> list[float | None]:
     """Return the longest smoothed round-trip time on each uplink of the sender's, in ms."""
     sender = rig.sender(case.direction)
-    subflows = busy_subflows(sender)
+    busy = subflows.busy()
     times = []
     for index in (0, 1):
         address = rig.address(sender, index)
-        found = [subflow.rtt_ms for subflow in subflows if subflow.local == address]
+        found = [subflow.rtt_ms for subflow in busy if subflow.local == address]
         times.append(max(found, default=None))
     return times
 

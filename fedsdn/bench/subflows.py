@@ -1,68 +1,98 @@
-"""What ``ss`` says of the subflows in a proxy's namespace."""
+"""The subflows in a proxy's namespace, read there by a program that runs beside a measurement.
+
+It is started before, so that nothing but the reading itself falls into what is measured.
+"""
 
 from __future__ import annotations
 
-import re
+import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 from fedsdn.config.model import Address
+from fedsdn.errors import FedsdnError
+from fedsdn.mptcp.subflows import Subflows
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.shell import Started
 from fedsdn.verify.view import SiteView
 
-_RTT = re.compile(r"\brtt:([0-9.]+)/")
-_SENT = re.compile(r"\bbytes_sent:([0-9]+)")
+_BUSY = "busy"
 _BUSY_BYTES = 1_000_000
 """A subflow that has sent less is not the fast connection's, but that of an idle one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Subflow:
-    """A TCP connection between two proxies; ``rtt_ms`` is the smoothed round-trip time."""
+class BusySubflow:
+    """A subflow by which a site's proxy sends much; ``rtt_ms`` is the smoothed round-trip time."""
 
     local: Address
-    remote: Address
     rtt_ms: float
-    sent: int
 
 
-_SS = ("ss", "--tcp", "--numeric", "--no-header", "--oneline")
-_MAPPED = "::ffff:"
+class SubflowReader:
+    """Reads the established subflows of one site."""
+
+    def __init__(self, program: Started) -> None:
+        """Ask ``program``, which runs ``main`` at the site."""
+        self._program = program
+
+    def busy(self) -> list[BusySubflow]:
+        """Return the subflows by which the site's proxy sends much.
+
+        Raises:
+            FedsdnError: they cannot be read.
+
+        """
+        return [BusySubflow(ip_address(local), rtt_ms) for local, rtt_ms in self._ask(_BUSY)]
+
+    def count(self, local: Address) -> int:
+        """Count the subflows from an address.
+
+        Raises:
+            FedsdnError: they cannot be read.
+
+        """
+        return int(self._ask(str(local)))
+
+    def _ask(self, question: str) -> Any:  # noqa: ANN401 -- JSON
+        line = self._program.ask(question)
+        if not line:
+            self._program.finish()  # says why
+            raise FedsdnError(f"{self._program.name} ended")
+        return json.loads(line)
 
 
-def parse(text: str) -> Iterator[Subflow]:
-    """Read the output of ``ss --tcp --info --numeric --no-header --oneline`` (ss(8))."""
-    for line in text.splitlines():
-        rtt, sent = _RTT.search(line), _SENT.search(line)
-        if rtt is None:
-            continue
-        local, remote = (ip_address(_address(end)) for end in line.split()[3:5])
-        yield Subflow(local, remote, float(rtt[1]), int(sent[1]) if sent else 0)
+@contextmanager
+def reading(view: SiteView) -> Iterator[SubflowReader]:
+    """Have subflows read at a site while the block runs.
+
+    Raises:
+        FedsdnError: the site cannot be entered.
+
+    """
+    with view.shell.started(*view.shell.module("fedsdn.bench.subflows")) as program:
+        yield SubflowReader(program)
 
 
-def _address(end: str) -> str:
-    # An address that is no other interface's is followed by %INTERFACE. An IPv4 subflow of a
-    # connection that began over IPv6 has IPv4-mapped addresses.
-    address = end.rpartition(":")[0].strip("[]").partition("%")[0]
-    return address.removeprefix(_MAPPED)
+def main() -> None:
+    """Answer each line of the standard input with one of JSON."""
+    with Subflows(PROXY_NAMESPACE) as subflows:
+        for line in sys.stdin:
+            question = line.strip()
+            if question == _BUSY:
+                answer: object = [
+                    (str(one.local), one.rtt_ms)
+                    for one in subflows.read()
+                    if one.bytes_sent >= _BUSY_BYTES
+                ]
+            else:
+                answer = subflows.count(ip_address(question))
+            print(json.dumps(answer), flush=True)
 
 
-def count(text: str, address: Address) -> int:
-    """Count the established connections from an address in the output of ss."""
-    ends = (line.split()[3] for line in text.splitlines() if line.startswith("ESTAB"))
-    return sum(_address(end) == str(address) for end in ends)
-
-
-# ss is not asked for addresses or ports: it does not find mapped addresses by their IPv4 address,
-# and a subflow that the server's side opened has the proxy's port at neither end.
-
-
-def busy_subflows(view: SiteView) -> list[Subflow]:
-    """Return the subflows by which this site's proxy sends much."""
-    every = parse(view.proxy.output(*_SS, "--info"))
-    return [subflow for subflow in every if subflow.sent >= _BUSY_BYTES]
-
-
-def count_from(view: SiteView, address: Address) -> int:
-    """Count the subflows from an address of the proxy's namespace."""
-    return count(view.proxy.output(*_SS), address)
+if __name__ == "__main__":
+    main()

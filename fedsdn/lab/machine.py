@@ -19,7 +19,6 @@ _PACKAGES = {
     "mount": ("mount",),
 }
 _TUN = Path("/dev/net/tun")
-_IPPROTO_MPTCP = 262
 
 
 def check_root() -> None:
@@ -50,7 +49,7 @@ def check_machine() -> None:
     if not _TUN.exists():
         raise FedsdnError(f"found no {_TUN}: load the kernel module, modprobe tun")
     try:
-        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, _IPPROTO_MPTCP).close()
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_MPTCP).close()
     except OSError as error:
         raise FedsdnError(
             f"found no MPTCP over IPv6 in this kernel ({error.strerror}): boot one that has "

@@ -1,1 +1,1 @@
-"""Everything that is said to the kernel about Multipath TCP, and heard from it."""
+"""Multipath TCP of the kernel: requests, events, and the state of sockets."""

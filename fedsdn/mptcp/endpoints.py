@@ -1,7 +1,9 @@
 """MPTCP endpoints of a network namespace.
 
-An endpoint is an address from which the path manager may open further subflows (ip-mptcp(8)); here
-that is the proxy. Which addresses those are is decided elsewhere; the kernel is made to agree.
+To the kernel's own path manager an endpoint is an address to open subflows from (ip-mptcp(8)). It
+ignores them for connections that a userspace path manager looks after, as the proxy does for all of
+this namespace (``net.mptcp.pm_type=1``). So an endpoint here is a note: of an uplink that the proxy
+may open subflows from, where other people's tools look for it, too.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from fedsdn.errors import FedsdnError
 
 
 class EndpointFlag(IntFlag):
-    """What the path manager does with an endpoint (``MPTCP_PM_ADDR_FLAG_*``, linux/mptcp.h)."""
+    """What the kernel's path manager would do (``MPTCP_PM_ADDR_FLAG_*``, linux/mptcp.h)."""
 
     SIGNAL = 0x1
     """Announce it to the peer (ADD_ADDR)."""
@@ -35,7 +37,7 @@ class EndpointFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address that MPTCP connections of the namespace may use."""
+    """An address that MPTCP connections of the namespace may open subflows from."""
 
     address: Address
     flags: EndpointFlag
@@ -52,10 +54,10 @@ def endpoint_of(uplink: Uplink) -> Endpoint:
 
 
 class Endpoints:
-    """The path manager of one network namespace. One object per thread (pyroute2)."""
+    """The endpoints of one network namespace. One object per thread (pyroute2)."""
 
     def __init__(self, namespace: str) -> None:
-        """Open the path manager of the network namespace called ``namespace``.
+        """Open a netlink socket in the network namespace called ``namespace``.
 
         Raises:
             FedsdnError: there is none.

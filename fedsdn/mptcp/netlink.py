@@ -1,7 +1,7 @@
 """Messages and attributes of netlink(7), packed and unpacked.
 
-pyroute2 makes an object of each field, which takes seconds for thousands of sockets; what is done
-for every connection uses this.
+For operations per connection: pyroute2 makes an object of each field, which takes seconds for
+thousands of sockets.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pyroute2.netlink import NLA_F_NESTED
 HEADER = struct.Struct("=IHHII")
 """Length, type, flags, sequence number, port (``struct nlmsghdr``)."""
 
+GENERIC = struct.Struct("=BBxx")
+"""Command and version (``struct genlmsghdr``), behind the header."""
+
 _ATTRIBUTE = struct.Struct("=HH")
 """Length and type, before the value (``struct nlattr``)."""
 
@@ -20,13 +23,13 @@ Attributes = dict[int, memoryview]
 
 
 def pack_attribute(type_: int, value: bytes) -> bytes:
-    """Return an attribute, padded so that another may follow."""
+    """Return an attribute, padded to the alignment of the next one."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, type_) + value + bytes(aligned(length) - length)
 
 
 def unpack_attributes(packed: memoryview) -> Attributes:
-    """Return attributes by type; of two with the same type the last."""
+    """Return attributes by type, the last one of each."""
     found = {}
     offset = 0
     while offset < len(packed):
@@ -37,5 +40,5 @@ def unpack_attributes(packed: memoryview) -> Attributes:
 
 
 def aligned(length: int) -> int:
-    """Return where the next message or attribute begins."""
+    """Return the offset of the next message or attribute."""
     return (length + 3) & ~3

@@ -7,32 +7,17 @@ import socket
 import struct
 
 from pyroute2.netlink import (
-    CTRL_ATTR_FAMILY_ID,
-    CTRL_ATTR_FAMILY_NAME,
-    CTRL_ATTR_MCAST_GROUPS,
-    CTRL_ATTR_MCAST_GRP_ID,
-    CTRL_ATTR_MCAST_GRP_NAME,
-    CTRL_CMD_GETFAMILY,
-    GENL_ID_CTRL,
-    NETLINK_ADD_MEMBERSHIP,
     NETLINK_GENERIC,
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_REQUEST,
-    NLMSG_ERROR,
-    SOL_NETLINK,
 )
 
 from fedsdn.config.model import Address
-from fedsdn.mptcp.netlink import HEADER, Attributes, pack_attribute, unpack_attributes
-
-_GENERIC = struct.Struct("=BBxx")
-"""Command and version (``struct genlmsghdr``)."""
+from fedsdn.mptcp.family import family
+from fedsdn.mptcp.netlink import GENERIC, HEADER, pack_attribute
 
 _VERSION = 1
-_FAMILY_NAME = b"mptcp_pm\0"
-_EVENTS = b"mptcp_pm_events\0"
-
 _ANNOUNCE, _SUBFLOW_CREATE = 8, 10
 _LOCAL, _TOKEN, _REMOTE = 1, 4, 6
 _FAMILY, _IDENTIFIER, _ADDRESS4, _ADDRESS6, _PORT, _FLAGS = 1, 2, 3, 4, 5, 6
@@ -40,48 +25,36 @@ _SIGNAL = 1
 """``MPTCP_PM_CMD_*``, ``MPTCP_PM_ATTR_*``, ``MPTCP_PM_ADDR_ATTR_*``, ``MPTCP_PM_ADDR_FLAG_*``."""
 
 _SHORT, _UNSIGNED, _SIGNED = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=i")
-_RECEIVED_AT_ONCE = 1 << 14
+_MOST_BYTES = 1 << 12
 
 
 class SubflowRequests:
-    """Opens subflows of connections in the network namespace where it was made.
-
-    While it is open, the kernel takes subflows that peers open: it does so only for somebody who
-    listens to its events (``mptcp_userspace_pm_active``), whether these are read or not.
-    """
+    """Opens subflows of connections in the network namespace where it was made."""
 
     def __init__(self) -> None:
         """Find the kernel's path manager.
 
         Raises:
-            OSError: the kernel has none, or this process may not use it.
+            OSError: the kernel has none.
 
         """
+        self._type = family().number
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
-        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
-        try:
-            self._type, group = self._find()
-            self._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
-            self._events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-        except OSError:
-            self.close()
-            raise
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the socket."""
         self._socket.close()
-        self._events.close()
 
     def open_subflow(
         self, token: int, local: Address, identifier: int, remote: Address, port: int
     ) -> None:
-        """Have a subflow of a connection opened; the kernel does not wait until it is.
+        """Open a subflow of a connection; the kernel answers before the handshake.
 
-        ``identifier`` is the address identifier of ``local`` (RFC 8684, section 3.2), which must
-        always be the same for one connection.
+        ``identifier`` is the address identifier of ``local`` (RFC 8684, section 3.2), the same for
+        the whole life of a connection.
 
         Raises:
-            OSError: the connection is gone, or not far enough yet (``ENOTCONN``).
+            OSError: the connection is gone, or not fully established (``ENOTCONN``).
 
         """
         request = b"".join(
@@ -91,13 +64,13 @@ class SubflowRequests:
                 _address(_REMOTE, remote, pack_attribute(_PORT, _SHORT.pack(port))),
             )
         )
-        self._request(self._type, _SUBFLOW_CREATE, request)
+        self._request(_SUBFLOW_CREATE, request)
 
     def announce(self, token: int, local: Address, identifier: int) -> None:
         """Announce an address to the peer of a connection (ADD_ADDR; RFC 8684, section 3.4.1).
 
         Raises:
-            OSError: the connection is gone, or not far enough yet (``ENOTCONN``).
+            OSError: the connection is gone, or not fully established (``ENOTCONN``).
 
         """
         signalled = b"".join(
@@ -107,36 +80,22 @@ class SubflowRequests:
             )
         )
         request = pack_attribute(_TOKEN, _UNSIGNED.pack(token)) + _address(_LOCAL, local, signalled)
-        self._request(self._type, _ANNOUNCE, request)
+        self._request(_ANNOUNCE, request)
 
-    def _find(self) -> tuple[int, int]:
-        """Return the number of the path manager's family, and that of its events."""
-        asked = pack_attribute(CTRL_ATTR_FAMILY_NAME, _FAMILY_NAME)
-        answer = self._request(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, asked)
-        groups = map(unpack_attributes, unpack_attributes(answer[CTRL_ATTR_MCAST_GROUPS]).values())
-        (group,) = (
-            one[CTRL_ATTR_MCAST_GRP_ID]
-            for one in groups
-            if bytes(one[CTRL_ATTR_MCAST_GRP_NAME]) == _EVENTS
-        )
-        return _SHORT.unpack(answer[CTRL_ATTR_FAMILY_ID])[0], _UNSIGNED.unpack(group)[0]
+    def _request(self, command: int, attributes: bytes) -> None:
+        """Ask, and take the answer, which comes at once: ``struct nlmsgerr``, with 0 for success.
 
-    def _request(self, type_: int, command: int, attributes: bytes) -> Attributes:
-        """Ask and return what is answered, if anything is; the kernel answers at once."""
-        body = _GENERIC.pack(command, _VERSION) + attributes
+        Raises:
+            OSError: the kernel refuses.
+
+        """
+        body = GENERIC.pack(command, _VERSION) + attributes
         length = HEADER.size + len(body)
-        self._socket.send(HEADER.pack(length, type_, NLM_F_REQUEST | NLM_F_ACK, 0, 0) + body)
-        answer: Attributes = {}
-        while True:
-            received = memoryview(self._socket.recv(_RECEIVED_AT_ONCE))
-            _, kind, _, _, _ = HEADER.unpack_from(received)
-            if kind != NLMSG_ERROR:
-                answer = unpack_attributes(received[HEADER.size + _GENERIC.size :])
-                continue
-            (code,) = _SIGNED.unpack_from(received, HEADER.size)
-            if code:
-                raise OSError(-code, os.strerror(-code))
-            return answer
+        self._socket.send(HEADER.pack(length, self._type, NLM_F_REQUEST | NLM_F_ACK, 0, 0) + body)
+        answer = self._socket.recv(_MOST_BYTES)
+        (code,) = _SIGNED.unpack_from(answer, HEADER.size)
+        if code:
+            raise OSError(-code, os.strerror(-code))
 
 
 def _address(type_: int, address: Address, more: bytes) -> bytes:

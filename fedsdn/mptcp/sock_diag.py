@@ -1,6 +1,6 @@
-"""sock_diag(7): sockets of a network namespace, found and ended.
+"""sock_diag(7): TCP sockets of a network namespace, found and ended.
 
-The messages are the structures of linux/inet_diag.h; only what is asked for is unpacked.
+The messages are the structures of linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _SIGNED, _UNSIGNED = struct.Struct("=i"), struct.Struct("=I")
 _ANY_SOCKET = bytes(48)
 
 _CONNECTION = struct.Struct("=40xI4x")
-"""The token of an MPTCP connection, where a socket's cookie is (``mptcp_diag_dump_one``)."""
+"""The token of an MPTCP connection, in place of a socket's cookie (``mptcp_diag_dump_one``)."""
 
-_MPTCP = pack_attribute(3, _UNSIGNED.pack(262))
-"""``INET_DIAG_REQ_PROTOCOL``: a protocol whose number is more than a byte."""
+_MPTCP = pack_attribute(3, _UNSIGNED.pack(socket.IPPROTO_MPTCP))
+"""``INET_DIAG_REQ_PROTOCOL``, for a protocol number above 255."""
 
 _ALL_ABOUT_IT = 1 << 1
 """The extension ``INET_DIAG_INFO``, with which ``INET_DIAG_ULP_INFO`` comes."""
 
 _REQUESTS_AT_ONCE = 128
 _QUESTIONS_AT_ONCE = 32
-"""The answers must find room in the socket's receive buffer; those of requests are errors."""
+"""The answers must fit into the socket's receive buffer; requests are answered only by errors."""
 
 _RECEIVED_AT_ONCE = 1 << 16
 
@@ -75,15 +75,20 @@ class SockDiag:
         """Close the socket."""
         self._socket.close()
 
-    def dump(self, states: int) -> Iterator[tuple[SocketId, int, Attributes]]:
+    def dump(
+        self, states: int, *, about: bool = True
+    ) -> Iterator[tuple[SocketId, int, Attributes]]:
         """Yield the sockets that are in one of ``states``, with their state.
+
+        Their attributes take half of the time; ``about=False`` leaves them out.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
+        more = _ALL_ABOUT_IT if about else 0
         for family in (socket.AF_INET, socket.AF_INET6):
-            request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, states, _ANY_SOCKET)
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, more, states, _ANY_SOCKET)
             self._send(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, [request])
             for code, message in self._replies():
                 if code:
@@ -109,10 +114,10 @@ class SockDiag:
         ]
 
     def connection_states(self, tokens: Sequence[int]) -> list[int | None]:
-        """Return the state of each MPTCP connection, known by its token; None: it is gone.
+        """Return the state of each MPTCP connection, by token; None: it is gone.
 
-        It is that of TCP by what the ends have said of their streams: ``TCP_ESTABLISHED`` until one
-        of them has finished sending. Subflows have states of their own.
+        It is ``ESTABLISHED`` until either end half-closes the connection. Subflows have states of
+        their own.
 
         Raises:
             FedsdnError: the kernel refuses.

@@ -1,4 +1,4 @@
-"""Subflows of the MPTCP connections of a network namespace: what they carry, and their end."""
+"""Subflows of the MPTCP connections of a network namespace, read and ended."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from pyroute2.netlink.diag import (
-    SS_CONN,
-    SS_ESTABLISHED,
-    SS_SYN_SENT,
-    inet_diag_msg,
-)
+from pyroute2.netlink.diag import SS_CONN
 
 from fedsdn.config.model import Address, AddressPair
+from fedsdn.mptcp.info import ESTABLISHED, SYN_SENT, TcpInfo, unpack_tcp_info
 from fedsdn.mptcp.netlink import Attributes, unpack_attributes
 from fedsdn.mptcp.sock_diag import SockDiag, SocketId
 
@@ -43,44 +39,28 @@ _JOINED = 0x4
 _FULLY_ESTABLISHED = 0x40
 """``INET_ULP_INFO_MPTCP`` of linux/inet_diag.h, ``MPTCP_SUBFLOW_*`` of linux/mptcp.h."""
 
-_INFO_FIELDS = [name for name, _ in inet_diag_msg.tcp_info.fields]
-_INFO = struct.Struct("=" + "".join(code for _, code in inet_diag_msg.tcp_info.fields))
-"""``struct tcp_info`` of linux/tcp.h, which has no gaps."""
-
-_SENT = _INFO_FIELDS.index("tcpi_bytes_sent")
-_RETRANSMITTED = _INFO_FIELDS.index("tcpi_bytes_retrans")
-_RECEIVED = _INFO_FIELDS.index("tcpi_bytes_received")
-_UNSENT = _INFO_FIELDS.index("tcpi_notsent_bytes")
-_RTT = _INFO_FIELDS.index("tcpi_rtt")
-_UNACKNOWLEDGED = _INFO_FIELDS.index("tcpi_unacked")
-_WINDOW = _INFO_FIELDS.index("tcpi_snd_cwnd")
-_DATA_CAME = _INFO_FIELDS.index("tcpi_last_data_recv")
-_ACK_CAME = _INFO_FIELDS.index("tcpi_last_ack_recv")
-"""How many ms ago something came, in whole ticks of the kernel's clock."""
-
 _JIFFY_MS = 10
-"""The longest tick."""
+"""The longest tick of the kernel's clock."""
 
 
 class SubflowKind(StrEnum):
-    """How a subflow came into being."""
+    """How a subflow was opened."""
 
     FIRST = "first"
     """With its connection (``MP_CAPABLE``, RFC 8684)."""
     JOINED = "joined"
     """Later (``MP_JOIN``)."""
     FALLBACK = "fallback"
-    """It is the whole of its connection, which is plain TCP."""
+    """Its connection is plain TCP."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subflow:
-    """An established subflow. IPv4 addresses are such, whatever the family of the socket.
+    """An established subflow. IPv4-mapped addresses are IPv4 addresses here.
 
-    ``token`` names the connection within the namespace; 0 where it has never been an MPTCP one.
-    ``bytes_sent`` has those in it that were sent again, ``bytes_retransmitted`` is how many these
-    are; ``bytes_unsent`` wait in the send buffer. ``rtt_ms`` is the smoothed round-trip time,
-    ``congestion_window`` is in segments (``struct tcp_info``).
+    ``token`` names the connection within the namespace; 0 for one that has always been plain TCP.
+    ``bytes_sent`` includes ``bytes_retransmitted``; ``bytes_unsent`` wait in the send buffer.
+    ``rtt_ms`` is the smoothed round-trip time, ``congestion_window`` is in segments.
     """
 
     kind: SubflowKind
@@ -99,9 +79,9 @@ class Subflow:
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """A subflow that may end, with the others of its connection that may carry on for it.
+    """A subflow that may end, with the others of its connection that may replace it.
 
-    ``busy`` says whether it has sent something that is not acknowledged yet.
+    ``busy``: it has unacknowledged data.
     """
 
     pair: AddressPair
@@ -135,25 +115,35 @@ class Subflows:
         self._kernel.close()
 
     def read(self) -> list[Subflow]:
-        """Return all established subflows, and the connections between sites that are plain TCP.
+        """Return all established subflows, including the plain TCP connections between sites.
 
-        Connections to VMs are left out: they are transparent (``IP_TRANSPARENT``).
+        Transparent sockets (``IP_TRANSPARENT``) are connections to VMs, and left out.
 
         Raises:
             FedsdnError: the kernel refuses.
 
         """
         found = []
-        for (family, name), _, attributes in self._kernel.dump(1 << SS_ESTABLISHED):
+        for (family, name), _, attributes in self._kernel.dump(1 << ESTABLISHED):
             mptcp = _mptcp(attributes)
             if mptcp is not None or not attributes[_DIAG_SOCKOPT][0] & _TRANSPARENT:
-                found.append(self._subflow(family, name, attributes[_DIAG_INFO], mptcp))
+                found.append(self._subflow(family, name, _tcp_info(attributes), mptcp))
         return found
 
-    def doomed(self, pairs: Container[AddressPair]) -> list[Doomed]:
-        """Return the subflows on ``pairs`` of connections that have another one elsewhere.
+    def count(self, local: Address) -> int:
+        """Count the established TCP sockets with this local address: with an uplink's, subflows.
 
-        What is plain TCP is left out, as are connections whose other subflows may be refused yet.
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        established = self._kernel.dump(1 << ESTABLISHED, about=False)
+        return sum(self._pair(*name)[0] == local for name, _, _ in established)
+
+    def doomed(self, pairs: Container[AddressPair]) -> list[Doomed]:
+        """Return the subflows on ``pairs`` of connections with an established one elsewhere.
+
+        Plain TCP is left out, as are connections whose peer may still refuse their other subflows.
 
         Raises:
             FedsdnError: the kernel refuses.
@@ -170,22 +160,21 @@ class Subflows:
             if pair not in pairs:
                 if _works(state, mptcp):
                     elsewhere.setdefault(token, []).append((pair, (family, name)))
-            elif state == SS_SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
+            elif state == SYN_SENT or _kind(mptcp) is not SubflowKind.FALLBACK:
                 found.append((pair, (family, name), token, _under_way(attributes)))
         return [Doomed(*one, tuple(elsewhere[one[2]])) for one in found if one[2] in elsewhere]
 
     def end(self, doomed: Sequence[Doomed], live: Mapping[AddressPair, float]) -> int:
         """End subflows whose connections go on without them; return how many were ended.
 
-        ``live`` are the paths that carry packets both ways, with the time since which they have
-        (``time.monotonic``). The others of each connection are looked at again now: one of them has
-        to be on such a path, to be established at both ends, and to have been heard of since then,
-        for the peer may have ended it while its path was dead. A connection of which either end has
-        finished sending keeps all it has: its peer would refuse a new subflow in place of one that
-        is ended.
+        ``live`` are the paths that carry packets both ways, each with the time of its last change
+        to that state (``time.monotonic``). The others of each connection are read again now: one of
+        them must be on a live path, be established at both ends, and have received something since
+        that time, because the peer may have ended it while its path was dead. A half-closed
+        connection keeps all its subflows: its peer would refuse a replacement.
 
-        What an ended subflow had under way is sent again over the others. The peer is sent a reset
-        for it, and keeps it if that is lost; it should end it too.
+        Data in flight on an ended subflow are retransmitted over the others. The peer gets a reset
+        for it, which may be lost; so the peer's site should end it as well.
 
         Raises:
             FedsdnError: the kernel refuses.
@@ -207,15 +196,14 @@ class Subflows:
             [
                 one.name
                 for one, state in zip(candidates, connections, strict=True)
-                if state == SS_ESTABLISHED
+                if state == ESTABLISHED
             ]
         )
 
     def _subflow(
-        self, family: int, name: bytes, tcp_info: memoryview, mptcp: Attributes | None
+        self, family: int, name: bytes, info: TcpInfo, mptcp: Attributes | None
     ) -> Subflow:
         kind = _kind(mptcp)
-        info = _INFO.unpack_from(tcp_info)
         local_port, remote_port = _PORTS.unpack_from(name)
         local, remote = self._pair(family, name)
         return Subflow(
@@ -225,16 +213,16 @@ class Subflows:
             local_port=local_port,
             remote=remote,
             remote_port=remote_port,
-            rtt_ms=info[_RTT] / 1000,
-            congestion_window=info[_WINDOW],
-            bytes_sent=info[_SENT],
-            bytes_retransmitted=info[_RETRANSMITTED],
-            bytes_received=info[_RECEIVED],
-            bytes_unsent=info[_UNSENT],
+            rtt_ms=info.rtt / 1000,
+            congestion_window=info.snd_cwnd,
+            bytes_sent=info.bytes_sent,
+            bytes_retransmitted=info.bytes_retrans,
+            bytes_received=info.bytes_received,
+            bytes_unsent=info.notsent_bytes,
         )
 
     def _pair(self, family: int, name: bytes) -> AddressPair:
-        """Return a subflow's addresses; thousands of subflows share few, so each is made once."""
+        """Return a subflow's addresses, made once for all subflows that share them."""
         key = (family, name[_ADDRESSES])
         if key not in self._pairs:
             local, remote = _LOCAL_REMOTE.unpack(name[_ADDRESSES])
@@ -250,7 +238,7 @@ def _address(family: int, packed: bytes) -> Address:
 
 
 def _mptcp(attributes: Attributes) -> Attributes | None:
-    """Return what the kernel tells of a socket's part in MPTCP; None if it has none."""
+    """Return the MPTCP attributes of a socket; None if it is no subflow."""
     ulp = attributes.get(_DIAG_ULP_INFO)
     if ulp is None:
         return None
@@ -266,26 +254,29 @@ def _kind(mptcp: Attributes | None) -> SubflowKind:
 
 
 def _works(state: int, mptcp: Attributes) -> bool:
-    """Whether a subflow is established by the word of both ends.
+    """Whether both ends have established a subflow.
 
-    TCP calls a subflow established that the peer may refuse a round trip later. MPTCP does not: at
-    the end that opens it, it waits for an acknowledgement of the connection's data; at the other
-    one, for the opener's proof that it has the key (RFC 8684, section 3.2).
+    One that is established to TCP may be refused by the peer a round trip later. To MPTCP it is
+    fully established at the opening end after the first acknowledgement at the connection level,
+    and at the other end after the opener's HMAC (RFC 8684, section 3.2).
     """
     flags = _UNSIGNED.unpack(mptcp[_FLAGS])[0]
-    return state == SS_ESTABLISHED and bool(flags & _FULLY_ESTABLISHED)
+    return state == ESTABLISHED and bool(flags & _FULLY_ESTABLISHED)
 
 
 def _goes_on(state: int, attributes: Attributes, lives_ms: float) -> bool:
-    """Whether a subflow works, and was heard of since its path lives."""
+    """Whether a subflow works, and has received something since its path is live."""
     mptcp = _mptcp(attributes)
     if mptcp is None or not _works(state, mptcp):
         return False
-    info = _INFO.unpack_from(attributes[_DIAG_INFO])
-    return bool(min(info[_DATA_CAME], info[_ACK_CAME]) + _JIFFY_MS <= lives_ms)
+    info = _tcp_info(attributes)
+    return min(info.last_data_recv, info.last_ack_recv) + _JIFFY_MS <= lives_ms
 
 
 def _under_way(attributes: Attributes) -> bool:
-    """Whether a socket has sent what is not acknowledged yet."""
-    unacknowledged: int = _INFO.unpack_from(attributes[_DIAG_INFO])[_UNACKNOWLEDGED]
-    return unacknowledged > 0
+    """Whether a socket has unacknowledged data."""
+    return _tcp_info(attributes).unacked > 0
+
+
+def _tcp_info(attributes: Attributes) -> TcpInfo:
+    return unpack_tcp_info(attributes[_DIAG_INFO])

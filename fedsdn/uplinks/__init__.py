@@ -1,1 +1,1 @@
-"""MPTCP endpoints of the proxy's namespace."""
+"""Uplinks: which paths live, what the peers know of it, and what follows for the kernel."""

@@ -1,10 +1,11 @@
-"""Carries out what the paths' state asks of the kernel: endpoints, and the end of subflows."""
+"""Brings the kernel in line with the paths' states: endpoints, and subflows that are to end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -13,23 +14,31 @@ from fedsdn.config.model import AddressPair, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints, endpoint_of
 from fedsdn.mptcp.subflows import Doomed, Subflows
-from fedsdn.uplinks.paths import Orders
+from fedsdn.uplinks.teardown import Orders
 
-_LOOK_SECONDS = 3.0
-"""How often it is looked whether more of the subflows on dead paths may end."""
+_SEARCH_SECONDS = 3.0
+"""How often dead paths are searched for more subflows that may end."""
 
 _FRESH_SECONDS = 0.5
-"""What was found longer ago is looked for anew before it is ended; a round trip is shorter."""
+"""The result of an older search is not acted on; a round trip is shorter."""
 
-_AT_ONCE = 100
-"""So many are looked at again and ended together; then others are asked for what holds now."""
+_BATCH = 100
+"""Subflows are checked and ended in batches of so many; the plan is read before each."""
 
 _IDLE_PAUSE_SECONDS = 0.01
-"""Subflows with nothing under way end after the others, so long apart: those whose data are to be
-sent again need the processor first."""
+"""Pause between batches of subflows with no data in flight, which end last: the retransmissions of
+the others need the processor first."""
 
-_MOST_LOAD = 50
-"""Looking takes at most one part in so many of the time, however many subflows there are."""
+_SEARCH_SHARE = 50
+"""A search takes at most one part in so many of the time, however many subflows there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the kernel is to be brought in line with: orders, and the site with its uplinks."""
+
+    orders: Orders
+    site: Site
 
 
 class Kernel:
@@ -40,16 +49,16 @@ class Kernel:
         self._namespace = namespace
         self._open: ExitStack | None = None
         self._identity: int | None = None
-        self._looked_on: frozenset[AddressPair] = frozenset()
+        self._searched: frozenset[AddressPair] = frozenset()
         self._ended: frozenset[AddressPair] = frozenset()
         self._doomed: list[Doomed] = []
-        self._looked = self._next_look = float("-inf")
+        self._searched_at = self._next_search = float("-inf")
 
-    def obey(self, orders: Callable[[], Orders], site: Site) -> dict[str, int]:
+    def obey(self, plan: Callable[[], Plan]) -> dict[str, int]:
         """Bring endpoints in line and end subflows on paths that have died.
 
-        ``orders`` returns those of the moment: thousands of subflows take a while to end, and none
-        is ended by what was known before.
+        ``plan`` returns the current plan: it is read again and again, as thousands of subflows take
+        a while to end. If it changes meanwhile, this may return early, and has to be called again.
 
         Returns the identifiers of the endpoints that are there, by uplink.
 
@@ -58,7 +67,7 @@ class Kernel:
 
         """
         try:
-            return self._obey(orders, site)
+            return self._obey(plan)
         except (NetlinkError, OSError) as error:
             self.close()
             raise FedsdnError(f"namespace {self._namespace}: {error}") from error
@@ -69,61 +78,75 @@ class Kernel:
             self._open.close()
             self._open = None
 
-    def _obey(self, orders: Callable[[], Orders], site: Site) -> dict[str, int]:
+    def _obey(self, plan: Callable[[], Plan]) -> dict[str, int]:
         identity = namespace.identity(self._namespace)
         if identity != self._identity:
-            self.close()  # what is open keeps a namespace that was removed alive
+            self.close()  # an open socket keeps a removed namespace alive
             self._identity = identity
         if self._open is None:
-            self._looked_on, self._ended, self._doomed = frozenset(), frozenset(), []
+            self._searched, self._ended, self._doomed = frozenset(), frozenset(), []
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._open = stack.pop_all()
-        self._end_subflows(orders)
-        return self._bring_in_line(orders(), site)
+        self._end_subflows(plan)
+        return self._bring_in_line(plan())
 
-    def _end_subflows(self, orders: Callable[[], Orders]) -> None:
+    def _end_subflows(self, plan: Callable[[], Plan]) -> None:
         """End the subflows on dead paths of connections that have others which work."""
-        began, known = time.monotonic(), orders()
+        began, known = time.monotonic(), plan().orders
         dead, down = known.dead_pairs, known.down_pairs
-        due = bool(dead - self._ended) and began > self._looked + _FRESH_SECONDS
-        if (dead | down) - self._looked_on or due or began >= self._next_look:
-            self._look(dead | down)
-        self._looked_on, self._ended = dead | down, dead
+        due = bool(dead - self._ended) and began > self._searched_at + _FRESH_SECONDS
+        if (dead | down) - self._searched or due or began >= self._next_search:
+            self._search(dead | down)
+        self._searched, self._ended = dead | down, dead
         now = [one for one in self._doomed if one.pair in dead]
         self._doomed = [one for one in self._doomed if one.pair not in dead]
-        self._end([one for one in now if one.busy], orders, 0)
-        self._end([one for one in now if not one.busy], orders, _IDLE_PAUSE_SECONDS)
+        for batch in _batches([one for one in now if one.busy]):
+            self._end(batch, plan().orders)
+        self._end_idle([one for one in now if not one.busy], plan)
 
-    def _end(self, every: Sequence[Doomed], orders: Callable[[], Orders], pause: float) -> None:
-        for start in range(0, len(every), _AT_ONCE):
-            time.sleep(pause)
-            known = orders()
-            some = [one for one in every[start : start + _AT_ONCE] if one.pair in known.dead_pairs]
-            self._subflows.end(some, known.live_pairs)
+    def _end_idle(self, idle: Sequence[Doomed], plan: Callable[[], Plan]) -> None:
+        """End subflows with no data in flight. A changed plan goes first: they can wait."""
+        began = plan()
+        for batch in _batches(idle):
+            if plan() != began:
+                self._doomed += batch
+                continue
+            time.sleep(_IDLE_PAUSE_SECONDS)
+            self._end(batch, plan().orders)
 
-    def _look(self, pairs: frozenset[AddressPair]) -> None:
-        """Look for subflows that may have to end.
+    def _end(self, batch: Sequence[Doomed], orders: Orders) -> None:
+        dead = [one for one in batch if one.pair in orders.dead_pairs]
+        self._subflows.end(dead, orders.live_pairs)
 
-        Among thousands it takes as long as what was delivered takes to be acknowledged, for which
-        their end has to wait; so it is done meanwhile.
+    def _search(self, pairs: frozenset[AddressPair]) -> None:
+        """Search for subflows that may have to end.
+
+        Among thousands that takes a round trip or more, for which their end has to wait anyway
+        (``teardown.drained_at``); so it is done meanwhile.
         """
-        self._looked = time.monotonic()
+        self._searched_at = time.monotonic()
         self._doomed = self._subflows.doomed(pairs) if pairs else []
-        took = time.monotonic() - self._looked
-        self._next_look = self._looked + max(_LOOK_SECONDS, took * _MOST_LOAD)
+        took = time.monotonic() - self._searched_at
+        self._next_search = self._searched_at + max(_SEARCH_SECONDS, took * _SEARCH_SHARE)
 
-    def _bring_in_line(self, orders: Orders, site: Site) -> dict[str, int]:
+    def _bring_in_line(self, plan: Plan) -> dict[str, int]:
+        orders, uplinks = plan.orders, plan.site.uplinks
         there = self._endpoints.read()
         wanted = [
             endpoint
-            for uplink in site.uplinks
+            for uplink in uplinks
             for endpoint in [endpoint_of(uplink)]
             if uplink.name in orders.usable
             or (endpoint in there and uplink.name not in orders.dead)
         ]
         if self._endpoints.apply(wanted):
             there = self._endpoints.read()
-        names = {uplink.address.ip: uplink.name for uplink in site.uplinks}
+        names = {uplink.address.ip: uplink.name for uplink in uplinks}
         return {names[one.address]: number for one, number in there.items() if one.address in names}
+
+
+def _batches(every: Sequence[Doomed]) -> Iterator[Sequence[Doomed]]:
+    for start in range(0, len(every), _BATCH):
+        yield every[start : start + _BATCH]

@@ -1,24 +1,22 @@
-"""Watches the site's uplinks: probes every path, keeps the kernel and the status file in line.
+"""Watches the site's uplinks: probes every path, keeps the kernel and the status in line.
 
-One thread with an event loop; what blocks (netlink) is done by a second one, so that thousands of
-subflows to be ended do not delay the next probe.
+Three tasks of the application's event loop: probes, status, kernel. None waits for another.
+Netlink blocks and has an executor: ending thousands of subflows delays neither probes nor status.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import replace
 
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
-from fedsdn.uplinks.kernel import Kernel
+from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.path import Path
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import ProbeError, decode
@@ -35,17 +33,16 @@ from fedsdn.uplinks.status import (
 _LOG = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
-"""How often endpoints and sockets are looked at, when nothing happens: others may change them."""
+"""How often endpoints and sockets are checked when nothing happens: others may change them."""
 
 _REPEATS = (0.01, 0.03)
-"""News are told at once, and again after so many seconds: the first probe may be lost."""
+"""A round with news is sent at once, and again after so many seconds: a probe may be lost."""
 
-_LEAVE_SECONDS = 1.0
 _SAY_AGAIN_SECONDS = 60.0
 
 
-class UplinkMonitor(threading.Thread):
-    """Knows which uplinks and paths live, and acts on it."""
+class UplinkMonitor:
+    """The state of a site's uplinks and paths, and what follows. For one event loop."""
 
     def __init__(
         self,
@@ -54,24 +51,28 @@ class UplinkMonitor(threading.Thread):
         namespace: str,
         open_socket: OpenSocket,
         tell: Callable[[SiteStatus], None],
+        executor: Executor,
     ) -> None:
-        """Prepare for ``site``, and ``tell`` every status; ``start()`` starts."""
-        super().__init__(name="uplinks", daemon=True)
+        """Prepare for ``site``, and ``tell`` every status; ``run`` does the work.
+
+        ``executor`` has one thread, which opens and uses the netlink sockets.
+        """
         self._tell = tell
         self._site = site
         self._kernel = Kernel(namespace)
-        self._kernel_thread = ThreadPoolExecutor(1, "kernel")
+        self._executor = executor
         self._epoch = time.time_ns()
         self._wall = time.time() - time.monotonic()
         self._federation = federation
         self._paths = self._new_paths(federation)
-        self._orders = self._paths.orders()
+        self._plan = Plan(self._paths.orders(), federation.site(site))
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._said: dict[str, float] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.get_running_loop()
         self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
-        self._changed = asyncio.Event()
+        self._kernel_due = asyncio.Event()
+        self._status_due = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
         self._repeats: list[asyncio.TimerHandle] = []
         self._leaving = False
@@ -79,44 +80,34 @@ class UplinkMonitor(threading.Thread):
     def _new_paths(self, federation: Federation) -> Paths:
         return Paths(federation, self._site, self._epoch, time.monotonic())
 
-    # From other threads
+    async def run(self) -> None:
+        """Watch for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._probe())
+            tasks.create_task(self._keep_kernel())
+            tasks.create_task(self._keep_status())
 
-    def set_ports(self, ports: dict[str, PortState]) -> None:
-        """Note the states of the bridge's ports, by name; a port that is not there is absent."""
-        self._loop.call_soon_threadsafe(self._take_ports, ports)
-
-    def set_federation(self, federation: Federation) -> None:
-        """Go over to a changed federation."""
-        self._loop.call_soon_threadsafe(self._take_federation, federation)
-
-    def leave(self) -> None:
-        """Tell the peers that no more probes follow, so that silence alarms nobody."""
-        if self.is_alive():
-            done = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
-            with suppress(TimeoutError):
-                done.result(_LEAVE_SECONDS)
-
-    # In the thread
-
-    def run(self) -> None:
-        """Watch for ever; if that fails, the process ends, to be started again."""
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._watch())
-        except Exception:
-            _LOG.exception("the uplinks are not watched any more")
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    async def _watch(self) -> None:
-        await asyncio.gather(self._probe(), self._keep())
-
-    async def _leave(self) -> None:
+    async def leave(self) -> None:
+        """Tell the peers that no more probes follow, so that they blame no path for the silence."""
         self._leaving = True
         self._send()
 
-    def _take_ports(self, ports: dict[str, PortState]) -> None:
-        uplinks = self._federation.site(self._site).uplinks
-        states = {one.name: ports.get(one.port, PortState.ABSENT) for one in uplinks}
+    def close(self) -> None:
+        """Close the sockets, once ``run`` has ended."""
+        for timer in (self._deadline, *self._repeats):
+            if timer is not None:
+                timer.cancel()
+        self._sockets.close()
+
+    def set_ports(self, ports: dict[str, PortState] | None) -> None:
+        """Note the states of the bridge's ports, by name; a port that is not there is absent.
+
+        None: the bridge is not connected, so nothing is known of any port.
+        """
+        states = {
+            one.name: PortState.UNKNOWN if ports is None else ports.get(one.port, PortState.ABSENT)
+            for one in self._plan.site.uplinks
+        }
         before = self._paths.ports
         if not self._paths.set_ports(states, time.monotonic()):
             return
@@ -126,13 +117,15 @@ class UplinkMonitor(threading.Thread):
                 _LOG.info("uplink %s: port %s", name, state)
         self._judge()
 
-    def _take_federation(self, federation: Federation) -> None:
+    def set_federation(self, federation: Federation) -> None:
+        """Go over to a changed federation."""
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
-        self._orders = paths.orders()
+        self._plan = Plan(paths.orders(), federation.site(self._site))
         self._sockets.close()
-        self._changed.set()
+        self._kernel_due.set()
+        self._status_due.set()
 
     async def _probe(self) -> None:
         while True:
@@ -142,7 +135,7 @@ class UplinkMonitor(threading.Thread):
             await asyncio.sleep(probes.interval if probes else _CHECK_SECONDS)
 
     def _send_news(self) -> None:
-        """Send a round at once, and again; what was still to be repeated of older news is in it."""
+        """Send a round at once, and repeat it; it has older news in it, which need no repeat."""
         self._send()
         for repeat in self._repeats:
             repeat.cancel()
@@ -163,7 +156,7 @@ class UplinkMonitor(threading.Thread):
             self._judge()
 
     def _take(self, datagram: bytes) -> bool:
-        """Note a probe; True if it is news."""
+        """Take in a probe; True if paths have to be judged anew because of it."""
         probes = self._federation.probes
         if probes is None:
             return False
@@ -179,52 +172,55 @@ class UplinkMonitor(threading.Thread):
         changed = self._paths.judge(now)
         for path in changed:
             _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
-        orders, self._orders = self._orders, self._paths.orders()
-        if self._paths.urgent:  # the peer relies on it that orders are by what it is told
+        before, self._plan = self._plan, replace(self._plan, orders=self._paths.orders())
+        if self._paths.urgent:  # after the plan: the peer relies on what we acknowledge
             self._send_news()
-        if changed or orders != self._orders:
-            self._changed.set()
+        if changed or before.orders != self._plan.orders:
+            self._kernel_due.set()
+            self._status_due.set()
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self._loop.call_at(self._paths.next_deadline(now), self._judge)
 
     # What follows from it
 
-    async def _keep(self) -> None:
-        """Tell the kernel and the others whenever something changed, and once in a while."""
-        while True:
-            self._changed.clear()
-            site = self._federation.site(self._site)
-            kernel = self._loop.run_in_executor(
-                self._kernel_thread, self._kernel.obey, lambda: self._orders, site
-            )
-            self._write()
-            if await self._obeyed(kernel, site):
-                self._write()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(_CHECK_SECONDS, WRITE_SECONDS))
+    async def _keep_kernel(self) -> None:
+        """Bring the kernel in line after every change, and at least once in ``_CHECK_SECONDS``.
 
-    async def _obeyed(self, kernel: asyncio.Future[dict[str, int]], site: Site) -> bool:
-        """Wait until the kernel is in line; True if the endpoints are others now."""
-        before = self._endpoints
-        try:
-            self._endpoints = await kernel
-        except FedsdnError as error:
-            self._complain(str(error))
-        self._open_sockets()
-        return self._endpoints != before
+        That may take long, if thousands of subflows end; changes meanwhile count at once, as the
+        kernel's thread reads the plan again and again.
+        """
+        while True:
+            self._kernel_due.clear()
+            federation = self._federation
+            try:
+                endpoints = await self._loop.run_in_executor(
+                    self._executor, self._kernel.obey, lambda: self._plan
+                )
+            except FedsdnError as error:
+                self._complain(str(error))
+            else:
+                if federation is self._federation and endpoints != self._endpoints:
+                    self._endpoints = endpoints
+                    self._status_due.set()
+            await _due(self._kernel_due, _CHECK_SECONDS)
+
+    async def _keep_status(self) -> None:
+        """Tell the status after every change, and at least once in ``WRITE_SECONDS``."""
+        while True:
+            self._status_due.clear()
+            self._write()
+            self._open_sockets()
+            await _due(self._status_due, min(_CHECK_SECONDS, WRITE_SECONDS))
 
     def _open_sockets(self) -> None:
         federation = self._federation
         if federation.probes is None:
             return
-        uplinks = federation.site(self._site).uplinks
+        uplinks = self._plan.site.uplinks
         ways = [_way(path) for path in self._paths.probed()]
-        try:
-            for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
-                self._complain(trouble)
-        except FedsdnError as error:  # there is no namespace
-            self._complain(str(error))
+        for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
+            self._complain(trouble)
 
     def _write(self) -> None:
         status = self._status()
@@ -259,7 +255,7 @@ class UplinkMonitor(threading.Thread):
         )
 
     def _complain(self, text: str) -> None:
-        """Log a trouble, and not again for a while however often it is found."""
+        """Log a trouble, at most once in ``_SAY_AGAIN_SECONDS``."""
         now = time.monotonic()
         if now >= self._said.get(text, 0.0):
             _LOG.warning("%s", text)
@@ -268,3 +264,10 @@ class UplinkMonitor(threading.Thread):
 
 def _way(path: Path) -> Way:
     return path.name.uplink, path.remote
+
+
+async def _due(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, for so long at most."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (Python 3.11)
+            await event.wait()

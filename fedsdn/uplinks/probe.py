@@ -1,9 +1,9 @@
 """The probes that two sites' applications send each other over every path: their bytes.
 
 A datagram is 16 bytes of HMAC-SHA256 (RFC 2104, truncated as its section 5 allows) over the rest,
-and the rest is a JSON object. There is no other message: what a site has to say (which of its
-ports are down, what it has heard) is in every probe, so that a lost one is made up for by the
-next, and nothing needs an acknowledgement.
+and the rest is a JSON object. There is no other message: every probe carries all that a site
+reports (its ports that are down, its lost paths) and acknowledges (the newest probe that it
+received), so that the next one makes up for a lost one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from fedsdn.errors import FedsdnError
 
 MOST_LOST = 24
-"""So many paths still fit into a probe, beside the longest names, where the MTU is the smallest."""
+"""So many lost paths with the longest names fit into a probe at the smallest MTU."""
 
 _MAC_BYTES = 16
 _LARGEST = 2**63
 
 
 class ProbeError(FedsdnError):
-    """A datagram is no probe, or not one of somebody who has the key."""
+    """A datagram is no probe, or is not signed with the federation's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Probe:
     """One probe. ``site`` and ``uplink`` are the sender's, ``to`` and ``to_uplink`` the receiver's.
 
     ``epoch`` is when the sender started, in ns of Unix time; ``number`` counts its rounds, in each
-    of which it sends one probe over every path. A receiver takes only what is newer than the last,
-    so nothing can be replayed. ``heard`` is the number of the newest probe that came the other way,
-    of the receiver's ``heard_epoch`` (0: none), and ``heard_ago`` how many µs before this one was
-    sent. ``down`` names the sender's uplinks whose ports are down, ``lost`` the paths that it has
-    found dead otherwise, each by the sender's uplink and the receiver's, ``MOST_LOST`` at most;
+    of which it sends one probe over every path. A receiver takes only probes newer than the last,
+    so none can be replayed. ``heard`` acknowledges the newest probe received on the path: its
+    number, in the receiver's ``heard_epoch`` (0: none), received ``heard_ago`` µs before this one
+    was sent. ``down`` names the sender's uplinks whose ports are down, ``lost`` the other paths
+    that it detected down, each by the sender's uplink and the receiver's, ``MOST_LOST`` at most;
     ``leaving`` says that no more probes follow.
     """
 

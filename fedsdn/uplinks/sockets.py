@@ -1,8 +1,8 @@
-"""The UDP sockets that probes come and go by, in the proxy's namespace.
+"""The UDP sockets of the probes, in the proxy's namespace.
 
-Each path has one of its own to send by, so that what waits for an answer to ARP or ND, as it does
-for a peer that is switched off, fills nobody else's buffer. Another one for each uplink takes what
-comes from elsewhere: a NAT may have given a peer another port.
+Each path has a connected socket: probes that wait for neighbour resolution (ARP, ND), as to a peer
+that is switched off, fill no other path's send buffer. Each uplink has one more, which receives
+from any other source: a NAT may have given the peer another port.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from fedsdn.config.model import Address, Uplink
+from fedsdn.errors import FedsdnError
 
 _MOST_BYTES = 2048
 _MOST_AT_ONCE = 64
@@ -19,10 +20,10 @@ _DSCP_CS6 = 0xC0
 """Type of service of network control (RFC 4594, section 3.1): routers drop it last."""
 
 OpenSocket = Callable[[Uplink, int, Address | None], socket.socket]
-"""Does what ``open_socket`` does, in the proxy's namespace."""
+"""Does what ``open_socket`` does, in the proxy's namespace; raises FedsdnError without one."""
 
 Receiver = Callable[[list[bytes]], None]
-"""Takes datagrams that have come."""
+"""Takes the datagrams that were received."""
 
 Way = tuple[str, Address]
 """An uplink's name, and a peer's address."""
@@ -31,9 +32,8 @@ Way = tuple[str, Address]
 def open_socket(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
     """Open a UDP socket on an uplink's address, in the calling thread's namespace.
 
-    With a ``peer`` it is for what goes to and comes from the same port of that address; without
-    one, for what comes from anywhere else. That one has to be opened first, and finds the port
-    taken if somebody else has it.
+    With a ``peer`` it is connected to the same port of that address; without one, it receives from
+    any other source. The latter has to be opened first, and fails if another process has the port.
 
     Raises:
         OSError: the namespace does not have the address, there is no route, or the port is taken.
@@ -70,56 +70,57 @@ class ProbeSockets:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, open_socket: OpenSocket, receive: Receiver
     ) -> None:
-        """Start with none; what comes is handed to ``receive``, in ``loop``."""
+        """Start with none; ``receive`` is called with datagrams, in ``loop``."""
         self._loop = loop
         self._open_socket = open_socket
         self._receive = receive
         self._sockets: dict[tuple[str, Address | None], socket.socket] = {}
 
     def open(self, uplinks: Iterable[Uplink], ways: Iterable[Way], port: int) -> list[str]:
-        """Open what is not open; return a line for each that cannot be opened."""
-        troubles = []
+        """Open what is not open; return a line for each socket that cannot be opened.
+
+        A socket that cannot be opened keeps no other uplink or path from being probed.
+        """
+        troubles: list[str] = []
         wanted = list(ways)
         for uplink in uplinks:
-            peers = [peer for name, peer in wanted if name == uplink.name]
-            try:
-                self._open(uplink, None, port)
-            except OSError as error:
-                troubles.append(
-                    f"no probes over {uplink.name}: UDP port {port} of {uplink.address.ip} cannot "
-                    f"be had ({error.strerror}): run 'fedsdn site up', and look who has it (ss -lu)"
-                )
+            trouble = self._open(uplink, None, port)
+            if trouble is not None:
+                troubles.append(trouble)
                 continue
-            for peer in peers:
-                try:
-                    self._open(uplink, peer, port)
-                except OSError as error:
-                    troubles.append(
-                        f"no probes over {uplink.name} to {peer} ({error.strerror}): run "
-                        "'fedsdn site up', and look for the route (ip route get)"
-                    )
+            for name, peer in wanted:
+                if name == uplink.name and (trouble := self._open(uplink, peer, port)):
+                    troubles.append(trouble)
         return troubles
 
-    def _open(self, uplink: Uplink, peer: Address | None, port: int) -> None:
+    def _open(self, uplink: Uplink, peer: Address | None, port: int) -> str | None:
+        """Open a socket if it is not open; return a line if it cannot be opened."""
         key = (uplink.name, peer)
-        if key not in self._sockets:
-            sock = self._sockets[key] = self._open_socket(uplink, port, peer)
-            self._loop.add_reader(sock, self._read, sock)
+        if key in self._sockets:
+            return None
+        try:
+            sock = self._open_socket(uplink, port, peer)
+        except FedsdnError as error:
+            return f"no probes over {uplink.name}: {error}"
+        except OSError as error:
+            return _trouble(uplink, peer, port, error.strerror or str(error))
+        self._sockets[key] = sock
+        self._loop.add_reader(sock, self._read, sock)
+        return None
 
     def send(self, way: Way, datagram: bytes) -> str | None:
-        """Send a datagram; return why it cannot be sent, in a few words, None if it is.
+        """Send a datagram; return in a few words why it cannot be sent, None if it is.
 
-        If an uplink's sockets cannot send, they are closed, to be opened anew: the set-up of the
-        namespace may have changed. An uplink that is down is no reason, as its end in the namespace
-        stays up.
+        A failure closes the uplink's sockets, to be opened anew: the namespace may have been set up
+        again. (A port that is down causes none, as its end in the namespace stays up.)
         """
         sock = self._sockets.get(way)
         if sock is None:
-            return None  # said when it was to be opened
+            return None  # reported when it could not be opened
         try:
             try:
                 sock.send(datagram)
-            except ConnectionRefusedError:  # that was about the last one
+            except ConnectionRefusedError:  # an ICMP error about the last one
                 sock.send(datagram)
         except BlockingIOError:
             return "what was sent before still waits in the kernel"
@@ -150,3 +151,15 @@ class ProbeSockets:
     def close(self) -> None:
         """Close all."""
         self._close(list(self._sockets))
+
+
+def _trouble(uplink: Uplink, peer: Address | None, port: int, why: str) -> str:
+    if peer is None:
+        return (
+            f"no probes over {uplink.name}: UDP port {port} of {uplink.address.ip} cannot be had "
+            f"({why}): run 'fedsdn site up', and look who has it (ss -lu)"
+        )
+    return (
+        f"no probes over {uplink.name} to {peer} ({why}): run 'fedsdn site up', and look for the "
+        "route (ip route get)"
+    )

@@ -1,7 +1,7 @@
-"""What the application knows of the site's uplinks and paths, told to others.
+"""The status of a site's uplinks and paths, as its application reports it.
 
-To the proxy by the channel, to ``fedsdn uplinks`` and the like by a file: that outlives a restart,
-and an old one says nothing.
+The proxy gets it by the channel, ``fedsdn uplinks`` and the like by a file, which outlives a
+restart of the application; an old file counts as none.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ WRITE_SECONDS = 1.0
 """The application writes the file at least this often, and at once when something changes."""
 
 STALE_SECONDS = 5.0
-"""A file that is older than this was left by an application that does not run."""
+"""An older file was left by an application that does not run any more."""
 
 
 class PortState(StrEnum):
-    """What the bridge says of an uplink's port; unknown while no bridge is connected."""
+    """The state of an uplink's port on the bridge; unknown while no bridge is connected."""
 
     UP = "up"
     DOWN = "down"
@@ -33,7 +33,7 @@ class PortState(StrEnum):
 
 
 class PathState(StrEnum):
-    """Whether a path carries packets both ways; unknown where nothing can tell."""
+    """Whether a path carries packets both ways; unknown where probes cannot tell."""
 
     UP = "up"
     DOWN = "down"
@@ -55,7 +55,7 @@ class UplinkStatus:
 
 @dataclass(frozen=True, slots=True)
 class PathStatus:
-    """A way from one of the site's uplinks to one of a peer's.
+    """A path from one of the site's uplinks to one of a peer's.
 
     ``since`` is when it came into this state (Unix time), ``why`` the reason in words. The
     round-trip time is in milliseconds, ``loss`` the part of the last probes that was lost, 0 to 1;
@@ -83,13 +83,13 @@ class SiteStatus:
 
     @property
     def dead(self) -> frozenset[str]:
-        """Uplinks without a path that lives; they need no endpoint, and mostly have none."""
+        """Uplinks of which every path is down; they need no endpoint."""
         alive = {path.uplink for path in self.paths if path.state is not PathState.DOWN}
         return frozenset(path.uplink for path in self.paths) - alive
 
 
 def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
-    """Put a status in place of the last one, whole or not at all.
+    """Replace the status file, atomically.
 
     Raises:
         OSError: it cannot be written.

@@ -15,7 +15,6 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, SOCKSIFIER_PORT
-from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
 from fedsdn.proxy.socks import protocol as socks
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_connections import Net, connection, noise
@@ -253,7 +252,7 @@ def test_a_connection_by_anothers_client_has_both_uplinks(net: Net) -> None:
     near, far = net
     with (
         near.vm.listen(near.addresses[6]) as listener,
-        far.proxy.connect(A_UPLINK[6].strip("[]"), 1080, protocol=IPPROTO_MPTCP) as client,
+        far.proxy.connect(A_UPLINK[6].strip("[]"), 1080, protocol=socket.IPPROTO_MPTCP) as client,
     ):
         client.sendall(socks.PLAIN_GREETING)
         assert receive(client, len(socks.PLAIN_SELECTION)) == socks.PLAIN_SELECTION

@@ -14,14 +14,14 @@ import pytest
 
 from fedsdn.config.model import AddressPair
 from fedsdn.lab.wait import wait_until
+from fedsdn.mptcp.connection import token as token_of
+from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.requests import SubflowRequests
 from fedsdn.mptcp.subflows import Doomed, Subflows
-from fedsdn.proxy.sockets import transport
 from tests.real.cables import Joined, joined
 
 pytestmark = pytest.mark.real
 
-MPTCP = 262
 LIMIT_SECONDS = 10.0
 ALWAYS = float("-inf")
 CABLES = [[("192.0.2.1/24", "192.0.2.2/24")], [("198.51.100.1/24", "198.51.100.2/24")]]
@@ -44,7 +44,7 @@ class Connection:
 
     def open_second(self) -> None:
         _, port = self.client.getpeername()
-        token = transport.token(self.client)
+        token = token_of(self.client)
         wait_until(lambda: self._asked(token, port), LIMIT_SECONDS, lambda: "no join is opened")
 
     def _asked(self, token: int, port: int) -> bool:
@@ -81,12 +81,14 @@ def connection() -> Iterator[Connection]:
             end.run("sysctl", "-q", "net.mptcp.pm_type=1")
         requests = near.call(SubflowRequests)
         stack.callback(requests.close)
-        stack.callback(far.call(SubflowRequests).close)
-        listener = far.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP))
+        stack.callback(far.call(SubflowEvents).close)
+        listener = far.call(
+            lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+        )
         stack.enter_context(listener).bind(("0.0.0.0", 0))
         listener.listen()
         client = stack.enter_context(
-            near.connect("192.0.2.2", listener.getsockname()[1], protocol=MPTCP)
+            near.connect("192.0.2.2", listener.getsockname()[1], protocol=socket.IPPROTO_MPTCP)
         )
         server = stack.enter_context(listener.accept()[0])
         for sock in (client, server):

@@ -13,7 +13,6 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.proxy.relay.records import Kind, record
-from fedsdn.proxy.sockets.transport import IPPROTO_MPTCP
 from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks.protocol import (
     NO_METHOD,
@@ -53,7 +52,7 @@ def family(request: pytest.FixtureRequest) -> int:
 
 
 def speak(
-    net: Net, family: int = 4, protocol: int = IPPROTO_MPTCP, source: str | None = None
+    net: Net, family: int = 4, protocol: int = socket.IPPROTO_MPTCP, source: str | None = None
 ) -> closing[socket.socket]:
     """Connect to b's SOCKS server from an uplink address of a."""
     sock = net[0].proxy.connect(OWN[family], 1080, (source or PEER[family], 0), protocol)

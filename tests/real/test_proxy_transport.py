@@ -18,10 +18,10 @@ from uuid import uuid4
 import pytest
 
 from fedsdn.config.model import Uplink
+from fedsdn.mptcp.connection import Carrier, carrier, token
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.sockets import tcp, transparent, transport
-from fedsdn.proxy.sockets.transport import Carrier
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
 
@@ -104,10 +104,10 @@ async def test_a_path_binds_the_own_uplink_and_speaks_mptcp(
         with near, far:
             assert tcp.unmapped(near.getsockname()[0]) == over[0].address.ip
             assert tcp.unmapped(far.getpeername()[0]) == over[0].address.ip
-            assert transport.token(near)
-            assert transport.token(far)
-            assert transport.carrier(near) is Carrier.MPTCP
-            assert transport.carrier(far) is Carrier.MPTCP
+            assert token(near)
+            assert token(far)
+            assert carrier(near) is Carrier.MPTCP
+            assert carrier(far) is Carrier.MPTCP
 
 
 @pytest.mark.parametrize("bad", [DEAD, NOT_OURS], ids=["silent", "fails at once"])
@@ -201,12 +201,12 @@ async def test_plain_tcp_is_noticed_at_both_ends(ground: str) -> None:
     ):
         client.connect((str(FAR.ip), PORT))
         with await accept(listener) as accepted:
-            assert transport.carrier(accepted) is Carrier.TCP
-            assert not transport.token(accepted)
+            assert carrier(accepted) is Carrier.TCP
+            assert not token(accepted)
         near = await transport.connect([LIVE], PORT + 1)
         with near, plain.accept()[0]:
-            assert transport.carrier(near) is Carrier.FALLEN_BACK
-            assert not transport.token(near)
+            assert carrier(near) is Carrier.FALLEN_BACK
+            assert not token(near)
 
 
 @pytest.mark.parametrize("over", [LIVE, LIVE_6], ids=["IPv4", "IPv6"])

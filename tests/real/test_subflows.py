@@ -11,17 +11,22 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedsdn.bench.subflows import reading
+from fedsdn.cli.views import lab_views
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from fedsdn.mptcp.subflows import Subflows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.shell import Shell
 from tests.real.proxy_net import Namespace
 from tests.real.test_proxy_lab import Vm, connections
 
@@ -29,7 +34,6 @@ pytestmark = pytest.mark.real
 
 BYTES = 20_000_000
 LIMIT_SECONDS = 20.0
-MPTCP = 262
 PAIRS = {("192.0.2.1", "192.0.2.2"), ("2001:db8:2::1", "2001:db8:2::2")}
 DECOYS = [
     pair
@@ -121,6 +125,10 @@ def pair_of(subflow: dict[str, Any]) -> tuple[str, str]:
     return subflow["local"], subflow["remote"]
 
 
+def name_of(subflow: dict[str, Any]) -> tuple[str, int, str, int]:
+    return tuple(subflow[field] for field in ("local", "local_port", "remote", "remote_port"))
+
+
 def both_subflows(at_a: SubflowsOf, before: set[int]) -> list[dict[str, Any]]:
     """Wait for the one new connection's two subflows."""
 
@@ -183,9 +191,13 @@ def test_a_connection_goes_on_without_an_ended_subflow(
         assert at_a.end(*PAIRS) == 0, "it would have none left"
         assert at_a.end(*DECOYS, doomed) == 1
         assert not any(one.done() for one in moves), "it was to be ended in mid-transfer"
-        (left,) = [pair_of(one) for one in at_a.read() if one["token"] == token]
-        assert {left} == PAIRS - {doomed}
-        assert at_a.end(doomed) == 0
+        left = [name_of(one) for one in at_a.read() if one["token"] == token]
+        (ended,) = [name_of(one) for one in subflows if one["kind"] == kind]
+        (other,) = [name_of(one) for one in subflows if one["kind"] != kind]
+        assert other in left
+        assert ended not in left
+        # Its path lives, so that the proxy opens another.
+        assert {pair_of(one) for one in both_subflows(at_a, before)} == PAIRS
         for one in moves:
             one.result()
         move(client, server, 4)
@@ -202,7 +214,7 @@ def test_nothing_to_end(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
         assert len(both_subflows(at_a, before)) == 2
 
 
-@pytest.mark.parametrize("protocol", [0, MPTCP], ids=["TCP", "MPTCP"])
+@pytest.mark.parametrize("protocol", [0, socket.IPPROTO_MPTCP], ids=["TCP", "MPTCP"])
 def test_a_fallback_is_read_but_not_ended(lab: Lab, at_a: SubflowsOf, protocol: int) -> None:
     """Whoever asked for it, it is known by one end that is plain TCP."""
     proxy = proxy_of(lab, "a")
@@ -232,7 +244,7 @@ def test_a_subflow_without_an_answer_is_ended(at_a: SubflowsOf, ends: tuple[Vm, 
 
 def test_a_connection_without_an_answer_is_not_ended(lab: Lab, at_a: SubflowsOf) -> None:
     """It has nothing but this; who opened it tries another path by itself."""
-    with proxy_of(lab, "a").open("192.0.2.1", MPTCP) as sock:
+    with proxy_of(lab, "a").open("192.0.2.1", socket.IPPROTO_MPTCP) as sock:
         sock.setblocking(False)
         sock.bind(("192.0.2.1", 0))
         assert sock.connect_ex(("192.0.2.99", 1080)) == errno.EINPROGRESS
@@ -243,6 +255,32 @@ def test_a_connection_without_an_answer_is_not_ended(lab: Lab, at_a: SubflowsOf)
 def test_connections_to_vms_are_not_read(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
     with connections(*ends, count=10):
         assert {pair_of(one) for one in at_a.read()} <= PAIRS
+
+
+def test_a_benchmark_reads_them_at_the_site(
+    lab: Lab, at_a: SubflowsOf, ends: tuple[Vm, Vm]
+) -> None:
+    (view,) = [one for one in lab_views(lab) if one.name == "a"]
+    addresses = [ip_address(local) for local, _ in PAIRS]
+    before = at_a.tokens()
+    with reading(view) as reader, connections(*ends) as [(client, server)]:
+        opened = {pair_of(one)[0] for one in both_subflows(at_a, before)}
+        assert opened == {local for local, _ in PAIRS}
+        for address in addresses:
+            found = [one for one in at_a.read() if one["local"] == str(address)]
+            assert reader.count(address) == len(found) > 0
+        assert reader.count(ip_address("192.0.2.99")) == 0
+        assert reader.busy() == []
+        move(client, server, 5)
+        busy = reader.busy()
+        assert {one.local for one in busy} == set(addresses)
+        assert all(one.rtt_ms > 29 for one in busy), "the wires' delay"
+
+
+def test_a_benchmark_is_told_why_they_cannot_be_read(lab: Lab) -> None:
+    view = replace(lab_views(lab)[0], shell=Shell("here", ("ip", "netns", "exec", "no-such")))
+    with pytest.raises(FedsdnError, match="no-such"), reading(view) as reader:
+        reader.busy()
 
 
 def test_a_missing_namespace_is_one_line() -> None:

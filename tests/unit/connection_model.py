@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from fedsdn.uplinks.paths import Orders
 from fedsdn.uplinks.status import PathState
+from fedsdn.uplinks.teardown import Orders
 from tests.unit.path_model import Model
 
 KERNEL_STEPS = 3
-"""A kernel obeys orders that are so old."""
+"""A kernel acts on orders so many steps late."""
 OTHER = {"a": "b", "b": "a"}
 TALK_STEPS = 5
 
@@ -37,7 +37,7 @@ class Connection:
     ends: dict[str, dict[int, Subflow]] = field(default_factory=dict)
     orders: dict[str, list[Orders]] = field(default_factory=lambda: {"a": [], "b": []})
     opening: dict[str, float] = field(default_factory=dict)
-    """Uplinks on which a subflow is being opened, and until when that is waited for."""
+    """Uplinks on which a subflow is being opened, and its time-out."""
     under_way: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     numbers: count[int] = field(default_factory=count)
     steps: int = 0
@@ -78,7 +78,7 @@ class Connection:
             self.under_way.append((self.model.now + self.model.delay, arrive))
 
     def _segment(self, site: str, number: int, sent: Subflow) -> Callable[[], None]:
-        """What a segment does at ``site``: it is heard, or answered with a reset."""
+        """What a segment does at ``site``: it is received, or answered with a reset."""
 
         def arrive() -> None:
             if number in self.ends[site]:

@@ -15,7 +15,7 @@ from fedsdn.uplinks.status import PathState, PortState
 UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
 STEP = 0.001
 SETTLED = 2.1
-"""What a path takes until connections have subflows on it, and a bit."""
+"""A bit more than the time in which connections open subflows on a recovered path."""
 PROBES = Probes(key="k" * 32)
 Way = tuple[str, str, str]
 """A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
@@ -31,7 +31,7 @@ class Model:
     sites: dict[str, Paths] = field(default_factory=dict)
     cut: set[Way] = field(default_factory=set)
     stalled: set[str] = field(default_factory=set)
-    """Sites whose processes are not run; what comes to them waits."""
+    """Sites whose processes are not scheduled; probes to them wait."""
     under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
     next_round: dict[str, float] = field(default_factory=dict)
     changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
@@ -86,12 +86,12 @@ class Model:
         return self.sites[site].ports[uplink] is PortState.UP
 
     def carries(self, source: str, target: str, uplink: str) -> bool:
-        """Whether what one site sends to the other now leaves and arrives."""
+        """Whether a packet from one site to the other would arrive now."""
         ports = all(self.has_port(site, uplink) for site in (source, target))
         return ports and (source, target, uplink) not in self.cut
 
     def cut_wire(self, uplink: str, *ends: str) -> None:
-        """Lose what the ``ends`` send over a wire; by default both."""
+        """Lose every packet that the ``ends`` send over a wire; by default both."""
         names = [site.name for site in self.federation.sites]
         self.cut |= {(source, target, uplink) for source in ends or names for target in names}
 

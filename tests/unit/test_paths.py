@@ -1,4 +1,4 @@
-"""What two sites find out about the paths between them."""
+"""Liveness, agreement and teardown together: the paths between two sites."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from fedsdn.uplinks.path import PathName
-from fedsdn.uplinks.paths import ACKNOWLEDGED, Paths
+from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
+from fedsdn.uplinks.teardown import DRAIN_RTTS
 from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
 from tests.unit.path_model import DOWN, PROBES, SETTLED, STEP, UNKNOWN, UP, Model
 
@@ -34,7 +35,7 @@ def test_start_alarms_nobody(model: Model) -> None:
 
 @pytest.mark.parametrize("ends", [(), ("a",), ("b",)], ids=["both ways", "from a", "from b"])
 def test_a_silent_wire_is_down_at_both_ends(model: Model, ends: tuple[str, ...]) -> None:
-    """Also if only one direction is lost: the other end tells that it hears nothing."""
+    """Also if only one direction is lost: the other end reports the path."""
     model.cut_wire("up1", *ends)
     assert 0.2 < model.seconds_until("a", "up1", DOWN) <= 0.3 + 0.1 + model.delay
     model.seconds_until("b", "up1", DOWN, limit=0.1 + model.delay)
@@ -107,7 +108,7 @@ def test_the_dead_uplinks_endpoint_and_subflows_go(model: Model) -> None:
 
 
 def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model) -> None:
-    """Where the loss is known at once; where it is only heard of, that took long enough."""
+    """Where the loss is known at once; a reported loss is old enough."""
     (path, _) = model.sites["a"]
     for site in "ab":
         model.set_port(site, "up1", PortState.DOWN)
@@ -118,7 +119,7 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
     assert not orders.dead_pairs
     assert orders.down_pairs == {(path.local, path.remote)}
     deadline = model.sites["a"].next_deadline(model.now)
-    assert deadline == pytest.approx(path.since + ACKNOWLEDGED * path.rtt)
+    assert deadline == pytest.approx(path.since + DRAIN_RTTS * path.rtt)
     model.run(deadline - model.now + STEP)
     orders = model.sites["a"].orders()
     assert orders.dead_pairs == {(path.local, path.remote)}
@@ -128,7 +129,7 @@ def test_what_was_delivered_can_be_acknowledged_before_subflows_end(model: Model
 
 
 def test_a_lost_ports_subflows_end_when_the_peer_knows(model: Model) -> None:
-    """It may have lost another port in the same moment, and end what is counted on here."""
+    """It may have lost another port in the same moment, and end the subflows counted on here."""
     (path, _) = model.sites["a"]
     model.set_port("a", "up1", PortState.DOWN)
     while not model.sites["a"].orders().dead_pairs:
@@ -139,7 +140,7 @@ def test_a_lost_ports_subflows_end_when_the_peer_knows(model: Model) -> None:
 
 
 def test_a_lost_ports_subflows_stay_if_the_peer_says_nothing(model: Model) -> None:
-    """But the uplink's endpoint goes: new connections do not need it."""
+    """But the uplink's endpoint is removed: new connections do not need it."""
     model.stop("b", leaving=False)
     model.set_port("a", "up1", PortState.DOWN)
     model.run(0.2)
@@ -149,7 +150,7 @@ def test_a_lost_ports_subflows_stay_if_the_peer_says_nothing(model: Model) -> No
 
 
 def test_where_nothing_is_probed_subflows_are_left_alone() -> None:
-    """Nobody knows whether the others work."""
+    """Without probes it is unknown whether other paths work."""
     for federation in (
         replace(two_sites(), probes=None),
         with_foreign_proxy(two_sites(), "b"),
@@ -221,7 +222,7 @@ def test_nothing_is_ended_before_the_other_path_has_subflows_again(model: Model)
 
 
 def test_a_moment_of_silence_keeps_no_subflows_on_a_dead_path(model: Model) -> None:
-    """What is unknown for a moment has not lost its subflows, as what was down has."""
+    """A path that is unknown for a moment keeps its subflows, unlike one that was down."""
     model.set_port("a", "up1", PortState.DOWN)
     model.run(1)
     model.set_port("a", "up1", PortState.UP)
@@ -238,7 +239,7 @@ def test_a_moment_of_silence_keeps_no_subflows_on_a_dead_path(model: Model) -> N
 
 
 def test_a_process_that_is_not_run_for_a_while_blames_no_path(model: Model) -> None:
-    """Neither it nor its peer, whom it did not send to."""
+    """Neither at its own site nor at the peer's, which received nothing meanwhile."""
     stalled = model.next_round.pop("a")
     model.run(0.7)
     model.next_round["a"] = stalled

@@ -1,4 +1,4 @@
-"""Two sites end subflows only where both know that a path is dead, so that some are left."""
+"""Two sites end subflows only where the peer has acknowledged the loss, so that some are left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model() -> Model:
 
 
 def test_subflows_end_only_when_the_peer_knows_that_their_path_is_dead(model: Model) -> None:
-    """So at both sites, within the time that it takes to tell."""
+    """At both sites, within a round trip."""
     ours, theirs = (next(iter(model.sites[site])) for site in "ab")
     model.cut_wire("up1", "b")
     model.seconds_until("a", "up1", DOWN)
@@ -102,7 +102,7 @@ def over(model: Model, troubles: list[tuple[set[Trouble], float]]) -> Iterator[N
 
 
 def whatever_happens(test: Callable[..., None]) -> Callable[..., None]:
-    """Whatever is silent, whichever process stands still or starts anew, and for how long."""
+    """Whichever direction is lost, whichever process stalls or restarts, and for how long."""
     troubles = st.lists(
         st.tuples(st.sets(st.sampled_from(TROUBLES), max_size=3), st.floats(0.01, 0.7)),
         max_size=8,

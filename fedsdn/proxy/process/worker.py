@@ -32,7 +32,7 @@ from fedsdn.proxy.socks import socksifier
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
-from fedsdn.uplinks.status import status_from
+from fedsdn.uplinks.status import STALE_SECONDS, status_from
 
 _LOG = logging.getLogger(__name__)
 
@@ -198,6 +198,7 @@ class _Worker:
         """Take up what the application says about uplinks and paths."""
         if self._live_paths.take(status_from(document)):
             self._path_manager.look()
+        self._path_manager.look_in(STALE_SECONDS)
 
     def _usable_paths(self, peer_name: str) -> Paths:
         peers = {peer.name: peer for peer in self._policy.federation.peers(self._site)}
@@ -213,6 +214,7 @@ class _Worker:
                 return 0
             before, now = self._policy, self._policy_now()
             self._policy = self._socksifier.policy = self._server.policy = now
+            self._path_manager.look()
             if not self.stop.is_set():
                 await self._listen_anew(before.federation.proxy_port)
             return await self._carried.reset(lambda flow: revoked(flow, before, now))

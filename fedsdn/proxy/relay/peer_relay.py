@@ -11,6 +11,7 @@ from functools import partial
 
 from fedsdn.channel.connection import Connection, Direction
 from fedsdn.config.model import Address, AddressPair, Site
+from fedsdn.mptcp.connection import Carrier, carrier
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.from_peer import FromPeer
 from fedsdn.proxy.relay.poller import Poller
@@ -18,9 +19,8 @@ from fedsdn.proxy.relay.relay import Relay
 from fedsdn.proxy.relay.stream import Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.window import Budget, Window
-from fedsdn.proxy.sockets import tcp, transport
+from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.send_queue import SendQueue
-from fedsdn.proxy.sockets.transport import Carrier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 
 _LOG = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def is_usable(far: socket.socket, peer: Site) -> bool:
     sent again overlap (Linux 6.18). A plain TCP socket has no such fault; but only another proxy
     may come with one.
     """
-    carrier = transport.carrier(far)
-    return carrier is Carrier.MPTCP or (carrier is Carrier.TCP and peer.proxy == "socks5")
+    what = carrier(far)
+    return what is Carrier.MPTCP or (what is Carrier.TCP and peer.proxy == "socks5")
 
 
 def fixed_path(far: socket.socket, peer: Site) -> AddressPair | None:

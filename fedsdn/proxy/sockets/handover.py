@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NoReturn
 
+from fedsdn.mptcp.connection import tcp_info
+from fedsdn.mptcp.info import ESTABLISHED
 from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.socket_address import SocketAddress
 
@@ -28,10 +30,6 @@ ANSWER_SECONDS = 0.5
 
 _OFFERED_SECONDS = 10.0
 """How long after its beginning a connection may turn out to be half of a simultaneous open."""
-
-_ESTABLISHED = 1
-"""``TCP_ESTABLISHED`` of net/tcp_states.h, in the first byte of ``struct tcp_info``: neither end
-has finished."""
 
 _NAME = "\0fedsdn-handover-{}"
 _MOST_BYTES = 256
@@ -98,7 +96,7 @@ class Handover:
         offer = self._offers.get(ends)
         if offer is None or self._loop.time() > offer.until:
             return None
-        if offer.near.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+        if tcp_info(offer.near).state != ESTABLISHED:  # one end has finished
             return None
         offer.taken = True
         offer.on_taken()

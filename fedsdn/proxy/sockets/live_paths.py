@@ -1,4 +1,4 @@
-"""Which paths to try first, by what the application has found out about them."""
+"""The order of paths to a peer, by the states that the controller reports."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _ORDER = (PathState.UP, PathState.UNKNOWN, PathState.DOWN)
 _UNKNOWN = (_ORDER.index(PathState.UNKNOWN), False)
 
 _FAR = 2.0
-"""A path is far if its round-trip time is so many times that of the nearest one."""
+"""Ratio of a path's round-trip time to the shortest one, above which the path is far."""
 
 
 class LivePaths:
-    """Knows what the application said last; when that is old, every path is as good."""
+    """Has the last reported states; once these are stale, all paths are equal."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with nothing known. ``clock`` tells seconds."""
+        """Begin without states. ``clock`` returns seconds."""
         self._clock = clock
         self._fresh_until = 0.0
         self._ranks: dict[tuple[str, str, str], tuple[int, bool]] = {}
@@ -28,9 +28,9 @@ class LivePaths:
     def live_first(
         self, paths: Iterable[tuple[Uplink, Uplink]], peer: Site
     ) -> list[tuple[Uplink, Uplink]]:
-        """Put paths to ``peer`` that are up and near first, and those that are down last.
+        """Sort paths to ``peer``: up and near ones first, down ones last.
 
-        A connection begins on the first; a much longer path would delay all that it begins with.
+        A connection begins on the first; a much longer path would delay its handshake.
         """
         known = self._ranks if self._fresh else {}
 
@@ -55,7 +55,7 @@ class LivePaths:
         return self._clock() < self._fresh_until
 
     def take(self, status: SiteStatus) -> bool:
-        """Go by a status from now on, until the next one; True if it has another path usable."""
+        """Replace the states; True if a path has become usable."""
         self._fresh_until = self._clock() + STALE_SECONDS
         nearest: dict[str, float] = {}
         for path in status.paths:

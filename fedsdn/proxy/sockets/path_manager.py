@@ -1,9 +1,9 @@
 """The path manager of the connections that this site opens (RFC 8684, section 2.5).
 
-The kernel's own one learns a peer's addresses from announcements, takes eight of them in a
+The kernel's path manager learns a peer's addresses from ADD_ADDR, accepts eight of these in a
 connection's life (mptcp_net-next#498), and forgets an address with its last subflow. Here the
-federation file names all addresses, so that nothing is announced: whoever opens a connection opens
-its subflows, too, on the uplinks that have an endpoint and to those of the peer that live.
+federation file has all addresses, so that nothing is announced: the site that opens a connection
+opens its subflows, too, from uplinks with an endpoint to live uplinks of the peer.
 """
 
 from __future__ import annotations
@@ -13,40 +13,44 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 from fedsdn.config.model import Address, AddressPair, Uplink
-from fedsdn.mptcp.connection_info import open_pairs
+from fedsdn.mptcp.connection import open_pairs, token
+from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.requests import SubflowRequests
-from fedsdn.proxy.sockets import transport
+from fedsdn.proxy.sockets.readable import when_readable
 
 _LOG = logging.getLogger(__name__)
 
-ROUND_SECONDS = 2.0
-"""How often every connection is looked at, when nothing is told: a subflow may end by itself."""
+RETRY_SECONDS = 2.0
+"""Interval between a connection's requests for subflows, while it has one."""
 
 _REFUSALS = 3
 _REFUSED_SECONDS = 0.5
-"""A connection without a subflow is given up when new ones were refused so many times, with so many
-seconds between: longer than a round trip, shorter than the time-out of any other failure."""
+"""A connection without subflows is given up after so many refusals, at this interval: longer than a
+round trip, shorter than the time-out of any other failure."""
+
+_SETTLE_SECONDS = 0.1
+"""Delay after the end of a subflow. If the controller has ended it because its path is down, that
+state is about to be reported; and retransmissions need the processor first."""
 
 _AT_ONCE = 50
-"""After so many connections others get their turn."""
+"""Connections looked at before other tasks get their turn."""
 
 _IDENTIFIERS = 255
 """Address identifiers are an octet, and 0 is the address that a connection began with."""
 
 Paths = Sequence[tuple[Uplink, Uplink]]
-"""Pairs of an own uplink and one of a peer, the best first."""
+"""Pairs of a local and a remote uplink, the best first."""
 
 
 def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Uplink]]:
-    """Return the paths to open, so that each uplink that is on one of ``paths`` carries something.
+    """Return the paths to open, so that each uplink of ``paths`` has a subflow.
 
-    ``there`` are the addresses of the subflows that are open. A path that brings in an uplink of
-    both sites comes before two that bring in one each.
+    ``there`` are the addresses of the open subflows. One path with a new uplink at both ends is
+    preferred to two with a new uplink at one end each.
     """
     pairs = set(there)
     owns, others = set(), set()
@@ -68,8 +72,9 @@ def lacking(paths: Paths, there: Iterable[AddressPair]) -> list[tuple[Uplink, Up
 class Managed:
     """A connection that this site has opened. ``token`` is 0 if it is plain TCP.
 
-    ``give_up`` ends it. ``asked`` are the subflows that were asked for when it was looked at last;
-    ``refused`` is how many times in a row it then had none at all, nor got one.
+    ``give_up`` ends it. ``asked`` are the subflows requested at the last look, ``rests_until`` is
+    the earliest time of the next request. ``refused`` counts consecutive looks that found no
+    subflow and the last request refused; ``counted`` is the time of the last of them.
     """
 
     sock: socket.socket
@@ -77,15 +82,16 @@ class Managed:
     peer: str
     give_up: Callable[[], object]
     asked: frozenset[AddressPair] = frozenset()
+    rests_until: float = float("-inf")
     refused: int = 0
     counted: float = float("-inf")
-    look_again: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = None
 
     def has_lost_its_peer(self, there: Mapping[AddressPair, bool], now: float) -> bool:
-        """Whether the peer has the connection no more, by the subflows that are there.
+        """Whether the peer no longer has the connection, judging by the subflows ``there``.
 
-        It refuses new ones at once then. Those that get no answer are there for minutes, and those
-        to a neighbour who is away for three seconds, so they are not taken for refused.
+        Such a peer refuses new subflows at once. Unanswered ones stay for minutes, and ones to an
+        unresolved neighbour for three seconds, so they do not count as refused.
         """
         if any(there.values()) or not self.asked or self.asked & there.keys():
             self.refused = 0
@@ -96,10 +102,14 @@ class Managed:
 
 
 class PathManager:
-    """Gives connections their further subflows, and those anew that have ended."""
+    """Opens the further subflows of connections, and replaces those that have ended.
+
+    The kernel reports the connections that lost a subflow; others are looked at only after a change
+    of the paths.
+    """
 
     def __init__(self, paths: Callable[[str], Paths], port: Callable[[], int]) -> None:
-        """``paths`` are those to a peer that may be used now, ``port`` is where peers listen.
+        """``paths`` returns the usable paths to a peer, ``port`` the port on which peers listen.
 
         Raises:
             OSError: the kernel has no userspace path manager.
@@ -108,85 +118,142 @@ class PathManager:
         self._paths = paths
         self._port = port
         self._requests = SubflowRequests()
-        self._connections: set[Managed] = set()
+        try:
+            self._events = SubflowEvents()
+        except OSError:
+            self._requests.close()
+            raise
+        self._connections: dict[int, Managed] = {}
+        self._due: set[Managed] = set()
         self._identifiers: dict[Address, int] = {}
         self._news = asyncio.Event()
+        self._old_paths: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Let go of the kernel."""
+        """Close the netlink sockets."""
+        if self._old_paths is not None:
+            self._old_paths.cancel()
         self._requests.close()
+        self._events.close()
 
     def look(self) -> None:
-        """Look at all connections soon: there is news of the paths."""
+        """Look at all connections soon: the paths have changed."""
+        self._due.update(self._connections.values())
         self._news.set()
+
+    def look_in(self, seconds: float) -> None:
+        """Look at all connections then, when the paths' states are out of date.
+
+        A later call replaces an earlier one.
+        """
+        if self._old_paths is not None:
+            self._old_paths.cancel()
+        self._old_paths = asyncio.get_running_loop().call_later(seconds, self.look)
 
     @contextmanager
     def managing(
         self, sock: socket.socket, peer: str, give_up: Callable[[], object]
     ) -> Iterator[Managed]:
-        """Look after a connection to ``peer`` meanwhile; ``give_up`` if the peer has lost it."""
-        connection = Managed(sock, transport.token(sock), peer, give_up)
-        self._connections.add(connection)
+        """Manage a connection to ``peer`` during the block; ``give_up`` if the peer has lost it."""
+        connection = Managed(sock, token(sock), peer, give_up)
+        if not connection.token:
+            yield connection
+            return
+        self._connections[connection.token] = connection
+        self._schedule(connection, RETRY_SECONDS)  # unless the peer answers before, as it should
         try:
             yield connection
         finally:
-            self._connections.discard(connection)
-            if connection.look_again is not None:
-                connection.look_again.cancel()
+            self._connections.pop(connection.token, None)
+            self._due.discard(connection)
+            _cancel_timer(connection)
 
     async def run(self) -> None:
-        """Look after connections for ever."""
+        """Manage connections for ever. An exception in one of them gives up that one alone.
+
+        Raises:
+            ExceptionGroup: the kernel's events cannot be read any more.
+
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(when_readable(self._events.fileno(), self._take_events))
+            group.create_task(self._look_at_due())
+
+    async def _look_at_due(self) -> None:
         while True:
+            await self._news.wait()
             self._news.clear()
-            every = iter(list(self._connections))
-            while some := list(islice(every, _AT_ONCE)):
-                for connection in some:
-                    if connection in self._connections:
-                        self.join(connection)
+            while self._due:
+                for _ in range(min(_AT_ONCE, len(self._due))):
+                    self._join_or_give_up(self._due.pop())
                 await asyncio.sleep(0)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), ROUND_SECONDS)
+
+    def _join_or_give_up(self, connection: Managed) -> None:
+        try:
+            self.join(connection)
+        except Exception:
+            _LOG.exception("site %s: a connection is given up", connection.peer)
+            connection.give_up()
+
+    def _take_events(self) -> None:
+        tokens = self._events.ended()
+        if tokens is None:
+            self.look()
+            return
+        for connection in map(self._connections.get, tokens):
+            if connection is not None:
+                self._schedule(connection, _SETTLE_SECONDS)
+
+    def _schedule(self, connection: Managed, seconds: float) -> None:
+        """Look at a connection after ``seconds``, and not before its rest is over.
+
+        A look that is scheduled already stays as it is.
+        """
+        if connection.timer is None:
+            loop = asyncio.get_running_loop()
+            when = max(loop.time() + seconds, connection.rests_until)
+            connection.timer = loop.call_at(when, self._timer_expired, connection)
+
+    def _timer_expired(self, connection: Managed) -> None:
+        connection.timer = None
+        self._due.add(connection)
+        self._news.set()
 
     def join(self, connection: Managed) -> None:
-        """Open the subflows that a connection lacks, if it is far enough."""
+        """Request the subflows that a connection lacks; retry if it is not established yet."""
         if not connection.token:
             return
+        _cancel_timer(connection)
         there = open_pairs(connection.sock)
-        loop = asyncio.get_running_loop()
-        if connection.has_lost_its_peer(there, loop.time()):
+        now = asyncio.get_running_loop().time()
+        if connection.has_lost_its_peer(there, now):
             _LOG.info("site %s: a connection is given up: the peer has it no more", connection.peer)
             connection.give_up()
             return
-        asked = set()
-        for own, other in lacking(self._paths(connection.peer), there):
-            local, remote = own.address.ip, other.peer_address
-            with self._identified(local) as identifier:
-                self._requests.open_subflow(
-                    connection.token, local, identifier, remote, self._port()
-                )
-                asked.add((local, remote))
-        connection.asked = frozenset(asked)
-        if asked and not any(there.values()):
-            self._look_again(connection)
+        lacks = [
+            (own.address.ip, other.peer_address)
+            for own, other in lacking(self._paths(connection.peer), there)
+        ]
+        connection.asked = frozenset(pair for pair in lacks if self._open(connection.token, *pair))
+        has_none = not any(there.values())
+        if lacks:
+            connection.rests_until = now + (_REFUSED_SECONDS if has_none else RETRY_SECONDS)
+        if len(lacks) > len(connection.asked) or (lacks and has_none):
+            self._schedule(connection, 0.0)
 
-    def _look_again(self, connection: Managed) -> None:
-        """Look at a connection without subflows before its next turn."""
-
-        def look() -> None:
-            connection.look_again = None
-            if connection in self._connections:
-                self.join(connection)
-
-        if connection.look_again is None:
-            loop = asyncio.get_running_loop()
-            connection.look_again = loop.call_later(_REFUSED_SECONDS, look)
+    def _open(self, name: int, local: Address, remote: Address) -> bool:
+        """Request a subflow of a connection; False: the kernel refuses for now."""
+        with self._identified(local) as identifier:
+            self._requests.open_subflow(name, local, identifier, remote, self._port())
+            return True
+        return False
 
     def announce(self, sock: socket.socket, peer: str) -> None:
-        """Announce the other uplinks on a connection that another's proxy has opened.
+        """Announce the other uplinks on a connection that a foreign proxy has opened.
 
-        That proxy leaves it to the kernel to open subflows, which knows no federation file.
+        There the kernel opens the subflows, and it has no federation file.
         """
-        if name := transport.token(sock):
+        if name := token(sock):
             used = {local for local, _ in open_pairs(sock)}
             paths = self._paths(peer)
             others = {own.address.ip for own, _ in paths if own.public is None} - used
@@ -196,9 +263,15 @@ class PathManager:
 
     @contextmanager
     def _identified(self, local: Address) -> Iterator[int]:
-        """Ask the kernel for something that needs the address identifier of ``local``."""
+        """Provide the address identifier of ``local`` for a request; a refusal is logged."""
         try:
             yield self._identifiers.setdefault(local, len(self._identifiers) % _IDENTIFIERS + 1)
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 _LOG.debug("no subflow from %s: %s", local, error.strerror)
+
+
+def _cancel_timer(connection: Managed) -> None:
+    if connection.timer is not None:
+        connection.timer.cancel()
+        connection.timer = None

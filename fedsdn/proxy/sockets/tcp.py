@@ -25,6 +25,9 @@ BACKLOG = 4096
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 """include/uapi/asm-generic/socket.h: buffers that the host's ``wmem_max`` does not limit."""
 
+IP_BIND_ADDRESS_NO_PORT = 24
+"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
+
 _LINGER = struct.Struct("ii")
 _INT = struct.Struct("i")
 _DISCONNECTED = struct.pack("H14x", socket.AF_UNSPEC)

@@ -1,6 +1,6 @@
 """Plain TCP sockets with other hosts' addresses, towards the VMs.
 
-Not MPTCP: it does not take the socket options that TPROXY and foreign addresses need.
+MPTCP sockets refuse the options that TPROXY and foreign addresses need.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
 """include/uapi/linux/in.h and in6.h; Python does not have the names."""
 
-_IP_BIND_ADDRESS_NO_PORT = 24
-"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
-
 ANY_PORT = 0
 
 CONNECT_SECONDS = 20.0
-"""How long a VM may take to answer: five SYNs, at 0, 1, 3, 7 and 15 s."""
+"""Time-out for a VM's answer: five SYNs, at 0, 1, 3, 7 and 15 s."""
 
 BUFFER_BYTES = 1 << 17
-"""Send and receive buffer towards a VM: what a link of 5 Gbit/s and 0.2 ms holds. A VM that does
-not read, or that sends to one, takes no more of the host's memory (the kernel counts it twice)."""
+"""Send and receive buffer towards a VM: the bandwidth-delay product of 5 Gbit/s and 0.2 ms. Per
+connection a VM takes no more of the host's memory, even if nobody reads (the kernel doubles it)."""
 
 _UNSENT_BYTES = 1 << 16
-"""What may wait in the kernel to be sent to a VM (``TCP_NOTSENT_LOWAT``, tcp(7))."""
+"""Limit of unsent data towards a VM (``TCP_NOTSENT_LOWAT``, tcp(7))."""
 
 REUSE_SECONDS = 3.0
-"""How long the end of a connection may be known to its client before it is to us."""
+"""How much earlier than we a client may see the end of its connection."""
 
 _RETRY_SECONDS = 0.05
 
 
 def listen(port: int, mark: SocketMark) -> socket.socket:
-    """Listen for connections to foreign addresses that TPROXY hands to ``port``.
+    """Listen for connections to foreign addresses, which TPROXY redirects to ``port``.
 
     Accepted sockets inherit the mark and what ``tcp.prepare`` sets.
 
@@ -63,10 +60,10 @@ async def connect_as(
     mark: SocketMark,
     reuse_seconds: float = REUSE_SECONDS,
 ) -> socket.socket:
-    """Connect to ``destination`` from the client's own address and port, be it ``ANY_PORT``.
+    """Connect to ``destination`` from the client's own address and port, or ``ANY_PORT``.
 
-    Waits so long if the client's last connection between the two has not quite ended: the client
-    may know of that end before us, and use its port again at once.
+    Waits up to ``reuse_seconds`` for the end of the client's last connection between the two: the
+    client may see that end before us, and reuse its port at once.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers, ``EADDRNOTAVAIL`` when
@@ -92,7 +89,7 @@ async def connect_as(
 
 
 async def connect(sock: socket.socket, destination: SocketAddress) -> None:
-    """Connect a socket that ``bound`` made.
+    """Connect a socket made by ``bound``.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
@@ -106,10 +103,9 @@ async def connect(sock: socket.socket, destination: SocketAddress) -> None:
 
 
 def bound(own: SocketAddress, mark: SocketMark, *, alone: bool = False) -> socket.socket:
-    """Make a socket that has any host's address as its own.
+    """Make a socket bound to any host's address.
 
-    With ``alone`` no other socket has the same port of that address for as long as this one lives,
-    but those in TIME_WAIT.
+    With ``alone`` it is the only socket on that address and port, apart from those in TIME_WAIT.
 
     Raises:
         OSError: the process lacks CAP_NET_ADMIN, or the port is taken (``EADDRINUSE``).
@@ -119,7 +115,7 @@ def bound(own: SocketAddress, mark: SocketMark, *, alone: bool = False) -> socke
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(not alone))
         # Any port is chosen when the destination is known: it may be in use towards another one.
-        sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.setsockopt(socket.SOL_IP, tcp.IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((tcp.mapped(own.address), own.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(not alone))
     except OSError:

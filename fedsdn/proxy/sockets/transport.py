@@ -1,4 +1,4 @@
-"""Connections between sites: the only place where they are made.
+"""Makes the connections between sites, and is the only module that does.
 
 They are Multipath TCP (RFC 8684) on dual-stack sockets, because a socket of one family cannot
 have subflows of the other.
@@ -9,55 +9,29 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum, auto
 
 from fedsdn.config.model import Uplink
 from fedsdn.proxy.sockets import tcp
 
-IPPROTO_MPTCP = socket.IPPROTO_MPTCP
-
-_SO_PROTOCOL = 38
-"""include/uapi/asm-generic/socket.h; Python has no name for it."""
-
-_SOL_MPTCP = 284
-_MPTCP_INFO = 1
-_INFO_BYTES = 256
-_INFO_FLAGS_TOKEN = struct.Struct("=8xII")
-_FLAG_FALLBACK = 0x1
-"""``mptcpi_flags``, ``mptcpi_token`` and ``MPTCP_INFO_FLAG_FALLBACK`` of linux/mptcp.h."""
-
-_IP_BIND_ADDRESS_NO_PORT = 24
-"""include/uapi/linux/in.h; Python has the name from 3.12 on."""
-
 HEAD_START_SECONDS = 0.25
-"""How long a path has for itself before the next one is tried as well (RFC 8305, section 5)."""
+"""Delay before the next path is tried as well (RFC 8305, section 5)."""
 
 CHECK_SECONDS = 60
-"""How long a connection may be idle before the peer is asked whether it still has it."""
+"""Idle time before the peer is probed (TCP keepalive)."""
 
 _UNANSWERED_CHECKS = 120
-"""How many of these may stay unanswered: two hours, as tcp(7) has it. An uplink may be away."""
+"""Unanswered probes before the connection is dropped: two hours, as in tcp(7). An uplink may be
+away."""
 
 FIRST_SEGMENT_BYTES = 1100
-"""What fits into one segment wherever IPv6 does (RFC 8200, section 5), beside all options. A
-connection falls back to TCP if a later segment arrives before the first, which has the keys in it
-(RFC 8684, section 3.1): so this is all that may be sent until the peer has answered."""
+"""Payload of one segment at the minimum MTU of IPv6 (RFC 8200, section 5), with all options. A
+connection falls back to TCP if a later segment overtakes the first, which carries the keys (RFC
+8684, section 3.1): so no more may be sent before the peer's answer."""
 
 ATTEMPT_SECONDS = 15.0
-"""How long a peer may take to answer on all paths together."""
-
-
-class Carrier(Enum):
-    """What carries a connection between sites."""
-
-    MPTCP = auto()
-    FALLEN_BACK = auto()
-    """TCP under a socket that was to be Multipath TCP (RFC 8684, section 3.7)."""
-    TCP = auto()
-    """TCP from the start, with a TCP socket."""
+"""Time-out for a peer's answer, on all paths together."""
 
 
 def listen(port: int) -> socket.socket:
@@ -80,10 +54,10 @@ def listen(port: int) -> socket.socket:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Set what every connection between sites has.
+    """Set the options of every connection between sites.
 
-    A peer's reset is sent once, and may be lost: when a crowd of connections is reset, a queue on
-    the way may be too short for it. Whoever is idle would wait for such a peer for hours.
+    A peer's reset is sent once, and may be lost: the resets of many connections may overflow a
+    queue on the way. Without keepalive an idle connection would outlive its peer for hours.
 
     Raises:
         OSError: the connection is gone.
@@ -96,7 +70,7 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _UNANSWERED_CHECKS)
 
 
-def _socket(protocol: int = IPPROTO_MPTCP) -> socket.socket:
+def _socket(protocol: int = socket.IPPROTO_MPTCP) -> socket.socket:
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocol)
     try:
         sock.setblocking(False)
@@ -109,7 +83,7 @@ def _socket(protocol: int = IPPROTO_MPTCP) -> socket.socket:
 
 
 async def connect(
-    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = IPPROTO_MPTCP
+    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = socket.IPPROTO_MPTCP
 ) -> socket.socket:
     """Connect to a peer over the first of ``paths`` that answers.
 
@@ -163,7 +137,7 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -
     try:
         # The port is chosen when the peer is known: it may be in use towards another one.
         with suppress(OSError):  # before Linux 6.9
-            sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.setsockopt(socket.SOL_IP, tcp.IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((tcp.mapped(own.address.ip), 0))
         await tcp.connect(sock, (tcp.mapped(other.peer_address), port))
     except BaseException:
@@ -172,31 +146,6 @@ async def _connect_over(path: tuple[Uplink, Uplink], port: int, protocol: int) -
     return sock
 
 
-def carrier(sock: socket.socket) -> Carrier:
-    """Say what carries a connection now: it may fall back to TCP after it has begun."""
-    flags, _ = _info(sock)
-    if not flags & _FLAG_FALLBACK:
-        return Carrier.MPTCP
-    plain = sock.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) == socket.IPPROTO_TCP
-    return Carrier.TCP if plain else Carrier.FALLEN_BACK
-
-
 def fallen_back() -> OSError:
-    """Make the error of a connection that is not used because it has fallen back to TCP."""
+    """Make the error for a connection that is refused because it has fallen back to TCP."""
     return OSError(errno.EPROTONOSUPPORT, "Multipath TCP has fallen back to TCP")
-
-
-def token(sock: socket.socket) -> int:
-    """Name of a connection in this namespace; 0 if it is plain TCP, or has ended."""
-    flags, name = _info(sock)
-    return 0 if flags & _FLAG_FALLBACK else name
-
-
-def _info(sock: socket.socket) -> tuple[int, int]:
-    """Return flags and token. A socket that has fallen back altogether has no such option."""
-    try:
-        info = sock.getsockopt(_SOL_MPTCP, _MPTCP_INFO, _INFO_BYTES)
-    except OSError:
-        return _FLAG_FALLBACK, 0
-    flags, name = _INFO_FLAGS_TOKEN.unpack_from(info)
-    return int(flags), int(name)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
+from fedsdn.mptcp.connection import Carrier, carrier, token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
@@ -200,7 +201,7 @@ class Server:
     ) -> None:
         if peer.proxy == "socks5":
             self._path_manager.announce(far, peer.name)
-            if transport.carrier(far) is transport.Carrier.TCP:
+            if carrier(far) is Carrier.TCP:
                 self._statistics.fell_back(peer)
         with (
             self._report.carried(
@@ -209,7 +210,7 @@ class Server:
                 request.client,
                 request.destination,
                 self._shown(near, request, peer),
-                transport.token(far),
+                token(far),
             ) as connection,
             self._relays.between(near, far, peer, connection, sends=_is_ours(near)) as relay,
         ):

@@ -1,0 +1,260 @@
+"""Whether a path carries packets: its state from the probes that came, without sockets or clock.
+
+The terms are those of BFD (RFC 5880). A path is down when the detection time expires without a
+probe, or when the peer reports it down (diagnostics 1 and 3 of section 4.1: "Control Detection Time
+Expired", "Neighbor Signaled Session Down")::
+
+          not down                                      down
+      +------------+  detection time, own port down  +------------+
+      |     UP     | ------------------------------> |  DETECTED  |
+      |    |  ^    | <------------------------------ |    |  ^    |
+      |   1|  |2   |  hold time over                 |   3|  |4   |
+      |    v  |    |  the peer reports the path      |    v  |    |
+      |  UNKNOWN   | ------------------------------> |  REPORTED  |
+      +------------+ <------------------------------ +------------+
+                      report withdrawn
+      1 silence on every path       3 hold time over, and the peer reports the path
+      2 probes are answered         4 detection time, own port down, or silence on every path
+
+Unlike a BFD session, a path that recovers is held down for the hold time, which doubles with every
+recent loss (damping). A path is not blamed for a silence on every path: it is unknown then, and
+one that was down stays so for ``PATIENCE`` detection times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from fedsdn.config.model import Probes
+from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.status import PathState
+
+_LOSS_WINDOW = 64
+"""Loss is measured over so many probes."""
+
+_RTT_SMOOTHING = 1 / 8
+"""Weight of a new sample (RFC 6298, section 2)."""
+
+_FLAP_WINDOW = 10.0
+"""Losses within the last so many seconds lengthen the hold time."""
+
+_MAX_HOLD = 5.0
+
+PATIENCE = 10
+"""A path that is down stays so for this many detection times after its peer has gone silent."""
+
+_NEVER = float("-inf")
+
+
+class Verdict(Enum):
+    """What can be said about a path at a moment."""
+
+    GOOD = auto()
+    BAD = auto()
+    UNPROBED = auto()
+    """No probes are sent: nothing is known against it, and nothing will be."""
+    SILENT = auto()
+    """The peer is silent on every path: its application may have ended."""
+
+
+Finding = tuple[Verdict, str]
+"""A verdict, and the reason in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """The probes received over one path, and what they measure. Times are seconds of one clock.
+
+    ``opened`` is since when probes are expected, ``newest`` the epoch and number of the newest
+    probe, ``heard`` when it came. ``confirmed`` is when the peer received our latest acknowledged
+    probe. ``rtt`` is the smoothed round-trip time in seconds.
+    """
+
+    opened: float
+    newest: tuple[int, int] = (0, 0)
+    heard: float | None = None
+    confirmed: float | None = None
+    rtt: float | None = None
+    received: int = 0
+    """A bit for each of the last probes, the newest lowest: 1 if it came."""
+    expected: int = 0
+
+    def take(self, probe: Probe, now: float, sent: float | None) -> Reception:
+        """Count a probe in; ``sent`` is when the probe of ours left that it acknowledges, if known.
+
+        Returns this very object if the probe is a duplicate: not newer than the last.
+        """
+        newest = (probe.epoch, probe.number)
+        if newest <= self.newest:
+            return self
+        received = expected = 1
+        if probe.epoch == self.newest[0]:
+            gap = min(probe.number - self.newest[1], _LOSS_WINDOW)
+            received = (self.received << gap | 1) & ((1 << _LOSS_WINDOW) - 1)
+            expected = min(self.expected + gap, _LOSS_WINDOW)
+        confirmed, rtt = self.confirmed, self.rtt
+        if sent is not None:
+            confirmed = now - probe.heard_ago / 1e6
+            sample = confirmed - sent
+            rtt = sample if rtt is None else rtt + _RTT_SMOOTHING * (sample - rtt)
+        return Reception(self.opened, newest, now, confirmed, rtt, received, expected)
+
+    def restart(self, now: float) -> Reception:
+        """Expect probes anew, after the port was down; old ones stay refused."""
+        return Reception(opened=now, newest=self.newest)
+
+    @property
+    def loss(self) -> float | None:
+        """Part of the peer's last probes that did not come, 0 to 1; None before the first."""
+        return 1 - self.received.bit_count() / self.expected if self.expected else None
+
+    @property
+    def last_heard(self) -> float:
+        """When the newest probe came, or since when the first is expected."""
+        return self.opened if self.heard is None else self.heard
+
+    @property
+    def last_confirmed(self) -> float:
+        """When the peer received our latest acknowledged probe, or since when that is expected."""
+        return self.opened if self.confirmed is None else self.confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """When a peer was last heard, and last heard us, on whichever path."""
+
+    heard: float = _NEVER
+    confirmed: float = _NEVER
+    """When the peer received our latest acknowledged probe."""
+    appeared: float = _NEVER
+    """When its probes began to come, after a start of its application or a silence."""
+
+    def take(self, path: Reception, now: float, probes: Probes, *, restarted: bool) -> Contact:
+        """Count in a probe that ``path`` has received, perhaps of an application just started."""
+        appears = restarted or not self.speaks(now, probes)
+        return Contact(
+            heard=now,
+            confirmed=max(self.confirmed, path.confirmed or self.confirmed),
+            appeared=now if appears else self.appeared,
+        )
+
+    def speaks(self, now: float, probes: Probes) -> bool:
+        """Whether the peer was heard within the detection time: what it said last still holds."""
+        return now - self.heard < probes.detection
+
+
+def judge_probes(
+    path: Reception, peer: str, contact: Contact, now: float, probes: Probes
+) -> Finding:
+    """Judge a path by its own probes and those on the peer's other paths.
+
+    A path is blamed only if another one was heard, or confirmed, clearly later. Otherwise the peer
+    is silent, or this process was not scheduled for a while.
+    """
+    detection = probes.detection
+    clearly = detection - 1.5 * probes.interval
+    silence = f"{detection * 1000:.0f} ms"
+    heard = max(contact.appeared, path.last_heard)
+    if now - heard >= detection:
+        if contact.heard - heard > clearly:
+            return Verdict.BAD, f"no probe received for {silence}"
+        return Verdict.SILENT, f"{peer} is silent on every path"
+    confirmed = max(contact.appeared, path.last_confirmed)
+    # The last acknowledgement counts as current until the next probe is late.
+    current = now if now - heard < 1.5 * probes.interval else heard
+    if current - confirmed >= detection:
+        if contact.confirmed - confirmed > clearly:
+            return Verdict.BAD, f"{peer} received no probe for {silence}"
+        return Verdict.SILENT, f"{peer} receives no probe on any path"
+    # A peer that has only just appeared may still be silent on this path.
+    oldest = min(path.heard or _NEVER, path.confirmed or _NEVER)
+    if current - oldest >= detection:
+        return Verdict.SILENT, "no probe has been answered yet"
+    return Verdict.GOOD, "probes come and are answered"
+
+
+class Condition(Enum):
+    """A path's state, and if it is down, who detected that."""
+
+    UNKNOWN = auto()
+    UP = auto()
+    DETECTED = auto()
+    """Down by a verdict of ours, which we report to the peer."""
+    REPORTED = auto()
+    """Down by the peer's report alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """A path's condition, since when and why, and its damping."""
+
+    since: float
+    condition: Condition = Condition.UNKNOWN
+    why: str = "no probe has come yet"
+    good_since: float | None = None
+    """When probes were answered again on a path that is held down."""
+    losses: tuple[float, ...] = ()
+    recovered: float = _NEVER
+    """When it was last no longer down."""
+
+    @property
+    def state(self) -> PathState:
+        """What others are told."""
+        if self.is_down:
+            return PathState.DOWN
+        return PathState.UP if self.condition is Condition.UP else PathState.UNKNOWN
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is down, whoever detected that."""
+        return self.condition in (Condition.DETECTED, Condition.REPORTED)
+
+    def judge(
+        self, finding: Finding, report: str | None, path: Reception, now: float, probes: Probes
+    ) -> Liveness:
+        """Follow our finding, and the peer's ``report`` against the path, None if there is none."""
+        verdict, why = finding
+        if verdict is Verdict.BAD:
+            return replace(self._become(Condition.DETECTED, why, now), good_since=None)
+        if self._is_held(verdict, path, now, probes):
+            return replace(
+                self,
+                condition=Condition.DETECTED if report is None else self.condition,
+                good_since=None if verdict is Verdict.SILENT else self._good_since(now),
+            )
+        if report is not None:
+            return self._become(Condition.REPORTED, report, now)
+        good = verdict is Verdict.GOOD
+        return self._become(Condition.UP if good else Condition.UNKNOWN, why, now)
+
+    def _is_held(self, verdict: Verdict, path: Reception, now: float, probes: Probes) -> bool:
+        """Whether a path that is down stays so after the verdict against it has ended.
+
+        The peer holds a path that is down by its report alone.
+        """
+        if verdict is Verdict.SILENT:
+            quiet = now - max(self.since, path.opened, path.last_heard)
+            return self.is_down and quiet < PATIENCE * probes.detection
+        return self.condition is Condition.DETECTED and self.held_until(now, probes) > now
+
+    def _good_since(self, now: float) -> float:
+        return now if self.good_since is None else self.good_since
+
+    def held_until(self, now: float, probes: Probes) -> float:
+        """When the hold time of a recovering path ends, if nothing else happens."""
+        recent = sum(now - loss < _FLAP_WINDOW for loss in self.losses)
+        hold: float = probes.hold * 2 ** max(0, recent - 1)
+        return self._good_since(now) + min(hold, _MAX_HOLD)
+
+    def _become(self, condition: Condition, why: str, now: float) -> Liveness:
+        if condition is self.condition and why == self.why:
+            return self
+        after = replace(self, condition=condition, why=why)
+        if after.state is self.state:
+            return after
+        if not after.is_down:
+            recovered = now if self.is_down else self.recovered
+            return replace(after, since=now, recovered=recovered, good_since=None)
+        recent = tuple(loss for loss in self.losses if now - loss < _FLAP_WINDOW)
+        return replace(after, since=now, losses=(*recent, now))
