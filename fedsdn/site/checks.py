@@ -12,7 +12,7 @@ from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.commands import check_switch
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import network, ovs, record
+from fedsdn.site import links, ovs, record
 from fedsdn.site.ovs import Database, TableMiss
 from fedsdn.site.plan import port_names
 
@@ -125,8 +125,8 @@ def _check_names(site: Site, there: Database) -> None:
             f"network namespace {PROXY_NAMESPACE} is already there and was not made by "
             f"'fedsdn site up': run 'ip netns delete {PROXY_NAMESPACE}' if nobody needs it"
         )
-    host = network.host_links()
-    inside = network.namespace_links(PROXY_NAMESPACE)
+    host = links.host_links()
+    inside = links.namespace_links(PROXY_NAMESPACE)
     for name in port_names(site):
         port = there.ports.get(name)
         if port is not None and port.owner is None:
@@ -135,8 +135,8 @@ def _check_names(site: Site, there: Database) -> None:
                 f"'fedsdn site up': remove it with 'ovs-vsctl del-port {name}'"
             )
         link = host.get(name)
-        ours = port is not None or network.is_pair(link, inside.get(name))
-        if link is not None and not (ours and network.is_veth(link)):
+        ours = port is not None or links.is_pair(link, inside.get(name))
+        if link is not None and not (ours and links.is_veth(link)):
             raise FedsdnError(
                 f"interface {name} is already there and was not made by 'fedsdn site up': "
                 "rename it, or delete it with 'ip link delete'"

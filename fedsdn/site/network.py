@@ -1,40 +1,88 @@
-"""Links, addresses, routes and rules of the proxy's namespace, read and changed by netlink.
+"""Links, addresses, routes, rules and neighbours of the proxy's namespace: read, and made so.
 
 Everything is read into the values of the plan, so that what is there and what is wanted compare;
 only the difference is changed. What the kernel makes by itself (link-local addresses, its routes)
-is left alone.
+is left alone. The namespace is fedsdn's: what anybody else put into it is shown, and removed.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import socket
+import struct
 from collections.abc import Iterable
 from contextlib import ExitStack
-from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pyroute2 import IPRoute
-from pyroute2.ethtool import Ethtool
-from pyroute2.netlink import nlmsg
+from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    nlmsg,
+)
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE, RTM_NEWRULE
 
 from fedsdn import namespace
 from fedsdn.config.model import Family
-from fedsdn.site.plan import InterfaceAddress, Route, RouteKind, Rule, Veth
+from fedsdn.errors import FedsdnError
+from fedsdn.site import entries, links
+from fedsdn.site.entries import Foreign
+from fedsdn.site.plan import InterfaceAddress, Route, Rule, Veth
 
-_AF: dict[Family, int] = {4: 2, 6: 10}
-_FAMILY: dict[int, Family] = {2: 4, 10: 6}
-_ROUTE_KINDS = {1: RouteKind.UNICAST, 2: RouteKind.LOCAL, 7: RouteKind.UNREACHABLE}
-_SCOPE_LINK = 253
-_BY_KERNEL = 2  # RTPROT_KERNEL and, for rules, the same number
-_LOCAL_RT_TABLE = 255
+_AF: dict[Family, int] = {family: number for number, family in entries.FAMILY.items()}
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
-_UP, _NO_ARP = 0x1, 0x80
 _ON_LINK = 0x4
-_LEARNT = 0x200  # RTM_F_CLONED: an exception to a route, as for a peer behind a smaller MTU
-_CHECKSUM = "tx-checksum-ip-generic"
-_SEGMENTATION = ("tx-tcp-segmentation", "tx-tcp6-segmentation")
+_ROUNDS = 3
+
+_HEADER = struct.Struct("=IHHII")
+"""Length, type, flags, number and port of a netlink message (netlink(7))."""
+_ERROR = struct.Struct("=i")
+_GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
+
+Thing = TypeVar("Thing")
+
+
+class _Present(Generic[Thing]):
+    """Entries of a kind that are there, and the request to remove each."""
+
+    def __init__(self, removal: int) -> None:
+        self._removal = removal
+        self._found: list[tuple[Thing | Foreign, bytes]] = []
+        self._by_kernel: list[bytes] = []
+
+    def add(self, thing: Thing | Foreign | None, message: nlmsg) -> None:
+        """Take what a message was read as; what is None is the kernel's own."""
+        length = message["header"]["length"]
+        listed = bytes(message.data[message.offset + _HEADER.size : message.offset + length])
+        if thing is None:
+            self._by_kernel.append(listed)
+        else:
+            self._found.append((thing, _message(self._removal, listed)))
+
+    def things(self) -> set[Thing | Foreign]:
+        """Return all of them but for the kernel's own."""
+        return {thing for thing, _ in self._found}
+
+    def removals(self, wanted: set[Thing]) -> list[bytes]:
+        """Return the requests to remove what is not wanted."""
+        return [request for thing, request in self._found if thing not in wanted]
+
+    def lost(self, now: _Present[Thing], addition: int) -> list[bytes]:
+        """Return the requests to put back those of the kernel's own that are not there ``now``."""
+        gone = (one for one in self._by_kernel if one not in now._by_kernel)
+        return [_message(addition, one, NLM_F_CREATE | NLM_F_EXCL) for one in gone]
+
+
+def _message(kind: int, listed: bytes, flags: int = 0) -> bytes:
+    """Turn what the kernel listed into a request about exactly that."""
+    length = _HEADER.size + len(listed)
+    return _HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + listed
 
 
 class Network:
@@ -53,57 +101,82 @@ class Network:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _send(self, requests: list[bytes]) -> None:
+        if requests:
+            namespace.inside(self.name, lambda: _send_all(requests))
+
     # Links
 
-    def veths(self) -> set[Veth]:
-        """Return the wires whose two ends have the same name, are up and are set alike."""
-        host = links(self._host)
-        found = set()
-        for name, inner in links(self._inside).items():
+    def veths(self) -> set[Veth | Foreign]:
+        """Return the wires whose two ends have the same name, are up and are set alike.
+
+        What is no such wire is foreign, but for an end of a wire that is not set as it should be.
+        """
+        host = links.links(self._host)
+        found: set[Veth | Foreign] = set()
+        for name, inner in links.made_by_somebody(links.links(self._inside)).items():
             outer = host.get(name)
-            if outer is None or not is_pair(outer, inner) or not _set_alike(outer, inner):
-                continue
-            offload = self._offload(name)
-            if offload is not None:
-                mac, mtu = inner.get_attr("IFLA_ADDRESS"), inner.get_attr("IFLA_MTU")
-                found.add(Veth(name, mac, mtu, *offload))
+            if outer is None or not links.is_pair(outer, inner):
+                found.add(Foreign(f"{name} ({links.kind(inner)})"))
+            elif links.set_alike(outer, inner):
+                offload = self._offload(name)
+                if offload is not None:
+                    mac, mtu = inner.get_attr("IFLA_ADDRESS"), inner.get_attr("IFLA_MTU")
+                    found.add(Veth(name, mac, mtu, *offload))
         return found
 
     def apply_veths(self, wanted: Iterable[Veth]) -> bool:
-        """Make the wires exactly the wanted ones; say whether anything had to change."""
+        """Make the wires exactly the wanted ones; say whether anything had to change.
+
+        Raises:
+            FedsdnError: somebody put hardware into the namespace.
+
+        """
         target = set(wanted)
         there = self.veths()
         names = {veth.name for veth in target}
-        for name, link in links(self._inside).items():
-            if name not in names and name != "lo":
-                self._inside.link("del", index=link["index"])
+        for name, link in links.made_by_somebody(links.links(self._inside)).items():
+            if name not in names:
+                self._delete_inside(name, link)
         missing = target - there
         for veth in sorted(missing, key=str):
             self._make(veth)
         self._inside.link("set", index=_index(self._inside, "lo"), state="up")
         return bool(missing or there - target)
 
+    def _delete_inside(self, name: str, link: nlmsg) -> None:
+        try:
+            links.delete_link(self._inside, name)
+        except NetlinkError as error:
+            raise FedsdnError(
+                f"interface {name} ({links.kind(link)}) in network namespace {self.name} is not "
+                f"fedsdn's and cannot be deleted ({os.strerror(error.code)}): take it out, "
+                f"'ip -n {self.name} link set {name} netns 1'"
+            ) from error
+
     def to_be_made_anew(self, wanted: Iterable[Veth]) -> set[str]:
         """Find the wires of which an end is missing or has another MAC."""
-        outer, inner = links(self._host), links(self._inside)
+        outer, inner = links.links(self._host), links.links(self._inside)
         return {
             veth.name
             for veth in wanted
-            if not is_pair(outer.get(veth.name), inner.get(veth.name))
+            if not links.is_pair(outer.get(veth.name), inner.get(veth.name))
             or inner[veth.name].get_attr("IFLA_ADDRESS") != veth.mac
         }
 
     def _make(self, veth: Veth) -> None:
         if self.to_be_made_anew([veth]):
-            delete_link(self._inside, veth.name)
-            delete_link(self._host, veth.name)
+            inner = links.links(self._inside).get(veth.name)
+            if inner is not None:
+                self._delete_inside(veth.name, inner)
+            links.delete_link(self._host, veth.name)
             self._create(veth)
         for netlink in (self._host, self._inside):
             netlink.link("set", index=_index(netlink, veth.name), mtu=veth.mtu)
         self._set_offload(veth)
-        quiet_host_end(veth.name)
+        links.quiet_host_end(veth.name)
         self._host.link("set", index=_index(self._host, veth.name), arp=False, state="up")
-        self._inside.link("set", index=_index(self._inside, veth.name), state="up")
+        self._inside.link("set", index=_index(self._inside, veth.name), arp=True, state="up")
 
     def _create(self, veth: Veth) -> None:
         with (Path("/run/netns") / self.name).open("rb") as target:
@@ -112,62 +185,56 @@ class Network:
 
     def _offload(self, name: str) -> tuple[bool, bool] | None:
         """Whether both ends leave checksums and segmentation to the other; None if unlike."""
-        outer = _offload(name)
-        inner = namespace.inside(self.name, lambda: _offload(name))
+        outer = links.offload(name)
+        inner = namespace.inside(self.name, lambda: links.offload(name))
         return outer if outer == inner else None
 
     def _set_offload(self, veth: Veth) -> None:
-        def change() -> None:
-            _set_offload(veth)
-
-        change()
-        namespace.inside(self.name, change)
+        links.set_offload(veth)
+        namespace.inside(self.name, lambda: links.set_offload(veth))
 
     # Addresses
 
-    def addresses(self) -> set[InterfaceAddress]:
-        """Return the addresses inside, but for the loopback's and link-local ones."""
-        names = _names(self._inside)
-        return {
-            InterfaceAddress(
-                names[message["index"]],
-                ip_interface(f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"),
-            )
-            for message in self._inside.get_addr()
-            if names[message["index"]] != "lo" and message["scope"] != _SCOPE_LINK
-        }
+    def addresses(self) -> set[InterfaceAddress | Foreign]:
+        """Return the addresses inside that the kernel did not give by itself."""
+        return self._addresses().things()
+
+    def _addresses(self) -> _Present[InterfaceAddress]:
+        names = self._names()
+        present = _Present[InterfaceAddress](RTM_DELADDR)
+        for message in self._inside.get_addr():
+            present.add(entries.address(message, names), message)
+        return present
 
     def apply_addresses(self, wanted: Iterable[InterfaceAddress]) -> bool:
         """Make the addresses exactly the wanted ones; say whether anything had to change."""
-        target, there = set(wanted), self.addresses()
-        for entry in there - target:
-            self._inside.addr("del", **self._address(entry))
-        for entry in target - there:
+        target = set(wanted)
+        before = self._addresses()
+        self._send(before.removals(target))
+        for entry in target - self.addresses():  # the kernel takes an address's secondaries along
             flags = _NO_PREFIX_ROUTE | (_NO_DAD if entry.address.version == 6 else 0)
-            self._inside.addr("add", **self._address(entry), flags=flags)
-        return target != there
-
-    def _address(self, entry: InterfaceAddress) -> dict[str, Any]:
-        return {
-            "index": _index(self._inside, entry.interface),
-            "address": str(entry.address.ip),
-            "prefixlen": entry.address.network.prefixlen,
-        }
+            self._inside.addr(
+                "add",
+                index=_index(self._inside, entry.interface),
+                address=str(entry.address.ip),
+                prefixlen=entry.address.network.prefixlen,
+                flags=flags,
+            )
+        return target != before.things()
 
     # Routes
 
-    def routes(self) -> set[Route]:
+    def routes(self) -> set[Route | Foreign]:
         """Return the routes inside that the kernel did not make by itself."""
-        names = _names(self._inside)
-        return {
-            _route(message, names)
-            for family in _AF.values()
-            for message in self._inside.get_routes(family=family)
-            if message["proto"] != _BY_KERNEL
-            and not message["flags"] & _LEARNT
-            and message.get_attr("RTA_TABLE") != _LOCAL_RT_TABLE
-            and message["type"] in _ROUTE_KINDS
-        }
+        return self._routes().things()
+
+    def _routes(self) -> _Present[Route]:
+        names = self._names()
+        present = _Present[Route](RTM_DELROUTE)
+        for family in _AF.values():
+            for message in self._inside.get_routes(family=family):
+                present.add(entries.route(message, names), message)
+        return present
 
     def apply_routes(self, wanted: Iterable[Route]) -> bool:
         """Make the routes exactly the wanted ones; say whether anything had to change.
@@ -177,8 +244,7 @@ class Network:
         target, there = set(wanted), self.routes()
         for route in target - there:
             self._inside.route("replace", **self._request(route))
-        for route in self.routes() - target:
-            self._inside.route("del", **self._request(route))
+        self._send(self._routes().removals(target))
         return target != there
 
     def _request(self, route: Route) -> dict[str, Any]:
@@ -190,8 +256,8 @@ class Network:
         }
         if route.interface is not None:
             request["oif"] = _index(self._inside, route.interface)
-            if route.destination.version == 4:
-                request["scope"] = _scope(route)
+        if route.destination.version == 4:
+            request["scope"] = entries.scope(route)
         if route.gateway is not None:
             # The gateway's network is a route of the uplink's table only: no lookup would find it.
             request |= {"gateway": str(route.gateway), "flags": _ON_LINK}
@@ -201,156 +267,59 @@ class Network:
 
     # Rules
 
-    def rules(self) -> set[Rule]:
+    def rules(self) -> set[Rule | Foreign]:
         """Return the routing rules inside that the kernel did not make by itself."""
-        return {
-            _rule(message)
-            for family in _AF.values()
-            for message in self._inside.get_rules(family=family)
-            if message.get_attr("FRA_PROTOCOL") != _BY_KERNEL
-        }
+        return self._rules().things()
+
+    def _rules(self) -> _Present[Rule]:
+        present = _Present[Rule](RTM_DELRULE)
+        for family in _AF.values():
+            for message in self._inside.get_rules(family=family):
+                present.add(entries.rule(message), message)
+        return present
 
     def apply_rules(self, wanted: Iterable[Rule]) -> bool:
         """Make the rules exactly the wanted ones; say whether anything had to change."""
-        target, there = set(wanted), self.rules()
-        for rule in target - there:
-            self._inside.rule("add", **_rule_request(rule))
-        for rule in there - target:
-            self._inside.rule("del", **_rule_request(rule))
-        return target != there
+        target = set(wanted)
+        before = self._rules()
+        for _ in range(_ROUNDS):
+            present = self._rules()
+            for rule in target - present.things():
+                self._inside.rule("add", **_rule_request(rule))
+            # What a rule does not say is not compared: the kernel may take one that says more.
+            self._send(present.removals(target))
+            self._send(before.lost(self._rules(), RTM_NEWRULE))
+            if self.rules() == target:
+                break
+        return target != before.things()
 
+    # Neighbours
 
-def links(netlink: IPRoute) -> dict[str, nlmsg]:
-    """Return the links of a namespace by name."""
-    return {link.get_attr("IFLA_IFNAME"): link for link in netlink.get_links()}
+    def neighbours(self) -> set[Foreign]:
+        """Return the neighbours that somebody entered for good; a site has none such."""
+        return self._neighbours().things()
 
+    def _neighbours(self) -> _Present[Foreign]:
+        names = self._names()
+        present = _Present[Foreign](RTM_DELNEIGH)
+        for family in _AF.values():
+            for message in self._inside.get_neighbours(family=family):
+                present.add(entries.neighbour(message, names), message)
+        return present
 
-def host_links() -> dict[str, nlmsg]:
-    """Return the links of the calling thread's namespace by name."""
-    with IPRoute() as netlink:
-        return links(netlink)
+    def remove_neighbours(self) -> bool:
+        """Remove the neighbours that somebody entered for good; say whether there was one."""
+        present = self._neighbours()
+        self._send(present.removals(set()))
+        return bool(present.things())
 
-
-def namespace_links(name: str) -> dict[str, nlmsg]:
-    """Return the links of a namespace by name; none if it is not there."""
-    if not namespace.exists(name):
-        return {}
-    with IPRoute(netns=name) as netlink:
-        return links(netlink)
-
-
-def wired_links(name: str) -> set[str]:
-    """Find the host's links whose other end, of the same name, is in a namespace."""
-    host = host_links()
-    inside = namespace_links(name)
-    return {link for link in inside if is_pair(host.get(link), inside[link])}
-
-
-def delete_host_veth(name: str) -> bool:
-    """Delete a veth of the calling thread's namespace; say whether it was there."""
-    with IPRoute() as netlink:
-        return is_veth(links(netlink).get(name)) and delete_link(netlink, name)
-
-
-def delete_link(netlink: IPRoute, name: str) -> bool:
-    """Delete a link; say whether it was there."""
-    found = netlink.link_lookup(ifname=name)
-    if not found:
-        return False
-    try:
-        netlink.link("del", index=found[0])
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:  # it went with its other end
-            raise
-    return True
-
-
-def quiet_host_end(name: str) -> None:
-    """Keep the host's own stack from speaking, and from being spoken to, on a port's outer end.
-
-    With the userspace datapath a copy of every frame also reaches the host's stack.
-    """
-    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-
-
-def _offload(name: str) -> tuple[bool, bool]:
-    """Whether an interface leaves checksums, and segmentation of any sort, to its other end."""
-    with Ethtool() as ethtool:
-        features = ethtool.get_features(name).features
-        segmentation = any(features[feature].enable for feature in _SEGMENTATION)
-        return bool(features[_CHECKSUM].enable), segmentation
-
-
-def _set_offload(veth: Veth) -> None:
-    with Ethtool() as ethtool:
-        features = ethtool.get_features(veth.name)
-        features.features[_CHECKSUM].enable = veth.checksum_offload
-        for feature in _SEGMENTATION:
-            features.features[feature].enable = veth.segmentation_offload
-        ethtool.set_features(veth.name, features)
-
-
-def is_pair(outer: nlmsg | None, inner: nlmsg | None) -> bool:
-    """Whether two links, of the host and of a namespace, are the ends of one wire."""
-    if outer is None or inner is None:
-        return False
-    return bool(
-        outer.get_attr("IFLA_LINK") == inner["index"]
-        and inner.get_attr("IFLA_LINK") == outer["index"]
-    )
-
-
-def is_veth(link: nlmsg | None) -> bool:
-    """Whether a link is there, and is one end of a veth pair."""
-    return link is not None and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth"
-
-
-def _set_alike(outer: nlmsg, inner: nlmsg) -> bool:
-    up = outer["flags"] & inner["flags"] & _UP
-    same_mtu = outer.get_attr("IFLA_MTU") == inner.get_attr("IFLA_MTU")
-    return bool(up and outer["flags"] & _NO_ARP and same_mtu)
-
-
-def _names(netlink: IPRoute) -> dict[int, str]:
-    return {link["index"]: name for name, link in links(netlink).items()}
+    def _names(self) -> dict[int, str]:
+        return {link["index"]: name for name, link in links.links(self._inside).items()}
 
 
 def _index(netlink: IPRoute, name: str) -> int:
     index: int = netlink.link_lookup(ifname=name)[0]
     return index
-
-
-def _scope(route: Route) -> str:
-    if route.kind is RouteKind.LOCAL:
-        return "host"
-    return "universe" if route.gateway else "link"
-
-
-def _route(message: nlmsg, names: dict[int, str]) -> Route:
-    family = _FAMILY[message["family"]]
-    kind = _ROUTE_KINDS[message["type"]]
-    destination = message.get_attr("RTA_DST") or ("0.0.0.0" if family == 4 else "::")
-    gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
-    has_interface = kind is not RouteKind.UNREACHABLE and message.get_attr("RTA_OIF")
-    return Route(
-        table=message.get_attr("RTA_TABLE"),
-        destination=ip_network(f"{destination}/{message['dst_len']}"),
-        kind=kind,
-        interface=names[message.get_attr("RTA_OIF")] if has_interface else None,
-        gateway=ip_address(gateway) if gateway else None,
-        source=ip_address(source) if source else None,
-    )
-
-
-def _rule(message: nlmsg) -> Rule:
-    source = message.get_attr("FRA_SRC")
-    return Rule(
-        priority=message.get_attr("FRA_PRIORITY") or 0,
-        family=_FAMILY[message["family"]],
-        table=message.get_attr("FRA_TABLE"),
-        source=ip_address(source) if source else None,
-        mark=message.get_attr("FRA_FWMARK"),
-    )
 
 
 def _rule_request(rule: Rule) -> dict[str, Any]:
@@ -364,3 +333,23 @@ def _rule_request(rule: Rule) -> dict[str, Any]:
     if rule.mark is not None:
         request["fwmark"] = rule.mark
     return request
+
+
+def _send_all(requests: Iterable[bytes]) -> None:
+    """Make requests in the calling thread's namespace; what is gone already is no error.
+
+    pyroute2 has no words for everything that the kernel lists, so it cannot ask for its removal.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, 0))
+        for request in requests:
+            netlink.send(request)
+            answer = netlink.recv(1 << 16)
+            _, kind, *_ = _HEADER.unpack_from(answer)
+            (error,) = _ERROR.unpack_from(answer, _HEADER.size)
+            if kind == NLMSG_ERROR and error and -error not in _GONE:
+                raise OSError(-error, os.strerror(-error))

@@ -140,7 +140,8 @@ class Rule:
     mark: int | None = None
 
     def __str__(self) -> str:
-        which = f"from {self.source}" if self.source else f"from all fwmark {self.mark:#x}"
+        which = f"from {self.source or 'all'}"
+        which += "" if self.mark is None else f" fwmark {self.mark:#x}"
         return f"{self.priority}: {which} lookup {self.table} (IPv{self.family})"
 
 

@@ -18,7 +18,7 @@ from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import checks, firewall, network, ovs, record
+from fedsdn.site import checks, firewall, links, ovs, record
 from fedsdn.site.network import Network
 from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan
@@ -89,12 +89,12 @@ def _remove_all() -> Removed:
     names = {port.port.name for port in there.own_ports}
     if recorded:
         _check_no_process()
-        names |= network.wired_links(PROXY_NAMESPACE)
+        names |= links.wired_links(PROXY_NAMESPACE)
     record.stop_steering()
     handed_over = ovs.hand_over(there, record.uplinks())
     changed = ovs.remove(there)
     for name in sorted(names):
-        changed |= network.delete_host_veth(name)
+        changed |= links.delete_host_veth(name)
     if recorded:
         namespace.delete(PROXY_NAMESPACE)
     return Removed(record.remove() or changed, handed_over)
@@ -132,6 +132,7 @@ def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
         yield _step("addresses", lambda: inside.apply_addresses(plan.addresses))
         yield _step("routes", lambda: inside.apply_routes(plan.routes))
         yield _step("rules", lambda: inside.apply_rules(plan.rules))
+        yield _step("neighbours", inside.remove_neighbours)
     with Endpoints(plan.namespace) as endpoints:
         yield _step("MPTCP endpoints", lambda: endpoints.apply(plan.endpoints))
     yield _step("ports", lambda: ovs.apply(plan, there))
