@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fedsdn.errors import FedsdnError
+from fedsdn.ovs.commands import OvsError
 
 
 class CheckFailedError(Exception):
@@ -93,6 +94,8 @@ def _outcome(check: Check) -> tuple[Outcome, str, str]:
         return Outcome.PASSED, check.test(), ""
     except CheckFailedError as failure:
         return Outcome.FAILED, failure.found, failure.fix
+    except OvsError as error:
+        return Outcome.FAILED, error.found, error.remedy
     except FedsdnError as error:
         return Outcome.FAILED, str(error), "run that command by hand"
 
