@@ -169,6 +169,7 @@ def _foreign_rule(message: nlmsg) -> Foreign:
         if message[length]
     ]
     told = {"FRA_PRIORITY", "FRA_SRC", "FRA_DST", "FRA_TABLE", "FRA_SUPPRESS_PREFIXLEN"}
+    told |= set() if message.get_attr("FRA_PROTOCOL") else {"FRA_PROTOCOL"}
     said = [*(ends or ["from all"]), *_attributes(message, "FRA_", told, {})]
     least = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
     said += [] if least in {None, _NO_LIMIT} else [f"suppress_prefixlen {least}"]

@@ -43,6 +43,11 @@ _ROUNDS = 3
 _HEADER = struct.Struct("=IHHII")
 """Length, type, flags, number and port of a netlink message (netlink(7))."""
 _ERROR = struct.Struct("=i")
+_ATTRIBUTE = struct.Struct("=HH")
+_ROUTE_BYTES = 12
+"""Of ``struct rtmsg`` (rtnetlink(7)); attributes follow."""
+_NEXT_HOP = frozenset({4, 5, 9, 18, 21, 22})
+"""RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_ENCAP_TYPE and RTA_ENCAP."""
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 
 Thing = TypeVar("Thing")
@@ -63,6 +68,8 @@ class _Present(Generic[Thing]):
         if thing is None:
             self._by_kernel.append(listed)
         else:
+            if message.get_attr("RTA_NH_ID") is not None:
+                listed = _without_next_hops(listed)
             self._found.append((thing, _message(self._removal, listed)))
 
     def things(self) -> set[Thing | Foreign]:
@@ -83,6 +90,18 @@ def _message(kind: int, listed: bytes, flags: int = 0) -> bytes:
     """Turn what the kernel listed into a request about exactly that."""
     length = _HEADER.size + len(listed)
     return _HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + listed
+
+
+def _without_next_hops(route: bytes) -> bytes:
+    """Leave the next hops out of a route that names a next-hop object, which says them already."""
+    kept = route[:_ROUTE_BYTES]
+    at = _ROUTE_BYTES
+    while at < len(route):
+        length, kind = _ATTRIBUTE.unpack_from(route, at)
+        end = at + (length + 3) // 4 * 4
+        kept += b"" if kind in _NEXT_HOP else route[at:end]
+        at = end
+    return kept
 
 
 class Network:

@@ -59,8 +59,8 @@ ROUTES = (
     "-6 route add anycast fd00:33::1 dev wan-up2",
     "nexthop add id 5 dev wan-up1; ip -n fedsdn route add 10.40.0.0/16 nhid 5",
     "nexthop add id 6 via fe80::9 dev wan-up2; ip -n fedsdn -6 route add fd00:40::/32 nhid 6",
-    "route flush table 201; ip -n fedsdn route add 192.0.2.0/24 dev wan-up1 table 201",
 )
+FLUSH = "route flush table 201; ip -n fedsdn route add 192.0.2.0/24 dev wan-up1 table 201"
 ADDRESSES = (
     "address add 10.2.0.11/32 dev lo",
     "address add 10.5.0.1 peer 10.6.0.1/32 dev server",
@@ -83,8 +83,9 @@ LINKS = (
     "link add made6 type vrf table 10",
     "link add made7 type dummy",
     "link add made8 type ipip remote 192.0.2.9 local 192.0.2.1",
-    "link set wan-up1 name made9",
     "link set wan-up1 arp off",
+    "link set wan-up1 name made9",
+    "link set wan-up1 name made10",
 )
 OTHERS = (
     "nft add table ip somebody",
@@ -142,7 +143,9 @@ def test_every_entry_is_shown_and_removed(host: SiteHost, part: str) -> None:
         assert sorted(after[kind].splitlines()) == sorted(before[kind].splitlines())
 
 
-@pytest.mark.parametrize("words", [RULES[0], RULES[2], RULES[6], ROUTES[4], ROUTES[6], LINKS[9]])
+@pytest.mark.parametrize(
+    "words", [RULES[0], RULES[2], RULES[6], ROUTES[4], ROUTES[6], FLUSH, LINKS[8]]
+)
 def test_one_entry_alone_is_shown_and_removed(host: SiteHost, words: str) -> None:
     before = host.inner()
     assert add(host, words)
@@ -195,8 +198,8 @@ def test_an_interface_that_cannot_be_deleted_is_one_line(host: SiteHost) -> None
     """A bridge's own port, moved inside: Open vSwitch alone can remove it."""
     host.output("ovs-vsctl add-br br-other -- set Bridge br-other datapath_type=netdev")
     host.output("ip link set br-other netns fedsdn")
-    done = host.site("up")
     differences = host.differences()
+    done = host.site("up")
     host.run("ip -n fedsdn link set br-other netns 1; ovs-vsctl del-br br-other")
     assert any("br-other" in one for one in differences)
     assert done.returncode in {0, 1}
