@@ -85,7 +85,6 @@ LINKS = (
     "link add made8 type ipip remote 192.0.2.9 local 192.0.2.1",
     "link set wan-up1 arp off",
     "link set wan-up1 name made9",
-    "link set wan-up1 name made10",
 )
 OTHERS = (
     "nft add table ip somebody",
