@@ -12,8 +12,9 @@ from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.commands import check_switch
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import links, ovs, record
-from fedsdn.site.ovs import Database, TableMiss
+from fedsdn.site import database, flows, links, record
+from fedsdn.site.database import Database
+from fedsdn.site.flows import TableMiss
 from fedsdn.site.plan import port_names
 
 _TOOLS = {
@@ -58,7 +59,7 @@ def check_host(site: Site) -> Database:
         if not Path(f"/proc/sys/net/{name}").is_dir():
             raise FedsdnError(f"this kernel has no /proc/sys/net/{name}; needed is {remedy}")
     check_record(site.name)
-    there = ovs.read()
+    there = database.read()
     _check_bridge(site, there)
     _check_names(site, there)
     return there
@@ -74,7 +75,7 @@ def check_bridge(site: Site) -> None:
 
     """
     if record.read() is not None:
-        _check_bridge(site, ovs.read())
+        _check_bridge(site, database.read())
 
 
 def _check_bridge(site: Site, there: Database) -> None:
@@ -94,14 +95,14 @@ def _check_bridge(site: Site, there: Database) -> None:
                 f"port {uplink.port} of uplink {uplink.name} is {where}: run 'ovs-vsctl add-port "
                 f"{bridge.name} {uplink.port}', or correct the uplink's port"
             )
-    check_switch(ovs.HERE)
+    check_switch(database.HERE)
     _check_table_miss(provider)
 
 
 def warnings(site: Site, there: Database) -> Iterator[str]:
     """Say what is no reason to refuse, and yet dangerous."""
     ports = [there.ports[uplink.port] for uplink in site.uplinks]
-    joined = [port.port.name for port in ovs.sharing_vlan(ports)]
+    joined = [port.port.name for port in database.sharing_vlan(ports)]
     if joined:
         yield (
             f"the uplinks' ports {', '.join(joined)} share a VLAN: while the site is not up and "
@@ -111,7 +112,7 @@ def warnings(site: Site, there: Database) -> Iterator[str]:
 
 
 def _check_table_miss(provider: ProviderNetwork) -> None:
-    if provider.table_miss == "none" and ovs.table_miss(provider.bridge) is not TableMiss.OTHERS:
+    if provider.table_miss == "none" and flows.table_miss(provider.bridge) is not TableMiss.OTHERS:
         raise FedsdnError(
             f"bridge {provider.bridge} has no table-miss flow of its own, so it would forward "
             "nothing but federated traffic: write 'table_miss: normal' under provider_network, or "

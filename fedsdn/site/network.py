@@ -7,24 +7,14 @@ is left alone. The namespace is fedsdn's: what anybody else put into it is shown
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
-import struct
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pyroute2 import IPRoute
-from pyroute2.netlink import (
-    NLM_F_ACK,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REQUEST,
-    NLMSG_ERROR,
-    nlmsg,
-)
+from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE, RTM_NEWRULE
 
@@ -33,75 +23,13 @@ from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
 from fedsdn.site import entries, links
 from fedsdn.site.entries import Foreign
+from fedsdn.site.listed import Listed, send_all
 from fedsdn.site.plan import InterfaceAddress, Route, Rule, Veth
 
 _AF: dict[Family, int] = {family: number for number, family in entries.FAMILY.items()}
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _ON_LINK = 0x4
 _ROUNDS = 3
-
-_HEADER = struct.Struct("=IHHII")
-"""Length, type, flags, number and port of a netlink message (netlink(7))."""
-_ERROR = struct.Struct("=i")
-_ATTRIBUTE = struct.Struct("=HH")
-_ROUTE_BYTES = 12
-"""Of ``struct rtmsg`` (rtnetlink(7)); attributes follow."""
-_NEXT_HOP = frozenset({4, 5, 9, 18, 21, 22})
-"""RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_ENCAP_TYPE and RTA_ENCAP."""
-_GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
-
-Thing = TypeVar("Thing")
-
-
-class _Present(Generic[Thing]):
-    """Entries of a kind that are there, and the request to remove each."""
-
-    def __init__(self, removal: int) -> None:
-        self._removal = removal
-        self._found: list[tuple[Thing | Foreign, bytes]] = []
-        self._by_kernel: list[bytes] = []
-
-    def add(self, thing: Thing | Foreign | None, message: nlmsg) -> None:
-        """Take what a message was read as; what is None is the kernel's own."""
-        length = message["header"]["length"]
-        listed = bytes(message.data[message.offset + _HEADER.size : message.offset + length])
-        if thing is None:
-            self._by_kernel.append(listed)
-        else:
-            if message.get_attr("RTA_NH_ID") is not None:
-                listed = _without_next_hops(listed)
-            self._found.append((thing, _message(self._removal, listed)))
-
-    def things(self) -> set[Thing | Foreign]:
-        """Return all of them but for the kernel's own."""
-        return {thing for thing, _ in self._found}
-
-    def removals(self, wanted: set[Thing]) -> list[bytes]:
-        """Return the requests to remove what is not wanted."""
-        return [request for thing, request in self._found if thing not in wanted]
-
-    def lost(self, now: _Present[Thing], addition: int) -> list[bytes]:
-        """Return the requests to put back those of the kernel's own that are not there ``now``."""
-        gone = (one for one in self._by_kernel if one not in now._by_kernel)
-        return [_message(addition, one, NLM_F_CREATE | NLM_F_EXCL) for one in gone]
-
-
-def _message(kind: int, listed: bytes, flags: int = 0) -> bytes:
-    """Turn what the kernel listed into a request about exactly that."""
-    length = _HEADER.size + len(listed)
-    return _HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + listed
-
-
-def _without_next_hops(route: bytes) -> bytes:
-    """Leave the next hops out of a route that names a next-hop object, which says them already."""
-    kept = route[:_ROUTE_BYTES]
-    at = _ROUTE_BYTES
-    while at < len(route):
-        length, kind = _ATTRIBUTE.unpack_from(route, at)
-        end = at + (length + 3) // 4 * 4
-        kept += b"" if kind in _NEXT_HOP else route[at:end]
-        at = end
-    return kept
 
 
 class Network:
@@ -122,7 +50,7 @@ class Network:
 
     def _send(self, requests: list[bytes]) -> None:
         if requests:
-            namespace.inside(self.name, lambda: _send_all(requests))
+            namespace.inside(self.name, lambda: send_all(requests))
 
     # Links
 
@@ -218,9 +146,9 @@ class Network:
         """Return the addresses inside that the kernel did not give by itself."""
         return self._addresses().things()
 
-    def _addresses(self) -> _Present[InterfaceAddress]:
+    def _addresses(self) -> Listed[InterfaceAddress]:
         names = self._names()
-        present = _Present[InterfaceAddress](RTM_DELADDR)
+        present = Listed[InterfaceAddress](RTM_DELADDR)
         for message in self._inside.get_addr():
             present.add(entries.address(message, names), message)
         return present
@@ -247,9 +175,9 @@ class Network:
         """Return the routes inside that the kernel did not make by itself."""
         return self._routes().things()
 
-    def _routes(self) -> _Present[Route]:
+    def _routes(self) -> Listed[Route]:
         names = self._names()
-        present = _Present[Route](RTM_DELROUTE)
+        present = Listed[Route](RTM_DELROUTE)
         for family in _AF.values():
             for message in self._inside.get_routes(family=family):
                 present.add(entries.route(message, names), message)
@@ -290,8 +218,8 @@ class Network:
         """Return the routing rules inside that the kernel did not make by itself."""
         return self._rules().things()
 
-    def _rules(self) -> _Present[Rule]:
-        present = _Present[Rule](RTM_DELRULE)
+    def _rules(self) -> Listed[Rule]:
+        present = Listed[Rule](RTM_DELRULE)
         for family in _AF.values():
             for message in self._inside.get_rules(family=family):
                 present.add(entries.rule(message), message)
@@ -318,9 +246,9 @@ class Network:
         """Return the neighbours that somebody entered for good; a site has none such."""
         return self._neighbours().things()
 
-    def _neighbours(self) -> _Present[Foreign]:
+    def _neighbours(self) -> Listed[Foreign]:
         names = self._names()
-        present = _Present[Foreign](RTM_DELNEIGH)
+        present = Listed[Foreign](RTM_DELNEIGH)
         for family in _AF.values():
             for message in self._inside.get_neighbours(family=family):
                 present.add(entries.neighbour(message, names), message)
@@ -352,23 +280,3 @@ def _rule_request(rule: Rule) -> dict[str, Any]:
     if rule.mark is not None:
         request["fwmark"] = rule.mark
     return request
-
-
-def _send_all(requests: Iterable[bytes]) -> None:
-    """Make requests in the calling thread's namespace; what is gone already is no error.
-
-    pyroute2 has no words for everything that the kernel lists, so it cannot ask for its removal.
-
-    Raises:
-        OSError: the kernel refuses.
-
-    """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.bind((0, 0))
-        for request in requests:
-            netlink.send(request)
-            answer = netlink.recv(1 << 16)
-            _, kind, *_ = _HEADER.unpack_from(answer)
-            (error,) = _ERROR.unpack_from(answer, _HEADER.size)
-            if kind == NLMSG_ERROR and error and -error not in _GONE:
-                raise OSError(-error, os.strerror(-error))

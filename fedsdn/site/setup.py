@@ -18,9 +18,9 @@ from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import checks, firewall, links, ovs, record
+from fedsdn.site import checks, database, firewall, links, ports, record
+from fedsdn.site.database import Database
 from fedsdn.site.network import Network
-from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
 
@@ -84,15 +84,15 @@ def down(site_name: str | None = None) -> Removed:
 
 
 def _remove_all() -> Removed:
-    there = ovs.read()
+    there = database.read()
     recorded = record.read() is not None
     names = {port.port.name for port in there.own_ports}
     if recorded:
         _check_no_process()
         names |= links.wired_links(PROXY_NAMESPACE)
     record.stop_steering()
-    handed_over = ovs.hand_over(there, record.uplinks())
-    changed = ovs.remove(there)
+    handed_over = ports.hand_over(there, record.uplinks())
+    changed = ports.remove(there)
     for name in sorted(names):
         changed |= links.delete_host_veth(name)
     if recorded:
@@ -125,8 +125,8 @@ def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
     yield _step("sysctls", lambda: _write(plan.namespace, plan.sysctls))
     yield _step("packet filter", lambda: firewall.apply(plan.namespace, plan.ruleset))
     with Network(plan.namespace) as inside:
-        if ovs.release(inside.to_be_made_anew(plan.veths), there):
-            there = ovs.read()
+        if ports.release(inside.to_be_made_anew(plan.veths), there):
+            there = database.read()
         yield _step("interfaces", lambda: inside.apply_veths(plan.veths))
         yield _step("interfaces' sysctls", lambda: _write(plan.namespace, plan.port_sysctls))
         yield _step("addresses", lambda: inside.apply_addresses(plan.addresses))
@@ -135,7 +135,7 @@ def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
         yield _step("neighbours", inside.remove_neighbours)
     with Endpoints(plan.namespace) as endpoints:
         yield _step("MPTCP endpoints", lambda: endpoints.apply(plan.endpoints))
-    yield _step("ports", lambda: ovs.apply(plan, there))
+    yield _step("ports", lambda: ports.apply(plan, there))
     record.let_steer()
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from fedsdn import namespace
 from fedsdn.config.model import Federation, Site
 from fedsdn.mptcp.endpoints import Endpoint, Endpoints, endpoint_of
-from fedsdn.site import checks, firewall, ovs, record
+from fedsdn.site import checks, database, firewall, record
+from fedsdn.site.database import Database
 from fedsdn.site.network import Network
 from fedsdn.site.nft import TABLE
-from fedsdn.site.ovs import Database
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
 from fedsdn.uplinks.status import read_status
@@ -46,7 +46,7 @@ def compare(federation: Federation, site_name: str) -> list[Item]:
     """
     checks.check_root()
     site = federation.local_site(site_name)
-    there = ovs.read()
+    there = database.read()
     bridge = site.provider_network.bridge
     facts = there.facts(bridge) if bridge in there.bridges else None
     plan = site_plan(federation, site, facts)

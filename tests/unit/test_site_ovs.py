@@ -6,7 +6,8 @@ import pytest
 
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.table_miss import is_table_miss
-from fedsdn.site.ovs import BridgePort, others_table_miss, sharing_vlan
+from fedsdn.site.database import BridgePort, sharing_vlan
+from fedsdn.site.flows import others_table_miss
 from fedsdn.site.plan import Port
 from tests.unit.federations import two_sites
 
