@@ -76,15 +76,25 @@ class LabDirectory:
         return self.path / site
 
     def state(self) -> State:
-        """Read the state; an empty one if nothing was started yet."""
+        """Read the state; an empty one if nothing was started yet.
+
+        Raises:
+            FedsdnError: the file is damaged.
+
+        """
         try:
-            saved = json.loads(self._state_file.read_text())
+            saved = json.loads(self._state_file.read_bytes())
+            return State(
+                hosts={site: Process(**host) for site, host in saved["hosts"].items()},
+                wan=Process(**saved["wan"]) if saved["wan"] else None,
+            )
         except FileNotFoundError:
             return State()
-        return State(
-            hosts={site: Process(**host) for site, host in saved["hosts"].items()},
-            wan=Process(**saved["wan"]) if saved["wan"] else None,
-        )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FedsdnError(
+                f"{self._state_file} is not what 'fedsdn lab up' writes: end the lab's processes "
+                f"by hand, and remove {self.path}"
+            ) from error
 
     def save(self, state: State) -> None:
         """Write the state, whole or not at all."""

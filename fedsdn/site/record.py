@@ -19,13 +19,16 @@ _LEAVING = RUN_DIRECTORY / "site.leaving"
 
 
 def read() -> str | None:
-    """Return the name of the site that this host was set up as, None if it was not."""
+    """Return the name of the site that this host was set up as, None if it was not.
+
+    Raises:
+        FedsdnError: the record is damaged.
+
+    """
     try:
-        text = RECORD.read_text()
+        return str(json.loads(RECORD.read_bytes())["site"])
     except FileNotFoundError:
         return None
-    try:
-        return str(json.loads(text)["site"])
     except (ValueError, KeyError, TypeError) as error:
         raise FedsdnError(
             f'{RECORD} is not what \'fedsdn site up\' writes: write {{"site": "NAME"}} into it '

@@ -104,7 +104,7 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
 def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
     """Read the status; None if there is none, or only one of an application that has ended."""
     try:
-        return parse_status(path.read_text())
+        return parse_status(path.read_text(errors="replace"))
     except OSError:
         return None
 

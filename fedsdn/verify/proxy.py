@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
     SOCKSIFIER_LISTEN_PORT,
@@ -13,6 +14,7 @@ from fedsdn.pipeline.declarations import (
     wan_port,
 )
 from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.process.stats_socket import checked
 from fedsdn.shell import last_words
 from fedsdn.uplinks.status import STATUS_FILE, SiteStatus, parse_status
 from fedsdn.verify.checks import CheckFailedError
@@ -97,8 +99,14 @@ def set_up(view: SiteView) -> str:
     answer = view.shell.run(*view.fedsdn, "site", "show", "--json", *view.options)
     if not answer.stdout:
         raise CheckFailedError(last_words(answer.stderr), view.set_up)
-    items = json.loads(answer.stdout)["items"]
-    wrong = [f"{item['part']} {item['text']}" for item in items if not item["ok"]]
+    try:
+        items = json.loads(answer.stdout)["items"]
+        wrong = [f"{item['part']} {item['text']}" for item in items if not item["ok"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckFailedError(
+            "'fedsdn site show' answers in the way of another version of fedsdn",
+            f"install the version of this command at site {view.name}, too",
+        ) from error
     if wrong:
         more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
         raise CheckFailedError(f"{wrong[0]} is not as planned{more}", view.set_up)
@@ -121,8 +129,13 @@ def proxy_statistics(view: SiteView) -> dict[str, int]:
     answer = view.shell.run(*view.fedsdn, "proxy", "stats", "--json")
     if answer.returncode:
         raise CheckFailedError(last_words(answer.stderr), view.start_proxy)
-    statistics: dict[str, int] = json.loads(answer.stdout)
-    return statistics
+    try:
+        return checked(json.loads(answer.stdout))
+    except ValueError as error:
+        raise CheckFailedError("the proxy's statistics are no JSON", view.start_proxy) from error
+    except FedsdnError as error:
+        found, _, fix = str(error).partition(": ")
+        raise CheckFailedError(found, fix) from error
 
 
 def listening(view: SiteView) -> str:

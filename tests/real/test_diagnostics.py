@@ -118,6 +118,27 @@ def test_a_site_that_is_well_says_so_on_one_screen(lab: Lab) -> None:
     assert "b (2 of 2 paths" in text
 
 
+def test_status_asks_ovs_vswitchd_and_not_only_the_database(lab: Lab) -> None:
+    host = lab.host("a")
+    number = host.run("pgrep", "--oldest", "ovs-vswitchd").strip()
+    host.run("kill", "-STOP", number)
+    try:
+        command = [*lab.prefix("a"), *FEDSDN, "status", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    finally:
+        host.run("kill", "-CONT", number)
+    parts = {part["name"]: part for part in json.loads(done.stdout)["parts"]}
+    for name in ("bridge", "flows", "uplinks"):
+        assert parts[name]["text"] == "ovs-vswitchd does not answer"
+        assert parts[name]["fix"].startswith("start openvswitch-switch")
+    wait_until(lambda: well(lab), LIMIT_SECONDS, lambda: "site a does not recover")
+
+
+def well(lab: Lab) -> bool:
+    command = [*lab.prefix("a"), *FEDSDN, "status"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     host = lab.host("a")
     host.run(*FEDSDN, "support-bundle", "/run/bundle.tar.gz")

@@ -44,6 +44,7 @@ OTHERS = (
     "verify --machines /run/no.yaml",
     "trace --lab no-such-lab 10.1.0.11 10.2.0.11:80",
 )
+OF_A_LAB = ("lab status --name x", "lab link wire1 down --name x", "lab down --name x")
 CHANGING = (f"site up {CONFIG}", f"site down {CONFIG}")
 PROXY = (f"proxy run {CONFIG}",)
 
@@ -103,10 +104,12 @@ def files_of(content: bytes) -> Callable[[SiteHost], None]:
 
     def make(host: SiteHost) -> None:
         host.up()
-        for name in ("site.json", "uplinks.json", "proxy.sock", "app.sock", "channel.sock"):
+        for name in ("site.json", "uplinks.json", "proxy.sock", "channel.sock"):
             (host.run_directory / "fedsdn" / name).write_bytes(content)
-        (host.run_directory / "fedsdn" / "labs").mkdir(exist_ok=True)
-        (host.run_directory / "fedsdn" / "labs" / "x.json").write_bytes(content)
+        lab = host.run_directory / "fedsdn-lab" / "x"
+        lab.mkdir(parents=True)
+        for name in ("state.json", "topology.yaml", "wan.json"):
+            (lab / name).write_bytes(content)
 
     return make
 
@@ -124,10 +127,10 @@ STATES = {
     "not root": State(
         set_up, (*LOOKING, *CHANGING, *PROXY), "setpriv --reuid=65534 --clear-groups "
     ),
-    "truncated files": State(files_of(b'{"site": "a", "upl'), (*LOOKING, *CHANGING)),
-    "files of another sort": State(files_of(b"[]\n"), (*LOOKING, *CHANGING)),
+    "truncated files": State(files_of(b'{"site": "a", "upl'), (*LOOKING, *OF_A_LAB, *CHANGING)),
+    "files of another sort": State(files_of(b"[]\n"), (*LOOKING, *OF_A_LAB, *CHANGING)),
     "files of other fields": State(files_of(b'{"written": 1}\n'), LOOKING),
-    "files without text": State(files_of(b"\xff\xfe\x00"), (*LOOKING, *CHANGING)),
+    "files without text": State(files_of(b"\xff\xfe\x00"), (*LOOKING, *OF_A_LAB, *CHANGING)),
 }
 
 

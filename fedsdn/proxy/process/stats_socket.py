@@ -9,11 +9,10 @@ import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.stats import Statistics
+from fedsdn.proxy.stats import Counter, Statistics
 
 STATISTICS_SOCKET = Path("/run/fedsdn/proxy.sock")
 _ANSWER_SECONDS = 5.0
@@ -88,11 +87,11 @@ class StatisticsSocket:
         os.close(self._lock)
 
 
-def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, Any]:
+def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, int]:
     """Ask a running proxy.
 
     Raises:
-        FedsdnError: none answers.
+        FedsdnError: none answers, or one of another version.
 
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -100,12 +99,28 @@ def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, Any]:
         try:
             connection.connect(str(path))
             with connection.makefile() as stream:
-                found: dict[str, Any] = json.load(stream)
+                found = json.load(stream)
         except (OSError, ValueError) as error:
             raise FedsdnError(
                 f"{path}: no proxy answers ({error}); start it with 'fedsdn proxy run'"
             ) from error
-        return found
+        return checked(found)
+
+
+def checked(found: object) -> dict[str, int]:
+    """Return what a proxy told of itself, if it tells all that we look for.
+
+    Raises:
+        FedsdnError: it is a proxy of another version of fedsdn.
+
+    """
+    wanted = {"workers", *(counter.name.lower() for counter in Counter)}
+    if not isinstance(found, dict) or wanted - found.keys():
+        raise FedsdnError(
+            "the proxy's statistics are those of another version of fedsdn: restart it "
+            "(systemctl restart fedsdn-proxy) with the version of this command"
+        )
+    return found
 
 
 def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:
