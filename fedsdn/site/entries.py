@@ -198,6 +198,8 @@ def _attributes(message: nlmsg, prefix: str, told: set[str], names: Names) -> It
     for name, value in message["attrs"]:
         if name == "RTA_OIF":
             yield f"dev {names.get(value, value)}"
+        elif name == "UNKNOWN":  # to pyroute2
+            yield f"attribute {value['header']['type']}"
         elif name not in told:
             yield f"{name.removeprefix(prefix).lower()} {_value(value, names)}"
 

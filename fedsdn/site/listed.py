@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from pyroute2.netlink import (
@@ -20,6 +20,7 @@ from pyroute2.netlink import (
     NLMSG_ERROR,
     nlmsg,
 )
+from pyroute2.netlink.rtnl import RTM_DELROUTE
 
 from fedsdn.site.entries import Foreign
 
@@ -29,6 +30,8 @@ _ERROR = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")
 _ROUTE_BYTES = 12
 """Of ``struct rtmsg`` (rtnetlink(7)); attributes follow."""
+_NEXT_HOP_OBJECT = 30
+"""RTA_NH_ID."""
 _NEXT_HOP = frozenset({4, 5, 9, 18, 21, 22})
 """RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_ENCAP_TYPE and RTA_ENCAP."""
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
@@ -51,8 +54,8 @@ class Listed(Generic[Thing]):
         if thing is None:
             self._by_kernel.append(listed)
         else:
-            if message.get_attr("RTA_NH_ID") is not None:
-                listed = _without_next_hops(listed)
+            if self._removal == RTM_DELROUTE:
+                listed = _named_once(listed)
             self._found.append((thing, _message(self._removal, listed)))
 
     def things(self) -> set[Thing | Foreign]:
@@ -75,16 +78,23 @@ def _message(kind: int, listed: bytes, flags: int = 0) -> bytes:
     return _HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + listed
 
 
-def _without_next_hops(route: bytes) -> bytes:
-    """Leave the next hops out of a route that names a next-hop object, which says them already."""
-    kept = route[:_ROUTE_BYTES]
-    at = _ROUTE_BYTES
-    while at < len(route):
-        length, kind = _ATTRIBUTE.unpack_from(route, at)
+def _named_once(route: bytes) -> bytes:
+    """Leave its next hops out of a route that names a next-hop object: the kernel takes one."""
+    attributes = list(_attributes(route[_ROUTE_BYTES:]))
+    if all(kind != _NEXT_HOP_OBJECT for kind, _ in attributes):
+        return route
+    kept = (data for kind, data in attributes if kind not in _NEXT_HOP)
+    return route[:_ROUTE_BYTES] + b"".join(kept)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the attributes, each with its type; they begin at multiples of four bytes."""
+    at = 0
+    while at < len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
         end = at + (length + 3) // 4 * 4
-        kept += b"" if kind in _NEXT_HOP else route[at:end]
+        yield kind, data[at:end]
         at = end
-    return kept
 
 
 def send_all(requests: Iterable[bytes]) -> None:
