@@ -8,7 +8,7 @@ from enum import StrEnum
 from itertools import cycle, islice, product
 
 from fedsdn.config.model import Family
-from fedsdn.traffic.program import Direction
+from fedsdn.traffic.values import TransferDirection
 
 
 class Kind(StrEnum):
@@ -41,16 +41,16 @@ class Case:
     kind: Kind
     control: Control
     uplink: int
-    direction: Direction
+    direction: TransferDirection
     family: Family
     live: int = 0
 
 
-_DIRECTIONS: tuple[Direction, ...] = ("upload", "download")
+_DIRECTIONS: tuple[TransferDirection, ...] = ("upload", "download")
 _FAMILIES: tuple[Family, ...] = (4, 6)
 
 
-def variations(n: int) -> Iterator[tuple[int, Direction, Family]]:
+def variations(n: int) -> Iterator[tuple[int, TransferDirection, Family]]:
     """Yield ``n`` of uplink, direction and family: each four in a row have each of them twice.
 
     Uplinks take turns: one that is lost often is used again with a delay on purpose.

@@ -15,7 +15,7 @@ from fedsdn.bench.stream import BUCKET_SECONDS, bucket_at
 from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Shell, Started
-from fedsdn.traffic.program import Direction
+from fedsdn.traffic.values import TransferDirection
 
 _PROGRAM = (sys.executable, "-m", "fedsdn.bench.stream")
 _PORT = 15002
@@ -105,7 +105,7 @@ class FastConnection:
 
 @contextmanager
 def fast_connection(
-    near: Shell, far: Shell, address: Address, direction: Direction
+    near: Shell, far: Shell, address: Address, direction: TransferDirection
 ) -> Iterator[FastConnection]:
     """Let ``near`` open a connection to ``far`` at ``address``, and move data as fast as it goes.
 

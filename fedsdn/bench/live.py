@@ -10,8 +10,8 @@ from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Started
-from fedsdn.traffic.program import Amount, Connection
 from fedsdn.traffic.runner import PORT, PROGRAM, Transfer, finish
+from fedsdn.traffic.values import Amount, Connection
 
 _EACH = Amount(size=16 * 1024)
 """Data of each at the end, as proof of life."""

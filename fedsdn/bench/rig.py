@@ -16,7 +16,7 @@ from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller, wait_for_controller
 from fedsdn.lab.topology import Wire
 from fedsdn.lab.wait import wait_until
-from fedsdn.traffic.program import Direction
+from fedsdn.traffic.values import TransferDirection
 from fedsdn.uplinks.status import STATUS_FILE, PathState, PortState, read_status
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.paths import VmPath, paths
@@ -61,11 +61,11 @@ class Rig:
         near, far = self.sites
         return next(p for p in paths([near, far]) if p.family == family and p.near is near)
 
-    def sender(self, direction: Direction) -> SiteView:
+    def sender(self, direction: TransferDirection) -> SiteView:
         """Return the site that sends the data."""
         return self.sites[0 if direction == "upload" else 1]
 
-    def receiver(self, direction: Direction) -> SiteView:
+    def receiver(self, direction: TransferDirection) -> SiteView:
         """Return the site that receives the data."""
         return self.sites[1 if direction == "upload" else 0]
 
@@ -79,15 +79,15 @@ class Rig:
 
     # Losing uplinks
 
-    def lose(self, kind: Kind, index: int, direction: Direction) -> None:
+    def lose(self, kind: Kind, index: int, direction: TransferDirection) -> None:
         """Take an uplink away."""
         self._change(kind, index, direction, there=False)
 
-    def restore(self, kind: Kind, index: int, direction: Direction) -> None:
+    def restore(self, kind: Kind, index: int, direction: TransferDirection) -> None:
         """Put back what ``lose`` took."""
         self._change(kind, index, direction, there=True)
 
-    def _change(self, kind: Kind, index: int, direction: Direction, *, there: bool) -> None:
+    def _change(self, kind: Kind, index: int, direction: TransferDirection, *, there: bool) -> None:
         wire = self.wires[index]
         match kind:
             case Kind.WIRE:
@@ -152,7 +152,7 @@ class Rig:
                 wrong.append(f"{view.name}: {error.found}")
         return wrong
 
-    def meter(self, direction: Direction) -> Meter:
+    def meter(self, direction: TransferDirection) -> Meter:
         """Return a meter of what the wires carry."""
         sender = self.sender(direction)
         ends = [(wire.name, f"{sender.name}/{self.uplink(sender, index).name}")

@@ -12,7 +12,7 @@ from fedsdn.bench.cases import Kind, variations
 from fedsdn.bench.connection import fast_connection
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
-from fedsdn.traffic.program import Direction
+from fedsdn.traffic.values import TransferDirection
 
 EARLY_SECONDS = 2.5
 """Seconds over which the early rate is measured."""
@@ -47,7 +47,7 @@ class Carried:
 
     wires: Wires
     both: bool
-    direction: Direction
+    direction: TransferDirection
     family: Family
     early_mbit: float
     mbit: float
@@ -70,7 +70,7 @@ def measure(rig: Rig, rounds: int, report: Callable[[Carried], None]) -> None:
 
 
 def _carried(
-    rig: Rig, wires: Wires, direction: Direction, family: Family, *, both: bool
+    rig: Rig, wires: Wires, direction: TransferDirection, family: Family, *, both: bool
 ) -> Carried:
     path = rig.path(family)
     ends = (path.near_vm.shell, path.far_vm.shell)

@@ -19,10 +19,10 @@ from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 from fedsdn.pipeline.declarations import wan_port
 from fedsdn.traffic.counters import recording
-from fedsdn.traffic.program import Amount
 from fedsdn.traffic.runner import send, serving
+from fedsdn.traffic.values import Amount
 from fedsdn.verify.checks import Check, Result, run_checks, totals
-from fedsdn.verify.loss import Loss, loss_check
+from fedsdn.verify.loss import UplinkLoss, loss_check
 from fedsdn.verify.paths import VmPath, paths
 from fedsdn.verify.plan import FULL, all_checks
 from fedsdn.verify.report import results_table
@@ -123,7 +123,7 @@ def _loss_check(lab: Lab, path: VmPath) -> Check:
         lab.change_wire(wire.name, carrier=carrier)
 
     near, far = ends[path.near.name], ends[path.far.name]
-    return loss_check(Loss(path, near, far, plug, _LOSS_SECONDS))
+    return loss_check(UplinkLoss(path, near, far, plug, _LOSS_SECONDS))
 
 
 def _send(path: VmPath) -> float:

@@ -94,14 +94,14 @@ def _destination(message: nlmsg) -> Any:  # noqa: ANN401  (a network of either f
 def _says_no_more(message: nlmsg, found: Route) -> bool:
     """Whether a route is exactly what we would have asked for."""
     version = found.destination.version
-    told = {"RTA_TABLE", "RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PREFSRC"}
+    ours = {"RTA_TABLE", "RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PREFSRC"}
     usual = {"RTA_PRIORITY": _METRIC[version], "RTA_PREF": 0}
     return (
         (message["proto"], message["tos"], message["src_len"]) == (_STATIC, 0, 0)
         and message["scope"] == (scope(found) if version == 4 else _EVERYWHERE)
         and not _expires(message)
         and all(
-            name in told or name == "RTA_CACHEINFO" or usual.get(name, ...) == value
+            name in ours or name == "RTA_CACHEINFO" or usual.get(name, ...) == value
             for name, value in message["attrs"]
         )
     )
@@ -122,8 +122,8 @@ def _foreign_route(message: nlmsg, names: Names) -> Foreign:
     kind = rt_type.get(message["type"], f"type {message['type']}")
     said = [] if kind == "unicast" else [kind]
     said.append(str(_destination(message)))
-    told = {"RTA_TABLE", "RTA_DST", "RTA_CACHEINFO", "RTA_PREF"}
-    said += _attributes(message, "RTA_", told, names)
+    shown = {"RTA_TABLE", "RTA_DST", "RTA_CACHEINFO", "RTA_PREF"}
+    said += _attributes(message, "RTA_", shown, names)
     said += ["expires"] if _expires(message) else []
     said += [f"tos {message['tos']:#x}"] if message["tos"] else []
     said.append(f"proto {message['proto']} scope {message['scope']}")
@@ -151,12 +151,12 @@ def rule(message: nlmsg) -> Rule | Foreign | None:
 
 def _is_plain(message: nlmsg) -> bool:
     """Whether a rule says no more than its priority, table, source and mark."""
-    told = {"FRA_PRIORITY", "FRA_TABLE", "FRA_SRC", "FRA_FWMARK"}
+    ours = {"FRA_PRIORITY", "FRA_TABLE", "FRA_SRC", "FRA_FWMARK"}
     usual = {"FRA_PROTOCOL": 0, "FRA_SUPPRESS_PREFIXLEN": _NO_LIMIT, "FRA_FWMASK": _NO_LIMIT}
     return (
         (message["action"], message["flags"], message["tos"]) == (_TO_TABLE, 0, 0)
         and message["dst_len"] == 0
-        and all(name in told or usual.get(name, ...) == value for name, value in message["attrs"])
+        and all(name in ours or usual.get(name, ...) == value for name, value in message["attrs"])
     )
 
 
@@ -168,9 +168,9 @@ def _foreign_rule(message: nlmsg) -> Foreign:
         for word, name, length in (("from", "FRA_SRC", "src_len"), ("to", "FRA_DST", "dst_len"))
         if message[length]
     ]
-    told = {"FRA_PRIORITY", "FRA_SRC", "FRA_DST", "FRA_TABLE", "FRA_SUPPRESS_PREFIXLEN"}
-    told |= set() if message.get_attr("FRA_PROTOCOL") else {"FRA_PROTOCOL"}
-    said = [*(ends or ["from all"]), *_attributes(message, "FRA_", told, {})]
+    shown = {"FRA_PRIORITY", "FRA_SRC", "FRA_DST", "FRA_TABLE", "FRA_SUPPRESS_PREFIXLEN"}
+    shown |= set() if message.get_attr("FRA_PROTOCOL") else {"FRA_PROTOCOL"}
+    said = [*(ends or ["from all"]), *_attributes(message, "FRA_", shown, {})]
     least = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
     said += [] if least in {None, _NO_LIMIT} else [f"suppress_prefixlen {least}"]
     said += [f"tos {message['tos']:#x}"] if message["tos"] else []
@@ -193,14 +193,14 @@ def neighbour(message: nlmsg, names: Names) -> Foreign | None:
     return Foreign(f"{where} lladdr {message.get_attr('NDA_LLADDR')} permanent")
 
 
-def _attributes(message: nlmsg, prefix: str, told: set[str], names: Names) -> Iterator[str]:
-    """Yield the attributes that were not told of yet, under their names in the kernel."""
+def _attributes(message: nlmsg, prefix: str, shown: set[str], names: Names) -> Iterator[str]:
+    """Yield the attributes that are not ``shown`` yet, under their names in the kernel."""
     for name, value in message["attrs"]:
         if name == "RTA_OIF":
             yield f"dev {names.get(value, value)}"
         elif name == "UNKNOWN":  # to pyroute2
             yield f"attribute {value['header']['type']}"
-        elif name not in told:
+        elif name not in shown:
             yield f"{name.removeprefix(prefix).lower()} {_value(value, names)}"
 
 

@@ -1,4 +1,4 @@
-"""The test application: an ordinary TCP program that knows nothing of fedsdn.
+"""The test program: an ordinary TCP program that knows nothing of fedsdn.
 
 ::
 
@@ -16,211 +16,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
-import os
 import resource
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from functools import partial
-from itertools import pairwise
-from typing import Any, Literal
 
-Direction = Literal["upload", "download"]
-Endpoint = tuple[str, int]
-"""Address and port."""
+from fedsdn.traffic.streams import BUFFER, Client, answer
+from fedsdn.traffic.values import Amount
 
 MOST_CONNECTIONS = 10_000
-SAMPLE_SECONDS = 0.01
-_CHUNK = 64 * 1024
-_BUFFER = 1024 * 1024
-_DIGEST = hashlib.sha256().digest_size
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """How much one connection carries: so many bytes, or as much as goes in so many seconds."""
-
-    size: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What came at the receiving end.
-
-    ``samples`` are pairs of seconds since the first byte and bytes so far, at most one each
-    ``SAMPLE_SECONDS``, and one at the end.
-    """
-
-    size: int
-    intact: bool
-    samples: tuple[tuple[float, int], ...]
-
-    def rate(self, start: float, end: float) -> float:
-        """Bits per second between two times, in seconds since the first byte; 0 if too short."""
-        window = [sample for sample in self.samples if start <= sample[0] <= end]
-        if len(window) < 2 or window[-1][0] == window[0][0]:
-            return 0.0
-        (first, before), (last, after) = window[0], window[-1]
-        return 8 * (after - before) / (last - first)
-
-    def longest_silence(self, start: float, end: float) -> float:
-        """Most seconds in which nothing came, of silences that overlap ``start`` to ``end``.
-
-        Fewer than ``SAMPLE_SECONDS`` are not told apart.
-        """
-        times = [0.0, *(at for at, _ in self.samples)]
-        silences = (pair for pair in pairwise(times) if pair[1] >= start and pair[0] <= end)
-        return max((after - before for before, after in silences), default=0.0)
-
-
-@dataclass(slots=True)
-class Connection:
-    """One connection as the client knows it; ``seen`` is the client as the server saw it."""
-
-    local: Endpoint | None = None
-    seen: Endpoint | None = None
-    received: Received | None = None
-    connect_seconds: float = 0.0
-    seconds: float = 0.0
-    error: str | None = None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Connection:
-        """Read what ``send`` printed."""
-        connection = cls(**data)
-        connection.local = _endpoint(data["local"])
-        connection.seen = _endpoint(data["seen"])
-        if data["received"] is not None:
-            connection.received = _received(data["received"])
-        return connection
-
-
-def _endpoint(data: Sequence[Any] | None) -> Endpoint | None:
-    return None if data is None else (str(data[0]), int(data[1]))
-
-
-def _received(data: dict[str, Any]) -> Received:
-    samples = tuple((float(at), int(size)) for at, size in data["samples"])
-    return Received(size=data["size"], intact=data["intact"], samples=samples)
-
-
-def _line(value: object) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-async def _read_line(reader: asyncio.StreamReader) -> dict[str, Any]:
-    line = await reader.readline()
-    if not line.endswith(b"\n"):
-        raise ConnectionError("closed by the far end before it answered")
-    data: dict[str, Any] = json.loads(line)
-    return data
-
-
-async def send_data(writer: asyncio.StreamWriter, amount: Amount) -> None:
-    """Send data, no two chunks alike, then their SHA-256, then half-close."""
-    digest = hashlib.sha256()
-    body = os.urandom(_CHUNK - 8)
-    end = time.monotonic() + amount.seconds
-    sent = 0
-    while sent < amount.size or (not amount.size and time.monotonic() < end):
-        chunk = sent.to_bytes(8, "big") + body
-        if amount.size:
-            chunk = chunk[: amount.size - sent]
-        digest.update(chunk)
-        writer.write(chunk)
-        await writer.drain()
-        sent += len(chunk)
-    writer.write(digest.digest())
-    writer.write_eof()
-    await writer.drain()
-
-
-async def receive_data(reader: asyncio.StreamReader) -> Received:
-    """Read to the end; the last bytes are the SHA-256 of those before."""
-    digest = hashlib.sha256()
-    tail = b""
-    size, start = 0, 0.0
-    samples: list[tuple[float, int]] = []
-    while chunk := await reader.read(_BUFFER):
-        now = time.monotonic()
-        start = start or now
-        size += len(chunk)
-        data = tail + chunk
-        digest.update(data[:-_DIGEST])
-        tail = data[-_DIGEST:]
-        if not samples or now - start >= samples[-1][0] + SAMPLE_SECONDS:
-            samples.append((now - start, size))
-    samples.append((time.monotonic() - start if start else 0.0, size))
-    return Received(
-        size=max(0, size - _DIGEST), intact=tail == digest.digest(), samples=tuple(samples)
-    )
-
-
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Serve one connection."""
-    try:
-        writer.write(_line({"seen": writer.get_extra_info("peername")[:2]}))
-        request = await _read_line(reader)
-        amount = Amount(**request["amount"])
-        if request["direction"] == "download":
-            await send_data(writer, amount)
-            await reader.read()
-        else:
-            writer.write(_line(asdict(await receive_data(reader))))
-            await writer.drain()
-    except (ConnectionError, TimeoutError) as error:
-        print(json.dumps({"event": "broken", "error": str(error)}), file=sys.stderr, flush=True)
-    finally:
-        writer.close()
-
-
-@dataclass(slots=True)
-class _Client:
-    """One connection of ``send``, from its opening to its end."""
-
-    connection: Connection = field(default_factory=Connection)
-    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    @asynccontextmanager
-    async def _errors(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            self.connection.error = str(error) or type(error).__name__
-
-    async def open(self, address: str, port: int, source: str | None) -> None:
-        start = time.monotonic()
-        async with self._errors():
-            self.streams = await asyncio.open_connection(
-                address, port, limit=_BUFFER, local_addr=(source, 0) if source else None
-            )
-            reader, writer = self.streams
-            self.connection.local = _endpoint(writer.get_extra_info("sockname"))
-            self.connection.seen = _endpoint((await _read_line(reader))["seen"])
-            self.connection.connect_seconds = time.monotonic() - start
-
-    async def transfer(self, direction: Direction, amount: Amount) -> None:
-        if self.streams is None or self.connection.error:
-            return
-        reader, writer = self.streams
-        start = time.monotonic()
-        async with self._errors():
-            writer.write(_line({"direction": direction, "amount": asdict(amount)}))
-            if direction == "upload":
-                await send_data(writer, amount)
-                self.connection.received = _received(await _read_line(reader))
-            else:
-                self.connection.received = await receive_data(reader)
-            self.connection.seconds = time.monotonic() - start
-
-    def close(self) -> None:
-        if self.streams is not None:
-            self.streams[1].close()
 
 
 async def _at_most(parallel: int, jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -242,7 +48,7 @@ async def _stdin_ends() -> None:
 
 async def send(options: argparse.Namespace) -> None:
     """Open all connections, say so, hold them if asked to, then move the data of each."""
-    clients = [_Client() for _ in range(options.connections)]
+    clients = [Client() for _ in range(options.connections)]
     amount = Amount(options.bytes, options.seconds)
     try:
         async with asyncio.timeout(options.limit):
@@ -265,7 +71,7 @@ async def send(options: argparse.Namespace) -> None:
 async def serve(options: argparse.Namespace) -> None:
     """Answer connections of both families until standard input ends."""
     server = await asyncio.start_server(
-        answer, options.address, options.port, limit=_BUFFER, backlog=4096
+        answer, options.address, options.port, limit=BUFFER, backlog=4096
     )
     print(json.dumps({"event": "listening"}), flush=True)
     try:
@@ -284,7 +90,7 @@ def _count(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="traffic", description="TCP test application")
+    parser = argparse.ArgumentParser(prog="traffic", description="TCP test program")
     commands = parser.add_subparsers(required=True)
     server = commands.add_parser("serve", help="say whom connections come from; take and give data")
     server.add_argument("--address", help="address to listen on; default: all, both families")

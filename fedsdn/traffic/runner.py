@@ -1,4 +1,4 @@
-"""Runs the test application of ``traffic`` in other places."""
+"""Runs the test program of ``traffic`` in other places."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Shell, Started
-from fedsdn.traffic.program import Amount, Connection, Direction
+from fedsdn.traffic.values import Amount, Connection, TransferDirection
 
 PROGRAM = "fedsdn.traffic.program"
 """Its module."""
 PORT = 15001
-"""TCP port on which the test application listens."""
+"""TCP port on which the test program listens."""
 LIMIT_SECONDS = 60.0
 """No transfer of ours goes on for longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """So many connections to the application at ``address``, each with the same data."""
+    """So many connections to the program at ``address``, each with the same data."""
 
     address: Address
     amount: Amount
-    direction: Direction = "upload"
+    direction: TransferDirection = "upload"
     connections: int = 1
     port: int = PORT
     source: Address | None = None
@@ -51,7 +51,7 @@ class Transfer:
 
 @contextmanager
 def serving(where: Shell, address: Address | None = None) -> Iterator[None]:
-    """Let the application listen on ``PORT`` while the block runs.
+    """Let the program listen on ``PORT`` while the block runs.
 
     Raises:
         FedsdnError: it cannot listen there.
@@ -73,7 +73,7 @@ def send(
     What goes wrong with a single connection is in its ``error``.
 
     Raises:
-        FedsdnError: the application did not run to its end.
+        FedsdnError: the program did not run to its end.
 
     """
     with where.started(*where.module(PROGRAM), *transfer.arguments) as client:
@@ -91,7 +91,7 @@ def finish(client: Started) -> tuple[Connection, ...]:
     """Let a started transfer move its data, and return what became of each connection.
 
     Raises:
-        FedsdnError: the application did not run to its end.
+        FedsdnError: the program did not run to its end.
 
     """
     lines = client.finish(timeout=LIMIT_SECONDS + 20).splitlines()

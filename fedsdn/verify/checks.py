@@ -64,7 +64,7 @@ class Result:
 
 
 def run_checks(checks: Iterable[Check]) -> Iterator[Result]:
-    """Run checks in their order, and skip those whose ground has failed.
+    """Run checks in their order, and skip those whose prerequisites have failed.
 
     A command that is missing, fails or hangs is a failed check, not the end of the list.
     """

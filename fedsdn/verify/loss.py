@@ -10,8 +10,8 @@ from functools import partial
 
 from fedsdn.config.model import Uplink
 from fedsdn.shell import Started
-from fedsdn.traffic.program import Amount, Connection
 from fedsdn.traffic.runner import PROGRAM, finish, serving, wait_open
+from fedsdn.traffic.values import Amount, Connection
 from fedsdn.uplinks.status import PathState
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
@@ -39,7 +39,7 @@ _LEAST_AGAIN = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class UplinkLoss:
     """The loss of the near site's ``uplink``, whose wire leads to ``other`` of the far site."""
 
     path: VmPath
@@ -49,19 +49,22 @@ class Loss:
     seconds: float = SECONDS
 
 
-def losses(pairs: Sequence[tuple[Uplink, Uplink]], path: VmPath, plug: PlugUplink) -> list[Loss]:
+def losses(
+    pairs: Sequence[tuple[Uplink, Uplink]], path: VmPath, plug: PlugUplink
+) -> list[UplinkLoss]:
     """Lose each of the uplinks ``pairs`` between two sites, and at either end."""
     there = [
-        Loss(path, own, other, partial(plug, path.near.name, own.name)) for own, other in pairs
+        UplinkLoss(path, own, other, partial(plug, path.near.name, own.name))
+        for own, other in pairs
     ]
     back = [
-        Loss(path.back(), other, own, partial(plug, path.far.name, other.name))
+        UplinkLoss(path.back(), other, own, partial(plug, path.far.name, other.name))
         for own, other in pairs
     ]
     return there + back
 
 
-def loss_check(loss: Loss) -> Check:
+def loss_check(loss: UplinkLoss) -> Check:
     """Return the check that one connection lives through a loss."""
     path = loss.path
     return Check(
@@ -74,7 +77,7 @@ def loss_check(loss: Loss) -> Check:
     )
 
 
-def _lose(loss: Loss) -> str:
+def _lose(loss: UplinkLoss) -> str:
     transfer = loss.path.transfer(Amount(seconds=loss.seconds))
     shell = loss.path.near_vm.shell
     with (
@@ -94,7 +97,7 @@ def _data(client: Started) -> Connection:
     return finish(client)[0]
 
 
-def _pull_and_plug_in(loss: Loss, started: float) -> tuple[float, float]:
+def _pull_and_plug_in(loss: UplinkLoss, started: float) -> tuple[float, float]:
     """Return when the wire was pulled and plugged in, in seconds since the start."""
     _sleep_until(started + _LOST_AT * loss.seconds)
     loss.plug(False)
@@ -113,7 +116,7 @@ def _sleep_until(then: float) -> None:
     time.sleep(max(0.0, then - time.monotonic()))
 
 
-def _wait_until_noticed(loss: Loss, state: PathState) -> None:
+def _wait_until_noticed(loss: UplinkLoss, state: PathState) -> None:
     """Wait until both ends have the path in ``state``, and the endpoints that go with that."""
     near, far = loss.path.near, loss.path.far
     ends = ((near, loss.uplink, far, loss.other), (far, loss.other, near, loss.uplink))
@@ -142,7 +145,7 @@ def _has(view: SiteView, own: Uplink, peer: SiteView, other: Uplink, state: Path
     )
 
 
-def _judged(loss: Loss, connection: Connection, lost: float, back: float) -> str:
+def _judged(loss: UplinkLoss, connection: Connection, lost: float, back: float) -> str:
     received = connection.received
     if connection.error or received is None or not received.intact:
         raise CheckFailedError(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from fedsdn.verify.checks import Check
+from fedsdn.verify.connections import both_sides_check, path_checks
 from fedsdn.verify.loss import PlugUplink, loss_check, losses
-from fedsdn.verify.paths import both_sides_check, path_checks, paths
+from fedsdn.verify.paths import paths
 from fedsdn.verify.site import site_checks, traffic_counter_checks
 from fedsdn.verify.throughput import Wires, throughput_checks
 from fedsdn.verify.view import SiteView

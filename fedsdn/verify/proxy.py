@@ -61,8 +61,8 @@ def mptcp(view: SiteView) -> str:
 def endpoints(view: SiteView) -> str:
     """Compare the path manager's endpoints with the uplinks that live."""
     present = endpoint_addresses(view)
-    told = status(view)
-    dead = frozenset() if told is None else told.dead
+    reported = status(view)
+    dead = frozenset() if reported is None else reported.dead
     addresses = {uplink.name: str(uplink.address.ip) for uplink in view.site.uplinks}
     present -= {addresses[name] for name in dead}
     wanted = {address for name, address in addresses.items() if name not in dead}
@@ -81,13 +81,13 @@ def endpoint_addresses(view: SiteView) -> set[str]:
 
 
 def status(view: SiteView) -> SiteStatus | None:
-    """Read what the application tells of uplinks and paths; None while it does not run.
+    """Read what the application reports of uplinks and paths; None while it does not run.
 
     The host's clock comes with it: that of another machine is not ours.
     """
-    told = view.shell.run("sh", "-c", f"date +%s.%N && cat {STATUS_FILE}")
-    now, _, text = told.stdout.partition("\n")
-    return None if told.returncode else parse_status(text, float(now))
+    answer = view.shell.run("sh", "-c", f"date +%s.%N && cat {STATUS_FILE}")
+    now, _, text = answer.stdout.partition("\n")
+    return None if answer.returncode else parse_status(text, float(now))
 
 
 def _sorted(addresses: set[str]) -> str:

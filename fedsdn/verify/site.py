@@ -1,4 +1,4 @@
-"""Checks of one site's ground: bridge, application, flows, namespace, proxy, uplinks.
+"""Checks of one site: bridge, application, flows, namespace, proxy, uplinks.
 
 They only look (and ping the peers), so they may run on a site that carries traffic.
 """
@@ -17,7 +17,7 @@ from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.view import SiteView
 
 
-class Ground(StrEnum):
+class SiteCheck(StrEnum):
     """Names of a site's checks."""
 
     ROOT = "root"
@@ -59,7 +59,7 @@ def _check(
 def site_checks(view: SiteView) -> list[Check]:
     """Return the checks of a site, each after those it needs."""
     return [
-        _check(view, Ground.ROOT, "this user may look at everything", _root),
+        _check(view, SiteCheck.ROOT, "this user may look at everything", _root),
         *_bridge_checks(view),
         *_proxy_checks(view),
         *_reach_checks(view),
@@ -77,37 +77,40 @@ def _bridge_checks(view: SiteView) -> list[Check]:
     check = partial(_check, view)
     return [
         check(
-            Ground.SWITCH,
+            SiteCheck.SWITCH,
             "Open vSwitch's daemons run",
             bridge_checks.switch,
-            Ground.ROOT,
+            SiteCheck.ROOT,
         ),
         check(
-            Ground.BRIDGE,
+            SiteCheck.BRIDGE,
             "the provider network has its bridge",
             bridge_checks.bridge,
-            Ground.SWITCH,
+            SiteCheck.SWITCH,
         ),
         check(
-            Ground.PORTS,
+            SiteCheck.PORTS,
             "the bridge has the uplinks' and the proxy's ports",
             bridge_checks.ports,
-            Ground.BRIDGE,
+            SiteCheck.BRIDGE,
         ),
         check(
-            Ground.CARRIER, "every uplink's wire is plugged in", bridge_checks.carrier, Ground.PORTS
+            SiteCheck.CARRIER,
+            "every uplink's wire is plugged in",
+            bridge_checks.carrier,
+            SiteCheck.PORTS,
         ),
         check(
-            Ground.APPLICATION,
+            SiteCheck.APPLICATION,
             "the application is connected to the bridge",
             bridge_checks.application,
-            Ground.BRIDGE,
+            SiteCheck.BRIDGE,
         ),
         check(
-            Ground.FLOWS,
+            SiteCheck.FLOWS,
             "the bridge has exactly the flows that the federation file asks for",
             bridge_checks.flows,
-            Ground.PORTS,
+            SiteCheck.PORTS,
         ),
     ]
 
@@ -116,48 +119,48 @@ def _proxy_checks(view: SiteView) -> list[Check]:
     check = partial(_check, view)
     return [
         check(
-            Ground.NAMESPACE,
+            SiteCheck.NAMESPACE,
             "the proxy's network namespace is there",
             proxy_checks.namespace,
-            Ground.ROOT,
+            SiteCheck.ROOT,
         ),
         check(
-            Ground.ADDRESSES,
+            SiteCheck.ADDRESSES,
             "the namespace holds the uplinks' addresses",
             proxy_checks.addresses,
-            Ground.NAMESPACE,
+            SiteCheck.NAMESPACE,
         ),
         check(
-            Ground.MPTCP,
+            SiteCheck.MPTCP,
             "the kernel speaks Multipath TCP here",
             proxy_checks.mptcp,
-            Ground.NAMESPACE,
+            SiteCheck.NAMESPACE,
         ),
         check(
-            Ground.ENDPOINTS,
-            "every uplink that lives is an MPTCP endpoint, and nothing else is",
+            SiteCheck.ENDPOINTS,
+            "every uplink with a live path is an MPTCP endpoint, and nothing else is",
             proxy_checks.endpoints,
-            Ground.MPTCP,
+            SiteCheck.MPTCP,
         ),
         check(
-            Ground.SET_UP,
+            SiteCheck.SET_UP,
             "routes, rules, packet filter and kernel settings are as planned",
             proxy_checks.set_up,
-            Ground.PORTS,
-            Ground.ADDRESSES,
-            Ground.ENDPOINTS,
+            SiteCheck.PORTS,
+            SiteCheck.ADDRESSES,
+            SiteCheck.ENDPOINTS,
         ),
         check(
-            Ground.PROXY,
+            SiteCheck.PROXY,
             "the proxy answers, with all its workers",
             proxy_checks.running,
-            Ground.NAMESPACE,
+            SiteCheck.NAMESPACE,
         ),
         check(
-            Ground.LISTENING,
+            SiteCheck.LISTENING,
             "both of the proxy's ports are open",
             proxy_checks.listening,
-            Ground.PROXY,
+            SiteCheck.PROXY,
         ),
     ]
 
@@ -168,7 +171,9 @@ def reach(uplink: Uplink, peer: Site, other: Uplink) -> str:
 
 
 def _reach_checks(view: SiteView) -> Iterator[Check]:
-    ground = tuple(title(view, need) for need in (Ground.CARRIER, Ground.FLOWS, Ground.ADDRESSES))
+    needs = tuple(
+        title(view, need) for need in (SiteCheck.CARRIER, SiteCheck.FLOWS, SiteCheck.ADDRESSES)
+    )
     for peer in view.federation.peers(view.name):
         for uplink, other in product(view.site.uplinks, peer.uplinks):
             if uplink.reaches(other):
@@ -178,7 +183,7 @@ def _reach_checks(view: SiteView) -> Iterator[Check]:
                     reach(uplink, peer, other),
                     f"packets from {source} to {address} are answered",
                     partial(proxy_checks.ping, view, source, address),
-                    ground,
+                    needs,
                 )
 
 
@@ -188,21 +193,21 @@ def traffic_counter_checks(view: SiteView) -> list[Check]:
     return [
         _check(
             view,
-            Ground.FALLBACKS,
+            SiteCheck.FALLBACKS,
             "every connection between proxies is MPTCP, none fell back to plain TCP",
             lambda view: proxy_checks.no_fallbacks(view, counted()),
-            Ground.PROXY,
+            SiteCheck.PROXY,
         ),
         _check(
             view,
-            Ground.REFUSALS,
+            SiteCheck.REFUSALS,
             "what the proxy refused can be seen",
             lambda _: proxy_checks.refused(counted()),
-            Ground.PROXY,
+            SiteCheck.PROXY,
         ),
         _check(
             view,
-            Ground.SOURCES,
+            SiteCheck.SOURCES,
             "which VMs do not see the address of their client can be seen",
             proxy_checks.sources,
         ),

@@ -11,8 +11,8 @@ from fedsdn.config.model import Uplink
 from fedsdn.pipeline.declarations import wan_port
 from fedsdn.site.nft import TABLE
 from fedsdn.traffic.counters import recording
-from fedsdn.traffic.program import Amount, Connection, Direction
 from fedsdn.traffic.runner import PORT, Transfer, send, serving
+from fedsdn.traffic.values import Amount, Connection, TransferDirection
 from fedsdn.verify import site as site_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.paths import VmPath
@@ -35,20 +35,20 @@ class Wires:
     near: SiteView
     far: SiteView
     seconds: float
-    _alone: dict[Direction, tuple[float, ...]] = field(default_factory=dict)
+    _alone: dict[TransferDirection, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def pairs(self) -> tuple[tuple[Uplink, Uplink], ...]:
         """Uplinks of the near and the far site, one to one."""
         return uplink_pairs(self.near.site, self.far.site)
 
-    def alone(self, direction: Direction) -> tuple[float, ...]:
+    def alone(self, direction: TransferDirection) -> tuple[float, ...]:
         """Bit/s that plain TCP gets from proxy to proxy over each pair; measured once."""
         if direction not in self._alone:
             self._alone[direction] = tuple(self._measure(*p, direction) for p in self.pairs)
         return self._alone[direction]
 
-    def _measure(self, uplink: Uplink, other: Uplink, direction: Direction) -> float:
+    def _measure(self, uplink: Uplink, other: Uplink, direction: TransferDirection) -> float:
         source, destination = uplink.address.ip, other.peer_address
         transfer = Transfer(destination, Amount(seconds=self.seconds), direction, source=source)
         with _admitted(self.far), serving(self.far.proxy, other.address.ip):
@@ -88,7 +88,7 @@ def _admitted(view: SiteView) -> Iterator[None]:
 def throughput_checks(wires: Wires, same_sites: Sequence[VmPath]) -> list[Check]:
     """Return the checks of two sites, for their paths ``same_sites``, one of each family."""
     checks = []
-    directions: tuple[Direction, ...] = ("upload", "download")
+    directions: tuple[TransferDirection, ...] = ("upload", "download")
     for direction in directions:
         start, end = wires.near.name, wires.far.name
         if direction == "download":
@@ -101,16 +101,16 @@ def throughput_checks(wires: Wires, same_sites: Sequence[VmPath]) -> list[Check]
                     f"every uplink carries it, and it gets at least {LEAST_RATIO} of the sum of "
                     "what each uplink carries alone",
                     partial(_uses_all, wires, path, direction),
-                    (path.connects, *_ground(wires)),
+                    (path.connects, *_prerequisites(wires)),
                 )
             )
     return checks
 
 
-def _ground(wires: Wires) -> tuple[str, ...]:
+def _prerequisites(wires: Wires) -> tuple[str, ...]:
     near, far = wires.near, wires.far
     return (
-        *(site_checks.title(view, site_checks.Ground.ENDPOINTS) for view in (near, far)),
+        *(site_checks.title(view, site_checks.SiteCheck.ENDPOINTS) for view in (near, far)),
         *(
             site_checks.title(near, site_checks.reach(uplink, far.site, other))
             for uplink, other in wires.pairs
@@ -127,7 +127,7 @@ class Carried:
     shares: dict[str, int]
 
 
-def carry(wires: Wires, path: VmPath, direction: Direction) -> Carried:
+def carry(wires: Wires, path: VmPath, direction: TransferDirection) -> Carried:
     """Move data in one connection of two VMs, and count what each uplink carries of it.
 
     Raises:
@@ -146,7 +146,7 @@ def carry(wires: Wires, path: VmPath, direction: Direction) -> Carried:
     return Carried(connection, receiver, shares)
 
 
-def _uses_all(wires: Wires, path: VmPath, direction: Direction) -> str:
+def _uses_all(wires: Wires, path: VmPath, direction: TransferDirection) -> str:
     alone = wires.alone(direction)
     carried = carry(wires, path, direction)
     check_shares(carried, alone)

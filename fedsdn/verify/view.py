@@ -12,7 +12,7 @@ from fedsdn.shell import Shell
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """A virtual machine in which the test application may run."""
+    """A virtual machine in which the test program may run."""
 
     name: str
     shell: Shell

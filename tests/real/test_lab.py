@@ -17,8 +17,8 @@ import pytest
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from fedsdn.shell import Shell
-from fedsdn.traffic.program import Amount
 from fedsdn.traffic.runner import Transfer, send, serving
+from fedsdn.traffic.values import Amount
 
 pytestmark = pytest.mark.real
 FEDSDN = str(Path(sys.executable).parent / "fedsdn")

@@ -21,16 +21,16 @@ from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from fedsdn.proxy.process.stats_socket import checked
-from fedsdn.traffic.program import Direction
+from fedsdn.traffic.values import TransferDirection
 from fedsdn.uplinks.status import read_status
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import loss as loss_checks
 from fedsdn.verify.checks import CheckFailedError, Outcome, Result, run_checks
-from fedsdn.verify.loss import Loss, loss_check
+from fedsdn.verify.loss import UplinkLoss, loss_check
 from fedsdn.verify.paths import paths
 from fedsdn.verify.plan import Effort, all_checks
 from fedsdn.verify.proxy import endpoints
-from fedsdn.verify.site import Ground, section, site_checks, traffic_counter_checks
+from fedsdn.verify.site import SiteCheck, section, site_checks, traffic_counter_checks
 from fedsdn.verify.throughput import Wires, carry, check_shares
 from fedsdn.verify.view import SiteView, uplink_pairs
 
@@ -104,7 +104,9 @@ def test_everything_passes_but_for_speed(lab: Lab) -> None:
 
 @pytest.mark.parametrize("direction", ["upload", "download"])
 @pytest.mark.parametrize("family", [4, 6])
-def test_one_connection_uses_every_uplink(lab: Lab, family: int, direction: Direction) -> None:
+def test_one_connection_uses_every_uplink(
+    lab: Lab, family: int, direction: TransferDirection
+) -> None:
     views = lab_views(lab)
     path = next(path for path in paths(views) if path.family == family)
     wires = Wires(views[0], views[1], EFFORT.seconds)
@@ -138,7 +140,7 @@ def test_deleted_flows_fail_flows(view: SiteView, host: Host) -> None:
     """The application is halted, or it would put them back at once."""
     with process(host, "osken-manager", "STOP"):
         view.shell.output("ovs-ofctl", "-O", "OpenFlow13", "del-flows", view.bridge, "table=110")
-        failure = the_only_failure(view, Ground.FLOWS)
+        failure = the_only_failure(view, SiteCheck.FLOWS)
     assert "missing (table 110)" in failure.found
     assert "osken-manager" in failure.fix
     wait_until(
@@ -155,7 +157,7 @@ def test_an_application_that_ended_fails_its_check_only(
             LIMIT,
             lambda: "the application still runs",
         )
-        failure = the_only_failure(view, Ground.APPLICATION)
+        failure = the_only_failure(view, SiteCheck.APPLICATION)
         assert "is not connected" in failure.found
         assert failure.fix.endswith(
             "osken-manager --config-file /run/fedsdn/fedsdn.conf fedsdn.app"
@@ -174,8 +176,8 @@ def test_flows_whose_actions_were_replaced_fail_flows(lab: Lab, view: SiteView, 
         )
         view.shell.output("ovs-ofctl", "-O", "OpenFlow13", "mod-flows", view.bridge, "actions=drop")
         results = look(view)
-    assert names(results, Outcome.FAILED) == {Ground.APPLICATION, Ground.FLOWS}
-    failure = results[Ground.FLOWS]
+    assert names(results, Outcome.FAILED) == {SiteCheck.APPLICATION, SiteCheck.FLOWS}
+    failure = results[SiteCheck.FLOWS]
     assert re.match(r"96 wanted: \d\d changed \(table 0, ", failure.found)
     assert "fedsdn flows diff; (re)start the application: " in failure.fix
     site = lab.topology.federation.site("a")
@@ -189,8 +191,8 @@ def test_a_proxy_of_another_version_is_one_failure_that_says_so(view: SiteView) 
     """Stands in for an older proxy: a command that prints what that would."""
     printed = replace(view.shell, python="echo")
     results = look(replace(view, shell=printed))
-    assert results[Ground.PROXY].outcome is Outcome.FAILED
-    assert "no JSON" in results[Ground.PROXY].found
+    assert results[SiteCheck.PROXY].outcome is Outcome.FAILED
+    assert "no JSON" in results[SiteCheck.PROXY].found
     with pytest.raises(FedsdnError, match="another version of fedsdn: restart it"):
         checked({"workers": 2, "outbound": 5})
 
@@ -199,9 +201,9 @@ def test_a_proxy_that_ended_fails_its_check_and_skips_what_asks_it(
     lab: Lab, view: SiteView, host: Host
 ) -> None:
     with process(host, "fedsdn proxy run", "KILL"):
-        failure = the_only_failure(view, Ground.PROXY)
+        failure = the_only_failure(view, SiteCheck.PROXY)
         skipped = names(look(view), Outcome.SKIPPED)
-    assert skipped == {Ground.LISTENING, Ground.FALLBACKS, Ground.REFUSALS}
+    assert skipped == {SiteCheck.LISTENING, SiteCheck.FALLBACKS, SiteCheck.REFUSALS}
     assert failure.fix.endswith("fedsdn proxy run")
     operator.wait_for_proxy(host, lab.topology.federation, operator.start_proxy(host))
     all_well(view)
@@ -214,7 +216,7 @@ def test_a_pulled_wire_fails_carrier_at_both_ends(lab: Lab) -> None:
         for view in views:
             host = lab.host(view.name)
             wait_until(lambda host=host: _link(host) == "down", LIMIT, lambda: "up1 stays up")  # type: ignore[misc]
-            failure = the_only_failure(view, Ground.CARRIER)
+            failure = the_only_failure(view, SiteCheck.CARRIER)
             assert "up1 (up1) is down" in failure.found
     finally:
         lab.change_wire("wire1", carrier=True)
@@ -230,7 +232,7 @@ def _loss(lab: Lab, plug: Callable[[bool], None]) -> Result:
     """Lose a's up1 under a transfer; how much it carries afterwards is for the benchmarks."""
     views = lab_views(lab)
     own, other = uplink_pairs(views[0].site, views[1].site)[0]
-    (result,) = run_checks([loss_check(Loss(paths(views)[0], own, other, plug, seconds=6.0))])
+    (result,) = run_checks([loss_check(UplinkLoss(paths(views)[0], own, other, plug, seconds=6.0))])
     return result
 
 
@@ -270,15 +272,15 @@ def _link(host: Host) -> str:
 @pytest.mark.parametrize(
     ("trouble", "check", "found"),
     [
-        ("ip address del 192.0.2.1/24 dev wan-up1", Ground.ADDRESSES, "192.0.2.1 on wan-up1"),
-        ("ip link set wan-up2 down", Ground.ADDRESSES, "2001:db8:2::1 on wan-up2"),
-        ("sysctl -q net.mptcp.enabled=0", Ground.MPTCP, "net.mptcp.enabled is 0"),
-        ("nft delete table inet fedsdn", Ground.SET_UP, "packet filter table inet fedsdn"),
-        ("ip rule del priority 201", Ground.SET_UP, "from 192.0.2.1 lookup 201"),
+        ("ip address del 192.0.2.1/24 dev wan-up1", SiteCheck.ADDRESSES, "192.0.2.1 on wan-up1"),
+        ("ip link set wan-up2 down", SiteCheck.ADDRESSES, "2001:db8:2::1 on wan-up2"),
+        ("sysctl -q net.mptcp.enabled=0", SiteCheck.MPTCP, "net.mptcp.enabled is 0"),
+        ("nft delete table inet fedsdn", SiteCheck.SET_UP, "packet filter table inet fedsdn"),
+        ("ip rule del priority 201", SiteCheck.SET_UP, "from 192.0.2.1 lookup 201"),
     ],
 )
 def test_what_breaks_in_the_namespace_fails_its_check_and_the_fix_mends_it(
-    view: SiteView, trouble: str, check: Ground, found: str
+    view: SiteView, trouble: str, check: SiteCheck, found: str
 ) -> None:
     view.proxy.output(*trouble.split())
     failure = the_only_failure(view, check)
@@ -293,7 +295,7 @@ def test_endpoints_that_are_gone_fail_their_check_and_the_fix_mends_it(
     """The application is halted, or it would put them back at once."""
     with process(host, "osken-manager", "STOP"):
         view.proxy.output("ip", "mptcp", "endpoint", "flush")
-        failure = the_only_failure(view, Ground.ENDPOINTS)
+        failure = the_only_failure(view, SiteCheck.ENDPOINTS)
         assert "endpoints none, uplinks 192.0.2.1" in failure.found
         mend(failure.fix)
         all_well(view)
@@ -304,7 +306,7 @@ def test_a_port_that_is_gone_fails_ports_and_the_fix_mends_it(
     view: SiteView, host: Host, port: str
 ) -> None:
     view.shell.output("ovs-vsctl", "del-port", view.bridge, port)
-    failure = the_only_failure(view, Ground.PORTS)
+    failure = the_only_failure(view, SiteCheck.PORTS)
     assert repr(port)[1:-1] in failure.found
     mend(failure.fix)
     wait_until(
@@ -313,7 +315,7 @@ def test_a_port_that_is_gone_fails_ports_and_the_fix_mends_it(
     # Flows are told apart without their port's number, which is another one now.
     wait_until(lambda: _all_alive(host), LIMIT, lambda: "up1 stays dead")
     if port == "up1":
-        mend(the_only_failure(view, Ground.SET_UP).fix)  # a new port is not kept from NORMAL yet
+        mend(the_only_failure(view, SiteCheck.SET_UP).fix)  # a new port is not kept from NORMAL yet
     all_well(view)
 
 
@@ -344,7 +346,7 @@ def test_a_failure_is_exit_status_1_and_in_every_report(
     report = json.loads(done.stdout)
     assert report["totals"]["failed"] == 1
     (failed,) = (check for check in report["checks"] if check["outcome"] == "failed")
-    assert (failed["section"], failed["name"]) == ("site a", Ground.ENDPOINTS)
+    assert (failed["section"], failed["name"]) == ("site a", SiteCheck.ENDPOINTS)
     assert failed["fix"] == "fedsdn site up --config-file=/run/fedsdn/fedsdn.conf"
     root = ET.parse(junit).getroot()  # noqa: S314 -- our own file
     assert [case.get("name") for case in root.iter("testcase") if case.find("failure") is not None]

@@ -12,11 +12,11 @@ import pytest
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import recording
-from fedsdn.traffic.program import Amount, Direction
 from fedsdn.traffic.runner import Transfer, send, serving
-from fedsdn.verify import paths as path_checks
+from fedsdn.traffic.values import Amount, TransferDirection
+from fedsdn.verify import connections as path_checks
 from fedsdn.verify.checks import Check, CheckFailedError
-from fedsdn.verify.paths import VmPath
+from fedsdn.verify.paths import CONNECTS, VmPath
 from fedsdn.verify.view import SiteView, Vm
 from tests.unit.federations import two_sites
 
@@ -115,7 +115,7 @@ def test_a_thousand_parallel_connections_are_open_at_once_and_each_sees_its_own_
 
 @pytest.mark.parametrize("direction", ["upload", "download"])
 def test_data_of_a_given_size_arrive_and_are_counted_on_the_wire(
-    pair: Pair, direction: Direction
+    pair: Pair, direction: TransferDirection
 ) -> None:
     transfer = Transfer(ip_address(FAR[4]), Amount(size=1_000_000), direction)
     with serving(pair.far), recording(pair.near) as near, recording(pair.far) as far:
@@ -129,7 +129,9 @@ def test_data_of_a_given_size_arrive_and_are_counted_on_the_wire(
 
 
 @pytest.mark.parametrize("direction", ["upload", "download"])
-def test_a_transfer_for_a_time_is_sampled_to_its_end(pair: Pair, direction: Direction) -> None:
+def test_a_transfer_for_a_time_is_sampled_to_its_end(
+    pair: Pair, direction: TransferDirection
+) -> None:
     transfer = Transfer(ip_address(FAR[6]), Amount(seconds=0.5), direction)
     with serving(pair.far):
         (moved,) = send(pair.near, transfer)
@@ -162,13 +164,13 @@ def test_a_port_that_is_taken_is_one_line(pair: Pair) -> None:
 
 
 def test_connects_passes_where_the_far_vm_answers(pair: Pair) -> None:
-    assert checks_by_name(pair, 6)[path_checks.CONNECTS].test().startswith(FAR[6])
+    assert checks_by_name(pair, 6)[CONNECTS].test().startswith(FAR[6])
 
 
 def test_connects_fails_where_nothing_gets_through(pair: Pair) -> None:
     ip("-n", pair.near_namespace, "route", "replace", "unreachable", FAR[4])
     with pytest.raises(CheckFailedError, match=r"1 of 1 connections from 10.1.0.11") as failure:
-        checks_by_name(pair, 4)[path_checks.CONNECTS].test()
+        checks_by_name(pair, 4)[CONNECTS].test()
     assert "No route to host" in failure.value.found
 
 

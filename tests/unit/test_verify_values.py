@@ -9,10 +9,10 @@ import pytest
 from fedsdn.config.model import Federation, Uplink
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import parse
-from fedsdn.traffic.program import Connection, Received
-from fedsdn.verify import paths as path_checks
+from fedsdn.traffic.values import Connection, Received
 from fedsdn.verify.checks import CheckFailedError
-from fedsdn.verify.paths import Load, check_flows, check_sources, paths
+from fedsdn.verify.connections import Load, check_flows, check_sources
+from fedsdn.verify.paths import VmPath, paths
 from fedsdn.verify.plan import QUICK, all_checks
 from fedsdn.verify.throughput import Carried, check_shares
 from fedsdn.verify.view import SiteView, Vm, uplink_pairs
@@ -44,7 +44,7 @@ def views(federation: Federation = TWO_SITES, *, vms: bool = True) -> list[SiteV
     ]
 
 
-def path() -> path_checks.VmPath:
+def path() -> VmPath:
     return paths(views())[0]
 
 
