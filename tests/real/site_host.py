@@ -141,7 +141,7 @@ class SiteHost:
         wait_until(lambda: self.run(f"kill -0 {pid}").returncode != 0)
         pid_file.unlink()
 
-    def run(self, command: str, *, stdin: str = "", **environment: str) -> Done:
+    def run(self, command: str, *, stdin: str = "", limit: float = 60, **environment: str) -> Done:
         """Run a shell command on the host; the commands of this package are on its PATH."""
         path = f"{COMMANDS}:{os.environ['PATH']}"
         return subprocess.run(
@@ -150,7 +150,7 @@ class SiteHost:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=limit,
             env={"PATH": path, "LANG": "C.UTF-8"} | environment,
         )
 
