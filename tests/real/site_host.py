@@ -102,6 +102,8 @@ class SiteHost:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         self.pid = int(children.read_text().split()[0])
         self.run_directory = Path(f"/proc/{self.pid}/root/run")
+        self.limit = 60.0
+        """Seconds that a command may take."""
         if tso:
             self.output("ovs-vsctl --no-wait set o . other_config:userspace-tso-enable=true")
         self.start_switch()
@@ -141,7 +143,7 @@ class SiteHost:
         wait_until(lambda: self.run(f"kill -0 {pid}").returncode != 0)
         pid_file.unlink()
 
-    def run(self, command: str, *, stdin: str = "", limit: float = 60, **environment: str) -> Done:
+    def run(self, command: str, *, stdin: str = "", **environment: str) -> Done:
         """Run a shell command on the host; the commands of this package are on its PATH."""
         path = f"{COMMANDS}:{os.environ['PATH']}"
         return subprocess.run(
@@ -150,7 +152,7 @@ class SiteHost:
             capture_output=True,
             text=True,
             check=False,
-            timeout=limit,
+            timeout=self.limit,
             env={"PATH": path, "LANG": "C.UTF-8"} | environment,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 
@@ -134,6 +133,7 @@ STATES = {
 @pytest.fixture(params=STATES)
 def state(request: pytest.FixtureRequest) -> Iterator[tuple[SiteHost, State]]:
     with SiteHost() as host:
+        host.limit = LIMIT_S
         found = STATES[request.param]
         found.make(host)
         yield host, found
@@ -156,10 +156,9 @@ def test_a_command_ends_in_one_line(state: tuple[SiteHost, State]) -> None:
     with ThreadPoolExecutor(3) as threads:
         commands = [command for command in what.commands if command not in CHANGING]
         run = [f"{what.user}fedsdn {command} </dev/null" for command in commands]
-        done = threads.map(partial(host.run, limit=LIMIT_S), run)
-        ended = dict(zip(commands, done, strict=True))
+        ended = dict(zip(commands, threads.map(host.run, run), strict=True))
     for command in CHANGING:
         if command in what.commands:
-            ended[command] = host.run(f"{what.user}fedsdn {command}", limit=LIMIT_S)
+            ended[command] = host.run(f"{what.user}fedsdn {command}")
     complaints = [complaint(command, done) for command, done in ended.items()]
     assert not any(complaints), "\n".join(filter(None, complaints))
