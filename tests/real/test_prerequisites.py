@@ -33,14 +33,14 @@ OTHERS = (
     "lab status",
     "lab exec a -- true",
     "lab link wire1 down",
-    "lab down --name no-such-lab",
+    "lab down no-such-lab",
     "verify",
     "verify --lab no-such-lab",
     "verify --machines /run/no.yaml",
     "trace --lab no-such-lab 10.1.0.11 10.2.0.11:80",
 )
 BUNDLE = (f"support-bundle /run/bundle.tar.gz {CONFIG}",)
-OF_A_LAB = ("lab status --name x", "lab link wire1 down --name x", "lab down --name x")
+OF_A_LAB = ("lab status --name x", "lab link wire1 down --name x", "lab down x")
 CHANGING = (f"site up {CONFIG}", f"site down {CONFIG}")
 PROXY = (f"proxy run {CONFIG}",)
 

@@ -9,18 +9,15 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedsdn.cli.views import lab_views
-from fedsdn.errors import FedsdnError
 from fedsdn.lab import operator
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
-from fedsdn.proxy.process.stats_socket import checked
 from fedsdn.traffic.values import TransferDirection
 from fedsdn.uplinks.status import read_status
 from fedsdn.verify import bridge as bridge_checks
@@ -185,16 +182,6 @@ def test_flows_whose_actions_were_replaced_fail_flows(lab: Lab, view: SiteView, 
     wait_until(lambda: _all_alive(host), LIMIT, lambda: "the paths stay dead")
     wait_until(lambda: passes(endpoints, view), LIMIT, lambda: "an endpoint is missing")
     all_well(view)
-
-
-def test_a_proxy_of_another_version_is_one_failure_that_says_so(view: SiteView) -> None:
-    """Stands in for an older proxy: a command that prints what that would."""
-    printed = replace(view.shell, python="echo")
-    results = look(replace(view, shell=printed))
-    assert results[SiteCheck.PROXY].outcome is Outcome.FAILED
-    assert "no JSON" in results[SiteCheck.PROXY].found
-    with pytest.raises(FedsdnError, match="another version of fedsdn: restart it"):
-        checked({"workers": 2, "outbound": 5})
 
 
 def test_a_proxy_that_ended_fails_its_check_and_skips_what_asks_it(
