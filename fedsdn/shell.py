@@ -68,6 +68,7 @@ class Shell:
                 input=text,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 check=False,
                 timeout=timeout,
             )
@@ -123,6 +124,7 @@ class Shell:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",
             )
         except FileNotFoundError as error:
             raise FedsdnError(f"{error.filename} is missing: install it") from error

@@ -37,7 +37,9 @@ def apply(name: str, ruleset: str) -> bool:
 
 def _nft(command: list[str], text: str = "") -> str:
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", check=False
+        )
     except FileNotFoundError as error:
         raise FedsdnError(
             f"{command[0]} is not installed: install package nftables (and util-linux)"
