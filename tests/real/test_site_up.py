@@ -162,7 +162,7 @@ PARTS = [
     "Network.apply_routes",
     "Network.apply_rules",
     "Endpoints.apply",
-    "ovs.apply",
+    "ports.apply",
 ]
 
 # The process ends as if by SIGKILL, right after the part has done its work.
