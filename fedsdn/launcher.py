@@ -1,4 +1,8 @@
-"""The ``osken-manager`` command: runs os-ken applications. os-ken 4 no longer brings its own."""
+"""The ``osken-manager`` command: runs os-ken applications. os-ken 4 no longer brings its own.
+
+An exception that ends a thread, ours or one of os-ken's, ends the process: it would look well and
+do half of its work. Its reason is in the log, and systemd starts it again.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 from importlib.metadata import version
 from types import FrameType
 
 from os_ken import cfg, log
-from os_ken.base.app_manager import AppManager  # before any controller module
+from os_ken.base import app_manager  # before any controller module
+from os_ken.base.app_manager import AppManager
 from os_ken.controller import ofp_handler
 from os_ken.lib import hub
 
@@ -35,6 +41,8 @@ def _run(arguments: list[str]) -> None:
     log.init_log()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    logging.getLogger().addHandler(_EndWithOsKen())
+    threading.excepthook = _thread_failed
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # os-ken would wait for bridges on TCP ports; the application goes to its own bridge.
@@ -70,6 +78,29 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     for application in AppManager.get_instance().applications.values():
         application.close()
     _leave(0)
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    name = "unknown" if failed.thread is None else failed.thread.name
+    error = failed.exc_value
+    _LOG.critical("thread '%s' failed: the process ends", name, exc_info=error)
+    _leave(1)
+
+
+class _EndWithOsKen(logging.Handler):
+    """Ends the process when os-ken says of one of its threads that an exception has come there.
+
+    It logs that and goes on. This is the last handler, so everybody else has the record by then.
+    """
+
+    def __init__(self) -> None:
+        """Look at errors only."""
+        super().__init__(logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """End the process if the record comes from where os-ken catches everything."""
+        if record.name in (app_manager.LOG.name, hub.LOG.name):
+            _leave(1)
 
 
 def _leave(status: int) -> None:

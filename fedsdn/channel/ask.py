@@ -5,10 +5,18 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from fedsdn.channel.connection import Connection
-from fedsdn.channel.messages import LONGEST_LINE, Answer, Call, ChannelError, parse_connection
+from fedsdn.channel.messages import (
+    LONGEST_LINE,
+    Answer,
+    Call,
+    ChannelError,
+    List,
+    Page,
+    Reload,
+    connection_from,
+)
 from fedsdn.channel.messages import decode as decode_message
 from fedsdn.errors import FedsdnError
 
@@ -29,12 +37,17 @@ def open_connections(path: Path) -> list[Connection]:
             sock.connect(str(path))
             with sock.makefile("rb") as lines:
                 while True:
-                    sock.sendall(Call("list", {"skip": len(found)}, number=1).encode())
-                    page = _answer(lines.readline(LONGEST_LINE))
-                    found += map(parse_connection, page["connections"])
-                    if not page["connections"] or len(found) >= page["of"]:
+                    sock.sendall(Call(List(skip=len(found)), number=1).encode())
+                    page = _page(lines.readline(LONGEST_LINE))
+                    found += map(connection_from, page.connections)
+                    if not page.connections or len(found) >= page.of:
                         return found
-    except (OSError, ChannelError, KeyError) as error:
+    except _OtherVersionError as error:
+        raise FedsdnError(
+            f"the application ({path}) is of another version of fedsdn ({error}): restart it "
+            "(systemctl restart fedsdn-app) with the version of this command"
+        ) from error
+    except (OSError, ChannelError) as error:
         why = getattr(error, "strerror", None) or str(error) or "no answer"
         raise FedsdnError(
             f"the application does not answer ({path}: {why}): start it with "
@@ -50,13 +63,22 @@ def reload(path: Path) -> None:
     with suppress(OSError, ChannelError), socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(_SECONDS)
         sock.connect(str(path))
-        sock.sendall(Call("reload", {}, number=1).encode())
+        sock.sendall(Call(Reload(), number=1).encode())
         with sock.makefile("rb") as lines:
             lines.readline(LONGEST_LINE)
 
 
-def _answer(line: bytes) -> dict[str, Any]:
-    message = decode_message(line)
-    if not isinstance(message, Answer):
-        raise ChannelError(0, "no answer to the question")
-    return message.result
+class _OtherVersionError(Exception):
+    """The application answers, and not as this version does."""
+
+
+def _page(line: bytes) -> Page:
+    if not line:
+        raise OSError(0, "no answer")
+    try:
+        message = decode_message(line)
+        if not isinstance(message, Answer):
+            raise _OtherVersionError("it answers with a question")
+        return message.read(Page)
+    except ChannelError as error:
+        raise _OtherVersionError(str(error)) from error

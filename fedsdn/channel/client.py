@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from fedsdn.channel.lines import read_line
 from fedsdn.channel.messages import (
@@ -23,12 +22,19 @@ from fedsdn.channel.messages import (
     Answer,
     Call,
     ChannelError,
-    connections_params,
+    Hello,
+    Reload,
+    Reloaded,
+    Restored,
+    Welcome,
+    connections,
     decode,
-    restore_params,
+    encode_answer,
+    restore,
 )
 from fedsdn.channel.report import Report
 from fedsdn.pipeline.restore import Restoration
+from fedsdn.uplinks.status import SiteStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +49,7 @@ TRAFFIC_SECONDS = 1.0
 
 _SAY_AGAIN_SECONDS = 60.0
 
-Restored = asyncio.Future[None]
+Waiting = asyncio.Future[None]
 
 
 class ChannelClient:
@@ -54,7 +60,7 @@ class ChannelClient:
         path: Path,
         worker: int,
         report: Report,
-        status: Callable[[dict[str, Any]], None],
+        status: Callable[[SiteStatus], None],
         reload: Callable[[], Awaitable[int]],
     ) -> None:
         """Use the application that listens at ``path``; ``run`` does the work.
@@ -71,8 +77,8 @@ class ChannelClient:
         self._loop = asyncio.get_running_loop()
         self._writer: asyncio.StreamWriter | None = None
         self._numbers = itertools.count(1)
-        self._wanted: list[tuple[Restoration, Restored]] = []
-        self._asked: dict[int, list[tuple[Restoration, Restored]]] = {}
+        self._wanted: list[tuple[Restoration, Waiting]] = []
+        self._asked: dict[int, list[tuple[Restoration, Waiting]]] = {}
         self._quiet_until = 0.0
 
     async def restore(self, wanted: Restoration) -> None:
@@ -84,7 +90,7 @@ class ChannelClient:
             ChannelError: the bridge, or the application, refuses.
 
         """
-        done: Restored = self._loop.create_future()
+        done: Waiting = self._loop.create_future()
         if not self._wanted:
             # Whoever asks in the same turn of the loop is in the same message.
             self._loop.call_soon(self._ask)
@@ -98,7 +104,7 @@ class ChannelClient:
             del self._wanted[:MOST_CONNECTIONS]
             number = next(self._numbers)
             self._asked[number] = page
-            call = Call("restore", restore_params(one for one, _ in page), number)
+            call = Call(restore(one for one, _ in page), number)
             self._writer.write(call.encode())
 
     async def run(self) -> None:
@@ -149,10 +155,9 @@ class ChannelClient:
 
     async def _introduce(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = next(self._numbers)
-        params = {"version": VERSION, "worker": self._worker, "pid": os.getpid()}
-        writer.write(Call("hello", params, number).encode())
+        writer.write(Call(Hello(VERSION, self._worker, os.getpid()), number).encode())
         answer = decode(await read_line(reader))
-        if not isinstance(answer, Answer) or answer.result.get("version") != VERSION:
+        if not isinstance(answer, Answer) or answer.read(Welcome).version != VERSION:
             raise ChannelError(WRONG_VERSION, "the application has another version")
 
     def _take_line(self, line: bytes) -> None:
@@ -167,13 +172,12 @@ class ChannelClient:
     def _take(self, message: Call | Answer) -> None:
         if isinstance(message, Answer):
             page = self._asked.pop(message.number, [])
-            errors = message.result.get("errors", [])
-            for (_, done), error in zip(page, errors, strict=False):
+            for (_, done), error in zip(page, message.read(Restored).errors, strict=False):
                 _settle(done, error)
             return
-        if message.method == "status":
+        if isinstance(message.params, SiteStatus):
             self._take_status(message.params)
-        elif message.method == "reload":
+        elif isinstance(message.params, Reload):
             self._begin_reload(message.number)
         else:
             raise ChannelError(METHOD_NOT_FOUND, f"the application calls {message.method!r}")
@@ -187,7 +191,7 @@ class ChannelClient:
     ) -> None:
         count = await self._reload()
         if writer is not None and number is not None:
-            writer.write(Answer(number, {"reset": count}).encode())
+            writer.write(encode_answer(number, Reloaded(count)))
 
     async def _tell_for_ever(self, writer: asyncio.StreamWriter) -> None:
         next_traffic = time.monotonic() + TRAFFIC_SECONDS
@@ -196,8 +200,7 @@ class ChannelClient:
             if traffic:
                 next_traffic = time.monotonic() + TRAFFIC_SECONDS
             for opened, moved, closed in self._report.pages(MOST_CONNECTIONS, traffic=traffic):
-                params = connections_params(opened, moved, closed)
-                writer.write(Call("connections", params).encode())
+                writer.write(Call(connections(opened, moved, closed)).encode())
                 await writer.drain()
             await asyncio.sleep(REPORT_SECONDS)
 
@@ -208,7 +211,7 @@ class ChannelClient:
             _LOG.warning("worker %d: no channel to the application: %s", self._worker, text)
 
 
-def _settle(done: Restored, error: str | None) -> None:
+def _settle(done: Waiting, error: str | None) -> None:
     if done.done():
         return
     if error is None:

@@ -1,26 +1,28 @@
-"""The messages of the channel: JSON-RPC 2.0, one message a line, checked against a schema.
+"""The messages of the channel: JSON-RPC 2.0, one message a line, checked as they are read.
 
-Pure code: bytes in, values out. ``docs/channel.md`` describes every message.
+Pure code: bytes in, values out. What a message must hold is what its class here says, and msgspec
+reads nothing else; ``docs/channel.md`` describes every message.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from ipaddress import ip_address
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from jsonschema import Draft202012Validator
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError, convert
+from msgspec.json import Decoder
+from msgspec.json import decode as decode_json
+from msgspec.json import encode as encode_json
 
 from fedsdn.channel.connection import Connection, Direction
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
+from fedsdn.uplinks.status import SiteStatus
 
 VERSION = 1
-"""Of the messages' schema. Both sides must have the same."""
+"""Of the messages. Both sides must have the same."""
 
 LONGEST_LINE = 1 << 20
 """Bytes of the longest message; a longer one ends the channel."""
@@ -33,6 +35,16 @@ PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600,
 
 WRONG_VERSION, NOT_RESTORED = -32000, -32001
 
+_Most = Meta(max_length=MOST_CONNECTIONS)
+Natural = Annotated[int, Meta(ge=0)]
+TcpPort = Annotated[int, Meta(ge=1, le=65535)]
+
+Pair = tuple[Annotated[str, Meta(max_length=45)], TcpPort]
+"""An IP address and a TCP port."""
+
+Moved = tuple[Natural, Natural, Natural]
+"""A connection's number, bytes sent to the peer, bytes received from it."""
+
 
 class ChannelError(Exception):
     """A message that cannot be taken, or an answer that says so; ``code`` is JSON-RPC's."""
@@ -44,13 +56,117 @@ class ChannelError(Exception):
         self.call = call
 
 
+# What calls hold
+
+
+class ConnectionMessage(Struct, frozen=True):
+    """A connection that is open. ``token`` is 0 for plain TCP, ``since`` is in Unix time."""
+
+    id: Natural
+    direction: Direction
+    peer: Annotated[str, Meta(max_length=32)]
+    client: Pair
+    destination: Pair
+    shown: Pair
+    token: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    since: float
+    sent: Natural
+    received: Natural
+
+
+class Hello(Struct, frozen=True):
+    """Proxy to application, request: the first message."""
+
+    version: int
+    worker: Natural
+    pid: Annotated[int, Meta(ge=1)]
+
+
+class Restore(Struct, frozen=True):
+    """Proxy to application, request: restore these connections' clients.
+
+    Of each connection own address, client, destination.
+    """
+
+    connections: Annotated[
+        list[tuple[Pair, Pair, Pair]], Meta(min_length=1, max_length=MOST_CONNECTIONS)
+    ]
+
+
+class Connections(Struct, frozen=True):
+    """Proxy to application: what changed; after hello, all that are open."""
+
+    opened: Annotated[list[ConnectionMessage], _Most]
+    moved: Annotated[list[Moved], _Most]
+    closed: Annotated[list[Moved], _Most]
+
+
+class List(Struct, frozen=True):
+    """Anybody to application, request: connections, leaving out the first ``skip``."""
+
+    skip: Natural
+
+
+class Reload(Struct, frozen=True):
+    """Request: read the federation file again; application to proxy, or anybody to application."""
+
+
+Params = Hello | Restore | Connections | List | SiteStatus | Reload
+METHODS: dict[str, type[Params]] = {
+    "hello": Hello,
+    "restore": Restore,
+    "connections": Connections,
+    "list": List,
+    "status": SiteStatus,  # application to proxy, notification: whenever something changes
+    "reload": Reload,
+}
+_NAMES = {kind: name for name, kind in METHODS.items()}
+
+
+# What answers hold
+
+
+class Welcome(Struct, frozen=True):
+    """The application's answer to ``hello``."""
+
+    version: int
+    site: str
+
+
+class Restored(Struct, frozen=True):
+    """For each connection null, or why its client is not restored."""
+
+    errors: list[str | None]
+
+
+class Page(Struct, frozen=True):
+    """Some of the connections that are open, and how many there are in all."""
+
+    connections: list[ConnectionMessage]
+    of: Natural
+
+
+class Reloaded(Struct, frozen=True):
+    """How many connections a reload has reset."""
+
+    reset: Natural
+
+
+Result = Welcome | Restored | Page | Reloaded
+Kind = TypeVar("Kind", Welcome, Restored, Page, Reloaded)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request, or without ``number`` a notification, which is not answered."""
 
-    method: str
-    params: dict[str, Any]
+    params: Params
     number: int | None = None
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return _NAMES[type(self.params)]
 
     def encode(self) -> bytes:
         """Write the message as a line."""
@@ -60,14 +176,27 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to the request with this ``number``."""
+    """The answer to the request with this ``number``, before it is known what that was."""
 
     number: int
     result: dict[str, Any]
 
-    def encode(self) -> bytes:
-        """Write the message as a line."""
-        return _line({"jsonrpc": "2.0", "id": self.number, "result": self.result})
+    def read(self, kind: type[Kind]) -> Kind:
+        """Read what the answer holds.
+
+        Raises:
+            ChannelError: it holds something else.
+
+        """
+        try:
+            return convert(self.result, kind)
+        except ValidationError as error:
+            raise ChannelError(INVALID_REQUEST, f"answer: {error}", self.number) from None
+
+
+def encode_answer(number: int, result: Result) -> bytes:
+    """Write the answer to a request, as a line."""
+    return _line({"jsonrpc": "2.0", "id": number, "result": result})
 
 
 def encode_error(error: ChannelError) -> bytes:
@@ -77,7 +206,30 @@ def encode_error(error: ChannelError) -> bytes:
 
 
 def _line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return encode_json(message) + b"\n"
+
+
+# Reading
+
+
+class _Error(Struct, frozen=True):
+    code: int
+    message: str
+
+
+class _Message(Struct, frozen=True):
+    """A request, a notification (no id), or an answer."""
+
+    jsonrpc: Literal["2.0"]
+    id: int | None = None
+    method: Annotated[str, Meta(max_length=80)] | UnsetType = UNSET
+    params: Raw = Raw(b"{}")
+    result: dict[str, Any] | UnsetType = UNSET
+    error: _Error | UnsetType = UNSET
+
+
+_MESSAGE = Decoder(_Message)
+_PARAMS: dict[str, Decoder[Any]] = {name: Decoder(kind) for name, kind in METHODS.items()}
 
 
 def decode(line: bytes) -> Call | Answer:
@@ -87,94 +239,89 @@ def decode(line: bytes) -> Call | Answer:
         ChannelError: it is none, or it is the answer that a request failed.
 
     """
+    message = _message(line)
+    if message.error is not UNSET:
+        raise ChannelError(message.error.code, message.error.message, message.id)
+    if message.result is not UNSET and message.id is not None:
+        return Answer(message.id, message.result)
+    if message.method is UNSET:
+        raise ChannelError(INVALID_REQUEST, "no message of JSON-RPC 2.0")
+    decoder = _PARAMS.get(message.method)
+    if decoder is None:
+        raise ChannelError(METHOD_NOT_FOUND, f"no method {message.method!r}", message.id)
     try:
-        message = json.loads(line)
+        return Call(decoder.decode(message.params), message.id)
+    except (ValueError, RecursionError) as error:
+        raise ChannelError(INVALID_PARAMS, f"{message.method}: {error}", message.id) from None
+
+
+def _message(line: bytes) -> _Message:
+    try:
+        message = _MESSAGE.decode(line)
+    except (DecodeError, UnicodeError, RecursionError):
+        pass
+    else:
+        if sum(one is not UNSET for one in (message.method, message.result, message.error)) == 1:
+            return message
+    try:
+        decode_json(line)
     except (ValueError, RecursionError):
         raise ChannelError(PARSE_ERROR, "no JSON") from None
-    if not _validator("message").is_valid(message):
-        raise ChannelError(INVALID_REQUEST, "no message of JSON-RPC 2.0")
-    number = message.get("id")
-    if "error" in message:
-        raise ChannelError(message["error"]["code"], message["error"]["message"], number)
-    if "result" in message:
-        return Answer(number, message["result"])
-    method, params = message["method"], message.get("params", {})
-    if method not in _schema()["$defs"]["params"]["$defs"]:
-        raise ChannelError(METHOD_NOT_FOUND, f"no method {method!r}", number)
-    for problem in _validator(f"params/$defs/{method}").iter_errors(params):
-        where = "/".join(str(key) for key in problem.absolute_path)
-        raise ChannelError(INVALID_PARAMS, f"{method}: {where}: not as the schema says", number)
-    return Call(method, params, number)
+    raise ChannelError(INVALID_REQUEST, "no message of JSON-RPC 2.0")
 
 
-@cache
-def _schema() -> dict[str, Any]:
-    text = files("fedsdn.channel").joinpath("channel.schema.json").read_text("utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+# Values of ours as messages hold them
 
 
-@cache
-def _validator(definition: str) -> Draft202012Validator:
-    return Draft202012Validator({**_schema(), "$ref": f"#/$defs/{definition}"})
+def restore(wanted: Iterable[Restoration]) -> Restore:
+    """Write what is to be restored."""
+    return Restore([(_pair(one.own), _pair(one.client), _pair(one.destination)) for one in wanted])
 
 
-# What the messages hold
-
-
-def restore_params(wanted: Iterable[Restoration]) -> dict[str, Any]:
-    """Write what ``restore`` asks for."""
-    return {
-        "connections": [
-            [_pair(one.own), _pair(one.client), _pair(one.destination)] for one in wanted
-        ]
-    }
-
-
-def restorations(call: Call) -> list[Restoration]:
-    """Read what a ``restore`` asks for.
+def restorations(asked: Restore, call: int | None = None) -> list[Restoration]:
+    """Read what a ``restore`` asks for; ``call`` is its number.
 
     Raises:
         ChannelError: an address is none, or addresses are of different families.
 
     """
     found = []
-    for row in call.params["connections"]:
-        own, client, destination = (_address(pair, call.number) for pair in row)
+    for row in asked.connections:
+        own, client, destination = (_address(pair, call) for pair in row)
         if len({one.address.version for one in (own, client, destination)}) > 1:
-            raise ChannelError(INVALID_PARAMS, "addresses of different families", call.number)
+            raise ChannelError(INVALID_PARAMS, "addresses of different families", call)
         found.append(Restoration(own, client, destination))
     return found
 
 
-def connections_params(
+def connections(
     opened: Sequence[Connection], moved: Sequence[Connection], closed: Sequence[Connection]
-) -> dict[str, Any]:
-    """Write what ``connections`` tells."""
-    return {
-        "opened": [connection_document(one) for one in opened],
-        "moved": [_traffic(one) for one in moved],
-        "closed": [_traffic(one) for one in closed],
-    }
+) -> Connections:
+    """Write what has changed of connections."""
+    return Connections(
+        [connection_message(one) for one in opened],
+        [(one.number, one.sent, one.received) for one in moved],
+        [(one.number, one.sent, one.received) for one in closed],
+    )
 
 
-def connection_document(connection: Connection) -> dict[str, Any]:
-    """Write a connection, as messages hold it."""
-    return {
-        "id": connection.number,
-        "direction": connection.direction.value,
-        "peer": connection.peer,
-        "client": _pair(connection.client),
-        "destination": _pair(connection.destination),
-        "shown": _pair(connection.shown),
-        "token": connection.token,
-        "since": connection.since,
-        "sent": connection.sent,
-        "received": connection.received,
-    }
+def connection_message(connection: Connection) -> ConnectionMessage:
+    """Write a connection."""
+    return ConnectionMessage(
+        id=connection.number,
+        direction=connection.direction,
+        peer=connection.peer,
+        client=_pair(connection.client),
+        destination=_pair(connection.destination),
+        shown=_pair(connection.shown),
+        token=connection.token,
+        since=connection.since,
+        sent=connection.sent,
+        received=connection.received,
+    )
 
 
-def parse_connection(document: dict[str, Any]) -> Connection:
+def connection_from(message: ConnectionMessage) -> Connection:
     """Read a connection.
 
     Raises:
@@ -182,28 +329,24 @@ def parse_connection(document: dict[str, Any]) -> Connection:
 
     """
     return Connection(
-        number=document["id"],
-        direction=Direction(document["direction"]),
-        peer=document["peer"],
-        client=_address(document["client"]),
-        destination=_address(document["destination"]),
-        shown=_address(document["shown"]),
-        token=document["token"],
-        since=document["since"],
-        sent=document["sent"],
-        received=document["received"],
+        number=message.id,
+        direction=message.direction,
+        peer=message.peer,
+        client=_address(message.client),
+        destination=_address(message.destination),
+        shown=_address(message.shown),
+        token=message.token,
+        since=message.since,
+        sent=message.sent,
+        received=message.received,
     )
 
 
-def _traffic(connection: Connection) -> list[int]:
-    return [connection.number, connection.sent, connection.received]
+def _pair(of: SocketAddress) -> Pair:
+    return str(of.address), of.port
 
 
-def _pair(of: SocketAddress) -> list[str | int]:
-    return [str(of.address), of.port]
-
-
-def _address(pair: list[Any], call: int | None = None) -> SocketAddress:
+def _address(pair: Pair, call: int | None = None) -> SocketAddress:
     try:
         return SocketAddress(ip_address(pair[0]), pair[1])
     except ValueError:

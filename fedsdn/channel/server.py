@@ -1,4 +1,4 @@
-"""The application's side of the channel: a thread that listens for the proxy's workers."""
+"""The application's side of the channel: a task that listens for the proxy's workers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import asyncio
 import itertools
 import logging
 import socket
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from fedsdn.channel.connection import Connection
 from fedsdn.channel.lines import read_line
@@ -26,10 +22,21 @@ from fedsdn.channel.messages import (
     Answer,
     Call,
     ChannelError,
-    connection_document,
+    Connections,
+    Hello,
+    List,
+    Page,
+    Reload,
+    Reloaded,
+    Restore,
+    Restored,
+    Result,
+    Welcome,
+    connection_from,
+    connection_message,
     decode,
+    encode_answer,
     encode_error,
-    parse_connection,
     restorations,
 )
 from fedsdn.errors import FedsdnError
@@ -49,74 +56,61 @@ _SETTLE_SECONDS = 0.2
 _MOST_UNREAD = 1 << 22
 """Bytes that may wait for a worker that does not read; then its channel ends."""
 
-Restore = Callable[[Iterable[Restoration]], Future[list[str | None]]]
+RestoreClients = Callable[[Iterable[Restoration]], Awaitable[list[str | None]]]
 """Has the bridge restore clients' addresses; says of each connection why not, or None."""
 
 
-class Channel(threading.Thread):
-    """Serves workers until the process ends."""
+class Channel:
+    """Serves workers until the process ends, in one event loop."""
 
-    def __init__(self, path: Path, site: str, restore: Restore) -> None:
-        """Listen on ``path``; ``start()`` answers.
+    def __init__(self, path: Path, site: str, restore: RestoreClients) -> None:
+        """Listen on ``path``; ``run`` answers.
 
         Raises:
             FedsdnError: the socket cannot be made.
 
         """
-        super().__init__(name="channel", daemon=True)
         self._site = site
         self._restore = restore
-        self._loop = asyncio.new_event_loop()
         self._workers: dict[asyncio.StreamWriter, dict[int, Connection]] = {}
         """Whom to tell, with the connections that each has told of."""
         self._numbers = itertools.count(1)
         self._reloading: dict[tuple[asyncio.StreamWriter, int], asyncio.Future[int]] = {}
         """Workers that have been told to reload; each says how many connections it has reset."""
-        self._status: Call | None = None
+        self._status: bytes | None = None
+        self._tasks = asyncio.TaskGroup()
         self._socket = _listen(path)
 
-    # From other threads
+    async def run(self) -> None:
+        """Answer for ever; what fails unexpectedly, for whomever, is raised here."""
+        async with self._tasks:
+            server = await asyncio.start_unix_server(
+                self._begin, sock=self._socket, limit=LONGEST_LINE
+            )
+            await server.serve_forever()
 
     def tell_status(self, status: SiteStatus) -> None:
         """Tell the workers of uplinks and paths, now and whenever one comes."""
-        self._loop.call_soon_threadsafe(self._take_status, Call("status", asdict(status)))
+        self._status = Call(status).encode()
+        for writer in list(self._workers):
+            self._tell(writer, self._status)
 
-    def reload(self) -> None:
+    async def reload(self) -> int:
         """Have the workers read the federation file again, and wait until they have.
 
         Connections that it no longer allows have been reset then, and the resets are through the
-        bridge. A worker that takes longer than ``RELOAD_SECONDS`` is not waited for.
+        bridge; returned is how many. A worker that takes longer than ``RELOAD_SECONDS`` is not
+        waited for.
         """
-        asyncio.run_coroutine_threadsafe(self._reload(), self._loop).result()
-
-    # In the thread
-
-    def run(self) -> None:
-        """Answer for ever."""
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_unix_server(
-            self._worker, sock=self._socket, limit=LONGEST_LINE
-        )
-        await server.serve_forever()
-
-    def _take_status(self, status: Call) -> None:
-        self._status = status
-        for writer in list(self._workers):
-            self._tell(writer, status.encode())
-
-    async def _reload(self) -> int:
-        """Return how many connections the workers have reset."""
+        loop = asyncio.get_running_loop()
         asked: dict[tuple[asyncio.StreamWriter, int], asyncio.Future[int]] = {
-            (writer, next(self._numbers)): self._loop.create_future() for writer in self._workers
+            (writer, next(self._numbers)): loop.create_future() for writer in self._workers
         }
         if not asked:
             return 0
         self._reloading |= asked
         for writer, number in asked:
-            self._tell(writer, Call("reload", {}, number).encode())
+            self._tell(writer, Call(Reload(), number).encode())
         done, late = await asyncio.wait(asked.values(), timeout=RELOAD_SECONDS)
         for key in asked:
             self._reloading.pop(key, None)
@@ -133,12 +127,17 @@ class Channel(threading.Thread):
             _LOG.warning("a worker of the proxy does not read what it is told; channel closed")
             writer.transport.abort()
 
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.create_task(self._worker(reader, writer))
+
     async def _worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers: set[asyncio.Task[None]] = set()
         try:
             while line := await read_line(reader):
-                self._take_line(line, writer, answers)
-        except (ChannelError, OSError) as error:
+                try:
+                    self._take(decode(line), writer)
+                except ChannelError as error:
+                    self._refuse(writer, error)
+        except (OSError, ChannelError) as error:
             _LOG.warning("channel: %s", error)
         finally:
             self._workers.pop(writer, None)
@@ -146,93 +145,77 @@ class Channel(threading.Thread):
                 self._reloading.pop(key).set_result(0)
             writer.transport.abort()
 
-    def _take_line(
-        self, line: bytes, writer: asyncio.StreamWriter, answers: set[asyncio.Task[None]]
-    ) -> None:
-        try:
-            call = decode(line)
-            if isinstance(call, Answer):
-                self._reloaded(call, writer)
-                return
-            if call.method in ("restore", "reload"):
-                # Not awaited here: what a worker asks next need not wait for this.
-                work = self._restored if call.method == "restore" else self._reload_for
-                task = self._loop.create_task(work(call, writer))
-                answers.add(task)
-                task.add_done_callback(answers.discard)
-                return
-            result = self._answer(call, writer)
-        except ChannelError as error:
-            self._refuse(writer, error)
+    def _take(self, message: Call | Answer, writer: asyncio.StreamWriter) -> None:
+        if isinstance(message, Answer):
+            self._reloaded(message, writer)
             return
-        if call.number is not None:
-            self._tell(writer, Answer(call.number, result).encode())
-        if call.method == "hello" and self._status is not None:
-            self._tell(writer, self._status.encode())
+        number = message.number
+        match message.params:
+            case Hello() as hello:
+                self._answer(writer, number, self._welcome(hello, number, writer))
+                if self._status is not None:
+                    self._tell(writer, self._status)
+            case Connections() as changes:
+                if writer not in self._workers:
+                    raise ChannelError(INVALID_REQUEST, "connections before hello", number)
+                _note(self._workers[writer], changes)
+            case List(skip):
+                self._answer(writer, number, self._page(skip))
+            # Not awaited here: what a worker asks next need not wait for this.
+            case Restore() as asked:
+                self._tasks.create_task(self._restored(restorations(asked, number), number, writer))
+            case Reload():
+                self._tasks.create_task(self._reload_for(number, writer))
+            case _:
+                raise ChannelError(METHOD_NOT_FOUND, f"no request {message.method!r}", number)
 
     def _reloaded(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         waiting = self._reloading.pop((writer, answer.number), None)
-        count = answer.result.get("reset")
-        if waiting is None or not isinstance(count, int):
+        if waiting is None:
             raise ChannelError(INVALID_REQUEST, "an answer to no request")
-        waiting.set_result(count)
+        waiting.set_result(answer.read(Reloaded).reset)
 
-    async def _reload_for(self, call: Call, writer: asyncio.StreamWriter) -> None:
-        count = await self._reload()
-        if call.number is not None:
-            self._tell(writer, Answer(call.number, {"reset": count}).encode())
+    async def _reload_for(self, number: int | None, writer: asyncio.StreamWriter) -> None:
+        self._answer(writer, number, Reloaded(await self.reload()))
 
     def _refuse(self, writer: asyncio.StreamWriter, error: ChannelError) -> None:
         _LOG.warning("channel: %s", error)
         self._tell(writer, encode_error(error))
 
-    def _answer(self, call: Call, writer: asyncio.StreamWriter) -> dict[str, Any]:
-        if call.method == "hello":
-            return self._welcome(call, writer)
-        if call.method == "connections":
-            if writer not in self._workers:
-                raise ChannelError(INVALID_REQUEST, "connections before hello", call.number)
-            _note(self._workers[writer], call.params)
-            return {}
-        if call.method == "list":
-            return self._list(call.params["skip"])
-        raise ChannelError(METHOD_NOT_FOUND, f"no request {call.method!r}", call.number)
+    def _answer(self, writer: asyncio.StreamWriter, number: int | None, result: Result) -> None:
+        if number is not None:
+            self._tell(writer, encode_answer(number, result))
 
-    def _welcome(self, call: Call, writer: asyncio.StreamWriter) -> dict[str, Any]:
-        if call.params["version"] != VERSION:
+    def _welcome(self, hello: Hello, number: int | None, writer: asyncio.StreamWriter) -> Welcome:
+        if hello.version != VERSION:
             raise ChannelError(
                 WRONG_VERSION,
-                f"version {call.params['version']} of the channel; the application has {VERSION}: "
+                f"version {hello.version} of the channel; the application has {VERSION}: "
                 "install the same fedsdn for both",
-                call.number,
+                number,
             )
         self._workers[writer] = {}
-        _LOG.info("worker %d of the proxy is here", call.params["worker"])
-        return {"version": VERSION, "site": self._site}
+        _LOG.info("worker %d of the proxy is here", hello.worker)
+        return Welcome(VERSION, self._site)
 
-    def _list(self, skip: int) -> dict[str, Any]:
+    def _page(self, skip: int) -> Page:
         every = [one for known in self._workers.values() for one in known.values()]
         page = every[skip : skip + MOST_CONNECTIONS]
-        return {"connections": [connection_document(one) for one in page], "of": len(every)}
+        return Page([connection_message(one) for one in page], len(every))
 
-    async def _restored(self, call: Call, writer: asyncio.StreamWriter) -> None:
-        try:
-            outcome = await asyncio.wrap_future(self._restore(restorations(call)))
-        except ChannelError as error:
-            self._refuse(writer, error)
-            return
-        if call.number is not None:
-            self._tell(writer, Answer(call.number, {"errors": outcome}).encode())
+    async def _restored(
+        self, wanted: list[Restoration], number: int | None, writer: asyncio.StreamWriter
+    ) -> None:
+        self._answer(writer, number, Restored(await self._restore(wanted)))
 
 
-def _note(known: dict[int, Connection], params: dict[str, Any]) -> None:
-    for document in params["opened"]:
-        connection = parse_connection(document)
-        known[connection.number] = connection
-    for number, sent, received in params["moved"]:
+def _note(known: dict[int, Connection], changes: Connections) -> None:
+    for message in changes.opened:
+        known[message.id] = connection_from(message)
+    for number, sent, received in changes.moved:
         if number in known:
             known[number].sent, known[number].received = sent, received
-    for number, _sent, _received in params["closed"]:
+    for number, _sent, _received in changes.closed:
         known.pop(number, None)
 
 

@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
@@ -33,40 +34,69 @@ def management_socket(bridge: str) -> Path:
     return _DIRECTORY / f"{bridge}.mgmt"
 
 
+Serve = Callable[[socket.socket, str], None]
+"""Is given a connection and the bridge's name, and returns when the connection has ended."""
+
+
 class BridgeConnection:
     """Keeps one OpenFlow connection to a bridge; only one process of a host can have it."""
 
-    def __init__(self, bridge: str, serve: Callable[[socket.socket, str], None]) -> None:
-        """Prepare; ``serve`` is given every connection, with a name for it, until that ends.
+    def __init__(self, bridge: str) -> None:
+        """Prepare; ``keep`` connects.
 
         Raises:
             FedsdnError: another application on this host has this bridge.
 
         """
-        self._path = management_socket(bridge)
-        self._serve = serve
+        self.bridge = bridge
+        """The bridge that is, or is to be, connected."""
+        self._reservation = _reserve(bridge)
+        self._stream: socket.socket | None = None
+        self._changing = threading.Lock()
         self._never = threading.Event()
-        # An abstract name (unix(7)) belongs to the host's network namespace, and ends with us.
-        self._lock = socket.socket(socket.AF_UNIX)
-        try:
-            self._lock.bind(f"\0fedsdn-app-{bridge}")
-        except OSError as error:
-            raise FedsdnError(
-                f"another application already steers bridge {bridge}: stop it first "
-                "(systemctl stop fedsdn-app)"
-            ) from error
 
-    def __call__(self) -> None:
+    def keep(self, serve: Serve) -> None:
         """Connect, and connect again, for ever."""
         while True:
-            stream = _Stream(socket.AF_UNIX)
+            with self._changing:
+                bridge = self.bridge
+                stream = self._stream = _Stream(socket.AF_UNIX)
             try:
-                stream.connect(str(self._path))
+                stream.connect(str(management_socket(bridge)))
             except OSError:
                 stream.close()
             else:
-                self._serve(stream, str(self._path))
+                serve(stream, bridge)
             self._never.wait(RETRY_SECONDS)
+
+    def go_over(self, bridge: str) -> None:
+        """End the connection; the next one is to another bridge. For any thread.
+
+        Raises:
+            FedsdnError: another application on this host has this bridge.
+
+        """
+        reservation = _reserve(bridge)
+        with self._changing:
+            self._reservation.close()
+            self._reservation, self.bridge = reservation, bridge
+            if self._stream is not None:
+                with suppress(OSError):  # not connected, or not any more
+                    self._stream.shutdown(socket.SHUT_RDWR)
+
+
+def _reserve(bridge: str) -> socket.socket:
+    # An abstract name (unix(7)) belongs to the host's network namespace, and ends with us.
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind(f"\0fedsdn-app-{bridge}")
+    except OSError as error:
+        lock.close()
+        raise FedsdnError(
+            f"another application already steers bridge {bridge}: stop it first "
+            "(systemctl stop fedsdn-app)"
+        ) from error
+    return lock
 
 
 class _Stream(socket.socket):

@@ -12,6 +12,7 @@ from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 
+from fedsdn.openflow.in_turns import in_turns
 from fedsdn.openflow.messages import Ports, flow_mod
 from fedsdn.pipeline.flows import Flow
 
@@ -41,13 +42,13 @@ class Difference:
         return self.deletions + self.additions
 
 
-def difference(
+async def difference(
     datapath: Any, wanted: Iterable[Flow], present: Iterable[Any], ports: Ports
 ) -> Difference:
     """Compare ``wanted`` with ``present``, the flow statistics of the flows that are ours."""
     additions: dict[_Key, Any] = {}
     missing: list[Flow] = []
-    for flow in wanted:
+    async for flow in in_turns(wanted):
         try:
             add = flow_mod(datapath, flow, ports, ofproto.OFPFC_ADD)
         except KeyError:
@@ -55,7 +56,7 @@ def difference(
             continue
         additions[_key(add)] = add
     deletions = []
-    for stats in present:
+    async for stats in in_turns(present):
         if stats.hard_timeout:
             continue  # made for one connection that is being opened; it goes by itself
         key = _key(stats)

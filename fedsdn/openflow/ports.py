@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,11 @@ class Port:
     live: bool
 
 
-PortsSeen = Callable[[dict[str, Port]], None]
-"""Is told all ports of the bridge, by name, whenever one may have changed."""
+PortsSeen = Callable[[dict[str, Port] | None], None]
+"""Is given all ports of the bridge, by name, whenever one may have changed.
+
+None: the bridge has disconnected, and nothing is known of them.
+"""
 
 
 def port_of(description: Any) -> tuple[str, Port]:
@@ -36,14 +38,13 @@ def numbers(ports: dict[str, Port]) -> dict[str, int]:
 
 
 class BridgePorts:
-    """What is known of a bridge's ports. One thread asks, and another is told."""
+    """What is known of a bridge's ports, from its answers and from what it tells by itself."""
 
     def __init__(self, seen: PortsSeen) -> None:
-        """Start with none; ``seen`` is told each time."""
+        """Start with none; ``seen`` is called each time."""
         self._seen = seen
-        self._ports: dict[str, Port] = {}
+        self._ports: dict[str, Port] | None = None
         self._changes = 0
-        self._lock = threading.Lock()
 
     def asking(self) -> int:
         """Return what ``answered`` is to be called with, when the bridge has answered."""
@@ -54,24 +55,32 @@ class BridgePorts:
 
         Which of both is newer is not known then, and it is to be asked again.
         """
-        with self._lock:
-            if asked != self._changes:
-                return False
-            self._take(ports)
-            return True
+        if asked != self._changes:
+            return False
+        self._take(ports)
+        return True
 
     def told(self, message: Any) -> bool:
-        """Take what the bridge tells of a port (``OFPPortStatus``); True if numbers changed."""
+        """Take what the bridge tells of a port (``OFPPortStatus``); True if it is to be asked.
+
+        That is when numbers changed, or when it has not been asked yet.
+        """
         name, port = port_of(message.desc)
-        with self._lock:
-            self._changes += 1
-            before = self._ports
-            ports = {known: seen for known, seen in before.items() if known != name}
-            if message.reason != ofproto.OFPPR_DELETE:
-                ports[name] = port
-            self._take(ports)
+        self._changes += 1
+        before = self._ports
+        if before is None:
+            return True
+        ports = {known: seen for known, seen in before.items() if known != name}
+        if message.reason != ofproto.OFPPR_DELETE:
+            ports[name] = port
+        self._take(ports)
         return numbers(ports) != numbers(before)
 
-    def _take(self, ports: dict[str, Port]) -> None:
+    def forget(self) -> None:
+        """Note that the bridge has disconnected."""
+        self._changes += 1
+        self._take(None)
+
+    def _take(self, ports: dict[str, Port] | None) -> None:
         self._ports = ports
         self._seen(ports)

@@ -6,13 +6,11 @@ somebody deleted are one piece of work: compare, and send the difference.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
-
-from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow.difference import Difference, difference
 from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
@@ -22,48 +20,58 @@ from fedsdn.pipeline.table_miss import is_table_miss, without_table_miss
 
 _LOG = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
-"""How often ``wanted`` is asked whether the federation changed, when nothing else happens."""
-
-RECHECK_PASSES = 10
-"""After so many polls the flows are read anyway: a flow whose actions somebody changed in place
+RECHECK_SECONDS = 10.0
+"""How often flows are read when nothing happens: a flow whose actions somebody changed in place
 causes no message."""
 
-Steering = Callable[[], AbstractContextManager[bool]]
-"""Says whether the bridge's flows may be changed while a block runs."""
+RETRY_SECONDS = 1.0
 
-Wanted = Callable[[], tuple[Flow, ...] | None]
-"""All wanted flows, or None if they are the same as at the last call."""
+Steering = Callable[[str], AbstractContextManager[bool]]
+"""Says whether the flows of a bridge may be changed while a block runs."""
 
 
-class Reconciler(threading.Thread):
-    """One thread that talks to the bridge named ``bridge``, over whichever connection it has."""
+class Reconciler:
+    """A task that talks to the site's bridge, over whichever connection it has."""
 
-    def __init__(
-        self, bridge: str, wanted: Wanted, ports_seen: PortsSeen, steering: Steering
-    ) -> None:
-        """Prepare; ``start()`` starts."""
-        super().__init__(name="reconciler", daemon=True)
-        self._bridge = bridge
-        self._wanted = wanted
+    def __init__(self, ports_seen: PortsSeen, steering: Steering) -> None:
+        """Prepare; ``want`` says for what, ``run`` does the work."""
         self._steering = steering
         self._ports = BridgePorts(ports_seen)
-        self._ours: Session | None = None
+        self._bridge = ""
         self._flows: tuple[Flow, ...] = ()
-        self._sessions: list[Session] = []
-        self._due = threading.Event()
+        self.session: Session | None = None
+        """The connection that our bridge has."""
+        self._tells_news: Session | None = None
+        self._due = asyncio.Event()
         self._complaint = ""
 
-    def connect(self, datapath: Any) -> None:
-        """Use a new connection, as soon as the bridge behind it turns out to be ours."""
-        self._sessions = [*self._sessions, Session(datapath)]
+    def want(self, bridge: str, flows: tuple[Flow, ...]) -> None:
+        """Have ``flows`` on ``bridge`` from now on."""
+        self._bridge, self._flows = bridge, flows
         self.wake()
+
+    def connect(self, datapath: Any) -> None:
+        """Use a new connection, an os-ken Datapath in MAIN state."""
+        self._leave()
+        self.session = Session(datapath)
+        self.wake()
+
+    def disconnect(self, datapath: Any) -> None:
+        """Note that a connection has ended."""
+        if self.session is not None and self.session.datapath is datapath:
+            _LOG.warning("%s: the bridge has disconnected", datapath.bridge)
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.session is not None:
+            self.session.end()
+            self.session = None
+            self._ports.forget()
 
     def deliver(self, message: Any) -> None:
         """Hand an answer to the session that asked."""
-        for session in self._sessions:
-            if session.datapath is message.datapath and session.deliver(message):
-                return
+        if self.session is not None and message.datapath is self.session.datapath:
+            self.session.deliver(message)
 
     def port_changed(self, message: Any) -> None:
         """Pass on at once what the bridge says of a port (``OFPPortStatus``).
@@ -71,85 +79,62 @@ class Reconciler(threading.Thread):
         Flows are compared if ports have other numbers now. Whether a port is live is nothing to
         them, and when an uplink is lost there is no time for them.
         """
-        ours = self._ours is not None and message.datapath is self._ours.datapath
-        if not ours or self._ports.told(message):
+        ours = self.session is not None and message.datapath is self.session.datapath
+        if ours and self._ports.told(message):
             self.wake()
-
-    @property
-    def session(self) -> Session | None:
-        """The connection that our bridge has, as far as is known."""
-        return self._ours
 
     def wake(self) -> None:
         """Compare soon: something changed."""
         self._due.set()
 
-    def run(self) -> None:
-        """Compare whenever woken, when the wanted flows change, and once in a while."""
-        polls = 0
+    async def run(self) -> None:
+        """Compare whenever woken, and once in a while, for ever."""
         while True:
-            woken = self._due.wait(timeout=POLL_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_SECONDS):
+                    await self._due.wait()
             self._due.clear()
-            flows = self._wanted()
-            polls += 1
-            if flows is None and not woken and polls < RECHECK_PASSES:
-                continue
-            polls = 0
-            self._flows = self._flows if flows is None else flows
-            self._pass()
-
-    def _pass(self) -> None:
-        """Bring our bridge's flows in line; the newest connection of a bridge is the live one."""
-        ours: Session | None = None
-        for session in reversed(self._sessions):
+            session = self.session
+            if session is None or session.datapath.bridge != self._bridge:
+                continue  # connecting, or going over to another bridge, wakes again
             try:
-                keep = ours is None and self._reconcile(session)
+                await self._reconcile(session)
             except SessionError as error:
-                self._complain(f"{self._bridge}: {error}; trying again")
-                keep = session.datapath.is_active
-                self._retry_soon()
-            if not keep:
-                self._drop(session)
-                continue
-            ours = session
-        self._ours = ours
+                if not session.ended:
+                    self._complain(f"{self._bridge}: {error}; trying again")
+                    asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
 
-    def _reconcile(self, session: Session) -> bool:
-        """Send the difference; False if the session is another bridge's."""
+    async def _reconcile(self, session: Session) -> None:
+        """Send the difference."""
         asked = self._ports.asking()
-        ports = session.ports()
-        by_name = numbers(ports)
-        local = next((name for name, no in by_name.items() if no == ofproto.OFPP_LOCAL), "unnamed")
-        if local != self._bridge:
-            _LOG.warning("bridge %s connected; this site's is %s", local, self._bridge)
-            return False
+        ports = await session.ports()
         if not self._ports.answered(ports, asked):
             self.wake()
-        if self._ours is not session:
-            session.ask_for_news()
+        if self._tells_news is not session:
+            await session.ask_for_news()
+            self._tells_news = session
             self.wake()  # what changed just before that was not told
-        self._ours = session
-        with self._steering() as allowed:
+        # Whoever has the lock holds it for microseconds: this does not keep the loop.
+        with self._steering(self._bridge) as allowed:
             if allowed:
-                self._bring_in_line(session, by_name)
+                await self._bring_in_line(session, numbers(ports))
             else:
                 self._complain(
                     f"{self._bridge}: no flows, because this host is not set up as this site: "
                     "run 'fedsdn site up'"
                 )
-        return True
 
-    def _bring_in_line(self, session: Session, ports: dict[str, int]) -> None:
-        wanted, present = self._flows, session.own_flows()
+    async def _bring_in_line(self, session: Session, ports: dict[str, int]) -> None:
+        wanted, present = self._flows, await session.own_flows()
         has_own = any(is_table_miss(flow.table_id, flow.priority) for flow in present)
-        if without_table_miss(wanted) != wanted and not has_own and session.has_table_miss():
+        if without_table_miss(wanted) != wanted and not has_own and await session.has_table_miss():
             wanted = without_table_miss(wanted)
         if without_table_miss(wanted) == wanted:
             # Ours that is there is the only one. Whoever is to add his own takes its place by that.
             present = [flow for flow in present if not is_table_miss(flow.table_id, flow.priority)]
-        found = difference(session.datapath, wanted, present, ports)
+        found = await difference(session.datapath, wanted, present, ports)
         if found.messages:
-            session.commit(found.messages)
+            await session.commit(found.messages)
         self._report(found, ports)
 
     def _report(self, found: Difference, ports: dict[str, int]) -> None:
@@ -175,12 +160,3 @@ class Reconciler(threading.Thread):
         if text != self._complaint:
             _LOG.warning("%s", text)
         self._complaint = text
-
-    def _retry_soon(self) -> None:
-        retry = threading.Timer(POLL_SECONDS, self.wake)
-        retry.daemon = True
-        retry.start()
-
-    def _drop(self, session: Session) -> None:
-        self._sessions = [other for other in self._sessions if other is not session]
-        session.close()

@@ -6,10 +6,8 @@ once share messages and barriers, however many they are.
 
 from __future__ import annotations
 
-import queue
-import threading
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
@@ -27,7 +25,7 @@ _MOST = 500
 Flows = Callable[[Restoration], Sequence[Flow]]
 """The flows that restore one connection's client."""
 
-Errors = Future[list[str | None]]
+Errors = list[str | None]
 """For each connection why it is not restored, or None."""
 
 
@@ -52,34 +50,36 @@ class _Used:
         return before
 
 
-class Restorer(threading.Thread):
-    """One thread that adds flows for as many connections at a time as wait for it."""
+class Restorer:
+    """A task that adds flows for as many connections at a time as wait for it."""
 
     def __init__(self, session: Callable[[], Session | None], flows: Flows) -> None:
-        """Use whichever ``session`` with the bridge there is; ``start()`` starts."""
-        super().__init__(name="restorer", daemon=True)
+        """Use whichever ``session`` with the bridge there is; ``run`` does the work."""
         self._session = session
         self._flows = flows
         self._over = _Used()
-        self._waiting: queue.SimpleQueue[tuple[list[Restoration], Errors]] = queue.SimpleQueue()
+        self._waiting: asyncio.Queue[tuple[list[Restoration], asyncio.Future[Errors]]]
+        self._waiting = asyncio.Queue()
 
-    def restore(self, wanted: Iterable[Restoration]) -> Errors:
-        """Ask for some connections; the outcome says of each why not, or None."""
-        outcome: Errors = Future()
-        self._waiting.put((list(wanted), outcome))
-        return outcome
+    async def restore(self, wanted: Iterable[Restoration]) -> Errors:
+        """Have some connections restored; return for each why not, or None."""
+        outcome: asyncio.Future[Errors] = asyncio.get_running_loop().create_future()
+        self._waiting.put_nowait((list(wanted), outcome))
+        return await outcome
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Restore for ever."""
         while True:
-            batch = [self._waiting.get()]
+            batch = [await self._waiting.get()]
             while not self._waiting.empty() and sum(len(one) for one, _ in batch) < _MOST:
-                batch.append(self._waiting.get())
-            errors = iter(self._restore([one for wanted, _ in batch for one in wanted]))
+                batch.append(self._waiting.get_nowait())
+            errors = iter(await self._restore([one for wanted, _ in batch for one in wanted]))
             for wanted, outcome in batch:
-                outcome.set_result([next(errors) for _ in wanted])
+                mine = [next(errors) for _ in wanted]
+                if not outcome.done():  # whoever asked may have gone
+                    outcome.set_result(mine)
 
-    def _restore(self, wanted: list[Restoration]) -> list[str | None]:
+    async def _restore(self, wanted: list[Restoration]) -> Errors:
         session = self._session()
         if session is None:
             return ["the bridge is not connected to the application"] * len(wanted)
@@ -89,7 +89,7 @@ class Restorer(threading.Thread):
             messages += self._messages(session.datapath, one)
             ends.append(len(messages))
         try:
-            refused = session.send(messages)
+            refused = await session.send(messages)
         except SessionError as error:
             return [str(error)] * len(wanted)
         starts = [0, *ends[:-1]]

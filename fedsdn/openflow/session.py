@@ -1,13 +1,8 @@
-"""Questions to one connected bridge, and their answers.
-
-os-ken delivers answers as events in the application's thread; the thread that asks waits for
-them here. Waiting is done with the standard library: os-ken's own events may not return.
-"""
+"""Questions to one connected bridge, and their answers: in one event loop."""
 
 from __future__ import annotations
 
-import queue
-import threading
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +10,7 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
+from fedsdn.openflow.in_turns import in_turns
 from fedsdn.openflow.ports import Port, port_of
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Table
@@ -25,6 +21,8 @@ ANSWER_SECONDS = 10.0
 
 _MISS_BYTES = 128
 """How much of a packet comes with a message about it; no flow of ours causes one."""
+
+_ENDED = "the bridge closed the connection"
 
 _BUNDLE_FLAGS = ofproto.ONF_BF_ATOMIC | ofproto.ONF_BF_ORDERED
 
@@ -39,28 +37,23 @@ class Session:
     def __init__(self, datapath: Any) -> None:
         """Take over asking on ``datapath``, an os-ken Datapath in MAIN state."""
         self.datapath = datapath
-        self._answers: dict[int, queue.Queue[Any]] = {}
-        self._lock = threading.Lock()
+        self.ended = False
+        self._answers: dict[int, asyncio.Queue[Any]] = {}
         self._bundle_id = 0
 
-    def deliver(self, message: Any) -> bool:
-        """Hand over a message that arrived; False if nobody asked for it."""
-        with self._lock:
-            waiting = self._answers.get(message.xid)
-        if waiting is None:
-            return False
-        waiting.put(message)
-        return True
+    def deliver(self, message: Any) -> None:
+        """Hand over a message that arrived; one that nobody asked for is left out."""
+        waiting = self._answers.get(message.xid)
+        if waiting is not None:
+            waiting.put_nowait(message)
 
-    def close(self) -> None:
-        """End the connection's threads.
+    def end(self) -> None:
+        """Note that the connection has ended: whoever waits for an answer fails at once."""
+        self.ended = True
+        for waiting in self._answers.values():
+            waiting.put_nowait(None)
 
-        os-ken's send loop waits for a message for ever when a connection is gone; an empty last
-        one lets it go.
-        """
-        self.datapath.send(b"", close_socket=True)
-
-    def ports(self) -> dict[str, Port]:
+    async def ports(self) -> dict[str, Port]:
         """Return the bridge's ports by name.
 
         Raises:
@@ -68,9 +61,9 @@ class Session:
 
         """
         request = parser.OFPPortDescStatsRequest(self.datapath, 0)
-        return dict(port_of(port) for part in self._ask(request) for port in part.body)
+        return dict(port_of(port) for part in await self._ask(request) for port in part.body)
 
-    def ask_for_news(self) -> None:
+    async def ask_for_news(self) -> None:
         """Have the bridge tell of ports that change and of flows that go.
 
         At its management socket it tells nothing before a miss length is set
@@ -80,10 +73,10 @@ class Session:
             SessionError: no answer, or a refusal.
 
         """
-        (config,) = self._ask(parser.OFPGetConfigRequest(self.datapath))
+        (config,) = await self._ask(parser.OFPGetConfigRequest(self.datapath))
         self._send(parser.OFPSetConfig(self.datapath, config.flags, _MISS_BYTES))
 
-    def has_table_miss(self) -> bool:
+    async def has_table_miss(self) -> bool:
         """Whether a flow takes what no other flow of table 0 matches.
 
         Raises:
@@ -92,30 +85,29 @@ class Session:
         """
         return any(
             is_table_miss(flow.table_id, flow.priority) and not flow.match.items()
-            for flow in self._flows(table_id=Table.HOOK)
+            for flow in await self._flows(table_id=Table.HOOK)
         )
 
-    def own_flows(self) -> list[Any]:
+    async def own_flows(self) -> list[Any]:
         """Flow statistics of every flow whose cookie says that it is ours.
 
         Raises:
             SessionError: no answer, or a refusal.
 
         """
-        begin_like_ours = self._flows(
+        begin_like_ours = await self._flows(
             table_id=ofproto.OFPTT_ALL, cookie=COOKIE_OWNER, cookie_mask=COOKIE_OWNER_MASK
         )
         return [stats for stats in begin_like_ours if origin(stats.cookie) is not None]
 
-    def _flows(self, **which: int) -> Iterator[Any]:
-        """Yield the statistics of the flows that are ``which`` (OFPFlowStatsRequest)."""
+    async def _flows(self, **which: int) -> list[Any]:
+        """Return the statistics of the flows that are ``which`` (OFPFlowStatsRequest)."""
         request = parser.OFPFlowStatsRequest(
             self.datapath, out_port=ofproto.OFPP_ANY, out_group=ofproto.OFPG_ANY, **which
         )
-        for part in self._ask(request):
-            yield from part.body
+        return [flow for part in await self._ask(request) for flow in part.body]
 
-    def commit(self, messages: Iterable[Any]) -> None:
+    async def commit(self, messages: Iterable[Any]) -> None:
         """Apply flow mods in one atomic bundle: all of them, or none.
 
         A message that is refused while the bundle is filled is simply not in it, and a commit
@@ -126,15 +118,15 @@ class Session:
 
         """
         self._bundle_id += 1
-        self._control(ofproto.ONF_BCT_OPEN_REQUEST)
+        await self._control(ofproto.ONF_BCT_OPEN_REQUEST)
         try:
-            self._fill(messages)
+            await self._fill(messages)
         except SessionError:
-            self._control(ofproto.ONF_BCT_DISCARD_REQUEST)
+            await self._control(ofproto.ONF_BCT_DISCARD_REQUEST)
             raise
-        self._control(ofproto.ONF_BCT_COMMIT_REQUEST)
+        await self._control(ofproto.ONF_BCT_COMMIT_REQUEST)
 
-    def send(self, messages: Iterable[Any]) -> dict[int, SessionError]:
+    async def send(self, messages: Iterable[Any]) -> dict[int, SessionError]:
         """Apply flow mods one by one; return which were refused, by their place in ``messages``.
 
         When this returns, the bridge has dealt with all of them (OpenFlow 1.3.5, section 6.2,
@@ -146,9 +138,9 @@ class Session:
         """
         sent = list(messages)
         with self._expect(*sent) as answers:
-            for message in sent:
+            async for message in in_turns(sent):
                 self._send(message)
-            self._ask(parser.OFPBarrierRequest(self.datapath))
+            await self._ask(parser.OFPBarrierRequest(self.datapath))
             places = {message.xid: place for place, message in enumerate(sent)}
             refused = {}
             while not answers.empty():
@@ -156,56 +148,62 @@ class Session:
                 refused[places[error.xid]] = _refusal(error)
             return refused
 
-    def _fill(self, messages: Iterable[Any]) -> None:
+    async def _fill(self, messages: Iterable[Any]) -> None:
         adds = [
             parser.ONFBundleAddMsg(self.datapath, self._bundle_id, _BUNDLE_FLAGS, message, [])
             for message in messages
         ]
         with self._expect(*adds) as answers:
-            for add in adds:
+            async for add in in_turns(adds):
                 self._send(add)
-            self._ask(parser.OFPBarrierRequest(self.datapath))
+            await self._ask(parser.OFPBarrierRequest(self.datapath))
             if not answers.empty():
                 raise _refusal(answers.get_nowait())
 
-    def _control(self, kind: int) -> None:
-        self._ask(parser.ONFBundleCtrlMsg(self.datapath, self._bundle_id, kind, _BUNDLE_FLAGS, []))
+    async def _control(self, kind: int) -> None:
+        await self._ask(
+            parser.ONFBundleCtrlMsg(self.datapath, self._bundle_id, kind, _BUNDLE_FLAGS, [])
+        )
 
-    def _ask(self, request: Any) -> list[Any]:
+    async def _ask(self, request: Any) -> list[Any]:
         """Send a request and gather all parts of its answer."""
         parts = []
         with self._expect(request) as answers:
             self._send(request)
             while True:
-                try:
-                    part = answers.get(timeout=ANSWER_SECONDS)
-                except queue.Empty:
-                    name = type(request).__name__
-                    raise SessionError(f"no answer to {name} in {ANSWER_SECONDS:g} s") from None
-                if part.msg_type == ofproto.OFPT_ERROR:
-                    raise _refusal(part)
+                part = await self._next(answers, type(request).__name__)
                 parts.append(part)
                 if not getattr(part, "flags", 0) & ofproto.OFPMPF_REPLY_MORE:
                     return parts
 
+    async def _next(self, answers: asyncio.Queue[Any], asked: str) -> Any:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                part = await answers.get()
+        except TimeoutError:
+            raise SessionError(f"no answer to {asked} in {ANSWER_SECONDS:g} s") from None
+        if self.ended:
+            raise SessionError(_ENDED)
+        if part.msg_type == ofproto.OFPT_ERROR:
+            raise _refusal(part)
+        return part
+
     def _send(self, message: Any) -> None:
-        if not self.datapath.send_msg(message):
-            raise SessionError("the bridge closed the connection")
+        if self.ended or not self.datapath.send_msg(message):
+            raise SessionError(_ENDED)
 
     @contextmanager
-    def _expect(self, *requests: Any) -> Iterator[queue.Queue[Any]]:
-        answers: queue.Queue[Any] = queue.Queue()
+    def _expect(self, *requests: Any) -> Iterator[asyncio.Queue[Any]]:
+        answers: asyncio.Queue[Any] = asyncio.Queue()
         for request in requests:
             self.datapath.set_xid(request)
         xids = [request.xid for request in requests]
-        with self._lock:
-            self._answers |= dict.fromkeys(xids, answers)
+        self._answers |= dict.fromkeys(xids, answers)
         try:
             yield answers
         finally:
-            with self._lock:
-                for xid in xids:
-                    del self._answers[xid]
+            for xid in xids:
+                del self._answers[xid]
 
 
 def _refusal(error: Any) -> SessionError:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from fedsdn.errors import FedsdnError
+
 STATUS_FILE = Path("/run/fedsdn/uplinks.json")
 
 WRITE_SECONDS = 1.0
@@ -102,7 +104,12 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
 
 
 def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
-    """Read the status; None if there is none, or only one of an application that has ended."""
+    """Read the status; None if there is none, or only one of an application that has ended.
+
+    Raises:
+        FedsdnError: the application is of another version.
+
+    """
     try:
         return parse_status(path.read_text(errors="replace"))
     except OSError:
@@ -112,27 +119,28 @@ def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
 def parse_status(text: str, now: float | None = None) -> SiteStatus | None:
     """Read the text of a status file, as ``read_status``; ``now`` is its host's Unix time."""
     try:
-        status = status_from(json.loads(text))
-    except ValueError:
+        found = json.loads(text)
+        age = (time.time() if now is None else now) - found["written"]
+    except (ValueError, KeyError, TypeError):
         return None
-    age = (time.time() if now is None else now) - status.written
-    return status if abs(age) < STALE_SECONDS else None
+    return status_from(found) if abs(age) < STALE_SECONDS else None
 
 
 def status_from(found: dict[str, Any]) -> SiteStatus:
     """Read a status as ``asdict`` writes it.
 
     Raises:
-        ValueError: a state is none.
+        FedsdnError: it is one of another version of fedsdn.
 
     """
-    return SiteStatus(
-        site=found["site"],
-        written=found["written"],
-        uplinks=tuple(
+    try:
+        uplinks = (
             UplinkStatus(**{**one, "port": PortState(one["port"])}) for one in found["uplinks"]
-        ),
-        paths=tuple(
-            PathStatus(**{**one, "state": PathState(one["state"])}) for one in found["paths"]
-        ),
-    )
+        )
+        paths = (PathStatus(**{**one, "state": PathState(one["state"])}) for one in found["paths"])
+        return SiteStatus(**{**found, "uplinks": tuple(uplinks), "paths": tuple(paths)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise FedsdnError(
+            "the application's status is one of another version of fedsdn: restart it "
+            "(systemctl restart fedsdn-app) with the version of this command"
+        ) from error

@@ -1,4 +1,4 @@
-"""Lines of the channel: any bytes give a message of the schema, or a ``ChannelError``."""
+"""Lines of the channel: any bytes give a message as docs/channel.md says, or a ``ChannelError``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def one_input(data: bytes) -> None:
         found = messages.decode(data)
         if not isinstance(found, messages.Call):
             return
-        if found.method == "restore":
-            for one in messages.restorations(found):
+        if isinstance(found.params, messages.Restore):
+            for one in messages.restorations(found.params):
                 assert one.own.address.version == one.client.address.version
-        if found.method == "connections":
-            for document in found.params["opened"]:
-                messages.parse_connection(document)
+        if isinstance(found.params, messages.Connections):
+            for message in found.params.opened:
+                messages.connection_from(message)
     except messages.ChannelError as error:
         messages.encode_error(error)
 

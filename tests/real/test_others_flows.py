@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,7 +117,7 @@ def deletion_mask() -> int:
     """Return the cookie's mask in what the application sends to delete a flow."""
     datapath = ProtocolDesc(version=ofproto.OFP_VERSION)
     stats = parser.OFPFlowStats(cookie=1, match=parser.OFPMatch(eth_type=0x0800), instructions=[])
-    [deletion] = difference(datapath, [], [stats], {}).deletions
+    [deletion] = asyncio.run(difference(datapath, [], [stats], {})).deletions
     assert deletion.command == ofproto.OFPFC_DELETE_STRICT
     mask: int = deletion.cookie_mask
     return mask

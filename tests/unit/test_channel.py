@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,7 +15,17 @@ import pytest
 from fedsdn.channel import ask
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
-from fedsdn.channel.messages import LONGEST_LINE, Answer, Call, ChannelError, decode
+from fedsdn.channel.messages import (
+    LONGEST_LINE,
+    Answer,
+    Call,
+    ChannelError,
+    ConnectionMessage,
+    Hello,
+    List,
+    Page,
+    decode,
+)
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import RELOAD_SECONDS, Channel
 from fedsdn.pipeline.restore import Restoration
@@ -36,12 +45,10 @@ class Bridge:
     def __init__(self) -> None:
         self.batches: list[list[Restoration]] = []
 
-    def restore(self, wanted: Iterable[Restoration]) -> Future[list[str | None]]:
+    async def restore(self, wanted: Iterable[Restoration]) -> list[str | None]:
         batch = list(wanted)
         self.batches.append(batch)
-        outcome: Future[list[str | None]] = Future()
-        outcome.set_result(["no" if one.own.port == 1 else None for one in batch])
-        return outcome
+        return ["no" if one.own.port == 1 else None for one in batch]
 
 
 class Worker:
@@ -49,7 +56,7 @@ class Worker:
 
     def __init__(self, path: Path) -> None:
         self.report = Report()
-        self.statuses: list[dict[str, Any]] = []
+        self.statuses: list[SiteStatus] = []
         self.reloads = 0
         self.may_reload = asyncio.Event()
         self.may_reload.set()
@@ -71,10 +78,13 @@ async def worker(path: Path) -> AsyncIterator[Worker]:
         running.cancel()
 
 
+RUNNING: set[asyncio.Task[None]] = set()
+
+
 def application(path: Path) -> tuple[Channel, Bridge]:
     bridge = Bridge()
     channel = Channel(path, "a", bridge.restore)
-    channel.start()
+    RUNNING.add(asyncio.create_task(channel.run()))
     return channel, bridge
 
 
@@ -84,14 +94,13 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def listed(path: Path) -> list[dict[str, Any]]:
+async def listed(path: Path) -> list[ConnectionMessage]:
     reader, writer = await asyncio.open_unix_connection(str(path))
-    writer.write(Call("list", {"skip": 0}, 1).encode())
+    writer.write(Call(List(skip=0), 1).encode())
     answer = decode(await reader.readline())
     writer.close()
     assert isinstance(answer, Answer)
-    connections: list[dict[str, Any]] = answer.result["connections"]
-    return connections
+    return answer.read(Page).connections
 
 
 def run(scenario: Callable[[Path], Any], path: Path) -> None:
@@ -146,7 +155,7 @@ def test_an_application_that_comes_later_answers_what_was_asked_before(tmp_path:
 def test_the_application_knows_what_is_open_and_what_it_has_moved(tmp_path: Path) -> None:
     async def until_listed(path: Path, sent: list[int]) -> None:
         async with asyncio.timeout(LIMIT):
-            while [one["sent"] for one in await listed(path)] != sent:
+            while [one.sent for one in await listed(path)] != sent:
                 await asyncio.sleep(0.01)
 
     async def scenario(path: Path) -> None:
@@ -171,9 +180,9 @@ def test_status_is_sent_when_it_changes_and_to_whoever_comes_later(tmp_path: Pat
         channel, _ = application(path)
         channel.tell_status(status(1.0))
         async with worker(path) as one:
-            await until(lambda: [found["written"] for found in one.statuses] == [1.0])
+            await until(lambda: [found.written for found in one.statuses] == [1.0])
             channel.tell_status(status(2.0))
-            await until(lambda: [found["written"] for found in one.statuses] == [1.0, 2.0])
+            await until(lambda: [found.written for found in one.statuses] == [1.0, 2.0])
 
     run(scenario, tmp_path / "channel")
 
@@ -195,7 +204,7 @@ def test_a_reload_returns_when_all_workers_have_reset_what_they_must(tmp_path: P
         async with worker(path) as one, worker(path) as other:
             await until(lambda: one.reloads and other.reloads)
             one.may_reload.clear()
-            reloading = asyncio.create_task(asyncio.to_thread(channel.reload))
+            reloading = asyncio.create_task(channel.reload())
             await until(lambda: (one.reloads, other.reloads) == (2, 2))
             assert not reloading.done()
             one.may_reload.set()
@@ -211,11 +220,11 @@ def test_a_reload_does_not_wait_for_a_worker_that_hangs_or_ends(tmp_path: Path) 
             async with worker(path) as ending:
                 await until(lambda: one.reloads and ending.reloads)
                 ending.may_reload.clear()
-                reloading = asyncio.create_task(asyncio.to_thread(channel.reload))
+                reloading = asyncio.create_task(channel.reload())
                 await until(lambda: ending.reloads == 2)
             await asyncio.wait_for(reloading, RELOAD_SECONDS / 2)
             one.may_reload.clear()
-            await asyncio.wait_for(asyncio.to_thread(channel.reload), 2 * RELOAD_SECONDS)
+            await asyncio.wait_for(channel.reload(), 2 * RELOAD_SECONDS)
 
     run(scenario, tmp_path / "channel")
 
@@ -236,7 +245,7 @@ def test_another_version_is_turned_away_with_the_reason(tmp_path: Path) -> None:
     async def scenario(path: Path) -> None:
         application(path)
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(Call("hello", {"version": 2, "worker": 0, "pid": 1}, 1).encode())
+        writer.write(Call(Hello(version=2, worker=0, pid=1), 1).encode())
         assert b"version 2 of the channel; the application has 1" in await reader.readline()
         writer.close()
 

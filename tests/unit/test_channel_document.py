@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import re
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from fedsdn.proxy.sockets.restored import ANSWER_SECONDS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/channel.md").read_text()
-SCHEMA = json.loads((ROOT / "fedsdn/channel/channel.schema.json").read_text())
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -28,10 +27,9 @@ def test_every_message_is_described_with_what_it_must_hold() -> None:
         for heading in ("Proxy to application", "Application to proxy")
         for cells in rows(heading)
     }
-    methods = SCHEMA["$defs"]["params"]["$defs"]
-    assert described.keys() == methods.keys()
-    for name, schema in methods.items():
-        for field in schema.get("required", []):
+    assert described.keys() == messages.METHODS.keys()
+    for name, kind in messages.METHODS.items():
+        for field in inspect.get_annotations(kind):
             assert f"`{field}`" in described[name]
 
 

@@ -16,16 +16,21 @@ from fedsdn.channel.messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    METHODS,
     PARSE_ERROR,
     Answer,
     Call,
     ChannelError,
-    connection_document,
+    Connections,
+    Restore,
+    Restored,
+    connection_from,
+    connection_message,
     decode,
+    encode_answer,
     encode_error,
-    parse_connection,
     restorations,
-    restore_params,
+    restore,
 )
 from fedsdn.channel.report import Report
 from fedsdn.pipeline.restore import Restoration
@@ -44,13 +49,14 @@ def wanted(draw: st.DrawFn) -> Restoration:
 def test_what_is_asked_to_be_restored_is_read_as_it_was_written(
     asked: list[Restoration], number: int
 ) -> None:
-    line = Call("restore", restore_params(asked), number).encode()
+    line = Call(restore(asked), number).encode()
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     call = decode(line)
     assert isinstance(call, Call)
     assert call.number == number
-    assert restorations(call) == asked
+    assert isinstance(call.params, Restore)
+    assert restorations(call.params) == asked
 
 
 @given(
@@ -69,14 +75,17 @@ def test_what_is_asked_to_be_restored_is_read_as_it_was_written(
     )
 )
 def test_a_connection_is_read_as_it_was_written(connection: Connection) -> None:
-    params = {"opened": [connection_document(connection)], "moved": [], "closed": []}
-    call = decode(Call("connections", params).encode())
+    told = Connections([connection_message(connection)], [], [])
+    call = decode(Call(told).encode())
     assert isinstance(call, Call)
-    assert [parse_connection(one) for one in call.params["opened"]] == [connection]
+    assert isinstance(call.params, Connections)
+    assert [connection_from(one) for one in call.params.opened] == [connection]
 
 
 def test_answers_and_errors() -> None:
-    assert decode(Answer(7, {"errors": [None]}).encode()) == Answer(7, {"errors": [None]})
+    answer = decode(encode_answer(7, Restored([None])))
+    assert isinstance(answer, Answer)
+    assert (answer.number, answer.read(Restored)) == (7, Restored([None]))
     with pytest.raises(ChannelError, match="not today") as caught:
         decode(encode_error(ChannelError(-32001, "not today", 7)))
     assert (caught.value.code, caught.value.call) == (-32001, 7)
@@ -110,6 +119,9 @@ PAIR = ["10.1.0.2", 1]
         (call("restore", {"connections": [[PAIR, PAIR, ["10.1.0.2", 0]]]}), INVALID_PARAMS),
         (call("restore", {"connections": [[PAIR, PAIR, PAIR]] * 1001}), INVALID_PARAMS),
         (call("hello", {"version": "one", "worker": 0, "pid": 1}), INVALID_PARAMS),
+        (call("connections", {"opened": [], "moved": [], "closed": [[1, -1, 0]]}), INVALID_PARAMS),
+        (call("connections", {"opened": [], "moved": [[1, 1]], "closed": []}), INVALID_PARAMS),
+        (call("status", {"site": "a"}), INVALID_PARAMS),
     ],
 )
 def test_what_is_no_message_is_refused(line: bytes, code: int) -> None:
@@ -122,8 +134,9 @@ def test_what_is_no_message_is_refused(line: bytes, code: int) -> None:
 def test_addresses_that_are_none_are_refused(pair: list[Any]) -> None:
     found = decode(call("restore", {"connections": [[PAIR, PAIR, pair]]}, id=5))
     assert isinstance(found, Call)
+    assert isinstance(found.params, Restore)
     with pytest.raises(ChannelError) as caught:
-        restorations(found)
+        restorations(found.params, found.number)
     assert (caught.value.code, caught.value.call) == (INVALID_PARAMS, 5)
 
 
@@ -132,19 +145,18 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=6,
 )
-METHODS = st.sampled_from(["hello", "restore", "connections", "list", "status", "reload"])
 
 
 @given(
     st.binary()
     | JSON.map(lambda value: json.dumps(value).encode())
-    | st.builds(call, METHODS | st.text(), JSON)
+    | st.builds(call, st.sampled_from([*METHODS]) | st.text(), JSON)
 )
 def test_any_line_is_a_message_or_a_channel_error(line: bytes) -> None:
     with suppress(ChannelError):
         found = decode(line)
-        if isinstance(found, Call) and found.method == "restore":
-            restorations(found)
+        if isinstance(found, Call) and isinstance(found.params, Restore):
+            restorations(found.params)
 
 
 V4 = SocketAddress(ip_address("10.1.0.11"), 40000)

@@ -7,7 +7,6 @@ import logging
 import resource
 import signal
 from contextlib import ExitStack, closing
-from typing import Any
 
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.report import Report
@@ -32,7 +31,7 @@ from fedsdn.proxy.socks import socksifier
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
-from fedsdn.uplinks.status import STALE_SECONDS, status_from
+from fedsdn.uplinks.status import STALE_SECONDS, SiteStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -194,9 +193,9 @@ class _Worker:
     def _hangup(self) -> None:
         self._parts.once("reload", self._reload())
 
-    def _take_status(self, document: dict[str, Any]) -> None:
+    def _take_status(self, status: SiteStatus) -> None:
         """Take up what the application says about uplinks and paths."""
-        if self._live_paths.take(status_from(document)):
+        if self._live_paths.take(status):
             self._path_manager.look()
         self._path_manager.look_in(STALE_SECONDS)
 

@@ -1,0 +1,1 @@
+"""The application but for os-ken: tasks of one event loop."""

@@ -1,0 +1,163 @@
+"""The application's parts, and how they are wired.
+
+What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
+One thread of an executor does what blocks: netlink, reading and checking the file.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fedsdn import namespace
+from fedsdn.channel.server import CHANNEL_SOCKET, Channel
+from fedsdn.config.local import LocalSettings
+from fedsdn.config.model import Address, Federation, Site, Uplink
+from fedsdn.config.watch import WatchedFederation
+from fedsdn.controller.federation_file import FederationFile
+from fedsdn.controller.supervisor import supervise
+from fedsdn.errors import FedsdnError
+from fedsdn.openflow.bridge_socket import BridgeConnection
+from fedsdn.openflow.ports import Port
+from fedsdn.openflow.reconciler import Reconciler
+from fedsdn.openflow.restorer import Restorer
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.restore import Restoration, restoring_flows
+from fedsdn.site import checks, record
+from fedsdn.uplinks.monitor import UplinkMonitor
+from fedsdn.uplinks.sockets import open_socket
+from fedsdn.uplinks.status import PortState
+
+if TYPE_CHECKING:
+    from fedsdn.openflow.datapath import BridgeDatapath
+
+
+class Controller:
+    """Steers the site's bridge, watches its uplinks, and answers the proxy.
+
+    Everything but the constructor and ``connection`` is for the event loop that ``run`` runs in.
+    """
+
+    def __init__(self, settings: LocalSettings) -> None:
+        """Read the federation file, reserve the bridge, and make the channel's socket.
+
+        Raises:
+            FedsdnError: the federation file is bad, or another application runs on this host.
+
+        """
+        self._site = settings.site
+        self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
+        self._followed = self._watched.current
+        bridge = self._followed.site(self._site).provider_network.bridge
+        self.connection = BridgeConnection(bridge)
+        self._executor = ThreadPoolExecutor(1, "blocking")
+        self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore)
+
+    def _check_change(self, site: Site) -> None:
+        """Refuse what ``fedsdn site up`` would refuse, and another bridge before it has run."""
+        checks.check_host(site)
+        bridge = site.provider_network.bridge
+        if bridge == self.connection.bridge:
+            return
+        with record.steering(site.name, bridge) as allowed:
+            if not allowed:
+                raise FedsdnError(
+                    f"the site's bridge is to be {bridge}, and this host is set up with "
+                    f"{self.connection.bridge}: run 'fedsdn site up'"
+                )
+        self.connection.go_over(bridge)
+
+    async def run(self) -> None:
+        """Do everything, until a part fails.
+
+        Raises:
+            ExceptionGroup: a part failed, or has ended.
+
+        """
+        self._uplinks = UplinkMonitor(
+            self._watched.current,
+            self._site,
+            PROXY_NAMESPACE,
+            _open_socket,
+            self._channel.tell_status,
+            self._executor,
+        )
+        self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
+        self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
+        self._file = FederationFile(self._watched, self._site, self._follow, self._executor)
+        await supervise(
+            {
+                "federation file": self._file.run,
+                "reconciler": self._reconciler.run,
+                "restorer": self._restorer.run,
+                "channel": self._channel.run,
+                "uplinks": self._uplinks.run,
+            }
+        )
+
+    async def leave(self) -> None:
+        """Take leave of the peers: the process is to end."""
+        await self._uplinks.leave()
+
+    # From the bridge
+
+    def connected(self, datapath: BridgeDatapath) -> None:
+        """Take up a connection to a bridge, in MAIN state."""
+        if datapath.bridge == self.connection.bridge:
+            self._reconciler.connect(datapath)
+        else:
+            datapath.close()  # made just before going over to another one
+
+    def disconnected(self, datapath: BridgeDatapath) -> None:
+        """Note that a connection has ended."""
+        self._reconciler.disconnect(datapath)
+
+    def answered(self, message: object) -> None:
+        """Take what the bridge answers."""
+        self._reconciler.deliver(message)
+
+    def port_changed(self, message: object) -> None:
+        """Follow a port that comes, goes or changes."""
+        self._reconciler.port_changed(message)
+
+    def flow_removed(self) -> None:
+        """Compare again: a flow of ours was removed."""
+        self._reconciler.wake()
+
+    # From the operator
+
+    def reload(self) -> None:
+        """Read the federation file again."""
+        self._file.read_again()
+
+    # Between the parts
+
+    async def _follow(self, federation: Federation, flows: tuple[Flow, ...]) -> None:
+        if federation != self._followed:
+            # First of all: what the proxy resets now still needs the flows that are about to go.
+            await self._channel.reload()
+        self._followed = federation
+        bridge = federation.site(self._site).provider_network.bridge
+        self._reconciler.want(bridge, flows)
+        self._uplinks.set_federation(federation)
+
+    def _take_ports(self, ports: dict[str, Port] | None) -> None:
+        states = {True: PortState.UP, False: PortState.DOWN}
+        self._uplinks.set_ports(
+            None if ports is None else {name: states[port.live] for name, port in ports.items()}
+        )
+
+    async def _restore(self, wanted: Iterable[Restoration]) -> list[str | None]:
+        return await self._restorer.restore(wanted)
+
+    def _restoring_flows(self, wanted: Restoration) -> tuple[Flow, ...]:
+        federation = self._watched.current
+        return restoring_flows(federation, federation.site(self._site), wanted)
+
+
+def _open_socket(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
+    return namespace.inside(PROXY_NAMESPACE, lambda: open_socket(uplink, port, peer))

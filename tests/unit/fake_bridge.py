@@ -1,0 +1,177 @@
+"""A bridge's end of an OpenFlow connection: it keeps flows, and answers as Open vSwitch does.
+
+It stands in for os-ken's Datapath, and takes messages as they would go over the wire, so that what
+cannot be written or read again is found here. Answers come in a later turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3 as ofproto
+from os_ken.ofproto import ofproto_v1_3_parser as parser
+from os_ken.ofproto.ofproto_protocol import ProtocolDesc
+
+UP, DOWN = 0, ofproto.OFPPS_LINK_DOWN
+
+Key = tuple[int, int, str]
+
+
+@dataclass
+class FakeBridge(ProtocolDesc):  # type: ignore[misc]
+    """A bridge with a connection; ``tell`` is given what it says, like os-ken's events."""
+
+    tell: Callable[[Any], None] = lambda _message: None
+    bridge: str = "br-provider"
+    ports: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Number and state by name."""
+    flows: dict[Key, Any] = field(default_factory=dict)
+    refuses: Callable[[Any], bool] = lambda _flow: False
+    """Says of which flow mods the bridge is to refuse."""
+    hangs: bool = False
+    received: list[Any] = field(default_factory=list)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        ProtocolDesc.__init__(self, version=ofproto.OFP_VERSION)
+        self._xid = 0
+        self._miss_bytes = 0
+        self._bundle: list[Any] = []
+
+    def set_xid(self, message: Any) -> int:
+        """As os-ken's."""
+        self._xid += 1
+        message.set_xid(self._xid)
+        return self._xid
+
+    def send_msg(self, message: Any) -> bool:
+        """Take a message; False if the connection has ended."""
+        if self.closed:
+            return False
+        if message.xid is None:
+            self.set_xid(message)
+        message.serialize()
+        self.received.append(message)
+        if not self.hangs:
+            handle = _HANDLERS[type(message)]
+            for answer in handle(self, message) or ():
+                answer.set_xid(message.xid)
+                self._say(answer)
+        return True
+
+    def close(self) -> None:
+        """As os-ken's."""
+        self.closed = True
+
+    def _say(self, message: Any) -> None:
+        message.msg_type = message.cls_msg_type
+        asyncio.get_running_loop().call_soon(self.tell, message)
+
+    def set_port(self, name: str, number: int, state: int) -> None:
+        """Add or change a port, and tell of it as soon as somebody wants to hear of ports."""
+        reason = ofproto.OFPPR_MODIFY if name in self.ports else ofproto.OFPPR_ADD
+        self.ports[name] = number, state
+        if self._miss_bytes:
+            self._say(parser.OFPPortStatus(self, reason, _description(name, number, state)))
+
+    # Messages
+
+    def _describe_ports(self, _request: Any) -> list[Any]:
+        ports = [_description(name, *port) for name, port in self.ports.items()]
+        return [parser.OFPPortDescStatsReply(self, flags=0, body=ports)]
+
+    def _get_config(self, _request: Any) -> list[Any]:
+        return [parser.OFPGetConfigReply(self, flags=0, miss_send_len=self._miss_bytes)]
+
+    def _set_config(self, message: Any) -> None:
+        self._miss_bytes = message.miss_send_len
+
+    def _dump(self, request: Any) -> list[Any]:
+        """Answer in two parts."""
+        flows = [
+            flow
+            for flow in self.flows.values()
+            if request.table_id in (flow.table_id, ofproto.OFPTT_ALL)
+            and not (flow.cookie ^ request.cookie) & request.cookie_mask
+        ]
+        more, half = ofproto.OFPMPF_REPLY_MORE, len(flows) // 2
+        return [
+            parser.OFPFlowStatsReply(self, flags=more, body=flows[:half]),
+            parser.OFPFlowStatsReply(self, flags=0, body=flows[half:]),
+        ]
+
+    def _barrier(self, _request: Any) -> list[Any]:
+        return [parser.OFPBarrierReply(self)]
+
+    def _flow_mod(self, message: Any) -> list[Any]:
+        mod = _read(self, message)
+        if self.refuses(mod):
+            return [_refusal(self)]
+        key = mod.table_id, mod.priority, repr(sorted(mod.match.items()))
+        if mod.command == ofproto.OFPFC_ADD:
+            self.flows[key] = parser.OFPFlowStats(
+                table_id=mod.table_id,
+                priority=mod.priority,
+                hard_timeout=mod.hard_timeout,
+                cookie=mod.cookie,
+                match=mod.match,
+                instructions=mod.instructions,
+            )
+        else:
+            assert mod.command == ofproto.OFPFC_DELETE_STRICT
+            self.flows.pop(key, None)
+        return []
+
+    def _control(self, message: Any) -> list[Any]:
+        if message.type == ofproto.ONF_BCT_COMMIT_REQUEST:
+            for mod in self._bundle:
+                self._flow_mod(mod)
+        self._bundle = []
+        # A reply's type is the request's plus one (ONF extension 230).
+        return [parser.ONFBundleCtrlMsg(self, message.bundle_id, message.type + 1, 0, [])]
+
+    def _fill(self, message: Any) -> list[Any]:
+        if self.refuses(_read(self, message.message)):
+            return [_refusal(self)]
+        self._bundle.append(message.message)
+        return []
+
+    def _forget(self, _message: Any) -> None:
+        """Conntrack is not part of this."""
+
+
+_HANDLERS: dict[type, Callable[[FakeBridge, Any], list[Any] | None]] = {
+    parser.OFPPortDescStatsRequest: FakeBridge._describe_ports,
+    parser.OFPGetConfigRequest: FakeBridge._get_config,
+    parser.OFPSetConfig: FakeBridge._set_config,
+    parser.OFPFlowStatsRequest: FakeBridge._dump,
+    parser.OFPBarrierRequest: FakeBridge._barrier,
+    parser.OFPFlowMod: FakeBridge._flow_mod,
+    parser.ONFBundleCtrlMsg: FakeBridge._control,
+    parser.ONFBundleAddMsg: FakeBridge._fill,
+    parser.OFPExperimenter: FakeBridge._forget,
+}
+
+
+def _description(name: str, number: int, state: int) -> Any:
+    return parser.OFPPort(number, "", name.encode(), 0, state, *[0] * 6)
+
+
+def _read(bridge: FakeBridge, mod: Any) -> Any:
+    """Read a flow mod from the bytes that it is sent as."""
+    if mod.xid is None:
+        bridge.set_xid(mod)
+    mod.serialize()
+    wire = bytes(mod.buf)
+    return parser.OFPFlowMod.parser(
+        bridge, ofproto.OFP_VERSION, mod.msg_type, len(wire), mod.xid, bytearray(wire)
+    )
+
+
+def _refusal(bridge: FakeBridge) -> Any:
+    return parser.OFPErrorMsg(
+        bridge, ofproto.OFPET_FLOW_MOD_FAILED, ofproto.OFPFMFC_TABLE_FULL, data=b""
+    )
