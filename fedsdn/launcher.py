@@ -15,8 +15,7 @@ from importlib.metadata import version
 from types import FrameType
 
 from os_ken import cfg, log
-from os_ken.base import app_manager  # before any controller module
-from os_ken.base.app_manager import AppManager
+from os_ken.base.app_manager import AppManager  # before any controller module
 from os_ken.controller import ofp_handler
 from os_ken.lib import hub
 
@@ -24,6 +23,7 @@ from fedsdn.config.local import GROUP, OPTIONS
 from fedsdn.errors import FedsdnError
 
 _LOG = logging.getLogger(__name__)
+_PID = os.getpid()
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -41,8 +41,9 @@ def _run(arguments: list[str]) -> None:
     log.init_log()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-    logging.getLogger().addHandler(_EndWithOsKen())
     threading.excepthook = _thread_failed
+    # os-ken's own drops every exception without a word: its TaskExit is Exception.
+    hub.HubThread.run = threading.Thread.run
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # os-ken would wait for bridges on TCP ports; the application goes to its own bridge.
@@ -74,6 +75,8 @@ def _do_nothing() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
+    if os.getpid() != _PID:  # pyroute2 forks to enter a namespace, and ends that with SIGTERM
+        os._exit(0)
     _LOG.info("stopping on %s; the flows stay on the bridge", signal.Signals(number).name)
     for application in AppManager.get_instance().applications.values():
         application.close()
@@ -85,22 +88,6 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     error = failed.exc_value
     _LOG.critical("thread '%s' failed: the process ends", name, exc_info=error)
     _leave(1)
-
-
-class _EndWithOsKen(logging.Handler):
-    """Ends the process when os-ken says of one of its threads that an exception has come there.
-
-    It logs that and goes on. This is the last handler, so everybody else has the record by then.
-    """
-
-    def __init__(self) -> None:
-        """Look at errors only."""
-        super().__init__(logging.ERROR)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """End the process if the record comes from where os-ken catches everything."""
-        if record.name in (app_manager.LOG.name, hub.LOG.name):
-            _leave(1)
 
 
 def _leave(status: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from fedsdn.bench import channel as channel_bench
 from fedsdn.bench import failover as failover_bench
 from fedsdn.bench import harm as harm_bench
 from fedsdn.bench import restore as restore_bench
@@ -162,6 +164,32 @@ def harm(
             console.print(f"[bold red]broken:[/] {escape(line)}")
     if results.broken:
         raise typer.Exit(1)
+
+
+@app.command()
+def channel(
+    *,
+    connections: Annotated[int, typer.Option(min=1, help="Connections that move bytes.")] = 5000,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure; twice.")] = 10.0,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Report connections to an application, and measure its processor time. Needs no lab."""
+    cost = channel_bench.measure(connections, seconds)
+    if json_output:
+        print(json.dumps(asdict(cost)))
+        return
+    print_table(
+        "Application's processor time for the channel",
+        ("connections that move", "for their reports", "for listing them once a second"),
+        [
+            (
+                str(cost.connections),
+                *(f"{one * 1000:.0f} ms/s" for one in (cost.moving, cost.listing)),
+            )
+        ],
+    )
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class Controller:
         """Do everything, until a part fails.
 
         Raises:
-            ExceptionGroup: a part failed, or has ended.
+            Exception: what a part failed by, or that it has ended.
 
         """
         self._uplinks = UplinkMonitor(

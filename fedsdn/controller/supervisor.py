@@ -12,15 +12,22 @@ Work = Callable[[], Awaitable[None]]
 
 
 async def supervise(tasks: Mapping[str, Work]) -> None:
-    """Run tasks, by name, until one ends.
+    """Run tasks, by name, until one ends; the others are not waited for.
 
     Raises:
-        ExceptionGroup: always: none of them is to end.
+        Exception: always: what the task failed by, or that it has ended.
 
     """
-    async with asyncio.TaskGroup() as group:
-        for name, work in tasks.items():
-            group.create_task(_for_ever(name, work), name=name)
+    running = [
+        asyncio.create_task(_for_ever(name, work), name=name) for name, work in tasks.items()
+    ]
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        for one in running:
+            one.cancel()
 
 
 async def _for_ever(name: str, work: Work) -> None:

@@ -1,0 +1,70 @@
+"""The real application: whatever fails in it, it ends, and says why. systemd starts it again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real import failing_app
+from tests.real.site_host import BRIDGE, Program, SiteHost, wait_until
+from tests.real.test_site_bridge import application, own
+
+pytestmark = pytest.mark.real
+
+LIMIT_SECONDS = 1.0
+FAILING = Path(failing_app.__file__)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[SiteHost]:
+    with SiteHost() as host:
+        host.up()
+        yield host
+
+
+def in_vain(program: Program) -> list[str]:
+    """Read what it prints until it ends."""
+    assert program.stdout is not None
+    return program.stdout.read().splitlines()
+
+
+@pytest.mark.parametrize("part", failing_app.PARTS)
+def test_an_unexpected_exception_ends_the_process_with_its_reason(
+    host: SiteHost, part: str
+) -> None:
+    host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE}")
+    command = [sys.executable, str(FAILING), part, "--config-file=/run/fedsdn.conf", "fedsdn.app"]
+    with host.program(*command, stderr=subprocess.STDOUT) as program:
+        wait_until(lambda: len(own(host)) > 50)
+        program.send_signal(signal.SIGUSR1)
+        host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE} table=110")
+        began = time.monotonic()
+        assert program.wait(10) not in (0, None)
+        assert time.monotonic() - began < LIMIT_SECONDS
+        said = in_vain(program)
+        assert any("injected" in line for line in said), said
+        if part in failing_app.TASKS:
+            assert any(
+                f"task '{part}' failed: ZeroDivisionError('injected')" in line for line in said
+            )
+
+
+def test_the_application_has_one_thread_and_an_executors_besides_os_kens(host: SiteHost) -> None:
+    with application(host) as program:
+        wait_until(lambda: len(own(host)) > 50)
+        [pid] = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        # The main thread; os-ken's two event threads, its connection's thread and the one that
+        # sends; the loop and its executor.
+        assert len(tasks) == 7
+
+
+def test_systemd_starts_it_again() -> None:
+    unit = Path(__file__).parents[2] / "systemd/fedsdn-app.service"
+    assert {"Restart=always", "RestartSec=1"} <= set(unit.read_text().splitlines())

@@ -1,0 +1,241 @@
+"""The application without os-ken: its parts wired to each other, to a fake bridge and the channel.
+
+The kernel, which needs root, and the host's checks are put aside; everything else is real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from os_ken.ofproto import ofproto_v1_3_parser as parser
+
+from fedsdn.channel import server
+from fedsdn.channel.ask import open_connections
+from fedsdn.channel.messages import Call, List
+from fedsdn.config.loader import dump_federation
+from fedsdn.config.local import LocalSettings
+from fedsdn.config.model import Federation
+from fedsdn.config.watch import WatchedFederation
+from fedsdn.controller import controller as controller_module
+from fedsdn.controller import federation_file
+from fedsdn.controller.controller import Controller
+from fedsdn.openflow.bridge_socket import BridgeConnection
+from fedsdn.openflow.reconciler import Reconciler
+from fedsdn.openflow.restorer import Restorer
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.site import checks, record
+from fedsdn.uplinks import monitor
+from fedsdn.uplinks.status import PortState, SiteStatus
+from tests.unit.fake_bridge import DOWN, UP, FakeBridge
+from tests.unit.federations import two_sites
+from tests.unit.test_restore import restoration
+
+FEDERATION = two_sites()
+NEW = "br-new"
+
+
+def with_bridge(name: str) -> Federation:
+    site, *peers = FEDERATION.sites
+    provider = replace(site.provider_network, bridge=name)
+    return replace(FEDERATION, sites=(replace(site, provider_network=provider), *peers))
+
+
+class Host:
+    """Where the controller runs; ``set_up`` is the bridge that 'fedsdn site up' has seen."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = directory / "federation.yaml"
+        self.write(FEDERATION)
+        self.channel = directory / "channel.sock"
+        bridge = FEDERATION.sites[0].provider_network.bridge
+        self.set_up = bridge
+        self.statuses: list[SiteStatus] = []
+        monkeypatch.setattr(controller_module, "CHANNEL_SOCKET", self.channel)
+        monkeypatch.setattr(checks, "check_host", lambda _site: None)
+        monkeypatch.setattr(record, "steering", self._steering)
+        monkeypatch.setattr(monitor, "Kernel", lambda _name: self)
+        monkeypatch.setattr(monitor, "write_status", self.statuses.append)
+        monkeypatch.setattr(controller_module, "_open_socket", _no_socket)
+        monkeypatch.setattr(federation_file, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr("fedsdn.openflow.bridge_socket._reserve", lambda _bridge: _Reserved())
+        self.controller = Controller(LocalSettings("a", self.file))
+        self.main: asyncio.Task[None] | None = None
+
+    def write(self, federation: Federation) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(dump_federation(federation))
+        new.replace(self.file)
+
+    def obey(self, _orders: object, _site: object) -> dict[str, int]:
+        """Be the kernel."""
+        return {}
+
+    @contextmanager
+    def _steering(self, _site: str, bridge: str) -> Iterator[bool]:
+        yield bridge == self.set_up
+
+    def connect(self, name: str) -> FakeBridge:
+        federation = with_bridge(name)
+        ports = {p for flow in pipeline_flows(federation, "a") for p in flow.ports}
+        fake = FakeBridge(bridge=name, ports={p: (n, UP) for n, p in enumerate(ports, 1)})
+
+        def tell(message: object) -> None:
+            if isinstance(message, parser.OFPPortStatus):
+                self.controller.port_changed(message)
+            else:
+                self.controller.answered(message)
+
+        fake.tell = tell
+        self.controller.connected(fake)
+        return fake
+
+    def ports(self) -> set[PortState]:
+        return {uplink.port for uplink in self.statuses[-1].uplinks} if self.statuses else set()
+
+
+class _Reserved:
+    def close(self) -> None:
+        """Nobody else wants this bridge."""
+
+
+def _no_socket(*_arguments: object) -> None:
+    raise OSError(99, "Cannot assign requested address")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def run(host: Host, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        host.main = asyncio.create_task(host.controller.run())
+        await asyncio.sleep(0)  # its first step, as in the application
+        async with asyncio.timeout(20):
+            await scenario()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:  # more than once: Python 3.11's wait_for may swallow it
+                task.cancel()
+            await asyncio.wait(others, timeout=0.1)
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def complete(bridge: FakeBridge) -> Callable[[], bool]:
+    flows = pipeline_flows(with_bridge(bridge.bridge), "a")
+    return lambda: len(bridge.flows) == len(flows)
+
+
+def test_a_bridge_that_connects_gets_flows_and_its_ports_reach_the_status(host: Host) -> None:
+    async def scenario() -> None:
+        bridge = host.connect(host.set_up)
+        await until(complete(bridge))
+        await until(lambda: host.ports() == {PortState.UP})
+        bridge.set_port("up1", bridge.ports["up1"][0], DOWN)
+        await until(lambda: PortState.DOWN in host.ports())
+        host.controller.disconnected(bridge)
+        await until(lambda: host.ports() == {PortState.UNKNOWN})
+
+    run(host, scenario)
+
+
+def test_flows_follow_the_file(host: Host) -> None:
+    async def scenario() -> None:
+        bridge = host.connect(host.set_up)
+        await until(complete(bridge))
+        sites = tuple(replace(site, prefixes=site.prefixes[:1]) for site in FEDERATION.sites)
+        host.write(replace(FEDERATION, sites=sites))
+        await until(lambda: not complete(bridge)())
+
+    run(host, scenario)
+
+
+def test_another_bridge_is_followed_once_the_host_is_set_up_with_it(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        old = host.connect(host.set_up)
+        await until(complete(old))
+        host.write(with_bridge(NEW))
+        await until(lambda: "run 'fedsdn site up'" in caplog.text)
+        assert host.controller.connection.bridge == old.bridge
+        host.set_up = NEW
+        await until(lambda: host.controller.connection.bridge == NEW)
+        host.controller.disconnected(old)
+        late = host.connect(old.bridge)
+        assert late.closed, "made just before going over"
+        new = host.connect(NEW)
+        await until(complete(new))
+
+    run(host, scenario)
+
+
+def test_the_channel_answers(host: Host) -> None:
+    async def scenario() -> None:
+        assert await asyncio.to_thread(open_connections, host.channel) == []
+
+    run(host, scenario)
+
+
+class InjectedError(Exception):
+    """Nothing that any code expects."""
+
+
+def _break(host: Host, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise InjectedError(part)
+
+    kind, name = {
+        "federation file": (WatchedFederation, "refresh"),
+        "reconciler": (Reconciler, "_bring_in_line"),
+        "restorer": (Restorer, "_messages"),
+        "channel": (server.Channel, "_page"),
+        "uplinks": (type(host), "obey"),
+    }[part]
+    monkeypatch.setattr(kind, name, fail)
+
+
+@pytest.mark.parametrize(
+    "part", ["federation file", "reconciler", "restorer", "channel", "uplinks"]
+)
+def test_an_unexpected_exception_in_any_task_ends_all_of_them(
+    host: Host, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        bridge = host.connect(host.set_up)
+        await until(complete(bridge))
+        _break(host, part, monkeypatch)
+        host.controller.flow_removed()
+        asking = asyncio.create_task(host.controller._restore([restoration(4)]))
+        _, writer = await asyncio.open_unix_connection(host.channel)
+        writer.write(Call(List(skip=0), 1).encode())
+        assert host.main is not None
+        done, _ = await asyncio.wait([host.main], timeout=2)
+        assert isinstance(next(iter(done)).exception(), InjectedError | ExceptionGroup)
+        asking.cancel()
+        writer.close()
+
+    run(host, scenario)
+    assert f"task '{part}' failed" in caplog.text
+
+
+def test_only_one_application_of_a_host_has_a_bridge() -> None:
+    first = BridgeConnection("test-bridge-1")
+    with pytest.raises(Exception, match="another application already steers bridge test-bridge-1"):
+        BridgeConnection("test-bridge-1")
+    first.go_over("test-bridge-2")
+    BridgeConnection("test-bridge-1")
+    with pytest.raises(Exception, match="another application already steers bridge test-bridge-2"):
+        BridgeConnection("test-bridge-2")

@@ -1,0 +1,132 @@
+"""Whatever fails in the loop leaves its thread, and the log says what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from fedsdn.controller.loop_thread import LoopThread
+from fedsdn.controller.supervisor import supervise
+
+
+class InjectedError(Exception):
+    """Nothing that any code expects."""
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def fail() -> None:
+    raise InjectedError("here")
+
+
+async def end() -> None:
+    pass
+
+
+def test_a_task_that_fails_ends_all_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        with pytest.raises(InjectedError, match="here"):
+            await supervise({"patient": for_ever, "weak": fail})
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+    assert "task 'weak' failed: InjectedError('here')" in caplog.text
+
+
+def test_a_task_that_ends_is_a_failure_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        with pytest.raises(RuntimeError, match="'short' has ended"):
+            await supervise({"patient": for_ever, "short": end})
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+    assert "task 'short' has ended" in caplog.text
+
+
+def test_a_task_that_does_not_stop_keeps_nobody() -> None:
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await for_ever()
+        await for_ever()
+
+    async def scenario() -> None:
+        with pytest.raises(InjectedError):
+            await supervise({"stubborn": stubborn, "weak": fail})
+
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+
+
+def failure_of(
+    main: Callable[[], Coroutine[Any, Any, None]],
+    monkeypatch: pytest.MonkeyPatch,
+    then: Callable[[LoopThread], None] = lambda _thread: None,
+) -> BaseException | None:
+    """Return what leaves a loop's thread."""
+    left: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: left.append(failed.exc_value))
+    thread = LoopThread(main)
+    thread.start()
+    then(thread)
+    thread.join(5)
+    assert not thread.is_alive()
+    [error] = left
+    return error
+
+
+def test_what_leaves_main_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(failure_of(fail, monkeypatch), InjectedError)
+
+
+def raise_injected() -> None:
+    raise InjectedError("posted")
+
+
+def test_a_callback_that_fails_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = failure_of(for_ever, monkeypatch, lambda thread: thread.post(raise_injected))
+    assert isinstance(error, InjectedError)
+
+
+def test_a_timer_that_fails_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.01, raise_injected)
+        await for_ever()
+
+    assert isinstance(failure_of(main, monkeypatch), InjectedError)
+
+
+def test_main_begins_before_what_was_posted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        seen.append("main")
+        await for_ever()
+
+    monkeypatch.setattr(threading, "excepthook", lambda _failed: None)
+    thread = LoopThread(main)
+    thread.post(seen.append, "posted")
+    thread.post(raise_injected)
+    thread.start()
+    thread.join(5)
+    assert seen == ["main", "posted"]
+
+
+def test_work_that_is_finished_in_the_loop_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = threading.Event()
+
+    async def quick() -> None:
+        done.set()
+
+    def finish(thread: LoopThread) -> None:
+        thread.finish(quick(), 5)
+        assert done.is_set()
+        thread.finish(for_ever(), 0.01)
+        thread.post(raise_injected)
+
+    failure_of(for_ever, monkeypatch, finish)
