@@ -44,13 +44,13 @@ def application(host: SiteHost) -> Iterator[Program]:
         yield program
 
 
-def dump(host: SiteHost) -> list[str]:
-    flows = host.output(f"ovs-ofctl -O OpenFlow13 dump-flows --no-stats {BRIDGE}")
+def dump(host: SiteHost, bridge: str = BRIDGE) -> list[str]:
+    flows = host.output(f"ovs-ofctl -O OpenFlow13 dump-flows --no-stats {bridge}")
     return sorted(flows.splitlines())
 
 
-def own(host: SiteHost) -> list[str]:
-    return [flow for flow in dump(host) if OWN_COOKIE.search(flow)]
+def own(host: SiteHost, bridge: str = BRIDGE) -> list[str]:
+    return [flow for flow in dump(host, bridge) if OWN_COOKIE.search(flow)]
 
 
 def has_miss(flows: list[str]) -> bool:

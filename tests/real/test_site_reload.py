@@ -81,6 +81,27 @@ def test_what_was_refused_is_taken_up_once_the_host_is_ready(host: SiteHost) -> 
         wait_until(lambda: len(own(host)) > before)
 
 
+def test_the_application_goes_over_to_another_bridge_after_site_up(host: SiteHost) -> None:
+    """It goes on with the old one until then, and needs no restart."""
+    with application(host) as program:
+        wait_until(lambda: len(own(host)) > 50)
+        wanted = len(own(host))
+        ports = " ".join(f"-- add-port br-x {port}" for port in ("up1", "up2"))
+        leave = " ".join(f"-- del-port {BRIDGE} {port}" for port in ("up1", "up2"))
+        host.output(
+            "ovs-vsctl add-br br-x -- set-fail-mode br-x secure "
+            f"-- set Bridge br-x datapath_type=netdev {leave} {ports}"
+        )
+        host.write(with_bridge("br-x"))
+        assert program.stdout is not None
+        complaint = next(line for line in program.stdout if "keeping the federation" in line)
+        assert "run 'fedsdn site up'" in complaint
+        host.up()
+        wait_until(lambda: len(own(host, "br-x")) == wanted)
+        assert own(host) == []
+        assert program.poll() is None
+
+
 def test_our_table_miss_flow_stays_until_another_owner_has_his(host: SiteHost) -> None:
     """An application that starts with a file of table_miss none cuts nobody off, either."""
     with application(host):
