@@ -1,4 +1,4 @@
-"""A worker's side of the channel: it finds the application, and finds it again."""
+"""A worker's side of the channel: it connects to the application, and reconnects."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ RETRY_SECONDS = 0.2
 """How long a worker waits before it looks for the application again."""
 
 REPORT_SECONDS = 0.2
-"""How often a worker tells which connections were opened and closed, at most."""
+"""How often a worker reports opened and closed connections, at most."""
 
 TRAFFIC_SECONDS = 1.0
-"""How often a worker tells how many bytes its connections have moved."""
+"""How often a worker reports the bytes of its connections."""
 
 _SAY_AGAIN_SECONDS = 60.0
 

@@ -1,4 +1,4 @@
-"""What a worker has to tell of its connections: pure book-keeping."""
+"""A worker's unreported changes of its connections: pure book-keeping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Page = tuple[list[Connection], list[Connection], list[Connection]]
 
 
 class Report:
-    """Connections that are open, and what has not been told of them."""
+    """Open connections, and their unreported changes."""
 
     def __init__(self) -> None:
         """Begin without any."""
@@ -24,7 +24,7 @@ class Report:
         self._opened: dict[int, Connection] = {}
         self._closed: list[Connection] = []
         self._told: dict[int, int] = {}
-        """Bytes that were told of, by connection."""
+        """Reported bytes, by connection."""
 
     @contextmanager
     def carried(
@@ -47,12 +47,12 @@ class Report:
         finally:
             del self._open[number]
             self._told.pop(number, None)
-            # Of one that nobody has heard of, nobody needs to hear that it has ended.
+            # A connection that was never reported needs no report of its end.
             if self._opened.pop(number, None) is None:
                 self._closed.append(connection)
 
     def begin_again(self) -> None:
-        """Prepare to tell everything to somebody new."""
+        """Report everything anew, to another application."""
         self._opened = dict(self._open)
         self._closed.clear()
         self._told.clear()

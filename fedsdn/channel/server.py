@@ -73,16 +73,16 @@ class Channel:
         self._site = site
         self._restore = restore
         self._workers: dict[asyncio.StreamWriter, dict[int, Connection]] = {}
-        """Whom to tell, with the connections that each has told of."""
+        """Workers that have said hello, each with the connections it has reported."""
         self._numbers = itertools.count(1)
         self._reloading: dict[tuple[asyncio.StreamWriter, int], asyncio.Future[int]] = {}
-        """Workers that have been told to reload; each says how many connections it has reset."""
+        """Unanswered reload requests; the answer is how many connections the worker has reset."""
         self._status: bytes | None = None
         self._tasks = asyncio.TaskGroup()
         self._socket = _listen(path)
 
     async def run(self) -> None:
-        """Answer for ever; what fails unexpectedly, for whomever, is raised here."""
+        """Answer for ever; an unexpected exception, in whichever worker's task, is raised here."""
         async with self._tasks:
             server = await asyncio.start_unix_server(
                 self._begin, sock=self._socket, limit=LONGEST_LINE
@@ -90,7 +90,7 @@ class Channel:
             await server.serve_forever()
 
     def tell_status(self, status: SiteStatus) -> None:
-        """Tell the workers of uplinks and paths, now and whenever one comes."""
+        """Send the state of uplinks and paths to all workers, and to each new one."""
         self._status = Call(status).encode()
         for writer in list(self._workers):
             self._tell(writer, self._status)
@@ -161,7 +161,7 @@ class Channel:
                 _note(self._workers[writer], changes)
             case List(skip):
                 self._answer(writer, number, self._page(skip))
-            # Not awaited here: what a worker asks next need not wait for this.
+            # Not awaited here: the worker's next requests do not wait for it.
             case Restore() as asked:
                 self._tasks.create_task(self._restored(restorations(asked, number), number, writer))
             case Reload():

@@ -38,7 +38,7 @@ class WatchedFederation:
         self.current = self._read()
 
     def unchecked(self) -> WatchedFederation:
-        """Return the same for a process that follows another, which has checked the changes."""
+        """Return a copy without the check, for a process whose parent has made it."""
         other = copy(self)
         other._check = lambda _: None
         return other
@@ -46,7 +46,7 @@ class WatchedFederation:
     def refresh(self, *, force: bool = False) -> bool:
         """Read the file again if it changed (or ``force``); True if there is a new federation.
 
-        What the host could not follow is tried again at every call: the host may change, too.
+        A change that the host could not follow is tried again at every call: the host may change.
         """
         version = self._version_on_disk()
         if version == self._version and not force and not self._refused:

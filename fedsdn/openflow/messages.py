@@ -90,7 +90,7 @@ def flow_mod(datapath: Any, flow: Flow, ports: Ports, command: int) -> Any:
         table_id=flow.table,
         priority=flow.priority,
         command=command,
-        # Of flows that are to go by themselves nobody needs to hear.
+        # Flows with a hard timeout need no FlowRemoved.
         flags=0 if flow.hard_timeout else ofproto.OFPFF_SEND_FLOW_REM,
         hard_timeout=flow.hard_timeout,
         out_port=ofproto.OFPP_ANY,
@@ -103,8 +103,8 @@ def flow_mod(datapath: Any, flow: Flow, ports: Ports, command: int) -> Any:
 def forget(datapath: Any, source: SocketAddress, destination: SocketAddress) -> Any:
     """Message that has conntrack forget a TCP connection of ours (``NXT_CT_FLUSH``, OVS 3.1).
 
-    What it still knows of one that has ended would stand in the way of a new one between the same
-    sockets: the userspace datapath then finds no room for the translation.
+    The entry of an ended connection would block a new one between the same sockets: the userspace
+    datapath then finds no room for the translation.
     """
     addresses = b"".join(
         _PROPERTY.pack(kind, _PROPERTY.size + len(_mapped(of))) + _mapped(of) + bytes(4)

@@ -1,4 +1,4 @@
-"""The ports of a bridge: what it answers when asked, and what it tells of by itself meanwhile."""
+"""The ports of a bridge, from its answers to requests and from its port-status messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ None: the bridge has disconnected, and nothing is known of them.
 
 
 def port_of(description: Any) -> tuple[str, Port]:
-    """Return name and value of a port, from what the bridge says of it (``OFPPort``)."""
+    """Return name and value of a port from its description (``OFPPort``)."""
     down = (
         description.config & ofproto.OFPPC_PORT_DOWN or description.state & ofproto.OFPPS_LINK_DOWN
     )
@@ -38,7 +38,7 @@ def numbers(ports: dict[str, Port]) -> dict[str, int]:
 
 
 class BridgePorts:
-    """What is known of a bridge's ports, from its answers and from what it tells by itself."""
+    """The known ports of a bridge, from answers and port-status messages."""
 
     def __init__(self, seen: PortsSeen) -> None:
         """Start with none; ``seen`` is called each time."""
@@ -51,19 +51,19 @@ class BridgePorts:
         return self._changes
 
     def answered(self, ports: dict[str, Port], asked: int) -> bool:
-        """Take all ports; False if the bridge has told of a change since it was asked.
+        """Take all ports; False if a port-status message has come since the request.
 
-        Which of both is newer is not known then, and it is to be asked again.
+        Which of the two is newer is unknown then, and the request must be repeated.
         """
         if asked != self._changes:
             return False
         self._take(ports)
         return True
 
-    def told(self, message: Any) -> bool:
-        """Take what the bridge tells of a port (``OFPPortStatus``); True if it is to be asked.
+    def changed(self, message: Any) -> bool:
+        """Take a port-status message (``OFPPortStatus``); True if flows must be compared.
 
-        That is when numbers changed, or when it has not been asked yet.
+        That is when port numbers changed, or when the bridge has not answered a request yet.
         """
         name, port = port_of(message.desc)
         self._changes += 1

@@ -51,7 +51,7 @@ class Reconciler:
         self.wake()
 
     def connect(self, datapath: Any) -> None:
-        """Use a new connection, an os-ken Datapath in MAIN state."""
+        """Use a new connection (an os-ken Datapath in MAIN state) from now on."""
         self._leave()
         self.session = Session(datapath)
         self.wake()
@@ -74,13 +74,13 @@ class Reconciler:
             self.session.deliver(message)
 
     def port_changed(self, message: Any) -> None:
-        """Pass on at once what the bridge says of a port (``OFPPortStatus``).
+        """Pass on a port-status message (``OFPPortStatus``) at once.
 
-        Flows are compared if ports have other numbers now. Whether a port is live is nothing to
-        them, and when an uplink is lost there is no time for them.
+        Flows are compared only if port numbers changed: they do not depend on a port's state, and
+        the loss of an uplink leaves no time for a comparison.
         """
         ours = self.session is not None and message.datapath is self.session.datapath
-        if ours and self._ports.told(message):
+        if ours and self._ports.changed(message):
             self.wake()
 
     def wake(self) -> None:
@@ -96,7 +96,7 @@ class Reconciler:
             self._due.clear()
             session = self.session
             if session is None or session.datapath.bridge != self._bridge:
-                continue  # connecting, or going over to another bridge, wakes again
+                continue  # the next connection, or the next wanted flows, wake again
             try:
                 await self._reconcile(session)
             except SessionError as error:
@@ -113,7 +113,7 @@ class Reconciler:
         if self._tells_news is not session:
             await session.ask_for_news()
             self._tells_news = session
-            self.wake()  # what changed just before that was not told
+            self.wake()  # earlier changes were not announced
         # Whoever has the lock holds it for microseconds: this does not keep the loop.
         with self._steering(self._bridge) as allowed:
             if allowed:

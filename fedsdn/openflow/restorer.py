@@ -1,7 +1,7 @@
 """Has the bridge restore the client's address of connections that are about to be opened.
 
-Whatever is asked while the bridge takes one batch of flows makes the next: connections that open at
-once share messages and barriers, however many they are.
+Requests that arrive while the bridge takes one batch of flows form the next batch: connections that
+open at once share messages and barriers, however many they are.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Errors = list[str | None]
 
 
 class _Used:
-    """Which own addresses connections had: those that conntrack must forget before a new one.
+    """Own addresses of earlier connections, whose conntrack entries a new one must not meet.
 
     A new connection of the same client to the same destination shows that the old one is over, and
-    so does one from the same own address. Conntrack is asked about no others: it would complain.
+    so does one from the same own address. Only these are flushed: conntrack refuses unknown ones.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _Used:
 
 
 class Restorer:
-    """A task that adds flows for as many connections at a time as wait for it."""
+    """A task that adds the flows of all waiting connections at a time."""
 
     def __init__(self, session: Callable[[], Session | None], flows: Flows) -> None:
         """Use whichever ``session`` with the bridge there is; ``run`` does the work."""

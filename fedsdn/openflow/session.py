@@ -20,7 +20,7 @@ ANSWER_SECONDS = 10.0
 """How long a bridge may take for one answer; thousands of flows take well under a second."""
 
 _MISS_BYTES = 128
-"""How much of a packet comes with a message about it; no flow of ours causes one."""
+"""How much of a packet a packet-in carries; no flow of ours causes one."""
 
 _ENDED = "the bridge closed the connection"
 
@@ -42,7 +42,7 @@ class Session:
         self._bundle_id = 0
 
     def deliver(self, message: Any) -> None:
-        """Hand over a message that arrived; one that nobody asked for is left out."""
+        """Hand an answer to its request; other messages are ignored."""
         waiting = self._answers.get(message.xid)
         if waiting is not None:
             waiting.put_nowait(message)
@@ -64,9 +64,9 @@ class Session:
         return dict(port_of(port) for part in await self._ask(request) for port in part.body)
 
     async def ask_for_news(self) -> None:
-        """Have the bridge tell of ports that change and of flows that go.
+        """Have the bridge send PortStatus and FlowRemoved.
 
-        At its management socket it tells nothing before a miss length is set
+        At its management socket it sends neither before a miss length is set
         (``ofconn_receives_async_msg`` in ofproto/connmgr.c). Its other setting stays as it is.
 
         Raises:
@@ -110,8 +110,8 @@ class Session:
     async def commit(self, messages: Iterable[Any]) -> None:
         """Apply flow mods in one atomic bundle: all of them, or none.
 
-        A message that is refused while the bundle is filled is simply not in it, and a commit
-        would go through without it; so the bundle is discarded when anything was refused.
+        A message refused while the bundle is filled is simply not in it, and the commit would
+        succeed without it; so the bundle is discarded after any refusal.
 
         Raises:
             SessionError: a message was refused, or no answer; the bridge is as it was.

@@ -32,16 +32,16 @@ def ports(seen: list[dict[str, Port] | None]) -> BridgePorts:
 def test_a_port_that_goes_down_is_told_and_keeps_its_number(
     ports: BridgePorts, seen: list[dict[str, Port] | None]
 ) -> None:
-    assert not ports.told(status("up1", Port(1, live=False)))
+    assert not ports.changed(status("up1", Port(1, live=False)))
     assert seen[-1] == {"up1": Port(1, live=False), "up2": UP2}
 
 
 def test_a_port_that_goes_or_comes_changes_numbers(
     ports: BridgePorts, seen: list[dict[str, Port] | None]
 ) -> None:
-    assert ports.told(status("up1", UP1, ofproto.OFPPR_DELETE))
+    assert ports.changed(status("up1", UP1, ofproto.OFPPR_DELETE))
     assert seen[-1] == {"up2": UP2}
-    assert ports.told(status("up1", Port(7, live=True), ofproto.OFPPR_ADD))
+    assert ports.changed(status("up1", Port(7, live=True), ofproto.OFPPR_ADD))
     assert seen[-1] == {"up1": Port(7, live=True), "up2": UP2}
 
 
@@ -49,7 +49,7 @@ def test_an_answer_that_may_be_older_than_the_news_is_not_taken(
     ports: BridgePorts, seen: list[dict[str, Port] | None]
 ) -> None:
     asked = ports.asking()
-    ports.told(status("up1", Port(1, live=False)))
+    ports.changed(status("up1", Port(1, live=False)))
     assert not ports.answered({"up1": UP1, "up2": UP2}, asked)
     assert seen[-1] == {"up1": Port(1, live=False), "up2": UP2}
     assert ports.answered({"up1": UP1, "up2": UP2}, ports.asking())
@@ -63,5 +63,5 @@ def test_nothing_is_known_of_the_ports_of_a_bridge_that_is_gone(
     ports.forget()
     assert seen[-1] is None
     assert not ports.answered({"up1": UP1, "up2": UP2}, asked), "that was before"
-    assert ports.told(status("up1", UP1)), "to be asked anew"
+    assert ports.changed(status("up1", UP1)), "to be asked anew"
     assert seen[-1] is None
