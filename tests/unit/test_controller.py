@@ -72,7 +72,7 @@ class Host:
         new.write_text(dump_federation(federation))
         new.replace(self.file)
 
-    def obey(self, _orders: object, _site: object) -> dict[str, int]:
+    def obey(self, _plan: object) -> dict[str, int]:
         """Be the kernel."""
         return {}
 
