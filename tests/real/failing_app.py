@@ -9,7 +9,8 @@ import asyncio
 import signal
 import sys
 import threading
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 from fedsdn import launcher
 from fedsdn.app import FederationApp
@@ -41,6 +42,11 @@ PARTS = (*TASKS, *CALLS)
 _told = threading.Event()
 
 
+def inject() -> NoReturn:
+    print(f"raised at {time.monotonic()}", file=sys.stderr, flush=True)
+    raise ZeroDivisionError("injected")
+
+
 def break_task(kind: type[Any]) -> None:
     run = kind.run
 
@@ -48,7 +54,7 @@ def break_task(kind: type[Any]) -> None:
         task = asyncio.ensure_future(run(self))
         while not _told.is_set():
             await asyncio.wait([task], timeout=0.01)
-        raise ZeroDivisionError("injected")
+        inject()
 
     kind.run = failing
 
@@ -58,7 +64,7 @@ def break_call(kind: type[Any], name: str) -> None:
 
     def failing(*arguments: object, **more: object) -> object:
         if _told.is_set():
-            raise ZeroDivisionError("injected")
+            inject()
         return before(*arguments, **more)
 
     for attribute in getattr(before, "__dict__", ()):  # os-ken's marks
