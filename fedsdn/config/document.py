@@ -6,10 +6,10 @@ Scalars are read as YAML 1.2 would, not 1.1: ``1:20`` and ``on`` are strings, ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -17,15 +17,15 @@ from fedsdn.errors import FedsdnError
 
 KeyPath = tuple[str | int, ...]
 
-MAX_VALUES = 100_000
-"""Aliases can make a small file stand for a huge one; no federation has this many values."""
+MOST_ALIASED = 100_000
+"""Aliases can make a small file stand for a huge one; these are the most values they may add."""
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}")
 _NULL = ("", "~", "null")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _LONGEST_FOUND = 80
-_TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
+_TAGS = ("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
 
 
 class ConfigError(FedsdnError):
@@ -48,7 +48,8 @@ class Document:
     def section(self, key: str | int) -> Document:
         """Return what stands under ``key``, or an empty document there if nothing does."""
         at = (*self.at, key)
-        return replace(self, value=self.value[key] if at in self.lines else None, at=at)
+        value = self.value[key] if at in self.lines else None
+        return Document(self.file, value, self.lines, at)
 
     def items(self) -> Iterator[tuple[str, Document]]:
         """Yield keys and values of a mapping."""
@@ -127,29 +128,49 @@ def parse_document(text: str, path: Path) -> Document:
 
     """
     try:
+        # One event at a time: while libyaml composes a whole file, no other thread runs.
+        events = list(yaml.parse(text, yaml.CBaseLoader))
+    except (yaml.YAMLError, ValueError) as error:
+        raise _syntax_error(error, text, path) from error
+    try:
+        return _Reader(path, events).document()
+    except RecursionError as error:
+        raise _too_deep(path, 1) from error
+
+
+def _syntax_error(refused: Exception, text: str, path: Path) -> ConfigError:
+    """Explain what libyaml has refused: PyYAML's own parser is slow, but says it for people."""
+    try:
         loader = yaml.BaseLoader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(
+        return ConfigError(
             f"{path}:{line}: found the character {chr(error.character)!r}, which YAML does not "
             "allow; write the file as plain text"
-        ) from error
+        )
     try:
-        return _Reader(path).document(loader.get_single_node())
+        loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, text, path) from error
-    except RecursionError as error:
-        raise ConfigError(
-            f"{path}:{loader.line + 1}: found lists or mappings nested too deep; write fewer levels"
-        ) from error
-    except (ValueError, OverflowError) as error:  # PyYAML's, on escapes such as "\UFFFFFFFF"
-        raise ConfigError(
+        return _marked_error(error, text, path)
+    except RecursionError:
+        return _too_deep(path, loader.line + 1)
+    except (ValueError, OverflowError):  # on escapes such as "\UFFFFFFFF"
+        return ConfigError(
             f"{path}:{loader.line + 1}: found an escape or directive that YAML does not have; "
             "write plain text"
-        ) from error
+        )
+    if isinstance(refused, yaml.MarkedYAMLError):
+        return _marked_error(refused, text, path)
+    return ConfigError(f"{path}:1: found no YAML ({' '.join(str(refused).split())}); write YAML")
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigError:
+def _too_deep(path: Path, line: int) -> ConfigError:
+    return ConfigError(
+        f"{path}:{line}: found lists or mappings nested too deep; write fewer levels"
+    )
+
+
+def _marked_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     problem = " ".join((error.problem or "").split())
     lines = text.splitlines() or [""]
@@ -167,63 +188,110 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigE
 
 
 class _Reader:
-    """Turns PyYAML's nodes into plain values and notes the lines."""
+    """Turns libyaml's events into plain values and notes the lines."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, events: Sequence[yaml.Event]) -> None:
         self._path = path
+        self._events = events
+        self._position = 0
         self._lines: dict[KeyPath, int] = {(): 1}
+        self._anchors: dict[str, int] = {}
+        """Positions of the events that an alias stands for, by name."""
         self._open: set[int] = set()
+        """Positions of the lists and mappings around the current value."""
+        self._most = len(events) + MOST_ALIASED
 
-    def document(self, node: yaml.Node | None) -> Document:
-        value = None if node is None else self._value(node, ())
+    def document(self) -> Document:
+        """Read the only document of the stream; an empty stream is an empty document."""
+        self._next()
+        value = None
+        if isinstance(self._next(), yaml.DocumentStartEvent):
+            value = self._value(())
+            self._next()
+            after = self._next()
+            if not isinstance(after, yaml.StreamEndEvent):
+                raise self._error((), _line(after), "a second YAML document", "one")
         return Document(self._path, value, self._lines)
 
-    def _value(self, node: yaml.Node, at: KeyPath) -> object:
-        here = Document(self._path, None, self._lines, at)
-        if id(node) in self._open:
-            raise here.error("an alias to the value it is part of", "the value itself")
-        if len(self._lines) > MAX_VALUES:
-            raise replace(here, at=()).error(f"more than {MAX_VALUES} values", "fewer aliases")
-        if node.tag not in _TAGS:
-            raise here.error(f"the tag {quoted(node.tag)}", "the value without a tag")
-        if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
-        self._open.add(id(node))
-        value = (
-            self._mapping(node, at) if isinstance(node, yaml.MappingNode) else self._list(node, at)
-        )
-        self._open.discard(id(node))
+    def _next(self) -> yaml.Event:
+        event = self._events[self._position]
+        self._position += 1
+        return event
+
+    def _error(self, at: KeyPath, line: int, found: str, write: str) -> ConfigError:
+        """Return the error that ``found`` is at ``line``, which may have no key of its own."""
+        return Document(self._path, None, {**self._lines, at: line}, at).error(found, write)
+
+    def _value(self, at: KeyPath) -> object:
+        start, event = self._position, self._next()
+        if isinstance(event, yaml.AliasEvent):
+            return self._aliased(event, at)
+        event = cast("yaml.ScalarEvent | yaml.CollectionStartEvent", event)
+        if event.tag is not None and event.tag not in _TAGS:
+            raise self._here(at).error(f"the tag {quoted(event.tag)}", "the value without a tag")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = start
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event)
+        if len(self._lines) > self._most:
+            few = f"aliases to more than {MOST_ALIASED} values"
+            raise self._here(()).error(few, "fewer aliases")
+        self._open.add(start)
+        is_mapping = isinstance(event, yaml.MappingStartEvent)
+        value = self._mapping(at) if is_mapping else self._list(at)
+        self._open.discard(start)
         return value
 
-    def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, object]:
-        return {key: self._value(child, (*at, key)) for key, child in self._keys(node, at)}
+    def _here(self, at: KeyPath) -> Document:
+        return Document(self._path, None, self._lines, at)
 
-    def _list(self, node: yaml.Node, at: KeyPath) -> list[object]:
-        value = []
-        for index, child in enumerate(node.value):
-            self._lines[*at, index] = child.start_mark.line + 1
-            value.append(self._value(child, (*at, index)))
+    def _aliased(self, alias: yaml.AliasEvent, at: KeyPath) -> object:
+        """Read what an alias stands for once more, as if it stood here."""
+        start = self._anchors.get(alias.anchor or "")
+        if start is None:
+            found = f"the alias {quoted(f'*{alias.anchor}')} without an anchor before it"
+            raise self._here(at).error(found, "the value itself")
+        if start in self._open:
+            raise self._here(at).error("an alias to the value it is part of", "the value itself")
+        after, self._position = self._position, start
+        value = self._value(at)
+        self._position = after
         return value
 
-    def _keys(self, node: yaml.MappingNode, at: KeyPath) -> Iterator[tuple[str, yaml.Node]]:
-        seen: dict[str, int] = {}
-        for key, child in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                where = Document(self._path, None, {**self._lines, at: line}, at)
-                raise where.error("a list or mapping as key", "a name as key")
-            self._lines[*at, key.value] = line
-            if key.value in seen:
-                raise Document(self._path, None, self._lines, (*at, key.value)).error(
-                    f"the same key as on line {seen[key.value]}", "each key once"
-                )
-            seen[key.value] = line
-            yield key.value, child
+    def _mapping(self, at: KeyPath) -> dict[str, object]:
+        value: dict[str, object] = {}
+        while not isinstance(key := self._next(), yaml.MappingEndEvent):
+            if not isinstance(key, yaml.ScalarEvent):
+                what = "an alias" if isinstance(key, yaml.AliasEvent) else "a list or mapping"
+                raise self._error(at, _line(key), f"{what} as key", "a name as key")
+            name = key.value
+            below = (*at, name)
+            if name in value:
+                found = f"the same key as on line {self._lines[below]}"
+                raise self._error(below, _line(key), found, "each key once")
+            if key.anchor is not None:
+                self._anchors[key.anchor] = self._position - 1
+            self._lines[below] = _line(key)
+            value[name] = self._value(below)
+        return value
+
+    def _list(self, at: KeyPath) -> list[object]:
+        value: list[object] = []
+        while not isinstance(item := self._events[self._position], yaml.SequenceEndEvent):
+            below = (*at, len(value))
+            self._lines[below] = _line(item)
+            value.append(self._value(below))
+        self._position += 1
+        return value
 
 
-def _scalar(node: yaml.ScalarNode) -> str | int | float | None:
-    text: str = node.value
-    if node.style is not None:
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _scalar(event: yaml.ScalarEvent) -> str | int | float | None:
+    text: str = event.value
+    if event.style:
         return text
     if text in _NULL:
         return None

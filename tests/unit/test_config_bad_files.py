@@ -139,7 +139,7 @@ BAD = {
     "two documents": (
         "sites:",
         "---\nsites:",
-        "2: found no YAML at column 1 (but found another document); write YAML",
+        "2: found a second YAML document; write one",
     ),
     "control character": (
         "eth1",
@@ -183,7 +183,7 @@ BAD = {
             f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n"
             for m, n in zip("abcde", "bcdef", strict=True)
         ),
-        "1: found more than 100000 values; write fewer aliases",
+        "1: found aliases to more than 100000 values; write fewer aliases",
     ),
     # keys
     "unknown key": (
