@@ -10,11 +10,10 @@ import json
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from referencing import Registry, Resource
+from jsonschema_rs import Draft202012Validator, Registry, ValidationError
+from jsonschema_rs import ValidationErrorKind as Kind
 
 from fedsdn.config.document import Document, quoted
 
@@ -23,13 +22,15 @@ SchemaName = Literal["federation", "topology"]
 
 @cache
 def _validator(name: SchemaName) -> Draft202012Validator:
-    registry: Registry[Any] = Registry().with_resources(
-        (file, Resource.from_contents(_schema(file)))
-        for file in ("federation.schema.json", "topology.schema.json")
-    )
-    return Draft202012Validator({"$ref": f"{name}.schema.json"}, registry=registry)
+    every = [(file, _schema(file)) for file in map(_file, get_args(SchemaName))]
+    return Draft202012Validator(_schema(_file(name)), registry=Registry(every))
 
 
+def _file(name: SchemaName) -> str:
+    return f"{name}.schema.json"
+
+
+@cache
 def _schema(file: str) -> dict[str, Any]:
     schema: dict[str, Any] = json.loads(files("fedsdn.config").joinpath(file).read_text("utf-8"))
     return schema
@@ -39,34 +40,50 @@ def validate(document: Document, name: SchemaName) -> None:
     """Check the document's keys and the types and ranges of its values against a schema.
 
     Raises:
-        ConfigError: the first thing that is wrong; unknown keys first, as they explain what is
-            missing elsewhere.
+        ConfigError: the first error in the file; unknown keys first, as a misspelt key explains
+            what is missing elsewhere.
 
     """
     problems = [
-        (error.validator != "additionalProperties", at.line, at.error(found, write))
+        (not isinstance(error.kind, Kind.AdditionalProperties), at.line, at.error(found, write))
         for error in _validator(name).iter_errors(document.value)
-        for at, found, write in [_explain(document, error)]
+        for at, found, write in [_explain(document, error, _violated(error, _file(name)))]
     ]
     if problems:
         raise min(problems, key=lambda problem: problem[:2])[2]
 
 
-def _explain(document: Document, error: ValidationError) -> tuple[Document, str, str]:
-    """Say where the error is, what is there and what to write."""
+def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the schema whose keyword the error is about, beginning in a schema ``file``."""
+    schema: Any = _schema(file)
+    for key in error.evaluation_path[:-1]:
+        schema = schema[key]
+        if key == "$ref":
+            other, _, pointer = schema.partition("#")
+            file = other or file
+            schema = _schema(file)
+            for step in pointer.split("/")[1:]:
+                schema = schema[step]
+    return schema
+
+
+def _explain(
+    document: Document, error: ValidationError, schema: dict[str, Any]
+) -> tuple[Document, str, str]:
+    """Return the section that violates ``schema``, what it has and what to write there."""
     at = document
-    for key in error.absolute_path:
+    for key in error.instance_path:
         at = at.section(key)
-    schema: Any = error.schema
-    if error.validator == "additionalProperties":
-        return _unknown_key(at, list(schema["properties"]))
-    if error.validator == "required":
-        return _missing_key(at, schema)
-    if "propertyNames" in error.relative_schema_path:
-        name = str(error.instance)
-        return at.section(name), f"the name {quoted(name)}", schema["description"]
+    match error.kind:
+        case Kind.AdditionalProperties():
+            return _unknown_key(at, list(schema["properties"]))
+        case Kind.Required():
+            return _missing_key(at, schema)
+        case Kind.PropertyNames(wrong):
+            name = str(wrong.instance)
+            return at.section(name), f"the name {quoted(name)}", schema["description"]
     write: str = schema["description"]
-    if error.validator_value == "string" and isinstance(error.instance, int | float):
+    if schema.get("type") == "string" and isinstance(error.instance, int | float):
         write += ", in quotes"
     return at, describe(error.instance), write
 
