@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections import Counter
+from collections.abc import Sequence
 
-from fedsdn.config.document import Document, key_path
+from fedsdn.config.document import ConfigError, Document, key_path
 from fedsdn.config.model import Address, Federation, Interface, Network, Prefix, Site, Uplink
+from fedsdn.config.prefixes import first_overlap
+from fedsdn.config.reach import Reach
 from fedsdn.config.reserved import (
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORT,
     SOCKSIFIER_PORT,
     WAN_PORT_PREFIX,
 )
+
+_MOST_SHOWN = 8
+"""Of more uplinks than these only the number is shown."""
 
 
 def check_federation(federation: Federation, document: Document) -> None:
@@ -45,19 +51,21 @@ def _check_proxy_port(where: Document) -> None:
 
 
 def _check_prefixes(federation: Federation, sites: Document) -> None:
-    earlier: list[tuple[Network, str]] = []
-    for site in federation.sites:
-        for index, prefix in enumerate(site.prefixes):
-            where = sites.section(site.name).section("prefixes").section(index)
-            network = where.section("prefix")
-            for other, owner in earlier:
-                if prefix.network.version == other.version and prefix.network.overlaps(other):
-                    raise network.error(
-                        f"'{prefix.network}', which overlaps '{other}' of {owner}",
-                        f"a network of site {site.name} alone",
-                    )
-            _check_prefix(prefix, where)
-            earlier.append((prefix.network, f"site {site.name} (line {network.line})"))
+    every = [
+        (site, prefix, sites.section(site.name).section("prefixes").section(index))
+        for site in federation.sites
+        for index, prefix in enumerate(site.prefixes)
+    ]
+    overlap = first_overlap([prefix.network for _, prefix, _ in every])
+    for position, (site, prefix, where) in enumerate(every):
+        if overlap is not None and position == overlap[0]:
+            owner, other, there = every[overlap[1]]
+            raise where.section("prefix").error(
+                f"'{prefix.network}', which overlaps '{other.network}' of site {owner.name} "
+                f"(line {there.section('prefix').line})",
+                f"a network of site {site.name} alone",
+            )
+        _check_prefix(prefix, where)
 
 
 def _check_prefix(prefix: Prefix, where: Document) -> None:
@@ -93,7 +101,7 @@ def _check_host(address: Address, network: Network, where: Document) -> None:
 
     Networks of two addresses have none (RFC 3021, RFC 6164).
     """
-    if network.num_addresses <= 2:
+    if network.max_prefixlen - network.prefixlen <= 1:
         return
     if address == network.network_address:
         kind = "network" if network.version == 4 else "subnet-router anycast"
@@ -179,22 +187,23 @@ def _check_owners(
                 "an address of this uplink alone",
             )
         taken[address] = here
-        for site in federation.sites:
-            for prefix in site.prefixes:
-                if address in prefix.network:
-                    raise here.error(
-                        f"'{here.value}', which is in site {site.name}'s prefix '{prefix.network}'",
-                        "an address outside all prefixes",
-                    )
+        held = federation.prefix_of(address)
+        if held is not None:
+            site, prefix = held
+            raise here.error(
+                f"'{here.value}', which is in site {site.name}'s prefix '{prefix.network}'",
+                "an address outside all prefixes",
+            )
 
 
 def _check_families(federation: Federation, sites: Document) -> None:
-    """Check that a prefix has one to talk to, as no connection changes its family on the way."""
+    """Check that each prefix has one of its family to talk to: no connection changes family."""
+    having = Counter(
+        family for site in federation.sites for family in {one.family for one in site.prefixes}
+    )
     for site in federation.sites:
-        peers = federation.peers(site.name)
-        families = {prefix.family for peer in peers for prefix in peer.prefixes}
         for index, prefix in enumerate(site.prefixes):
-            if prefix.family not in families:
+            if having[prefix.family] == 1:
                 where = sites.section(site.name).section("prefixes").section(index)
                 raise where.section("prefix").error(
                     f"'{prefix.network}', but no other site has an IPv{prefix.family} prefix",
@@ -203,19 +212,18 @@ def _check_families(federation: Federation, sites: Document) -> None:
 
 
 def _check_proxies(federation: Federation, sites: Document) -> None:
-    """Check that others' proxies have ours to talk to, which do not restore by the bridge.
+    """Check that other people's proxies have ours to talk to, and no bridge that restores.
 
-    For a connection that nobody restores, the bridge would have to let the proxy's address through:
-    then a flow that goes too early would let a client's connection come from there.
+    They name no clients, so the bridge could not restore these, and would have to let the proxy's
+    own address through. A client's connection whose flow expires too early would then come from it.
     """
+    foreign = [site.name for site in federation.sites if site.proxy == "socks5"]
     for site in federation.sites:
-        peers = federation.peers(site.name)
         here = sites.section(site.name)
-        if site.proxy == "socks5" and all(peer.proxy == "socks5" for peer in peers):
+        if site.proxy == "socks5" and len(foreign) == len(federation.sites):
             raise here.section("proxy").error(
                 "'socks5', but no other site has fedsdn's proxy", "'fedsdn', at one site or more"
             )
-        foreign = [peer.name for peer in peers if peer.proxy == "socks5"]
         if site.proxy == "fedsdn" and site.source_restore == "nat" and foreign:
             raise here.section("source_restore").error(
                 f"'nat', but the proxy of site {foreign[0]} ('proxy: socks5') names no clients",
@@ -224,37 +232,40 @@ def _check_proxies(federation: Federation, sites: Document) -> None:
 
 
 def _check_reach(federation: Federation, sites: Document) -> None:
-    for site in federation.sites:
-        peers = [
-            (f"{peer.name}/{uplink.name}", uplink)
-            for peer in federation.peers(site.name)
-            for uplink in peer.uplinks
-        ]
-        for uplink in site.uplinks:
+    reach = Reach(federation.sites)
+    for position, site in enumerate(federation.sites):
+        uplink = next(reach.unreached(position), None)
+        if uplink is not None:
             where = sites.section(site.name).section("uplinks").section(uplink.name)
-            _check_uplink_reach(uplink, peers, where.section("address"))
-    for near, far in combinations(federation.sites, 2):
-        if not any(here.reaches(there) for here in near.uplinks for there in far.uplinks):
-            raise (
-                sites.section(far.name)
-                .section("uplinks")
-                .error(
-                    f"no uplink that reaches one of site {near.name}",
-                    "an uplink on a network where both are, or gateways at both sites",
-                )
+            raise _no_reach(uplink, federation.peers(site.name), where.section("address"))
+    apart = next(reach.apart(), None)
+    if apart is not None:
+        near, far = apart
+        raise (
+            sites.section(far.name)
+            .section("uplinks")
+            .error(
+                f"no uplink that reaches one of site {near.name}",
+                "an uplink on a network where both are, or gateways at both sites",
             )
+        )
 
 
-def _check_uplink_reach(uplink: Uplink, peers: list[tuple[str, Uplink]], where: Document) -> None:
-    if any(uplink.reaches(peer) for _, peer in peers):
-        return
-    of_family = [f"{name} '{peer.address}'" for name, peer in peers if peer.family == uplink.family]
+def _no_reach(uplink: Uplink, peers: Sequence[Site], where: Document) -> ConfigError:
+    of_family = [
+        f"{peer.name}/{other.name} '{other.address}'"
+        for peer in peers
+        for other in peer.uplinks
+        if other.family == uplink.family
+    ]
     if not of_family:
-        raise where.error(
+        return where.error(
             f"'{uplink.address}', but no other site has an IPv{uplink.family} uplink",
             f"an IPv{10 - uplink.family} address, or an IPv{uplink.family} uplink at another site",
         )
-    raise where.error(
-        f"'{uplink.address}', from which none is reached of {', '.join(of_family)}",
+    shown, left = of_family[:_MOST_SHOWN], len(of_family) - _MOST_SHOWN
+    more = [f"{left} more"] if left > 0 else []
+    return where.error(
+        f"'{uplink.address}', from which none is reached of {', '.join(shown + more)}",
         "an address in the network of one of them, or gateways at both ends",
     )

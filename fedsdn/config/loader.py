@@ -149,13 +149,18 @@ def parse_network(document: Document) -> Network:
     """
     write = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
     _with_length(document, write)
-    interface = _parsed(document, ip_interface, write)
-    if interface.ip != interface.network.network_address:
+    network = _parsed(document, _network, write)
+    address, _, _ = document.value.partition("/")
+    if network.network_address != ip_address(address):
         raise document.error(
-            f"'{document.value}', which has bits set after its /{interface.network.prefixlen}",
-            f"'{interface.network}'",
+            f"'{document.value}', which has bits set after its /{network.prefixlen}",
+            f"'{network}'",
         )
-    return ip_network(document.value)
+    return network
+
+
+def _network(text: str) -> Network:
+    return ip_network(text, strict=False)
 
 
 def _with_length(document: Document, write: str) -> Document:

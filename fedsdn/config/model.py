@@ -6,6 +6,7 @@ A value here is already checked; ``loader`` makes them from the federation file.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -16,6 +17,7 @@ from ipaddress import (
 )
 from typing import Literal
 
+from fedsdn.config.prefixes import NetworkIndex
 from fedsdn.errors import FedsdnError
 
 Address = IPv4Address | IPv6Address
@@ -79,12 +81,14 @@ class Uplink:
 
     def reaches(self, other: Uplink) -> bool:
         """Whether packets can go both ways between two uplinks: on-link, or through gateways."""
-        on_link = (
+        if self.family != other.family:
+            return False
+        if self.gateway is not None and other.gateway is not None:
+            return True
+        return (
             other.peer_address in self.address.network
             and self.peer_address in other.address.network
         )
-        gateways = self.gateway is not None and other.gateway is not None
-        return self.family == other.family and (on_link or gateways)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ class Probes:
         return self.interval * self.multiplier
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Federation:
     """All sites, the same value at every site.
 
@@ -148,6 +152,24 @@ class Federation:
     proxy_port: int
     probes: Probes | None = None
 
+    @cached_property
+    def _by_name(self) -> dict[str, Site]:
+        return {site.name: site for site in self.sites}
+
+    @cached_property
+    def _by_peer_address(self) -> dict[Address, Site]:
+        return {uplink.peer_address: site for site in self.sites for uplink in site.uplinks}
+
+    @cached_property
+    def _by_prefix(self) -> NetworkIndex[tuple[Site, Prefix]]:
+        return NetworkIndex(
+            (prefix.network, (site, prefix)) for site in self.sites for prefix in site.prefixes
+        )
+
+    def find_site(self, name: str) -> Site | None:
+        """Return the site called ``name``; None if there is none."""
+        return self._by_name.get(name)
+
     def site(self, name: str) -> Site:
         """Return the site called ``name``.
 
@@ -155,11 +177,21 @@ class Federation:
             FedsdnError: no site has this name.
 
         """
-        for site in self.sites:
-            if site.name == name:
-                return site
-        known = ", ".join(site.name for site in self.sites)
-        raise FedsdnError(f"unknown site {name!r}: write one that the federation file has: {known}")
+        site = self.find_site(name)
+        if site is None:
+            known = ", ".join(self._by_name)
+            raise FedsdnError(
+                f"unknown site {name!r}: write one that the federation file has: {known}"
+            )
+        return site
+
+    def site_with_uplink(self, address: Address) -> Site | None:
+        """Return the site that peers know by an uplink with ``address``; None if none is."""
+        return self._by_peer_address.get(address)
+
+    def prefix_of(self, address: Address) -> tuple[Site, Prefix] | None:
+        """Return the prefix that holds ``address``, with its site; None if none does."""
+        return self._by_prefix.find(address)
 
     def local_site(self, name: str) -> Site:
         """Return the site called ``name``, for fedsdn to run there.

@@ -1,0 +1,102 @@
+"""Which uplinks reach which, and which sites have no path between them.
+
+Comparing every two uplinks of 1,000 sites takes many seconds. Instead each uplink is put into
+groups whose members all reach each other: the uplinks with a gateway, by family, and the uplinks on
+one network. Only sites that share no group are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fedsdn.config.model import Address, Network, Site, Uplink
+
+Group = tuple[int, int, int]
+"""IP version, length and first address of a network; of length 0 for all that have a gateway."""
+
+
+class Reach:
+    """What the uplinks of some sites reach."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        """Put the uplinks into groups."""
+        self._sites = sites
+        every = [uplink.address.network for site in sites for uplink in site.uplinks]
+        self._networks = {_group(network) for network in every}
+        self._lengths = {
+            version: sorted({group[1] for group in self._networks if group[0] == version})
+            for version in (4, 6)
+        }
+        self._groups = [
+            {uplink.name: frozenset(self._groups_of(uplink)) for uplink in site.uplinks}
+            for site in sites
+        ]
+        self._members: dict[Group, int] = {}
+        """The sites with an uplink in each group, as bits: 1 is the first site."""
+        for position, uplinks in enumerate(self._groups):
+            for group in frozenset().union(*uplinks.values()):
+                self._members[group] = self._members.get(group, 0) | 1 << position
+
+    def _groups_of(self, uplink: Uplink) -> Iterator[Group]:
+        if uplink.gateway is not None:
+            yield uplink.family, 0, 0
+        address, own = uplink.peer_address, uplink.address.network
+        if address not in own:
+            return
+        # An uplink on a wide network reaches those on a narrow one of it if that holds its address.
+        for length in self._lengths[uplink.family]:
+            group = _network_of(address, length)
+            if length >= max(own.prefixlen, 1) and group in self._networks:
+                yield group
+
+    def paths(self, near: int, far: int) -> Iterator[tuple[Uplink, Uplink]]:
+        """Yield the uplinks of two sites, given by position, that reach each other."""
+        for here in self._sites[near].uplinks:
+            groups = self._groups[near][here.name]
+            for there in self._sites[far].uplinks:
+                shared = not groups.isdisjoint(self._groups[far][there.name])
+                if shared or here.reaches(there):
+                    yield here, there
+
+    def apart(self) -> Iterator[tuple[Site, Site]]:
+        """Yield every two sites without a path between them, in the file's order."""
+        for near in range(len(self._sites)):
+            for far in _bits(self._unshared(near, self._groups[near]) >> near + 1 << near + 1):
+                if next(self.paths(near, far), None) is None:
+                    yield self._sites[near], self._sites[far]
+
+    def unreached(self, position: int) -> Iterator[Uplink]:
+        """Yield the uplinks of a site that reach none of another site."""
+        site = self._sites[position]
+        for uplink in site.uplinks:
+            groups = {uplink.name: self._groups[position][uplink.name]}
+            others = self._unshared(position, groups)
+            if others.bit_count() == len(self._sites) - 1 and not any(
+                uplink.reaches(there) for far in _bits(others) for there in self._sites[far].uplinks
+            ):
+                yield uplink
+
+    def _unshared(self, position: int, groups: dict[str, frozenset[Group]]) -> int:
+        """Return the other sites, as bits, that are in none of a site's ``groups``."""
+        shared = 1 << position
+        for group in frozenset().union(*groups.values()):
+            shared |= self._members[group]
+        return ((1 << len(self._sites)) - 1) & ~shared
+
+
+def _group(network: Network) -> Group:
+    return network.version, network.prefixlen, int(network.network_address)
+
+
+def _network_of(address: Address, length: int) -> Group:
+    """Return the network of that length around an address."""
+    host_bits = address.max_prefixlen - length
+    return address.version, length, int(address) >> host_bits << host_bits
+
+
+def _bits(number: int) -> Iterator[int]:
+    """Yield the positions of the bits that are set, the lowest first."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest

@@ -1,0 +1,77 @@
+"""Paths, sites apart and lonely uplinks agree with a comparison of all uplinks in pairs."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_interface
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsdn.config.model import ProviderNetwork, Site, Uplink
+from fedsdn.config.reach import Reach
+
+
+@st.composite
+def uplinks(draw: st.DrawFn, name: str) -> Uplink:
+    """Uplinks in so few networks of so many lengths that they nest; some routed, some with NAT."""
+    host = draw(st.integers(1, 14))
+    if draw(st.booleans()):
+        address, length = f"192.0.2.{host}", draw(st.sampled_from([0, 16, 24, 28, 29, 30, 32]))
+        gateway, public = "192.0.2.15", st.sampled_from(["192.0.2.9", "192.0.2.3", "203.0.113.9"])
+    else:
+        address, length = f"fd00::{host:x}", draw(st.sampled_from([0, 64, 124, 125, 126, 128]))
+        gateway, public = "fd00::f", st.sampled_from(["fd00::9", "fd00::3", "fd01::9"])
+    routed = draw(st.integers(0, 3)) == 0
+    return Uplink(
+        name,
+        name,
+        ip_interface(f"{address}/{length}"),
+        ip_address(gateway) if routed else None,
+        # More than the federation file allows: without a gateway, too.
+        ip_address(draw(public)) if draw(st.integers(0, 3)) == 0 else None,
+    )
+
+
+@st.composite
+def sites(draw: st.DrawFn) -> list[Site]:
+    bridge = ProviderNetwork("br-provider")
+    return [
+        Site(
+            f"s{number}",
+            bridge,
+            (),
+            tuple(draw(uplinks(f"up{place}")) for place in range(draw(st.integers(1, 3)))),
+        )
+        for number in range(draw(st.integers(2, 6)))
+    ]
+
+
+@given(sites())
+def test_paths_are_those_of_a_comparison_in_pairs(every: list[Site]) -> None:
+    reach = Reach(every)
+    for near, far in combinations(range(len(every)), 2):
+        assert list(reach.paths(near, far)) == [
+            (here, there)
+            for here in every[near].uplinks
+            for there in every[far].uplinks
+            if here.reaches(there)
+        ]
+
+
+@given(sites())
+def test_sites_apart_are_those_of_a_comparison_in_pairs(every: list[Site]) -> None:
+    assert list(Reach(every).apart()) == [
+        (near, far)
+        for near, far in combinations(every, 2)
+        if not any(here.reaches(there) for here in near.uplinks for there in far.uplinks)
+    ]
+
+
+@given(sites())
+def test_lonely_uplinks_are_those_of_a_comparison_in_pairs(every: list[Site]) -> None:
+    for position, site in enumerate(every):
+        others = [one for peer in every if peer is not site for one in peer.uplinks]
+        assert list(Reach(every).unreached(position)) == [
+            uplink for uplink in site.uplinks if not any(map(uplink.reaches, others))
+        ]
