@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import comb
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,16 +46,17 @@ def show(file: File = None, config_file: ConfigFile = None, as_json: AsJson = Fa
 def check(file: File = None, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check the file; say which losses of one or two uplinks would cut sites off."""
     path, federation = _load(file, config_file)
-    every = losses(federation)
+    cutting = losses(federation)
+    one, two = _counts(federation, cutting)
     if as_json:
-        print(json.dumps({"file": str(path), **_losses_document(every)}, indent=2))
+        document = {"file": str(path), "one": one, "two": two, "losses": _losses_document(cutting)}
+        print(json.dumps(document, indent=2))
         return
     print(f"{path}: good: {_size(federation)}")
-    for loss in every:
+    for loss in cutting:
         if loss.is_news:
             lost = " and ".join(map(str, loss.uplinks))
             print(f"loss of {lost} cuts off {', '.join(map(_apart, loss.cut_off))}")
-    one, two = _count(every, 1), _count(every, 2)
     print(
         f"cut sites off: {one['cut_off']} of {one['losses']} losses of one uplink, "
         f"{two['cut_off']} of {two['losses']} losses of two"
@@ -76,31 +78,32 @@ def _load(file: Path | None, config_file: Path | None) -> tuple[Path, Federation
 def _size(federation: Federation) -> str:
     prefixes = sum(len(site.prefixes) for site in federation.sites)
     uplinks = sum(len(site.uplinks) for site in federation.sites)
-    between = sum(map(len, paths(federation).values()))
+    between = sum(len(found) for _, found in paths(federation))
     sites = len(federation.sites)
     return f"{sites} sites, {prefixes} prefixes, {uplinks} uplinks, {between} paths"
 
 
-def _losses_document(every: tuple[Loss, ...]) -> dict[str, Any]:
-    return {
-        "one": _count(every, 1),
-        "two": _count(every, 2),
-        "losses": [
-            {
-                "uplinks": [str(uplink) for uplink in loss.uplinks],
-                "cut_off": loss.cut_off,
-                "alone": loss.alone,
-            }
-            for loss in every
-            if loss.cut_off
-        ],
-    }
+def _losses_document(cutting: tuple[Loss, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "uplinks": [str(uplink) for uplink in loss.uplinks],
+            "cut_off": loss.cut_off,
+            "alone": loss.alone,
+        }
+        for loss in cutting
+    ]
 
 
-def _count(every: tuple[Loss, ...], uplinks: int) -> dict[str, int]:
-    """Count the losses of so many uplinks, and those of them that cut sites off."""
-    some = [loss for loss in every if len(loss.uplinks) == uplinks]
-    return {"losses": len(some), "cut_off": sum(bool(loss.cut_off) for loss in some)}
+def _counts(federation: Federation, cutting: tuple[Loss, ...]) -> list[dict[str, int]]:
+    """Count the losses of one uplink and those of two, and how many of them cut sites off."""
+    uplinks = sum(len(site.uplinks) for site in federation.sites)
+    return [
+        {
+            "losses": comb(uplinks, lost),
+            "cut_off": sum(len(loss.uplinks) == lost for loss in cutting),
+        }
+        for lost in (1, 2)
+    ]
 
 
 def _apart(pair: SitePair) -> str:
@@ -110,7 +113,7 @@ def _apart(pair: SitePair) -> str:
 def _show_document(federation: Federation) -> dict[str, Any]:
     every = [
         {"sites": pair, "uplinks": [str(here), str(there)]}
-        for pair, between in paths(federation).items()
+        for pair, between in paths(federation)
         for here, there in between
     ]
     return federation_document(federation) | {"paths": every}
@@ -164,9 +167,5 @@ def _print_paths(federation: Federation) -> None:
     print_table(
         "Paths",
         ("from", "to"),
-        [
-            (str(here), str(there))
-            for between in paths(federation).values()
-            for here, there in between
-        ],
+        [(str(here), str(there)) for _, between in paths(federation) for here, there in between],
     )

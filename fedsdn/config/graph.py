@@ -1,19 +1,16 @@
-"""The federation as a graph: sites, their uplinks, and which uplinks reach each other.
+"""The paths between the sites of a federation, and what is cut off when uplinks are lost.
 
-Sites do not relay for one another, so a path between two sites is one edge between their uplinks.
+Sites do not relay for one another: a path between two sites is a pair of their uplinks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from fedsdn.config.model import Federation
-
-if TYPE_CHECKING:
-    import networkx as nx
+from fedsdn.config.reach import Reach
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,9 +23,6 @@ class UplinkId:
     def __str__(self) -> str:
         return f"{self.site}/{self.uplink}"
 
-
-Node = str | UplinkId
-"""A site is a node by its name."""
 
 SitePair = tuple[str, str]
 UplinkPair = tuple[UplinkId, UplinkId]
@@ -52,53 +46,39 @@ class Loss:
         return self.cut_off != self.alone
 
 
-def graph(federation: Federation) -> nx.Graph[Node]:
-    """Return the graph: an edge from each site to its uplinks and between uplinks that reach."""
-    # Here, not above: networkx takes a fifth of every command's start, and few use it.
-    import networkx as nx  # noqa: PLC0415
+def paths(federation: Federation) -> Iterator[tuple[SitePair, tuple[UplinkPair, ...]]]:
+    """Yield, for every two sites, the pairs of uplinks that join them.
 
-    result: nx.Graph[Node] = nx.Graph()
-    for site in federation.sites:
-        result.add_node(site.name)
-        result.add_edges_from((site.name, UplinkId(site.name, up.name)) for up in site.uplinks)
-    for near, far in combinations(federation.sites, 2):
-        result.add_edges_from(
-            (UplinkId(near.name, here.name), UplinkId(far.name, there.name))
-            for here in near.uplinks
-            for there in far.uplinks
-            if here.reaches(there)
+    One at a time: 1,000 sites have half a million pairs.
+    """
+    reach = Reach(federation.sites)
+    names = [
+        {uplink.name: UplinkId(site.name, uplink.name) for uplink in site.uplinks}
+        for site in federation.sites
+    ]
+    for near, far in combinations(range(len(federation.sites)), 2):
+        yield (
+            (federation.sites[near].name, federation.sites[far].name),
+            tuple(
+                (names[near][here.name], names[far][there.name])
+                for here, there in reach.paths(near, far)
+            ),
         )
-    return result
-
-
-def paths(federation: Federation) -> dict[SitePair, tuple[UplinkPair, ...]]:
-    """Return, for every two sites, the pairs of uplinks that join them."""
-    whole = graph(federation)
-    return {
-        (near.name, far.name): tuple(
-            (here, there)
-            for here in whole[near.name]
-            for there in whole[here]
-            if isinstance(here, UplinkId) and isinstance(there, UplinkId)
-            if there.site == far.name
-        )
-        for near, far in combinations(federation.sites, 2)
-    }
 
 
 def losses(federation: Federation) -> tuple[Loss, ...]:
-    """Return what the loss of each uplink, then of each two uplinks, would cut off."""
-    joined = paths(federation)
-    order = {pair: index for index, pair in enumerate(joined)}
-    cut_by: dict[frozenset[UplinkId], set[SitePair]] = {}
-    for pair, between in joined.items():
+    """Return the losses of one uplink, then those of two, that cut sites off from each other."""
+    order: dict[SitePair, int] = {}
+    cut_by: dict[frozenset[UplinkId], list[SitePair]] = {}
+    for pair, between in paths(federation):
         for cover in _covers(between):
-            cut_by.setdefault(cover, set()).add(pair)
+            order.setdefault(pair, len(order))
+            cut_by.setdefault(cover, []).append(pair)
 
     def loss(*lost: UplinkId) -> Loss:
-        each = [cut_by.get(frozenset((uplink,)), set()) for uplink in lost]
-        alone: set[SitePair] = set().union(*each) if len(lost) > 1 else set()
-        cut_off = alone | cut_by.get(frozenset(lost), set())
+        each = [cut_by.get(frozenset((uplink,)), []) for uplink in lost]
+        alone = set().union(*each) if len(lost) > 1 else set()
+        cut_off = alone.union(cut_by.get(frozenset(lost), []))
         return Loss(
             lost,
             tuple(sorted(cut_off, key=order.__getitem__)),
@@ -106,7 +86,20 @@ def losses(federation: Federation) -> tuple[Loss, ...]:
         )
 
     uplinks = [UplinkId(site.name, up.name) for site in federation.sites for up in site.uplinks]
-    return (*map(loss, uplinks), *(loss(*two) for two in combinations(uplinks, 2)))
+    return tuple(loss(*lost) for lost in _cutting(uplinks, cut_by.keys()))
+
+
+def _cutting(
+    uplinks: Sequence[UplinkId], cuts: Collection[frozenset[UplinkId]]
+) -> Iterator[tuple[UplinkId, ...]]:
+    """Yield, in the file's order, ``uplinks`` and pairs of them that hold one of the ``cuts``."""
+    positions = {uplink: position for position, uplink in enumerate(uplinks)}
+    single = sorted(positions[uplink] for cut in cuts if len(cut) == 1 for uplink in cut)
+    double = {tuple(sorted(positions[uplink] for uplink in cut)) for cut in cuts if len(cut) == 2}
+    for one in single:
+        double |= {tuple(sorted((one, other))) for other in range(len(uplinks)) if other != one}
+    for found in (*((one,) for one in single), *sorted(double)):
+        yield tuple(uplinks[position] for position in found)
 
 
 def _covers(between: tuple[UplinkPair, ...]) -> Iterator[frozenset[UplinkId]]:

@@ -65,6 +65,12 @@ def test_nothing_is_found_outside_all_networks() -> None:
     index = NetworkIndex([(ip_network("10.0.0.0/24"), "ten"), (ip_network("fd00::/64"), "six")])
     assert index.find(ip_address("10.0.0.255")) == "ten"
     assert index.find(ip_address("fd00::ffff")) == "six"
-    for address in ("9.255.255.255", "10.0.1.0", "0.0.0.0", "255.255.255.255", "::", "fd00:0:0:1::"):
+    for address in (
+        "9.255.255.255",
+        "10.0.1.0",
+        "0.0.0.0",
+        "255.255.255.255",
+        "::",
+        "fd00:0:0:1::",
+    ):
         assert index.find(ip_address(address)) is None
-

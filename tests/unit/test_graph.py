@@ -5,7 +5,10 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_interface
 from itertools import combinations
 
-from fedsdn.config.graph import UplinkId, graph, losses, paths
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsdn.config.graph import UplinkId, losses, paths
 from fedsdn.config.model import Federation, ProviderNetwork, Site, Uplink
 from tests.unit.federations import three_sites, two_sites
 
@@ -40,27 +43,10 @@ def cuts(federation: Federation) -> dict[str, str]:
     }
 
 
-def test_graph_has_sites_uplinks_and_what_reaches_what() -> None:
-    whole = graph(two_sites())
-    up1, up2, far1, far2 = uplinks("a/up1", "a/up2", "b/up1", "b/up2")
-    assert set(whole.nodes) == {"a", "b", up1, up2, far1, far2}
-    assert {frozenset(edge) for edge in whole.edges} == {
-        frozenset(edge)
-        for edge in [
-            ("a", up1),
-            ("a", up2),
-            ("b", far1),
-            ("b", far2),
-            (up1, far1),
-            (up2, far2),
-        ]
-    }
-
-
 def test_paths_are_uplinks_that_reach_each_other() -> None:
-    assert paths(two_sites()) == {
-        ("a", "b"): (uplinks("a/up1", "b/up1"), uplinks("a/up2", "b/up2"))
-    }
+    assert list(paths(two_sites())) == [
+        (("a", "b"), (uplinks("a/up1", "b/up1"), uplinks("a/up2", "b/up2")))
+    ]
 
 
 def test_no_path_leads_through_a_third_site() -> None:
@@ -72,15 +58,42 @@ def test_no_path_leads_through_a_third_site() -> None:
         ),
         1080,
     )
-    assert paths(apart)["a", "c"] == ()
+    assert dict(paths(apart))["a", "c"] == ()
 
 
-def test_every_uplink_and_every_two_are_lost_once() -> None:
-    every = uplinks("a/up1", "a/up2", "b/up1", "b/up2")
-    assert [loss.uplinks for loss in losses(two_sites())] == [
-        *((uplink,) for uplink in every),
-        *combinations(every, 2),
-    ]
+@st.composite
+def federations(draw: st.DrawFn) -> Federation:
+    """Sites on one wire that joins all, and on up to three others, perhaps twice on the same."""
+    sites = []
+    for number, name in enumerate("abcd"[: draw(st.integers(2, 4))], start=1):
+        wires = draw(st.lists(st.integers(1, 3), max_size=3))
+        addresses = {
+            f"up{place}": f"10.0.{wire}.{16 * number + place}/24"
+            for place, wire in enumerate((0, *wires))
+        }
+        sites.append(site(name, **addresses))
+    return Federation(tuple(sites), 1080)
+
+
+@given(federations())
+def test_losses_are_those_of_losing_every_one_and_every_two_uplinks(federation: Federation) -> None:
+    every = [UplinkId(site.name, up.name) for site in federation.sites for up in site.uplinks]
+    between = dict(paths(federation))
+
+    def cut_off(*lost: UplinkId) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            pair
+            for pair, joined in between.items()
+            if all(any(end in lost for end in path) for path in joined)
+        )
+
+    expected = []
+    for lost in (*((one,) for one in every), *combinations(every, 2)):
+        alone = {pair for one in lost for pair in cut_off(one)} if len(lost) == 2 else set()
+        if pairs := cut_off(*lost):
+            expected.append((lost, pairs, tuple(pair for pair in pairs if pair in alone)))
+    found = [(loss.uplinks, loss.cut_off, loss.alone) for loss in losses(federation)]
+    assert found == expected
 
 
 def test_two_sites_stand_one_loss_and_not_two_on_different_wires() -> None:
@@ -140,7 +153,7 @@ def test_gateways_join_every_uplink_of_a_family() -> None:
         ),
         1080,
     )
-    assert len(paths(federation)["a", "b"]) == 2
+    assert len(dict(paths(federation))["a", "b"]) == 2
     assert cuts(federation) == {"b/z": "ab", "a/x a/y": "ab"}
 
 

@@ -125,12 +125,12 @@ def test_a_destination_outside_our_prefixes_is_refused(destination: str) -> None
     assert admits("b", "10.2.0.11", destination) is FOREIGN_DESTINATION
 
 
-def test_a_prefix_of_everything_does_not_let_mapped_addresses_in() -> None:
+def test_a_prefix_of_half_of_ipv6_does_not_let_mapped_addresses_in() -> None:
     a, b = two_sites().sites
-    everything = Prefix(ip_network("::/0"), ip_address("fd00:1::2"))
-    at = policy(Federation((replace(a, prefixes=(everything,)), b), 1080))
+    half = Prefix(ip_network("::/1"), ip_address("2001:db8:1::2"))
+    at = policy(Federation((replace(a, prefixes=(half,)), b), 1080))
     client = ip_address("fd00:2::11")
-    assert at.admits(at.federation.site("b"), client, ip_address("fd00:9::1")) is None
+    assert at.admits(at.federation.site("b"), client, ip_address("2001:db8:1::1")) is None
     mapped = ip_address("::ffff:127.0.0.1")
     assert at.admits(at.federation.site("b"), client, mapped) is FOREIGN_DESTINATION
 

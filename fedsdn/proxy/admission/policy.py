@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedsdn.config.model import Address, Federation, Site, SourceRestore, Uplink
+from fedsdn.config.model import Address, Federation, Prefix, Site, SourceRestore, Uplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,17 @@ class Policy:
 
     def peer_behind(self, address: Address) -> Site | Refusal:
         """Return the peer that has an uplink with ``address``."""
-        for peer in self.federation.peers(self.site.name):
-            if any(uplink.peer_address == address for uplink in peer.uplinks):
-                return peer
-        return NOT_A_PEER
+        site = self.federation.site_with_uplink(address)
+        return NOT_A_PEER if site is None or site.name == self.site.name else site
 
     def admits(self, peer: Site, client: Address, destination: Address) -> Refusal | None:
         """Check a request of ``peer``; None if it is allowed.
 
         The client behind another's proxy is not known: the caller is the proxy itself.
         """
-        if peer.proxy == "fedsdn" and not inside(client, peer):
+        if peer.proxy == "fedsdn" and not self.is_vm(client, peer):
             return FOREIGN_CLIENT
-        if not inside(destination, self.site):
+        if not self.is_vm(destination, self.site):
             return FOREIGN_DESTINATION
         return None
 
@@ -62,12 +60,13 @@ class Policy:
         """Return the proxy's address in the prefix of this site that holds ``destination``.
 
         Raises:
-            StopIteration: no prefix does; ``admits`` would have said so.
+            LookupError: no prefix does; ``admits`` would have said so.
 
         """
-        return next(
-            prefix.proxy_address for prefix in self.site.prefixes if destination in prefix.network
-        )
+        prefix = self.prefix_at(self.site, destination)
+        if prefix is None:
+            raise LookupError(f"{destination} is in no prefix of site {self.site.name}")
+        return prefix.proxy_address
 
     def source_restore(self, peer: Site) -> SourceRestore:
         """How the source addresses of clients at ``peer`` are restored."""
@@ -95,10 +94,24 @@ class Policy:
 
     def peer_towards(self, destination: Address) -> Site | Refusal:
         """Return the peer in whose prefixes ``destination`` lies."""
-        for peer in self.federation.peers(self.site.name):
-            if inside(destination, peer):
-                return peer
-        return UNFEDERATED_DESTINATION
+        held = self.federation.prefix_of(destination)
+        if held is None:
+            return UNFEDERATED_DESTINATION
+        peer, _ = held
+        federated = peer.name != self.site.name and self.is_vm(destination, peer)
+        return peer if federated else UNFEDERATED_DESTINATION
+
+    def is_vm(self, address: Address, site: Site) -> bool:
+        """Whether ``address`` is one that a VM of ``site`` may have."""
+        if address.version == 6 and address.ipv4_mapped is not None:
+            return False  # a dual-stack socket would take it for the IPv4 one (RFC 4291, 2.5.5.2)
+        prefix = self.prefix_at(site, address)
+        return prefix is not None and address != prefix.proxy_address
+
+    def prefix_at(self, site: Site, address: Address) -> Prefix | None:
+        """Return the prefix of ``site`` that holds ``address``; None if none does."""
+        held = self.federation.prefix_of(address)
+        return held[1] if held is not None and held[0].name == site.name else None
 
     def paths(self, peer: Site, turn: int) -> tuple[tuple[Uplink, Uplink], ...]:
         """Return all pairs of an own uplink and one of ``peer`` that it reaches, in order of trial.
@@ -124,12 +137,3 @@ class Policy:
 
 def _shared(pair: tuple[Uplink, Uplink], others: list[tuple[Uplink, Uplink]]) -> int:
     return sum(pair[0] is own for own, _ in others) + sum(pair[1] is other for _, other in others)
-
-
-def inside(address: Address, site: Site) -> bool:
-    """Whether ``address`` is one that a VM of ``site`` may have."""
-    if address.version == 6 and address.ipv4_mapped is not None:
-        return False  # a dual-stack socket would take it for the IPv4 address (RFC 4291, 2.5.5.2)
-    return any(
-        address in prefix.network and address != prefix.proxy_address for prefix in site.prefixes
-    )

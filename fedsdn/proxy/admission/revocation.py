@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Address, AddressPair, ProviderNetwork, Site
 from fedsdn.proxy.admission.carried import PeerConnection
-from fedsdn.proxy.admission.policy import Policy, inside
+from fedsdn.proxy.admission.policy import Policy
 
 
 def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
@@ -20,15 +20,14 @@ def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
         return f"site {judged.peer} is another one than before in the federation file"
     return (
         _network_changed(before.site, now.site)
-        or _foreign(judged, (known, peer), (before.site, now.site))
+        or _foreign(judged, peer, before, now)
         or _cut_off(judged, _paths(before, known), _paths(now, peer))
         or _shown_otherwise(judged, (before, known), (now, peer))
     )
 
 
 def _peer(policy: Policy, name: str) -> Site | None:
-    peers = policy.federation.peers(policy.site.name)
-    return next((peer for peer in peers if peer.name == name), None)
+    return None if name == policy.site.name else policy.federation.find_site(name)
 
 
 def _network_changed(before: Site, now: Site) -> str | None:
@@ -42,25 +41,26 @@ def _name(network: ProviderNetwork) -> str:
     return f"{network.bridge} " + ("untagged" if vlan is None else f"VLAN {vlan}")
 
 
-def _foreign(judged: PeerConnection, peer: tuple[Site, Site], own: tuple[Site, Site]) -> str | None:
-    """Check that client and destination are still VMs of their sites, given before and now."""
-    if judged.client is None or judged.destination is None:
+def _foreign(judged: PeerConnection, peer: Site, before: Policy, now: Policy) -> str | None:
+    """Check that client and destination are still VMs of their sites."""
+    client, destination = judged.client, judged.destination
+    if client is None or destination is None:
         return None
     if judged.direction is Direction.OUTBOUND:
-        return _left(judged.client, *own) or _left(judged.destination, *peer)
+        return _left(client, now.site, before, now) or _left(destination, peer, before, now)
     # The client behind another's proxy is not known: the caller is the proxy itself.
-    foreign_client = _left(judged.client, *peer) if peer[1].proxy == "fedsdn" else None
-    return foreign_client or _left(judged.destination, *own)
+    foreign_client = _left(client, peer, before, now) if peer.proxy == "fedsdn" else None
+    return foreign_client or _left(destination, now.site, before, now)
 
 
-def _left(address: Address, before: Site, now: Site) -> str | None:
-    if inside(address, now):
+def _left(address: Address, site: Site, before: Policy, now: Policy) -> str | None:
+    if now.is_vm(address, site):
         return None
-    if any(address == prefix.proxy_address for prefix in now.prefixes):
-        return f"{address} is the proxy's own address at site {now.name} now"
-    networks = [prefix.network for prefix in before.prefixes if address in prefix.network]
-    what = f"{networks[0]} is" if networks else "the client's address is"
-    return f"{what} no longer a prefix of site {now.name}"
+    prefix, earlier = now.prefix_at(site, address), before.prefix_at(site, address)
+    if prefix is not None and address == prefix.proxy_address:
+        return f"{address} is the proxy's own address at site {site.name} now"
+    what = "the client's address" if earlier is None else str(earlier.network)
+    return f"{what} is no longer a prefix of site {site.name}"
 
 
 def _paths(policy: Policy, peer: Site) -> set[AddressPair]:

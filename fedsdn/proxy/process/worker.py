@@ -209,7 +209,8 @@ class _Worker:
     async def _reload(self) -> int:
         """Take up the federation file as it is now; return how many connections were reset."""
         async with self._reloading:
-            if not self._federation.refresh(force=True):
+            # In a thread: to read a large file takes a second, and connections go on meanwhile.
+            if not await asyncio.to_thread(self._federation.refresh, force=True):
                 return 0
             before, now = self._policy, self._policy_now()
             self._policy = self._socksifier.policy = self._server.policy = now
