@@ -47,14 +47,14 @@ def validate(document: Document, name: SchemaName) -> None:
     problems = [
         (not isinstance(error.kind, Kind.AdditionalProperties), at.line, at.error(found, write))
         for error in _validator(name).iter_errors(document.value)
-        for at, found, write in [_explain(document, error, _violated(error, _file(name)))]
+        for at, found, write in [_explain(document, error, _file(name))]
     ]
     if problems:
         raise min(problems, key=lambda problem: problem[:2])[2]
 
 
 def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON
-    """Return the schema whose keyword the error is about, beginning in a schema ``file``."""
+    """Return the schema whose keyword the error is about; validation began in schema ``file``."""
     schema: Any = _schema(file)
     for key in error.evaluation_path[:-1]:
         schema = schema[key]
@@ -67,21 +67,21 @@ def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON
     return schema
 
 
-def _explain(
-    document: Document, error: ValidationError, schema: dict[str, Any]
-) -> tuple[Document, str, str]:
-    """Return the section that violates ``schema``, what it has and what to write there."""
+def _explain(document: Document, error: ValidationError, file: str) -> tuple[Document, str, str]:
+    """Return the section that violates the schema ``file``, what it has and what to write there."""
     at = document
     for key in error.instance_path:
         at = at.section(key)
+    if isinstance(error.kind, Kind.PropertyNames):
+        wrong = error.kind.error
+        name = str(wrong.instance)
+        return at.section(name), f"the name {quoted(name)}", _violated(wrong, file)["description"]
+    schema = _violated(error, file)
     match error.kind:
         case Kind.AdditionalProperties():
             return _unknown_key(at, list(schema["properties"]))
         case Kind.Required():
             return _missing_key(at, schema)
-        case Kind.PropertyNames(wrong):
-            name = str(wrong.instance)
-            return at.section(name), f"the name {quoted(name)}", schema["description"]
     write: str = schema["description"]
     if schema.get("type") == "string" and isinstance(error.instance, int | float):
         write += ", in quotes"

@@ -34,6 +34,9 @@ class WatchedFederation:
         self._site = site
         self._check = check
         self._refused = ""
+        """What was logged of the last change, if it is not in force."""
+        self._waiting: Federation | None = None
+        """A good file that the host could not follow yet."""
         self._version = self._version_on_disk()
         self.current = self._read()
 
@@ -46,15 +49,20 @@ class WatchedFederation:
     def refresh(self, *, force: bool = False) -> bool:
         """Read the file again if it changed (or ``force``); True if there is a new federation.
 
-        A change that the host could not follow is tried again at every call: the host may change.
+        A change that the host could not follow is checked again at every call: the host may change.
+        A bad file is not read again until it changes.
         """
         version = self._version_on_disk()
-        if version == self._version and not force and not self._refused:
+        unread = force or version != self._version
+        if not unread and self._waiting is None:
             return False
+        federation, self._waiting = self._waiting, None
         try:
-            federation = self._read()
+            if unread or federation is None:
+                federation = self._read()
             changed = federation != self.current
             if changed:
+                self._waiting = federation
                 self._check(federation.local_site(self._site))
         except FedsdnError as error:
             said = f"{error}; keeping the federation as it was"
@@ -62,7 +70,7 @@ class WatchedFederation:
                 _LOG.error("%s", said)
             self._version, self._refused = version, said
             return False
-        self._version, self._refused = version, ""
+        self._version, self._refused, self._waiting = version, "", None
         self.current = federation
         return changed
 
@@ -76,4 +84,4 @@ class WatchedFederation:
             stat = os.stat(self._path)
         except OSError:
             return None
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+        return stat.st_ctime_ns, stat.st_ino, stat.st_size  # permissions count, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -10,7 +11,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.ovs.commands import OvsError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy.process.stats_socket import check_namespace, read_statistics
-from fedsdn.uplinks.status import PathState, PortState, SiteStatus, read_status
+from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, read_status
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import CheckFailedError
@@ -98,7 +99,11 @@ def _uplinks(view: SiteView, status: Status) -> str:
 
 def _peers(view: SiteView, status: Status) -> str:
     found = _reported(view, status)
-    shown = ", ".join(_peer(found, peer.name) for peer in view.federation.peers(view.name))
+    by_peer: defaultdict[str, list[PathStatus]] = defaultdict(list)
+    for path in found.paths:
+        by_peer[path.peer].append(path)
+    peers = view.federation.peers(view.name)
+    shown = ", ".join(_peer(peer.name, by_peer[peer.name]) for peer in peers)
     if any(path.state is PathState.DOWN for path in found.paths):
         raise CheckFailedError(shown, "fedsdn uplinks")
     return shown
@@ -111,8 +116,7 @@ def _reported(view: SiteView, status: Status) -> SiteStatus:
     return found
 
 
-def _peer(status: SiteStatus, name: str) -> str:
-    paths = [path for path in status.paths if path.peer == name]
+def _peer(name: str, paths: list[PathStatus]) -> str:
     up = [path for path in paths if path.state is PathState.UP]
     unknown = sum(path.state is PathState.UNKNOWN for path in paths)
     nearest = min((path.rtt_ms for path in up if path.rtt_ms is not None), default=None)

@@ -123,7 +123,7 @@ def _end(document: Document, free: dict[str, WireEnd]) -> WireEnd:
 def _sites(document: Document, federation: Federation) -> tuple[LabSite, ...]:
     names = [site.name for site in federation.sites]
     for name, site in document.items():
-        if name not in names:
+        if federation.find_site(name) is None:
             raise site.error("a site the federation does not have", " or ".join(names))
     for name in names:
         if name not in document.value:

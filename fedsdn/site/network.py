@@ -8,7 +8,7 @@ is left alone. The namespace is fedsdn's: what anybody else put into it is shown
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -189,12 +189,13 @@ class Network:
         A changed route is replaced in one step: there is no moment without it.
         """
         target, there = set(wanted), self.routes()
+        indexes = {name: index for index, name in _names(self._inside).items()}
         for route in target - there:
-            self._inside.route("replace", **self._request(route))
+            self._inside.route("replace", **self._request(route, indexes))
         self._send(self._routes().removals(target))
         return target != there
 
-    def _request(self, route: Route) -> dict[str, Any]:
+    def _request(self, route: Route, indexes: Mapping[str, int]) -> dict[str, Any]:
         request: dict[str, Any] = {
             "family": _AF[route.destination.version],
             "table": route.table,
@@ -202,7 +203,7 @@ class Network:
             "type": str(route.kind),
         }
         if route.interface is not None:
-            request["oif"] = _index(self._inside, route.interface)
+            request["oif"] = indexes[route.interface]
         if route.destination.version == 4:
             request["scope"] = entries.scope(route)
         if route.gateway is not None:

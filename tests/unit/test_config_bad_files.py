@@ -644,6 +644,12 @@ BAD_LAB = {
         "3: lab.wires.w.loss_percent: found the number 101; "
         "write the part of the frames that is lost, 0 to 100",
     ),
+    "VM name too long": (
+        "vm1",
+        "a-very-long-name",
+        "5: lab.sites.a.vms.a-very-long-name: found the name 'a-very-long-name'; "
+        f"write a name of 1 to 15 {NAME}, the first a letter or digit",
+    ),
     "VM without list": (
         "[10.1.0.11]",
         "10.1.0.11",

@@ -86,11 +86,11 @@ def direction_at(site: Site, question: Question) -> Direction:
 
 def peer_of(federation: Federation, site: Site, question: Question) -> Site | None:
     """Return the site at the other end; None if no peer has it, and nothing is federated."""
-    ends = (question.client, question.destination.address)
-    return next(
-        (peer for peer in federation.peers(site.name) if any(_holds(peer, end) for end in ends)),
-        None,
-    )
+    for end in (question.client, question.destination.address):
+        held = federation.prefix_of(end)
+        if held is not None and held[0].name != site.name:
+            return held[0]
+    return None
 
 
 def _holds(site: Site, address: Address) -> bool:
