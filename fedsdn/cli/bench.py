@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from fedsdn.bench import channel as channel_bench
 from fedsdn.bench import failover as failover_bench
 from fedsdn.bench import harm as harm_bench
 from fedsdn.bench import restore as restore_bench
+from fedsdn.bench import scale as scale_bench
 from fedsdn.bench.failover import Part
 from fedsdn.bench.harm import HarmResults
 from fedsdn.bench.report import as_json, harm_table, restore_table, tables
@@ -31,12 +33,12 @@ from fedsdn.cli.views import lab_views
 from fedsdn.lab import build
 from fedsdn.lab.lab import Lab
 
-app = typer.Typer(help="Measure, in a lab made for it.")
+app = typer.Typer(help="Measure, mostly in a lab made for it.")
 
 
 @app.callback()
 def bench() -> None:
-    """Measure, in a lab made for it."""
+    """Measure, mostly in a lab made for it."""
 
 
 @app.command()
@@ -190,6 +192,36 @@ def channel(
             )
         ],
     )
+
+
+@app.command()
+def load(
+    *,
+    sites: Annotated[
+        list[int] | None,
+        typer.Option(min=2, max=scale_bench.MOST_SITES, help="So many sites; may be given again."),
+    ] = None,
+    prefixes: Annotated[
+        int, typer.Option(min=2, max=scale_bench.MOST_PREFIXES, help="Prefixes of each site.")
+    ] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians count.")] = 5,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Read federation files of 10, 100 and 1,000 sites, without a lab, and make what follows.
+
+    Flows, paths and the look-up of a connection's peers; all in CPU time.
+    """
+    with TemporaryDirectory() as directory:
+        costs = [
+            scale_bench.measure(number, prefixes, rounds, Path(directory))
+            for number in sites or (10, 100, 1000)
+        ]
+    if json_output:
+        print(json.dumps([asdict(one) for one in costs], indent=2))
+    else:
+        print_table(*scale_bench.table(costs))
 
 
 @contextmanager

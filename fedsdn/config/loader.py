@@ -184,7 +184,8 @@ def _parsed(document: Document, parse: Callable[[str], T], write: str) -> T:
 
 def dump_federation(federation: Federation) -> str:
     """Write a federation as the text of a federation file."""
-    return yaml.safe_dump(federation_document(federation), sort_keys=False, width=1000)
+    document = federation_document(federation)
+    return yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000)
 
 
 def federation_document(federation: Federation) -> dict[str, Any]:

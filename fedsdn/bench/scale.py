@@ -1,0 +1,162 @@
+"""What a large federation costs a site: reading its file, its flows, its paths, a connection.
+
+All times are the process's CPU time, so that a busy machine does not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from fedsdn.config.loader import dump_federation, load_federation
+from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.status import PortState
+
+MOST_SITES = 4096
+"""More do not fit into the addresses that are given out here."""
+
+MOST_PREFIXES = 32
+"""Prefixes of one site; for the same reason."""
+
+T = TypeVar("T")
+
+_LOOK_UPS = 1000
+_PROBES = Probes(key="a-benchmark-keeps-no-secrets-from-anybody")
+
+
+def federation(sites: int, prefixes: int = 10) -> Federation:
+    """Make a federation: prefixes of both families, two uplinks with a gateway, one on a LAN."""
+    made = tuple(_site(number, prefixes) for number in range(sites))
+    return Federation(made, 1080, _PROBES)
+
+
+def _site(number: int, prefixes: int) -> Site:
+    block = 4 * number  # a /30 for each site
+    isp, lte = (ip_address(f"{net}.0") + block for net in ("172.16.0", "172.20.0"))
+    return Site(
+        name=f"site-{number}",
+        provider_network=ProviderNetwork("br-provider"),
+        prefixes=tuple(_prefixes(number, prefixes)),
+        uplinks=(
+            Uplink("isp", "eth1", ip_interface(f"{isp + 1}/30"), gateway=isp + 2),
+            Uplink(
+                "lte",
+                "eth2",
+                ip_interface(f"{lte + 1}/30"),
+                gateway=lte + 2,
+                public=ip_address("198.18.0.1") + number,
+            ),
+            Uplink("lan", "eth3", ip_interface(f"2001:db8:2::{number + 1:x}/64")),
+        ),
+    )
+
+
+def _prefixes(site: int, count: int) -> Iterator[Prefix]:
+    for index in range(count):
+        first: IPv4Address | IPv6Address
+        if index % 2:
+            first, length = IPv6Address(f"fd00:{site:x}:{index:x}::"), 64
+        else:
+            place = site * MOST_PREFIXES // 2 + index // 2
+            first, length = IPv4Address("10.0.0.0") + 256 * place, 24
+        yield Prefix(ip_network(f"{first}/{length}"), first + 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """CPU seconds for a federation of so many ``sites``, medians of some rounds.
+
+    ``connection`` is for finding the peers of one connection at both of its sites.
+    """
+
+    sites: int
+    file_bytes: int
+    load: float
+    flows: int
+    make_flows: float
+    paths: int
+    make_paths: float
+    judge_paths: float
+    connection: float
+
+
+def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
+    """Measure; the federation file is written into ``directory``."""
+    file = directory / f"{sites}.yaml"
+    file.write_text(dump_federation(federation(sites, prefixes)))
+    load, whole = _timed(rounds, lambda: load_federation(file))
+    near, far = whole.sites[0], whole.sites[-1]
+    make_flows, flows = _timed(rounds, lambda: pipeline_flows(whole, near.name))
+    make_paths, paths = _timed(rounds, lambda: Paths(whole, near.name, 1, 0.0))
+    down = dict.fromkeys(paths.ports, PortState.DOWN)  # the dearest case: each needs a successor
+    paths.set_ports({**down, near.uplinks[0].name: PortState.UP}, 1.0)
+    judge_paths, _ = _timed(rounds, lambda: paths.judge(2.0))
+    connections, _ = _timed(rounds, lambda: _look_up(whole, near, far))
+    return Costs(
+        sites=sites,
+        file_bytes=file.stat().st_size,
+        load=load,
+        flows=len(flows),
+        make_flows=make_flows,
+        paths=len(list(paths)),
+        make_paths=make_paths,
+        judge_paths=judge_paths,
+        connection=connections / _LOOK_UPS,
+    )
+
+
+def _timed(rounds: int, work: Callable[[], T]) -> tuple[float, T]:
+    """Return the median of the CPU seconds of some rounds of ``work``, and a result of it."""
+    result, times = work(), []
+    for _ in range(rounds):
+        before = time.process_time()
+        work()
+        times.append(time.process_time() - before)
+    return median(times), result
+
+
+def _look_up(whole: Federation, near: Site, far: Site) -> None:
+    """Do for many connections from ``near`` to ``far`` what the proxies of both do first."""
+    at_near, at_far = Policy.at(whole, near.name), Policy.at(whole, far.name)
+    client, destination = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    uplink = near.uplinks[0].peer_address
+    for _ in range(_LOOK_UPS):
+        peer, opener = at_near.peer_towards(destination), at_far.peer_behind(uplink)
+        if peer is not far or opener is not near:
+            raise AssertionError("the policy knows the federation's own sites")
+        at_far.admits(near, client, destination)
+
+
+def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, headings and rows."""
+    return (
+        "CPU time by the number of sites",
+        [
+            "sites",
+            "file",
+            "load",
+            "flows",
+            "made in",
+            "paths",
+            "made in",
+            "judged in",
+            "connection",
+        ],
+        [
+            [
+                *(str(one.sites), f"{one.file_bytes / 1024:.0f} KiB", f"{one.load * 1000:.0f} ms"),
+                *(str(one.flows), f"{one.make_flows * 1000:.0f} ms"),
+                *(str(one.paths), f"{one.make_paths * 1000:.1f} ms"),
+                *(f"{one.judge_paths * 1000:.1f} ms", f"{one.connection * 1e6:.1f} µs"),
+            ]
+            for one in every
+        ],
+    )
