@@ -1,0 +1,111 @@
+"""What a federation of twice the sites costs: twice as much, and nothing more per connection.
+
+Function calls are counted, not seconds: they are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from fedsdn.bench import scale
+from fedsdn.config.document import parse_document
+from fedsdn.config.loader import dump_federation, parse_federation
+from fedsdn.config.model import Federation
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.site.plan import site_plan
+from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.status import PortState
+
+FEW, MANY = 40, 80
+LINEAR = 2.2
+"""Calls for twice the sites, at most so many times as many. In pairs it would be up to 4."""
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Count the calls of functions, and the steps of generators."""
+    count = 0
+
+    def note(_frame: FrameType, event: str, _argument: Any) -> None:  # noqa: ANN401 - any
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def load(federation: Federation) -> Callable[[], object]:
+    text = dump_federation(federation)
+    return lambda: parse_federation(parse_document(text, Path("federation.yaml")))
+
+
+def flows(federation: Federation) -> Callable[[], object]:
+    return lambda: pipeline_flows(federation, "site-0")
+
+
+def set_up(federation: Federation) -> Callable[[], object]:
+    site = federation.site("site-0")
+    return lambda: site_plan(federation, site)
+
+
+def lost_uplinks(federation: Federation) -> Callable[[], object]:
+    """Judge all paths when two of three uplinks are down: each path looks for another one."""
+    paths = Paths(federation, "site-0", 1, 0.0)
+    down = {"isp": PortState.UP, "lte": PortState.DOWN, "lan": PortState.DOWN}
+
+    def lose() -> None:
+        paths.set_ports(down, 1.0)
+        paths.judge(2.0)
+        paths.judge(3.0)
+        paths.orders()
+
+    return lose
+
+
+@pytest.mark.parametrize("work", [load, flows, set_up, lost_uplinks])
+def test_costs_grow_no_faster_than_sites(
+    work: Callable[[Federation], Callable[[], object]],
+) -> None:
+    few, many = work(scale.federation(FEW)), work(scale.federation(MANY))
+    few()  # whatever is done once only
+    assert calls(many) < LINEAR * calls(few)
+
+
+def connections(federation: Federation) -> Callable[[], object]:
+    near, far = federation.sites[0], federation.sites[-1]
+    outbound, inbound = Policy.at(federation, near.name), Policy.at(federation, far.name)
+    client, destination = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+
+    def carry() -> None:
+        assert outbound.peer_towards(destination) is far
+        for uplink in near.uplinks:
+            assert inbound.peer_behind(uplink.peer_address) is near
+        assert inbound.admits(near, client, destination) is None
+        assert inbound.own_address(destination) == destination - 1
+        assert inbound.source_restore(near) == "transparent"
+
+    return carry
+
+
+def test_a_connections_cost_does_not_depend_on_the_number_of_sites() -> None:
+    few, many = connections(scale.federation(FEW)), connections(scale.federation(MANY))
+    few(), many()  # they make the indexes
+    assert calls(many) == calls(few)
+
+
+@pytest.mark.parametrize("sites", [2, 3, 50])
+@pytest.mark.parametrize("prefixes", [2, 10, 32])
+def test_the_benchmarks_federations_are_good(sites: int, prefixes: int) -> None:
+    made = scale.federation(sites, prefixes)
+    assert {len(site.prefixes) for site in made.sites} == {prefixes}
+    assert load(made)() == made
