@@ -1,4 +1,4 @@
-"""What a federation file must hold beyond its form: networks that fit, sites that reach sites."""
+"""Checks of a federation file beyond its schema: networks that fit, sites that reach each other."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fedsdn.config.reserved import (
 )
 
 _MOST_SHOWN = 8
-"""Of more uplinks than these only the number is shown."""
+"""An error lists so many uplinks, and counts the rest."""
 
 
 def check_federation(federation: Federation, document: Document) -> None:
-    """Check that a federation makes sense; ``document`` is what it was read from.
+    """Check a federation's values against each other; ``document`` is what it was read from.
 
     Raises:
-        ConfigError: it does not; one line that says where.
+        ConfigError: the first that does not fit; one line that says where.
 
     """
     _check_proxy_port(document.section("proxy_port"))
@@ -45,7 +45,7 @@ def check_federation(federation: Federation, document: Document) -> None:
 def _check_proxy_port(where: Document) -> None:
     if where.value == SOCKSIFIER_LISTEN_PORT:
         raise where.error(
-            f"{SOCKSIFIER_LISTEN_PORT}, at which the proxy itself takes the VMs' connections",
+            f"{SOCKSIFIER_LISTEN_PORT}, the port at which the proxy accepts VMs' connections",
             "another port, as 1080",
         )
 
@@ -80,7 +80,7 @@ def _check_prefix(prefix: Prefix, where: Document) -> None:
 
 
 def _check_unicast(address: Address, where: Document) -> None:
-    """Refuse the addresses that no host in another network can be reached at."""
+    """Refuse addresses that hosts in other networks cannot reach."""
     if address.is_multicast:
         kind = "a multicast address"
     elif address.is_loopback:
@@ -115,7 +115,7 @@ def _check_host(address: Address, network: Network, where: Document) -> None:
 
 
 def _check_ports(site: Site, where: Document) -> None:
-    """Check the names on the bridge: each must be one port's, and none of fedsdn's own."""
+    """Check the names of the bridge's ports: no name twice, and none of fedsdn's own."""
     bridge = site.provider_network.bridge
     _check_not_reserved(bridge, where.section("provider_network").section("bridge"))
     taken = {bridge: "the bridge's own"}
@@ -175,7 +175,7 @@ def _check_gateway(gateway: Address, address: Interface, where: Document) -> Non
 def _check_owners(
     uplink: Uplink, where: Document, federation: Federation, taken: dict[Address, Document]
 ) -> None:
-    """Check that nobody else has the uplink's addresses: no other uplink, and no tenant."""
+    """Check that no other uplink and no tenant network has the uplink's addresses."""
     for key, address in (("address", uplink.address.ip), ("public", uplink.public)):
         if address is None:
             continue

@@ -29,12 +29,12 @@ _TAGS = ("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
 
 
 class ConfigError(FedsdnError):
-    """A file a user wrote is wrong: names file, line, key, what was found and what to write."""
+    """An error in a user's file: names file, line, key, what was found and what to write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A value in a YAML file, with where it stands: the whole file, or a section of it.
+    """A value of a YAML file, with its place: the whole file, or a section of it.
 
     ``value`` is made of dict (keys are strings), list, str, int, float and None. ``lines`` has
     the line, from 1, of every key and list item of the file; ``at`` is this value's key path.
@@ -46,7 +46,7 @@ class Document:
     at: KeyPath = ()
 
     def section(self, key: str | int) -> Document:
-        """Return what stands under ``key``, or an empty document there if nothing does."""
+        """Return the section under ``key``; its value is None if the file has no such key."""
         at = (*self.at, key)
         value = self.value[key] if at in self.lines else None
         return Document(self.file, value, self.lines, at)
@@ -63,14 +63,14 @@ class Document:
 
     @property
     def line(self) -> int:
-        """Line of this value's key; of the nearest key around it where there is none."""
+        """Line of this value's key, or of the nearest key around it."""
         at = self.at
         while at not in self.lines:
             at = at[:-1]
         return self.lines[at]
 
     def error(self, found: str, write: str) -> ConfigError:
-        """Return the error that ``found`` stands here and ``write`` should."""
+        """Return the error for what was ``found`` here, with what to ``write`` instead."""
         where = f"{self.file}:{self.line}: "
         if self.at:
             where += f"{key_path(self.at)}: "
@@ -188,7 +188,7 @@ def _marked_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigE
 
 
 class _Reader:
-    """Turns libyaml's events into plain values and notes the lines."""
+    """Turns libyaml's events into plain values, with the lines of keys and items."""
 
     def __init__(self, path: Path, events: Sequence[yaml.Event]) -> None:
         self._path = path

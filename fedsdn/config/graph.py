@@ -30,10 +30,10 @@ UplinkPair = tuple[UplinkId, UplinkId]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What goes when ``uplinks`` are lost together.
+    """The loss of one or two uplinks.
 
-    ``cut_off`` are the pairs of sites left without a path, in the file's order. ``alone`` are
-    those of them that the loss of one of the uplinks alone leaves so.
+    ``cut_off`` are the pairs of sites without a path then, in the file's order. Of these,
+    ``alone`` are the pairs for which the loss of one of the two uplinks is enough.
     """
 
     uplinks: tuple[UplinkId, ...]
@@ -42,7 +42,7 @@ class Loss:
 
     @property
     def is_news(self) -> bool:
-        """Whether it cuts off more than the loss of one of its uplinks alone."""
+        """Whether it cuts off more pairs than the loss of one of its uplinks does."""
         return self.cut_off != self.alone
 
 
@@ -103,7 +103,7 @@ def _cutting(
 
 
 def _covers(between: tuple[UplinkPair, ...]) -> Iterator[frozenset[UplinkId]]:
-    """Yield the one or two uplinks of which every path has at least one."""
+    """Yield every uplink, or pair of uplinks, whose loss takes all paths."""
     for first in between[0]:
         rest = [path for path in between if first not in path]
         if not rest:

@@ -1,4 +1,4 @@
-"""From the federation file to values, and back."""
+"""Reads a federation file into values, and writes values as a federation file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_federation(path: Path) -> Federation:
     """Read a federation file, or the ``federation`` section of a topology file.
 
     Raises:
-        ConfigError: something in the file is wrong; one line that names it.
+        ConfigError: the first error in the file, in one line.
 
     """
     document = load_document(path)
@@ -54,10 +54,10 @@ def is_topology(document: Document) -> bool:
 
 
 def parse_federation(document: Document) -> Federation:
-    """Turn a document, or the section of one, into a federation, checked in full.
+    """Turn a document or a section into a federation, and check it in full.
 
     Raises:
-        ConfigError: something in it is wrong; one line that names it.
+        ConfigError: the first error in it, in one line.
 
     """
     validate(document, "federation")
@@ -123,7 +123,7 @@ def parse_address(document: Document) -> Address:
     """Read an IP address.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address.
 
     """
     return _parsed(document, ip_address, "an IPv4 or IPv6 address, as '192.0.2.1' or 'fd00::1'")
@@ -133,7 +133,7 @@ def parse_interface(document: Document) -> Interface:
     """Read an IP address with the length of its network.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address with a length.
 
     """
     write = "an address and its network's length, as '192.0.2.1/24' or '2001:db8::1/64'"
@@ -144,7 +144,7 @@ def parse_network(document: Document) -> Network:
     """Read an IP network.
 
     Raises:
-        ConfigError: it is none, or has bits set after its length.
+        ConfigError: it is not a network, or has bits set after its length.
 
     """
     write = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
@@ -189,7 +189,7 @@ def dump_federation(federation: Federation) -> str:
 
 
 def federation_document(federation: Federation) -> dict[str, Any]:
-    """Return what a federation file holds, as plain mappings, lists and strings."""
+    """Return the content of a federation file as plain mappings, lists and strings."""
     probes = {} if federation.probes is None else {"probes": _probes_document(federation.probes)}
     return {
         "proxy_port": federation.proxy_port,

@@ -1,7 +1,7 @@
-"""A host's own settings: which site it is, and where the federation file lies.
+"""A host's own settings: its site's name, and the path of the federation file.
 
-They are oslo.config options, as OpenStack operators know them, so that ``osken-manager`` and
-``fedsdn`` read the same file.
+They are oslo.config options, as OpenStack operators know them; ``osken-manager`` and ``fedsdn``
+read the same file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:
 def local_settings(
     config_file: Path | None, site: str | None = None, federation: Path | None = None
 ) -> LocalSettings:
-    """Read ``config_file`` (or the default one, where it exists) and lay overrides over it.
+    """Read ``config_file``, or the default one if it exists; the other arguments override it.
 
     Raises:
         FedsdnError: the file is missing or not readable as configuration, or no site is named.

@@ -30,11 +30,11 @@ Family = Literal[4, 6]
 TableMiss = Literal["normal", "none"]
 
 SourceRestore = Literal["transparent", "nat", "none"]
-"""Who gives a connection from a peer's VM its client's address back: the proxy, the bridge, or
-nobody, and the VM sees the proxy's address."""
+"""Who restores the client's address of a connection from a peer: the proxy, the bridge, or nobody;
+then the VM sees the proxy's address."""
 
 Proxy = Literal["fedsdn", "socks5"]
-"""Whose proxy a site has: ours, or one that speaks SOCKS5 as RFC 1928 has it."""
+"""A site's proxy: ours, or any other that speaks plain SOCKS5 (RFC 1928)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """One of a site's ways out to the others.
+    """A site's connection to the other sites.
 
     ``port`` is the uplink's port on the provider bridge. ``address`` is the proxy's address on
     it, with the length of the on-link network. Without ``gateway`` only the on-link network is
@@ -109,8 +109,8 @@ class ProviderNetwork:
 class Site:
     """One private cloud of the federation.
 
-    ``source_restore`` is for connections to this site's VMs. Of a site whose ``proxy`` is another's
-    the rest is what its own operator makes it; nothing of fedsdn runs there.
+    ``source_restore`` is for connections to this site's VMs. Where ``proxy`` is ``socks5``, nothing
+    of fedsdn runs, and the site's operator sets up what is described here.
     """
 
     name: str
@@ -126,7 +126,8 @@ class Probes:
     """How every path between two uplinks is probed; all times in seconds.
 
     A path is down after ``multiplier`` times ``interval`` without a probe, and used again when it
-    has been up for ``hold``. Whoever has the ``key`` can say which of a site's uplinks live.
+    has been up for ``hold``. Probes are authenticated with ``key``: whoever has it can forge the
+    state of paths.
     """
 
     key: str = field(repr=False)
@@ -145,7 +146,7 @@ class Federation:
     """All sites, the same value at every site.
 
     ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes. Without
-    ``probes`` a path that dies while its ports stay up is left to the kernel.
+    ``probes`` the kernel alone finds out about a path that dies while its ports stay up.
     """
 
     sites: tuple[Site, ...]
@@ -186,7 +187,7 @@ class Federation:
         return site
 
     def site_with_uplink(self, address: Address) -> Site | None:
-        """Return the site that peers know by an uplink with ``address``; None if none is."""
+        """Return the site that has an uplink with this peer address; None if none has."""
         return self._by_peer_address.get(address)
 
     def prefix_of(self, address: Address) -> tuple[Site, Prefix] | None:
@@ -194,7 +195,7 @@ class Federation:
         return self._by_prefix.find(address)
 
     def local_site(self, name: str) -> Site:
-        """Return the site called ``name``, for fedsdn to run there.
+        """Return the site called ``name``, where fedsdn is to run.
 
         Raises:
             FedsdnError: no site has this name, or the site has another proxy.
@@ -217,5 +218,5 @@ class Federation:
         return "none" if peer.proxy == "socks5" else self.site(name).source_restore
 
     def unrestored_peers(self, name: str) -> tuple[Site, ...]:
-        """Peers from which connections reach a site's VMs with its proxy's address."""
+        """Peers whose connections reach a site's VMs from the address of the site's own proxy."""
         return tuple(peer for peer in self.peers(name) if self.source_restore(name, peer) == "none")

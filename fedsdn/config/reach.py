@@ -16,7 +16,7 @@ Group = tuple[int, int, int]
 
 
 class Reach:
-    """What the uplinks of some sites reach."""
+    """Which of some sites' uplinks reach each other."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
         """Put the uplinks into groups."""

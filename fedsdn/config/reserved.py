@@ -1,15 +1,15 @@
-"""Names and numbers that fedsdn takes for itself, so a federation file must not."""
+"""Names and numbers that are fedsdn's own, and may not be in a federation file."""
 
 from __future__ import annotations
 
 SOCKSIFIER_PORT = "socksifier"
-"""Port of the bridge, and interface of the proxy's namespace, that takes outbound connections."""
+"""Port of the bridge, and interface of the proxy's namespace, of outbound connections."""
 
 SERVER_PORT = "server"
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
 WAN_PORT_PREFIX = "wan-"
-"""Start of the name of the ports, and interfaces in the namespace, that hold uplink addresses."""
+"""Prefix of the names of ports, and of interfaces in the namespace, with an uplink's address."""
 
 SOCKSIFIER_LISTEN_PORT = 1081
-"""TCP port, inside the namespace only, to which TPROXY hands outbound connections."""
+"""TCP port inside the proxy's namespace to which TPROXY redirects outbound connections."""

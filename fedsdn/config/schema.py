@@ -1,4 +1,4 @@
-"""The JSON schemas of our files, and one clear message for what does not follow them.
+"""Validation against the JSON schemas of our files, with one clear message for the first error.
 
 The schemas serve editors too. Every value's ``description`` says what to write there: an editor
 shows it, and so does an error.

@@ -21,10 +21,10 @@ _Version = tuple[int, int, int] | None
 
 
 class WatchedFederation:
-    """The federation in force. A changed file that is bad is logged, and the old one kept."""
+    """The federation in force. A bad change is logged, and the federation stays as it was."""
 
     def __init__(self, path: Path, site: str, check: Check = lambda _: None) -> None:
-        """Read the file. ``check`` says of each change whether this host can follow it.
+        """Read the file. ``check`` decides for each change whether this host can follow it.
 
         Raises:
             FedsdnError: the file is bad, or has no such site.
@@ -34,7 +34,7 @@ class WatchedFederation:
         self._site = site
         self._check = check
         self._refused = ""
-        """What was logged of the last change, if it is not in force."""
+        """The error of the last change, if that is not in force."""
         self._waiting: Federation | None = None
         """A good file that the host could not follow yet."""
         self._version = self._version_on_disk()
