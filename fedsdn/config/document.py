@@ -6,7 +6,7 @@ Scalars are read as YAML 1.2 would, not 1.1: ``1:20`` and ``on`` are strings, ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ _FLOAT = re.compile(r"-?[0-9]{1,17}\.[0-9]{0,17}")
 _NULL = ("", "~", "null")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _LONGEST_FOUND = 80
+_UNFINISHED = object()
 _TAGS = ("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
 
 
@@ -127,13 +128,11 @@ def parse_document(text: str, path: Path) -> Document:
         ConfigError: the text is not YAML.
 
     """
+    # One event at a time: while libyaml composes a whole file, no other thread runs.
     try:
-        # One event at a time: while libyaml composes a whole file, no other thread runs.
-        events = list(yaml.parse(text, yaml.CBaseLoader))
+        return _Reader(path, yaml.parse(text, yaml.CBaseLoader)).document()
     except (yaml.YAMLError, ValueError) as error:
         raise _syntax_error(error, text, path) from error
-    try:
-        return _Reader(path, events).document()
     except RecursionError as error:
         raise _too_deep(path, 1) from error
 
@@ -190,77 +189,56 @@ def _marked_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigE
 class _Reader:
     """Turns libyaml's events into plain values, with the lines of keys and items."""
 
-    def __init__(self, path: Path, events: Sequence[yaml.Event]) -> None:
+    def __init__(self, path: Path, events: Iterator[yaml.Event]) -> None:
         self._path = path
         self._events = events
-        self._position = 0
         self._lines: dict[KeyPath, int] = {(): 1}
-        self._anchors: dict[str, int] = {}
-        """Positions of the events that an alias stands for, by name."""
-        self._open: set[int] = set()
-        """Positions of the lists and mappings around the current value."""
-        self._most = len(events) + MOST_ALIASED
+        self._anchors: dict[str, tuple[KeyPath, object]] = {}
+        """Where each anchor is, and its value, which is ``_UNFINISHED`` inside of it."""
+        self._aliased = 0
 
     def document(self) -> Document:
         """Read the only document of the stream; an empty stream is an empty document."""
-        self._next()
+        next(self._events)
         value = None
-        if isinstance(self._next(), yaml.DocumentStartEvent):
-            value = self._value(())
-            self._next()
-            after = self._next()
+        if isinstance(next(self._events), yaml.DocumentStartEvent):
+            value = self._value(next(self._events), ())
+            next(self._events)
+            after = next(self._events)
             if not isinstance(after, yaml.StreamEndEvent):
                 raise self._error((), _line(after), "a second YAML document", "one")
         return Document(self._path, value, self._lines)
 
-    def _next(self) -> yaml.Event:
-        event = self._events[self._position]
-        self._position += 1
-        return event
+    def _here(self, at: KeyPath) -> Document:
+        return Document(self._path, None, self._lines, at)
 
     def _error(self, at: KeyPath, line: int, found: str, write: str) -> ConfigError:
         """Return the error that ``found`` is at ``line``, which may have no key of its own."""
         return Document(self._path, None, {**self._lines, at: line}, at).error(found, write)
 
-    def _value(self, at: KeyPath) -> object:
-        start, event = self._position, self._next()
+    def _value(self, event: yaml.Event, at: KeyPath) -> object:
+        """Read the value that begins with ``event``."""
         if isinstance(event, yaml.AliasEvent):
-            return self._aliased(event, at)
+            return self._alias(event.anchor or "", at)
         event = cast("yaml.ScalarEvent | yaml.CollectionStartEvent", event)
         if event.tag is not None and event.tag not in _TAGS:
             raise self._here(at).error(f"the tag {quoted(event.tag)}", "the value without a tag")
         if event.anchor is not None:
-            self._anchors[event.anchor] = start
+            self._anchors[event.anchor] = at, _UNFINISHED
+        value: object
         if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event)
-        if len(self._lines) > self._most:
-            few = f"aliases to more than {MOST_ALIASED} values"
-            raise self._here(()).error(few, "fewer aliases")
-        self._open.add(start)
-        is_mapping = isinstance(event, yaml.MappingStartEvent)
-        value = self._mapping(at) if is_mapping else self._list(at)
-        self._open.discard(start)
-        return value
-
-    def _here(self, at: KeyPath) -> Document:
-        return Document(self._path, None, self._lines, at)
-
-    def _aliased(self, alias: yaml.AliasEvent, at: KeyPath) -> object:
-        """Read what an alias stands for once more, as if it stood here."""
-        start = self._anchors.get(alias.anchor or "")
-        if start is None:
-            found = f"the alias {quoted(f'*{alias.anchor}')} without an anchor before it"
-            raise self._here(at).error(found, "the value itself")
-        if start in self._open:
-            raise self._here(at).error("an alias to the value it is part of", "the value itself")
-        after, self._position = self._position, start
-        value = self._value(at)
-        self._position = after
+            value = _scalar(event)
+        elif isinstance(event, yaml.MappingStartEvent):
+            value = self._mapping(at)
+        else:
+            value = self._list(at)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = at, value
         return value
 
     def _mapping(self, at: KeyPath) -> dict[str, object]:
         value: dict[str, object] = {}
-        while not isinstance(key := self._next(), yaml.MappingEndEvent):
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent):
                 what = "an alias" if isinstance(key, yaml.AliasEvent) else "a list or mapping"
                 raise self._error(at, _line(key), f"{what} as key", "a name as key")
@@ -270,19 +248,41 @@ class _Reader:
                 found = f"the same key as on line {self._lines[below]}"
                 raise self._error(below, _line(key), found, "each key once")
             if key.anchor is not None:
-                self._anchors[key.anchor] = self._position - 1
+                self._anchors[key.anchor] = below, name
             self._lines[below] = _line(key)
-            value[name] = self._value(below)
+            value[name] = self._value(next(self._events), below)
         return value
 
     def _list(self, at: KeyPath) -> list[object]:
         value: list[object] = []
-        while not isinstance(item := self._events[self._position], yaml.SequenceEndEvent):
+        while not isinstance(item := next(self._events), yaml.SequenceEndEvent):
             below = (*at, len(value))
             self._lines[below] = _line(item)
-            value.append(self._value(below))
-        self._position += 1
+            value.append(self._value(item, below))
         return value
+
+    def _alias(self, anchor: str, at: KeyPath) -> object:
+        if anchor not in self._anchors:
+            found = f"the alias {quoted(f'*{anchor}')} without an anchor before it"
+            raise self._here(at).error(found, "the value itself")
+        there, value = self._anchors[anchor]
+        if value is _UNFINISHED:
+            raise self._here(at).error("an alias to the value it is part of", "the value itself")
+        self._copy_lines(value, there, at)
+        return value
+
+    def _copy_lines(self, value: object, there: KeyPath, at: KeyPath) -> None:
+        """Give what is in ``value`` the lines that it has ``there``."""
+        if not isinstance(value, dict | list):
+            return
+        for key in value if isinstance(value, dict) else range(len(value)):
+            self._aliased += 1
+            if self._aliased > MOST_ALIASED:
+                few = f"aliases to more than {MOST_ALIASED} values"
+                raise self._here(()).error(few, "fewer aliases")
+            below = (*at, key)
+            self._lines[below] = self._lines[*there, key]
+            self._copy_lines(value[key], (*there, key), below)
 
 
 def _line(event: yaml.Event) -> int:
