@@ -263,9 +263,9 @@ def _no_reach(uplink: Uplink, peers: Sequence[Site], where: Document) -> ConfigE
             f"'{uplink.address}', but no other site has an IPv{uplink.family} uplink",
             f"an IPv{10 - uplink.family} address, or an IPv{uplink.family} uplink at another site",
         )
-    shown, left = of_family[:_MOST_SHOWN], len(of_family) - _MOST_SHOWN
-    more = [f"{left} more"] if left > 0 else []
+    shown, left = ", ".join(of_family[:_MOST_SHOWN]), len(of_family) - _MOST_SHOWN
+    more = f" and {left} more" if left > 0 else ""
     return where.error(
-        f"'{uplink.address}', from which none is reached of {', '.join(shown + more)}",
+        f"'{uplink.address}', from which none is reached of {shown}{more}",
         "an address in the network of one of them, or gateways at both ends",
     )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fedsdn.bench import scale
+from fedsdn.config.document import ConfigError, parse_document
+from fedsdn.config.loader import dump_federation, parse_federation
 from tests.unit.bad_files import (
     ADDRESS,
+    FILE,
     INTERFACE,
     NETWORK,
     PREFIX0,
@@ -245,3 +249,16 @@ BAD = {
 @pytest.mark.parametrize(("old", "new", "expected"), BAD.values(), ids=BAD.keys())
 def test_bad_file_has_one_exact_message(old: str, new: str, expected: str) -> None:
     assert message(old, new) == f"federation.yaml:{expected}"
+
+
+def test_a_few_of_many_uplinks_are_listed() -> None:
+    """A line for people does not list 2,000 uplinks."""
+    text = dump_federation(scale.federation(9)).replace("2001:db8:2::1/64", "192.0.2.1/24", 1)
+    with pytest.raises(ConfigError) as caught:
+        parse_federation(parse_document(text, FILE))
+    listed = ", ".join(
+        f"site-{number}/{uplink} '{net}.{4 * number + 1}/30'"
+        for number in range(1, 5)
+        for uplink, net in (("isp", "172.16.0"), ("lte", "172.20.0"))
+    )
+    assert f"from which none is reached of {listed} and 8 more; write " in str(caught.value)
