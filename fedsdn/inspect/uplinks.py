@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,13 +128,14 @@ def snapshot(
         if status
         else {}
     )
+    subflows = Counter(kernel.subflows)
     return Snapshot(
         site=site,
         taken=now,
         application=status is not None,
         uplinks=tuple(_uplink(one, reported_uplinks.get(one.name), kernel) for one in own),
         paths=tuple(
-            _path(name, reported_paths.get(name), kernel.subflows.count(pair))
+            _path(name, reported_paths.get(name), subflows[pair])
             for peer in federation.peers(site)
             for uplink in own
             for other in peer.uplinks
