@@ -189,7 +189,7 @@ class Network:
         A changed route is replaced in one step: there is no moment without it.
         """
         target, there = set(wanted), self.routes()
-        indexes = {name: index for index, name in _names(self._inside).items()}
+        indexes = {name: index for index, name in self._names().items()}
         for route in target - there:
             self._inside.route("replace", **self._request(route, indexes))
         self._send(self._routes().removals(target))
