@@ -114,9 +114,12 @@ def restore_table(results: RestoreResults) -> tuple[str, Sequence[str], Rows]:
 
 
 def harm_table(results: HarmResults) -> tuple[str, Sequence[str], Rows]:
-    """Return title, headings and rows of what became of short connections while uplinks flapped."""
+    """Return title, headings and rows of what became of short connections."""
+    disturbed = "one wire pulled for a second in four, the two in turn"
+    if results.loss_percent:
+        disturbed = f"{results.loss_percent:g} % of the packets lost on each wire"
     return (
-        "Short connections, one wire pulled for a second in four, the two in turn",
+        f"Short connections, {disturbed}",
         ("connections", "with", "IP", *Outcome, "per s", "flaps"),
         [
             (

@@ -133,14 +133,20 @@ def harm(
         int | None,
         typer.Option(min=0, help="Answers of servers that close with input unread; 0: none."),
     ] = None,
+    loss: Annotated[
+        float,
+        typer.Option(
+            min=0, max=50, metavar="PERCENT", help="Lose these packets instead; pull no wire."
+        ),
+    ] = 0.0,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:
     """Open short connections while uplinks flap, with the application and without it, in turns.
 
-    A class is IPv4 or IPv6, with or without. Exit status 1 if a connection hung, or ended cleanly
-    with another answer than the server's.
+    A class is IPv4 or IPv6, with or without. Exit status 1 if a connection hung, ended cleanly
+    with another answer than the server's, or lost an answer to the reset behind it.
     """
     effort = harm_bench.QUICK if quick else harm_bench.FULL
     given = {Way.DOWNLOAD: downloads, Way.HALF_CLOSE: half_closing, Way.UNREAD: unread}
@@ -150,7 +156,7 @@ def harm(
     try:
         with _lab(topology, console) as lab:
             harm_bench.run(
-                *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts), results),
+                *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts, loss), results),
                 lambda line: console.print(f"  {line}"),
             )
     finally:
