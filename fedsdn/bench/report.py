@@ -136,16 +136,16 @@ def harm_table(results: HarmResults) -> tuple[str, Sequence[str], Rows]:
 def stalled_table(results: StalledResults) -> tuple[str, Sequence[str], Rows]:
     """Return title, headings and rows of a transfer beside readers who do not read."""
     return (
-        "One transfer before connections came whose readers do not read, and beside them",
+        "One transfer beside connections whose readers do not read, and without",
         (
-            *("IP", "readers", "before, Mbit/s", "while they fill", "beside", "part", ""),
+            *("IP", "readers", "before, Mbit/s", "while they fill", "beside", "after", "part", ""),
             *("filled, s", "sent each, kB", "TCP memory, MB", "each, kB", "proxies, MB"),
         ),
         [
             (
                 *(f"IPv{one.family}", str(one.readers), f"{one.before:.0f}"),
-                *(f"{one.filling:.0f}", f"{one.beside:.0f}", f"{one.part:.2f}"),
-                *(_MET[one.part >= LEAST_PART], f"{one.filled_seconds:.0f}"),
+                *(f"{one.filling:.0f}", f"{one.beside:.0f}", f"{one.after:.0f}"),
+                *(f"{one.part:.2f}", _MET[one.part >= LEAST_PART], f"{one.filled_seconds:.0f}"),
                 *(f"{one.taken / one.readers / 1000:.0f}", f"{one.memory.sockets / 1000:.0f}"),
                 *(f"{one.memory.sockets / one.readers:.0f}", f"{one.memory.proxies / 1000:.0f}"),
             )

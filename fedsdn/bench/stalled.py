@@ -53,7 +53,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A transfer before stalled readers came, and beside them.
+    """A transfer before stalled readers came, beside them, and after they went.
 
     Rates are Mbit/s; ``filling`` is that while the readers' connections were opened and filled,
     ``taken`` the bytes that their senders could send, ``memory`` what all that took.
@@ -64,6 +64,7 @@ class Round:
     before: float
     filling: float
     beside: float
+    after: float
     filled_seconds: float
     taken: int
     memory: Memory
@@ -72,8 +73,9 @@ class Round:
 
     @property
     def part(self) -> float:
-        """What the transfer kept of its rate."""
-        return self.beside / self.before if self.before else 0.0
+        """What the transfer kept of its rate: of the mean before and after, on a busy machine."""
+        alone = (self.before + self.after) / 2
+        return self.beside / alone if alone else 0.0
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ def run(rig: Rig, effort: Effort, results: StalledResults, report: Report) -> No
         results.rounds.append(one)
         report(
             f"IPv{one.family}: {one.before:.0f} Mbit/s before, {one.beside:.0f} beside "
-            f"{one.readers} stalled readers"
+            f"{one.readers} stalled readers, {one.after:.0f} after"
         )
 
 
@@ -124,10 +126,12 @@ def _round(rig: Rig, family: Family, readers: int) -> Round:
             beside = _rate(transfer, 0.0)
             held = _memory(rig)
         filling = _mbit(transfer, began, filled)
+        _wait_until_only(rig, 1)
+        after = _rate(transfer, _WARM_UP_SECONDS)
         ending = transfer.finish()
-    _wait_until_gone(rig)
+    _wait_until_only(rig, 0)
     return Round(
-        *(family, readers, before, filling, beside, filled - began, taken),
+        *(family, readers, before, filling, beside, after, filled - began, taken),
         Memory(held.sockets - memory.sockets, held.proxies - memory.proxies),
         errors,
         ending.error,
@@ -167,9 +171,9 @@ def _address(vm: Vm, family: Family) -> Address:
     return address
 
 
-def _wait_until_gone(rig: Rig) -> None:
+def _wait_until_only(rig: Rig, count: int) -> None:
     wait_until(
-        lambda: not any(_open(view) for view in rig.sites),
+        lambda: all(_open(view) <= count for view in rig.sites),
         _GONE_SECONDS,
         lambda: "the stalled readers' connections do not end",
     )
