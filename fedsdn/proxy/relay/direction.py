@@ -197,17 +197,17 @@ class Direction:
                 return False
         return True
 
-    def give(self, stop: int) -> int:
+    def give(self, stop: int, flags: int = 0) -> int:
         """Send from the buffer up to ``stop``; return how much went, 0 when the sink is full."""
         left = self._buffer[self._start : stop]
-        moved = len(left) if self.sink_broke else self.send(left)
+        moved = len(left) if self.sink_broke else self.send(left, flags)
         self._start += moved
         return moved
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: memoryview, flags: int = 0) -> int:
         """Send to the sink; return how much it took: 0 when it is full, all when it is broken."""
         try:
-            moved = self.sink.send(data)
+            moved = self.sink.send(data, flags)
         except BlockingIOError:
             self._sink_is_full = True
             return 0

@@ -11,6 +11,7 @@ from fedsdn.proxy.relay.buffers import BUFFER_BYTES
 from fedsdn.proxy.relay.direction import VM_SECONDS, Counter, Direction, Owner
 from fedsdn.proxy.relay.records import ELSEWHERE, HEADER, Kind, Parser, RecordError, record
 from fedsdn.proxy.relay.window import MOST_BYTES, Window
+from fedsdn.proxy.sockets import tcp
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ _MOST_RECORDS = 256
 class ToPeer(Direction):
     """What the VM sends, in records; and the records about the other direction."""
 
-    head = HEADER.size
+    head = 2 * HEADER.size
+    """For the header of data, and for a record before that says that their first is urgent."""
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class ToPeer(Direction):
         self.seen = False
         """Whether the peer has told that it has everything."""
         self._records = bytearray()
+        self._urgent = False
+        """Whether what is read now begins with an urgent octet."""
 
     @property
     def finished(self) -> bool:
@@ -74,8 +78,10 @@ class ToPeer(Direction):
         return True
 
     def room(self) -> int:
-        """How many bytes the peer's VM, and the buffer, have room for."""
-        return min(self.window.room, BUFFER_BYTES - self.head) if self._reads else 0
+        """How many bytes may be read for the peer's VM; an urgent one comes alone."""
+        self._urgent = tcp.at_urgent_octet(self.source)
+        most = 1 if self._urgent else BUFFER_BYTES - self.head
+        return min(self.window.room, most) if self._reads else 0
 
     def answer_end(self) -> None:
         """Tell the peer that its END has arrived; and end too, if there is nothing to say."""
@@ -86,10 +92,10 @@ class ToPeer(Direction):
 
     def filled(self, got: int) -> tuple[int, int]:
         """Put the header in front of the data."""
-        self._buffer[: self.head] = record(Kind.DATA, got)
+        self._buffer[: self.head] = record(Kind.URGENT) + record(Kind.DATA, got)
         self.window.sent(got)
         self.count(got)
-        return 0, self.head + got
+        return 0 if self._urgent else HEADER.size, self.head + got
 
     def drain(self) -> bool:
         """Pass on some of the buffer; False when the sink is full."""
@@ -138,8 +144,11 @@ class FromPeer(Direction):
         self._taken_over = taken_over
         self._parser = Parser()
         self._unreported = 0
-        self._kept: deque[memoryview] = deque()
+        self._kept: deque[tuple[memoryview, int]] = deque()
+        """What the VM has not taken, and with what flags it is to be sent."""
         self._kept_bytes = 0
+        self._urgent = False
+        """Whether the next octet of data is urgent."""
         self._end: Callable[[], None] | None = None
         """What is to follow what is kept."""
         self._has_ended = False
@@ -163,10 +172,11 @@ class FromPeer(Direction):
     def _give_kept(self) -> None:
         """Give the VM what is kept for it, until it takes no more."""
         while self._kept:
-            data = self._kept.popleft()
+            data, flags = self._kept.popleft()
             self._kept_bytes -= len(data)
-            moved = self.send(data)
-            self._keep(data[moved:], first=True)
+            moved = self.send(data, flags)
+            if moved < len(data):
+                self._keep(data[moved:], flags, first=True)
             self._taken(moved)
             if not moved:  # not before: only then is there an event when it has room again
                 break
@@ -187,12 +197,15 @@ class FromPeer(Direction):
     def drain(self) -> bool:
         """Take the next record, or some of its data; False when that is the end."""
         if self._parser.left:
-            stop = min(self._stop, self._start + self._parser.left)
+            most = 1 if self._urgent else self._parser.left
+            flags = socket.MSG_OOB if self._urgent else 0
+            self._urgent = False
+            stop = min(self._stop, self._start + most)
             self._parser.left -= stop - self._start
-            moved = 0 if self._kept else self.give(stop)
+            moved = 0 if self._kept else self.give(stop, flags)
             left = self._buffer[self._start : stop]
             self._start = stop
-            self._keep(memoryview(bytes(left)))
+            self._keep(memoryview(bytes(left)), flags)
             self._taken(moved)
             if left and moved:
                 self._give_kept()
@@ -207,9 +220,9 @@ class FromPeer(Direction):
             self.relay.abort()
         return not self.relay.over
 
-    def _keep(self, data: memoryview, *, first: bool = False) -> None:
+    def _keep(self, data: memoryview, flags: int, *, first: bool = False) -> None:
         if data and not self.sink_broke:
-            (self._kept.appendleft if first else self._kept.append)(data)
+            (self._kept.appendleft if first else self._kept.append)((data, flags))
             self._kept_bytes += len(data)
             if self._kept_bytes > MOST_BYTES:
                 self.relay.abort()
@@ -251,6 +264,8 @@ class FromPeer(Direction):
             else:
                 self._then(super().pass_on_end)
             self._other.pump()
+        elif kind is Kind.URGENT:
+            self._urgent = True
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True
             self._reset_vm()
