@@ -66,17 +66,19 @@ class Direction:
         sink: socket.socket,
         count: Counter,
         trusted: Callable[[], bool] | None = None,
+        end_sent: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; ``count`` is told what was passed on.
 
         ``trusted`` says, after each reading, whether what was read may be used; if not, both sides
-        are reset.
+        are reset. ``end_sent`` is called when the sink has been sent the end of the stream.
         """
         self.relay = relay
         self.source = source
         self.sink = sink
         self.count = count
         self._trusted = trusted
+        self._end_sent = end_sent
         self.ended = False
         """Whether the source has ended its stream, and all of it has been passed on."""
         self.source_broke = False
@@ -250,6 +252,7 @@ class Direction:
             except OSError:
                 self.relay.broke(self.sink)
                 return
+            self._end_sent()
         self.relay.may_be_finished()
 
     def pass_on_reset(self) -> None:

@@ -16,6 +16,7 @@ from fedsdn.proxy.relay.direction import Direction, Owner
 from fedsdn.proxy.relay.peer_direction import FromPeer, ToPeer
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
+from fedsdn.proxy.relay.unheard_end import EndWatch
 from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.sockets.send_queue import SendQueue
@@ -59,13 +60,15 @@ class Means:
         far: socket.socket,
         peer: Site,
         connection: Connection,
+        nudge: Callable[[], None],
         early: int = 0,
         sends: bool = True,
         taken_over: Callable[[], bool] = lambda: False,
     ) -> Iterator[Relay]:
         """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``.
 
-        ``early`` is how many of the VM's bytes the peer has been sent already. When both VMs have
+        ``nudge`` has the peer's kernel look at the connection. ``early`` is how many of the VM's
+        bytes the peer has been sent already. When both VMs have
         opened the connection, there are two with the peer: one ``sends`` what the VM says, and what
         is for the VM is ``taken_over`` by the other.
         """
@@ -92,7 +95,8 @@ class Means:
 
         def directions(relay: Owner) -> tuple[Direction, Direction]:
             if peer.proxy == "socks5":
-                outward = Direction(relay, near, far, sent)
+                watch = EndWatch(relay, far, nudge, lambda: self.statistics.end_unheard(peer))
+                outward = Direction(relay, near, far, sent, end_sent=watch.begin)
                 return outward, Direction(relay, far, near, received, trusted)
             to_peer = ToPeer(relay, near, far, sent, window, reads=sends)
             from_peer = FromPeer(relay, far, near, received, to_peer, trusted, taken_over)

@@ -194,6 +194,13 @@ class PathManager:
                 with self._identified(local) as identifier:
                     self._requests.announce(name, local, identifier)
 
+    def nudge(self, sock: socket.socket) -> None:
+        """Wake the peer's kernel: announce an address that a subflow has, which opens none."""
+        if name := transport.token(sock):
+            for local in {local for local, _ in open_pairs(sock)}:
+                with self._identified(local) as identifier:
+                    self._requests.announce(name, local, identifier)
+
     @contextmanager
     def _identified(self, local: Address) -> Iterator[int]:
         """Ask the kernel for something that needs the address identifier of ``local``."""

@@ -222,7 +222,10 @@ class Server:
                 self._shown(near, request, peer),
                 transport.token(far),
             ) as connection,
-            self._means.relay(near, far, peer, connection, sends=_is_ours(near)) as relay,
+            self._means.relay(
+                *(near, far, peer, connection, lambda: self._path_manager.nudge(far)),
+                sends=_is_ours(near),
+            ) as relay,
         ):
             await relay.run()
 

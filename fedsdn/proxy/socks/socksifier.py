@@ -214,7 +214,8 @@ class Socksifier:
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
             self._means.relay(
-                offer.near, far, peer, connection, early, taken_over=lambda: offer.taken
+                *(offer.near, far, peer, connection, lambda: self.path_manager.nudge(far), early),
+                taken_over=lambda: offer.taken,
             ) as relay,
         ):
             offer.on_taken = relay.may_be_finished
