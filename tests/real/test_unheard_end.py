@@ -1,6 +1,6 @@
 """An end of stream that another's proxy does not acknowledge, though it lives.
 
-Linux's fault behind it cannot be provoked: here a packet filter takes DATA_FIN and announcements off.
+Linux's fault behind it cannot be provoked: here a packet filter takes off what would have said it.
 """
 
 from __future__ import annotations
