@@ -39,8 +39,9 @@ def ends_taken_off(far: SiteOfNet) -> Iterator[None]:
     try:
         chain = "{ type filter hook prerouting priority -300 ; }"
         far.inside(f"nft 'add chain inet middlebox c {chain}'")
-        rule = "meta length <= 80 tcp flags & (syn | rst) == 0 reset tcp option mptcp"
-        far.inside(f"nft 'add rule inet middlebox c {rule}'")
+        for no_data in ("ip length <= 80", "ip6 length <= 60"):
+            rule = f"{no_data} tcp flags & (syn | rst) == 0 reset tcp option mptcp"
+            far.inside(f"nft 'add rule inet middlebox c {rule}'")
         yield
     finally:
         far.inside("nft delete table inet middlebox")
