@@ -12,8 +12,8 @@ from pathlib import Path
 from fedsdn.bench.connection import FastConnection, fast_connection
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Address, Family
-from fedsdn.diagnostics.view import SiteView, Vm
 from fedsdn.errors import FedsdnError
+from fedsdn.inspect.view import SiteView, Vm
 from fedsdn.lab.wait import wait_until
 
 _PROGRAM = "fedsdn.bench.stalled_readers"

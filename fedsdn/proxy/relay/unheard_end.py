@@ -14,9 +14,9 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
-from fedsdn.proxy.sockets import tcp
-from fedsdn.proxy.relay.direction import Owner
 from fedsdn.mptcp.connection_info import tcp_infos
+from fedsdn.proxy.relay.direction import Owner
+from fedsdn.proxy.sockets import tcp
 
 LOOK_SECONDS = 1.0
 
