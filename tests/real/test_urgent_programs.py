@@ -61,8 +61,10 @@ def ends(request: pytest.FixtureRequest, lab: Lab, family: int) -> Iterator[tupl
 
 def test_telnet_interrupts_and_goes_on(ends: tuple[Vm, Vm]) -> None:
     client, server = ends
+    # It asks for the client's name, and there is nobody to answer.
+    telnetd = ("env", "RES_OPTIONS=timeout:1 attempts:1", "/usr/sbin/telnetd")
     with (
-        serving(server, 23, "/usr/sbin/telnetd", "--no-hostinfo", "--exec-login", "/bin/sh -i"),
+        serving(server, 23, *telnetd, "--no-hostinfo", "--exec-login", "/bin/sh -i"),
         urgent_segments(client) as urgent,
         Terminal(*client.host.vm_prefix(client.name), "inetutils-telnet", "--no-rc") as terminal,
     ):
