@@ -123,7 +123,7 @@ def _round(rig: Rig, family: Family, readers: int) -> Round:
         began = time.monotonic()
         with _stalled(near.vms[-1], far.vms[-1], family, readers) as (taken, errors):
             filled = time.monotonic()
-            beside = _rate(transfer, 0.0)
+            beside = _rate(transfer, _WARM_UP_SECONDS)
             held = _memory(rig)
         filling = _mbit(transfer, began, filled)
         _wait_until_only(rig, 1)
