@@ -13,8 +13,8 @@ from fedsdn.bench.connection import FastConnection, fast_connection
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Address, Family
 from fedsdn.errors import FedsdnError
-from fedsdn.inspect.view import SiteView, Vm
 from fedsdn.lab.wait import wait_until
+from fedsdn.verify.view import SiteView, Vm
 
 _PROGRAM = "fedsdn.bench.stalled_readers"
 _PORT = 15006
