@@ -1,4 +1,4 @@
-"""The benchmark of doing no harm: short connections while uplinks flap.
+"""The benchmark of doing no harm: short connections while uplinks flap, or lose packets.
 
 With fedsdn's failover and with the kernel's alone, in turns.
 """
@@ -39,9 +39,13 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many connections of each way, in every class: family, and who looks after uplinks."""
+    """How many connections of each way, in every class: family, and who looks after uplinks.
+
+    With ``loss_percent`` both wires lose that part of the packets, and none is pulled.
+    """
 
     count: dict[Way, int]
+    loss_percent: float = 0.0
 
 
 FULL = Effort({Way.DOWNLOAD: 5000, Way.HALF_CLOSE: 50_000, Way.UNREAD: 10_000})
@@ -75,9 +79,10 @@ class Total:
 
 @dataclass(slots=True)
 class HarmResults:
-    """All rounds so far."""
+    """All rounds so far, on wires that lose ``loss_percent`` of the packets; 0: that flap."""
 
     rounds: list[Round] = field(default_factory=list)
+    loss_percent: float = 0.0
 
     @property
     def broken(self) -> list[str]:
@@ -125,16 +130,18 @@ def run(rig: Rig, effort: Effort, results: HarmResults, report: Report) -> None:
         FedsdnError: something cannot be measured.
 
     """
+    results.loss_percent = effort.loss_percent
     controls = list(Control)
-    for way, count in effort.count.items():
-        for share in shares(count, _ROUND[way]):
-            for control in controls:
-                rig.put(control)
-                results.rounds += _round(rig, way, share, report)
-            controls.reverse()  # the application is stopped or started once in a round, not twice
+    with rig.losing(effort.loss_percent):
+        for way, count in effort.count.items():
+            for share in shares(count, _ROUND[way]):
+                for control in controls:
+                    rig.put(control)
+                    results.rounds += _round(rig, way, share, report, flaps=not effort.loss_percent)
+                controls.reverse()  # the application is stopped or started once, not twice
 
 
-def _round(rig: Rig, way: Way, count: int, report: Report) -> list[Round]:
+def _round(rig: Rig, way: Way, count: int, report: Report, *, flaps: bool) -> list[Round]:
     near, far = (view.vms[0] for view in rig.sites)
     addresses = {family: far.address(family) for family in FAMILIES}
     at_once = [_AT_ONCE // 2, _AT_ONCE - _AT_ONCE // 2]
@@ -144,7 +151,7 @@ def _round(rig: Rig, way: Way, count: int, report: Report) -> list[Round]:
         )
         if not server.line():
             server.finish()
-        flapping = stack.enter_context(_flapping(rig))
+        flapping = stack.enter_context(_flapping(rig)) if flaps else None
         clients = {
             family: stack.enter_context(
                 _clients(near.shell, way, str(address), count, at_once.pop())
@@ -153,9 +160,11 @@ def _round(rig: Rig, way: Way, count: int, report: Report) -> list[Round]:
             if address is not None
         }
         _watch(clients, f"{_name(way, rig.control)}", report)
-        flapping.stop()
+        if flapping is not None:
+            flapping.stop()
+    pulled = flapping.count if flapping is not None else 0
     return [
-        Round(way, rig.control, family, one.seconds, flapping.count, one.outcomes, one.examples)
+        Round(way, rig.control, family, one.seconds, pulled, one.outcomes, one.examples)
         for family, one in clients.items()
     ]
 

@@ -11,6 +11,7 @@ from fedsdn.bench.harm import HarmResults
 from fedsdn.bench.restore import RestoreResults
 from fedsdn.bench.results import Compared, Judged, Results, comparisons, returns, silences
 from fedsdn.bench.short import Outcome
+from fedsdn.bench.stalled import LEAST_PART, StalledResults
 from fedsdn.bench.uneven import EARLY_SECONDS, SECONDS
 
 Rows = Sequence[Sequence[str]]
@@ -114,9 +115,12 @@ def restore_table(results: RestoreResults) -> tuple[str, Sequence[str], Rows]:
 
 
 def harm_table(results: HarmResults) -> tuple[str, Sequence[str], Rows]:
-    """Return title, headings and rows of what became of short connections while uplinks flapped."""
+    """Return title, headings and rows of what became of short connections."""
+    disturbed = "one wire pulled for a second in four, the two in turn"
+    if results.loss_percent:
+        disturbed = f"{results.loss_percent:g} % of the packets lost on each wire"
     return (
-        "Short connections, one wire pulled for a second in four, the two in turn",
+        f"Short connections, {disturbed}",
         ("connections", "with", "IP", *Outcome, "per s", "flaps"),
         [
             (
@@ -129,6 +133,27 @@ def harm_table(results: HarmResults) -> tuple[str, Sequence[str], Rows]:
     )
 
 
-def as_json(results: Results | RestoreResults | HarmResults) -> str:
+def stalled_table(results: StalledResults) -> tuple[str, Sequence[str], Rows]:
+    """Return title, headings and rows of a transfer beside readers who do not read."""
+    return (
+        "One transfer beside connections whose readers do not read, and without",
+        (
+            *("IP", "readers", "before, Mbit/s", "while they fill", "beside", "after", "part", ""),
+            *("filled, s", "sent each, kB", "TCP memory, MB", "each, kB", "proxies, MB"),
+        ),
+        [
+            (
+                *(f"IPv{one.family}", str(one.readers), f"{one.before:.0f}"),
+                *(f"{one.filling:.0f}", f"{one.beside:.0f}", f"{one.after:.0f}"),
+                *(f"{one.part:.2f}", _MET[one.part >= LEAST_PART], f"{one.filled_seconds:.0f}"),
+                *(f"{one.taken / one.readers / 1000:.0f}", f"{one.memory.sockets / 1000:.0f}"),
+                *(f"{one.memory.sockets / one.readers:.0f}", f"{one.memory.proxies / 1000:.0f}"),
+            )
+            for one in results.rounds
+        ],
+    )
+
+
+def as_json(results: Results | RestoreResults | HarmResults | StalledResults) -> str:
     """Return every single measurement as one JSON object."""
     return json.dumps(asdict(results), indent=2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +87,20 @@ class Rig:
     def restore(self, kind: Kind, index: int, direction: TransferDirection) -> None:
         """Put back what ``lose`` took."""
         self._change(kind, index, direction, there=True)
+
+    @contextmanager
+    def losing(self, percent: float) -> Iterator[None]:
+        """Have both wires lose that part of the packets while the block runs; 0 changes nothing."""
+        if not percent:
+            yield
+            return
+        try:
+            for wire in self.wires:
+                self.lab.change_wire(wire.name, loss_percent=percent)
+            yield
+        finally:
+            for wire in self.wires:
+                self.lab.change_wire(wire.name, loss_percent=wire.quality.loss_percent)
 
     def _change(self, kind: Kind, index: int, direction: TransferDirection, *, there: bool) -> None:
         wire = self.wires[index]

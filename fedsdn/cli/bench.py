@@ -22,12 +22,14 @@ from fedsdn.bench import failover as failover_bench
 from fedsdn.bench import harm as harm_bench
 from fedsdn.bench import restore as restore_bench
 from fedsdn.bench import scale as scale_bench
+from fedsdn.bench import stalled as stalled_bench
 from fedsdn.bench.failover import Part
 from fedsdn.bench.harm import HarmResults
-from fedsdn.bench.report import as_json, harm_table, restore_table, tables
+from fedsdn.bench.report import as_json, harm_table, restore_table, stalled_table, tables
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
+from fedsdn.bench.stalled import StalledResults
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
 from fedsdn.lab import build
@@ -137,14 +139,20 @@ def harm(
         int | None,
         typer.Option(min=0, help="Answers of servers that close with input unread; 0: none."),
     ] = None,
+    loss: Annotated[
+        float,
+        typer.Option(
+            min=0, max=50, metavar="PERCENT", help="Lose these packets instead; pull no wire."
+        ),
+    ] = 0.0,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:
     """Open short connections while uplinks flap, with the application and without it, in turns.
 
-    A class is IPv4 or IPv6, with or without. Exit status 1 if a connection hung, or ended cleanly
-    with another answer than the server's.
+    A class is IPv4 or IPv6, with or without. Exit status 1 if a connection hung, ended cleanly
+    with another answer than the server's, or lost an answer to the reset behind it.
     """
     effort = harm_bench.QUICK if quick else harm_bench.FULL
     given = {Way.DOWNLOAD: downloads, Way.HALF_CLOSE: half_closing, Way.UNREAD: unread}
@@ -154,7 +162,7 @@ def harm(
     try:
         with _lab(topology, console) as lab:
             harm_bench.run(
-                *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts), results),
+                *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts, loss), results),
                 lambda line: console.print(f"  {line}"),
             )
     finally:
@@ -162,6 +170,44 @@ def harm(
             print(as_json(results))
         else:
             print_table(*harm_table(results))
+        for line in results.broken:
+            console.print(f"[bold red]broken:[/] {escape(line)}")
+    if results.broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stalled(
+    *,
+    topology: Annotated[Path, typer.Option(help="The lab to build; two sites, two wires.")] = Path(
+        "topo/two-site.yaml"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A hundred readers only.")] = False,
+    readers: Annotated[int | None, typer.Option(min=1, help="How many do not read.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="IPv4 and IPv6 in turn.")] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Run a transfer before there are connections whose readers do not read, and beside them.
+
+    Exit status 1 if a connection broke. A transfer that keeps less than 90 % of its rate is marked.
+    """
+    effort = stalled_bench.QUICK if quick else stalled_bench.FULL
+    effort = replace(effort, readers=readers or effort.readers, rounds=rounds or effort.rounds)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    results = StalledResults()
+    try:
+        with _lab(topology, console) as lab:
+            stalled_bench.run(
+                *(Rig(lab, lab_views(lab)), effort, results),
+                lambda line: console.print(f"  {line}"),
+            )
+    finally:
+        if json_output:
+            print(as_json(results))
+        else:
+            print_table(*stalled_table(results))
         for line in results.broken:
             console.print(f"[bold red]broken:[/] {escape(line)}")
     if results.broken:

@@ -35,6 +35,8 @@ class Counter(IntEnum):
     """Connections between sites that were, or became, TCP instead of Multipath TCP."""
     ASKED_AGAIN = auto()
     """Connections that had fallen back before anything was done; the peer repeats its request."""
+    ENDS_UNHEARD = auto()
+    """Connections reset because a foreign proxy did not acknowledge an end of stream."""
     REFUSED_NOT_A_PEER = auto()
     REFUSED_FOREIGN_CLIENT = auto()
     REFUSED_FOREIGN_DESTINATION = auto()
@@ -104,6 +106,14 @@ class WorkerStatistics:
         self.add(Counter.FALLBACKS)
         what = "it is reset" if peer.proxy == "fedsdn" else "one uplink carries it"
         self.say_once(f"site {peer.name}: no Multipath TCP, only TCP: {what} {_SEE}")
+
+    def end_unheard(self, peer: Site) -> None:
+        """Count a connection whose end ``peer`` has not acknowledged; log it once for each peer."""
+        self.add(Counter.ENDS_UNHEARD)
+        self.say_once(
+            f"site {peer.name}: a connection is reset: the peer lives, but acknowledges no "
+            f"end of stream {_SEE}"
+        )
 
     def say_once(self, message: str) -> None:
         """Log a message that no worker has logged yet; at most ``_MESSAGES`` in all."""

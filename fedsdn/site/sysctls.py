@@ -128,6 +128,10 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
         "tcp_slow_start_after_idle": ("0", "a pooled connection keeps its window while it waits"),
         "tcp_no_metrics_save": ("1", "one lossy minute must not slow the connections after it"),
         "tcp_mtu_probing": ("1", "get through an uplink that swallows large packets silently"),
+        "tcp_mtu_probe_floor": (
+            "1024",
+            "full wires also look as if they swallowed large packets: not down to 48 bytes then",
+        ),
         "fwmark_reflect": ("1", "an answer without a socket leaves by the port that was asked"),
         "tcp_tw_reuse": ("1", "a VM may use the same port again for the next connection"),
         "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),

@@ -1,4 +1,7 @@
-"""What is sent arrives, whatever ends a connection: between two sites as between neighbours."""
+"""What is sent arrives, whatever ends a connection: between two sites as between neighbours.
+
+Also while the application is stopped: it may lose nothing that would arrive without it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fedsdn.bench.cases import Control
+from fedsdn.bench.rig import Rig
+from fedsdn.cli.views import lab_views
 from fedsdn.lab.lab import Lab
 from tests.real.test_proxy_lab import Vm, connections, wait_until_all_ended
 
@@ -28,13 +34,24 @@ def family(request: pytest.FixtureRequest) -> int:
     return number
 
 
-@pytest.fixture(params=["near", "far"])
-def ends(request: pytest.FixtureRequest, lab: Lab, family: int) -> Iterator[tuple[Vm, Vm]]:
-    """Return two VMs of one site, and of two sites: the same must be true of both."""
-    yield (
-        Vm(lab, "a", "vm1", family),
-        Vm(lab, *{"near": ("a", "vm2"), "far": ("b", "vm2")}[request.param], family),
-    )
+@pytest.fixture(scope="module", params=["near", "far", "far, application stopped"])
+def far_site(request: pytest.FixtureRequest, lab: Lab) -> Iterator[str]:
+    """Return the site of the VM that answers one of site a: the same must be true of all."""
+    if request.param != "far, application stopped":
+        yield {"near": "a", "far": "b"}[request.param]
+        return
+    rig = Rig(lab, lab_views(lab))
+    rig.put(Control.KERNEL)
+    try:
+        yield "b"
+    finally:
+        rig.put(Control.APPLICATION)
+
+
+@pytest.fixture
+def ends(lab: Lab, far_site: str, family: int) -> Iterator[tuple[Vm, Vm]]:
+    """Return the VM that opens connections, and the one that answers."""
+    yield Vm(lab, "a", "vm1", family), Vm(lab, far_site, "vm2", family)
     wait_until_all_ended(lab)
 
 

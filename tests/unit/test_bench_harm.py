@@ -49,6 +49,11 @@ def test_classes_are_summed_up_apart() -> None:
     assert len(headings) == 11
 
 
+def test_the_table_says_how_the_wires_were() -> None:
+    assert "0.5 % of the packets lost" in harm_table(HarmResults([], 0.5))[0]
+    assert "pulled" not in harm_table(HarmResults([], 0.5))[0]
+
+
 def test_what_hung_or_came_wrong_is_broken_and_nothing_else() -> None:
     results = HarmResults([
         a_round({DONE: 10, RESET: 5}),

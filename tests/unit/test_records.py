@@ -55,8 +55,8 @@ def test_records_are_found_however_they_are_cut_up(said: Said, cuts: list[int]) 
 
 
 def test_an_unknown_kind_is_none() -> None:
-    with pytest.raises(RecordError, match="0x5"):
-        Parser().header(memoryview(bytes([5, 0, 0, 0])))
+    with pytest.raises(RecordError, match="0x6"):
+        Parser().header(memoryview(bytes([6, 0, 0, 0])))
 
 
 @pytest.mark.parametrize("kind", [Kind.DATA, Kind.CONSUMED])

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from fedsdn.proxy.relay.buffers import BUFFER_BYTES
+from fedsdn.proxy.sockets import tcp
 from tests.unit.loopback import asynchronous, receive, send, tcp_pair, until
 from tests.unit.relays import (
     both_kinds,
@@ -104,6 +105,7 @@ async def test_what_follows_an_urgent_byte_arrives(who: int, records: bool) -> N
             half.near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             half.far.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         one, other = g.sides[who], g.sides[1 - who]
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         running = g.start()
         one.send(b"abc")
         one.send(b"!", socket.MSG_OOB)
@@ -114,6 +116,37 @@ async def test_what_follows_an_urgent_byte_arrives(who: int, records: bool) -> N
         assert seen == b"abc!def"
         one.close()
         assert await receive(other) == await receive_nothing()
+        other.close()
+        await running
+
+
+@pytest.mark.parametrize("before", [3, 100_000], ids=["at once", "kept"])
+@pytest.mark.parametrize("who", [0, 1])
+@asynchronous
+async def test_an_urgent_byte_arrives_as_urgent(who: int, before: int) -> None:
+    """Also behind data that its reader does not take at first."""
+    loop = asyncio.get_running_loop()
+    with ground(records=True, buffer=1 << 14) as g:
+        one, other = g.sides[who], g.sides[1 - who]
+        for sock in (other, *(half.near for half in g.halves), *(half.far for half in g.halves)):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        running = g.start()
+        await loop.sock_sendall(one, bytes(before))
+        await until(lambda: tcp.unacknowledged(one) == 0)
+        one.send(b"!", socket.MSG_OOB)
+        one.send(b"def")
+        await until(lambda: tcp.unacknowledged(one) == 0)
+        seen, marked = b"", []
+        while not seen.endswith(b"def"):
+            await until(lambda: has_something(other))
+            if tcp.at_urgent_octet(other):
+                marked.append(len(seen))
+                seen += other.recv(1)
+            else:
+                seen += other.recv(100_000)
+        assert seen == bytes(before) + b"!def"
+        assert marked == [before]
+        one.close()
         other.close()
         await running
 

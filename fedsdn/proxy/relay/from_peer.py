@@ -52,8 +52,11 @@ class FromPeer(Stream):
         self._taken_over = taken_over
         self._parser = Parser()
         self._consumed = 0
-        self._kept: deque[memoryview] = deque()
+        self._kept: deque[tuple[memoryview, int]] = deque()
+        """Data that the VM has not taken yet, each with its flags for send(2)."""
         self._kept_bytes = 0
+        self._urgent = False
+        """Whether the next octet of data is urgent."""
         self._end: Callable[[], None] | None = None
         """What is done when the VM has taken all that is kept: its end, or a reset."""
         self._has_ended = False
@@ -77,10 +80,11 @@ class FromPeer(Stream):
     def _give_kept(self) -> None:
         """Send the VM what is kept for it, until its socket is full."""
         while self._kept:
-            data = self._kept.popleft()
+            data, flags = self._kept.popleft()
             self._kept_bytes -= len(data)
-            moved = self.send(data)
-            self._keep(data[moved:], first=True)
+            moved = self.send(data, flags)
+            if moved < len(data):
+                self._keep(data[moved:], flags, first=True)
             self._taken(moved)
             if not moved:  # not before: only then is there an event when it has room again
                 break
@@ -101,12 +105,15 @@ class FromPeer(Stream):
     def drain(self) -> bool:
         """Handle the next record, or some of its data; False when the relay is over."""
         if self._parser.left:
-            stop = min(self._stop, self._start + self._parser.left)
+            most = 1 if self._urgent else self._parser.left
+            flags = socket.MSG_OOB if self._urgent else 0
+            self._urgent = False
+            stop = min(self._stop, self._start + most)
             self._parser.left -= stop - self._start
-            moved = 0 if self._kept else self.give(stop)
+            moved = 0 if self._kept else self.give(stop, flags)
             left = self._buffer[self._start : stop]
             self._start = stop
-            self._keep(memoryview(bytes(left)))
+            self._keep(memoryview(bytes(left)), flags)
             self._taken(moved)
             if left and moved:
                 self._give_kept()
@@ -121,9 +128,9 @@ class FromPeer(Stream):
             self.relay.abort()
         return not self.relay.over
 
-    def _keep(self, data: memoryview, *, first: bool = False) -> None:
+    def _keep(self, data: memoryview, flags: int, *, first: bool = False) -> None:
         if data and not self.sink_broke:
-            (self._kept.appendleft if first else self._kept.append)(data)
+            (self._kept.appendleft if first else self._kept.append)((data, flags))
             self._kept_bytes += len(data)
             if self._kept_bytes > MOST_BYTES:
                 self.relay.abort()
@@ -165,6 +172,8 @@ class FromPeer(Stream):
             else:
                 self._then(super().pass_on_end)
             self._other.pump()
+        elif kind is Kind.URGENT:
+            self._urgent = True
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True
             self._reset_vm()

@@ -18,6 +18,7 @@ from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
 from fedsdn.proxy.relay.stream import Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
+from fedsdn.proxy.relay.unheard_end import EndWatch
 from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.send_queue import SendQueue
@@ -72,15 +73,16 @@ class Relays:
         far: socket.socket,
         peer: Site,
         connection: Connection,
+        nudge: Callable[[], None],
         early: int = 0,
         sends: bool = True,
         taken_over: Callable[[], bool] = lambda: False,
     ) -> Iterator[Relay]:
         """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``.
 
-        ``early`` is how many of the VM's bytes the peer has been sent already. When both VMs have
-        opened the connection, there are two with the peer: one ``sends`` what the VM says, and what
-        is for the VM is ``taken_over`` by the other.
+        ``nudge`` wakes the peer's kernel. ``early`` is how many of the VM's bytes the peer has been
+        sent already. When both VMs have opened the connection, there are two with the peer: one
+        ``sends`` the VM's data, and the data for the VM are ``taken_over`` by the other.
         """
         window = Window(self.budget, _sender(connection))
         traffic = _Traffic(self.statistics, connection, SendQueue(far), window)
@@ -88,7 +90,8 @@ class Relays:
         def streams(relay: StreamRelay) -> tuple[Stream, Stream]:
             trusted = partial(self.carries, far, peer)
             if peer.proxy == "socks5":
-                outward = Stream(relay, near, far, traffic.sent)
+                watch = EndWatch(relay, far, nudge, lambda: self.statistics.end_unheard(peer))
+                outward = Stream(relay, near, far, traffic.sent, end_sent=watch.begin)
                 return outward, Stream(relay, far, near, traffic.received, trusted)
             to_peer = ToPeer(relay, near, far, traffic.sent, window, reads=sends)
             from_peer = FromPeer(relay, far, near, traffic.received, to_peer, trusted, taken_over)

@@ -37,6 +37,8 @@ class Kind(IntEnum):
     """Acknowledges the receiver's END, and all data before it."""
     RESET = 4
     """The VM has reset the connection; nothing follows."""
+    URGENT = 5
+    """The first octet of the next DATA is urgent (RFC 9293, section 3.8.5)."""
 
 
 class RecordError(Exception):

@@ -157,7 +157,7 @@ class Relay:
             self._looking.cancel()
         if tcp.unacknowledged(sock):
             later = min(2 * delay, _LATEST)
-            self._looking = self._later(delay, partial(self._look, sock, later))
+            self._looking = self.later(delay, partial(self._look, sock, later))
         else:
             self.abort()
 
@@ -167,13 +167,14 @@ class Relay:
             if self._giving_up.when() <= self._loop.time() + seconds:
                 return
             self._giving_up.cancel()
-        self._giving_up = self._later(seconds, self.abort)
+        self._giving_up = self.later(seconds, self.abort)
 
     def soon(self, act: Callable[[], None]) -> None:
         """Call ``act`` after other connections had their turn; if it raises, both are reset."""
         self._loop.call_soon(self._guarded, act)
 
-    def _later(self, seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+    def later(self, seconds: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call ``act`` after so many seconds; if it raises, both are reset."""
         return self._loop.call_later(seconds, self._guarded, act)
 
     def _guarded(self, act: Callable[[], None]) -> None:

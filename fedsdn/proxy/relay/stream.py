@@ -50,6 +50,9 @@ class StreamRelay(Protocol):
     def soon(self, act: Callable[[], None]) -> None:
         """Call ``act`` after other connections had their turn."""
 
+    def later(self, seconds: float, act: Callable[[], None]) -> object:
+        """Call ``act`` after so many seconds."""
+
 
 class Stream:
     """Bytes as they are, as to and from another's proxy.
@@ -67,17 +70,19 @@ class Stream:
         sink: socket.socket,
         count: Count,
         trusted: Callable[[], bool] | None = None,
+        end_sent: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; ``count`` is called with the number of bytes that were passed on.
 
         ``trusted`` says after each read whether the data may be used; if not, both sockets are
-        reset.
+        reset. ``end_sent`` is called when the end of the stream has been sent to the sink.
         """
         self.relay = relay
         self.source = source
         self.sink = sink
         self.count = count
         self._trusted = trusted
+        self._end_sent = end_sent
         self.ended = False
         """Whether the source has ended its stream, and all of it has been passed on."""
         self.source_broke = False
@@ -198,17 +203,17 @@ class Stream:
                 return False
         return True
 
-    def give(self, stop: int) -> int:
+    def give(self, stop: int, flags: int = 0) -> int:
         """Send the buffer up to ``stop``; return how many bytes went, 0 when the sink is full."""
         left = self._buffer[self._start : stop]
-        moved = len(left) if self.sink_broke else self.send(left)
+        moved = len(left) if self.sink_broke else self.send(left, flags)
         self._start += moved
         return moved
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: memoryview, flags: int = 0) -> int:
         """Send; return how many bytes the sink took: 0 when it is full, all when it is gone."""
         try:
-            moved = self.sink.send(data)
+            moved = self.sink.send(data, flags)
         except BlockingIOError:
             self._sink_is_full = True
             return 0
@@ -251,6 +256,7 @@ class Stream:
             except OSError:
                 self.relay.broke(self.sink)
                 return
+            self._end_sent()
         self.relay.may_be_finished()
 
     def pass_on_reset(self) -> None:

@@ -8,12 +8,14 @@ from fedsdn.proxy.relay.buffers import BUFFER_BYTES
 from fedsdn.proxy.relay.records import ELSEWHERE, HEADER, Kind, record
 from fedsdn.proxy.relay.stream import Count, Stream, StreamRelay
 from fedsdn.proxy.relay.window import Window
+from fedsdn.proxy.sockets import tcp
 
 
 class ToPeer(Stream):
     """The VM's data in records, and our records about the other stream."""
 
-    head = HEADER.size
+    head = 2 * HEADER.size
+    """Room for the header of data, and for an URGENT record before it."""
 
     def __init__(
         self,
@@ -35,6 +37,8 @@ class ToPeer(Stream):
         self.seen = False
         """Whether the peer has acknowledged our END (SEEN)."""
         self._records = bytearray()
+        self._urgent = False
+        """Whether the next octet to read is urgent."""
 
     @property
     def finished(self) -> bool:
@@ -58,8 +62,10 @@ class ToPeer(Stream):
         return True
 
     def room(self) -> int:
-        """How many bytes the window, and the buffer, have room for."""
-        return min(self.window.room, BUFFER_BYTES - self.head) if self._reads else 0
+        """How many bytes the window, and the buffer, have room for; an urgent one comes alone."""
+        self._urgent = tcp.at_urgent_octet(self.source)
+        most = 1 if self._urgent else BUFFER_BYTES - self.head
+        return min(self.window.room, most) if self._reads else 0
 
     def answer_end(self) -> None:
         """Acknowledge the peer's END; end this stream if another connection carries the data."""
@@ -70,10 +76,10 @@ class ToPeer(Stream):
 
     def filled(self, got: int) -> tuple[int, int]:
         """Put the header in front of the data."""
-        self._buffer[: self.head] = record(Kind.DATA, got)
+        self._buffer[: self.head] = record(Kind.URGENT) + record(Kind.DATA, got)
         self.window.sent(got)
         self.count(got)
-        return 0, self.head + got
+        return 0 if self._urgent else HEADER.size, self.head + got
 
     def drain(self) -> bool:
         """Send some of the buffer; False when the socket is full."""

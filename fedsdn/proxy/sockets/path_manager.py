@@ -261,6 +261,13 @@ class PathManager:
                 with self._identified(local) as identifier:
                     self._requests.announce(name, local, identifier)
 
+    def nudge(self, sock: socket.socket) -> None:
+        """Wake the peer's kernel by announcing an address that has a subflow already."""
+        if name := token(sock):
+            for local in {local for local, _ in open_pairs(sock)}:
+                with self._identified(local) as identifier:
+                    self._requests.announce(name, local, identifier)
+
     @contextmanager
     def _identified(self, local: Address) -> Iterator[int]:
         """Provide the address identifier of ``local`` for a request; a refusal is logged."""

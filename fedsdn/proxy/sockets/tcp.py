@@ -28,6 +28,9 @@ SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 IP_BIND_ADDRESS_NO_PORT = 24
 """include/uapi/linux/in.h; Python has the name from 3.12 on."""
 
+_SIOCATMARK = 0x8905
+"""include/uapi/asm-generic/sockios.h; Python has no name for it."""
+
 _LINGER = struct.Struct("ii")
 _INT = struct.Struct("i")
 _DISCONNECTED = struct.pack("H14x", socket.AF_UNSPEC)
@@ -74,6 +77,15 @@ def unacknowledged(sock: socket.socket) -> int:
         return 0
     (waiting,) = _INT.unpack(answer)
     return int(waiting)
+
+
+def at_urgent_octet(sock: socket.socket) -> bool:
+    """Whether the next octet to read is the urgent one (SIOCATMARK, tcp(7))."""
+    try:
+        (is_next,) = _INT.unpack(fcntl.ioctl(sock, _SIOCATMARK, _INT.pack(0)))
+    except OSError:
+        return False
+    return bool(is_next)
 
 
 async def connect(sock: socket.socket, address: tuple[str, int]) -> None:

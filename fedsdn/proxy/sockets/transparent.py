@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from contextlib import suppress
 
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.sockets import tcp
@@ -28,6 +29,14 @@ connection a VM takes no more of the host's memory, even if nobody reads (the ke
 
 _UNSENT_BYTES = 1 << 16
 """Limit of unsent data towards a VM (``TCP_NOTSENT_LOWAT``, tcp(7))."""
+
+_TCP_RTO_MAX_MS = 44
+"""include/uapi/linux/tcp.h (Linux 6.15); Python does not have the name."""
+
+_RTO_MAX_SECONDS = 12
+"""Longest interval of retransmissions and zero-window probes towards a VM. The namespace's second
+(``site.sysctls``) is for uplinks: 1,000 VMs that do not read would be probed 1,000 times a second.
+A dead VM is given up after about 80 times this, as late as by any Linux host."""
 
 REUSE_SECONDS = 3.0
 """How much earlier than we a client may see the end of its connection."""
@@ -140,6 +149,8 @@ def _socket(mark: SocketMark) -> socket.socket:
         for option in (tcp.SO_SNDBUFFORCE, tcp.SO_RCVBUFFORCE):
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        with suppress(OSError):  # before Linux 6.15, which has no namespace's one second, either
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_SECONDS * 1000)
         tcp.prepare(sock)
     except OSError:
         sock.close()

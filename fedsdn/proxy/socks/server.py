@@ -212,7 +212,10 @@ class Server:
                 self._shown(near, request, peer),
                 token(far),
             ) as connection,
-            self._relays.between(near, far, peer, connection, sends=_is_ours(near)) as relay,
+            self._relays.between(
+                *(near, far, peer, connection, lambda: self._path_manager.nudge(far)),
+                sends=_is_ours(near),
+            ) as relay,
         ):
             await relay.run()
 

@@ -186,7 +186,8 @@ class Socksifier:
                 Direction.OUTBOUND, peer.name, client, destination, client, managed.token
             ) as connection,
             self._relays.between(
-                offer.near, far, peer, connection, early, taken_over=lambda: offer.taken
+                *(offer.near, far, peer, connection, lambda: self._path_manager.nudge(far), early),
+                taken_over=lambda: offer.taken,
             ) as relay,
         ):
             offer.on_taken = partial(relay.soon, relay.may_be_finished)
