@@ -44,6 +44,7 @@ _OPENING = 30
 _TURNING = 40
 
 _DELIVERY = {CtMark.OUTBOUND: Table.TO_SOCKSIFIER, CtMark.INBOUND: Table.TO_SERVER}
+_TO_BOTH = tuple(Resubmit(table) for table in _DELIVERY.values())
 
 
 def flows(context: Context) -> Iterator[Flow]:
@@ -69,28 +70,13 @@ def flows(context: Context) -> Iterator[Flow]:
             )
     yield context.default(Table.TENANT, Normal(), why="not from a local prefix: not federated")
     yield from _by_state(context)
+    yield from _syn_on_inbound(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
 
 
 def _by_state(context: Context) -> Iterator[Flow]:
-    both = tuple(Resubmit(table) for table in _DELIVERY.values())
     for protocol in (Protocol.TCP, Protocol.TCP6):
-        # By SYN alone: told apart by ACK, a reset would have a megaflow of its own; while that is
-        # missing, Open vSwitch's userspace datapath has it overtake the data before it.
-        yield context.flow(
-            Table.TENANT_STATE,
-            Match(protocol=protocol, syn=True, ct_mark=CtMark.INBOUND),
-            Resubmit(Table.TENANT_SYN),
-            priority=_TURNING,
-            why="a SYN or SYN-ACK on an inbound connection: which?",
-        )
-        yield context.flow(
-            Table.TENANT_SYN,
-            Match(protocol=protocol, opening=True),
-            *both,
-            why="a SYN, but the connection is inbound: a copy to each port, its socket decides",
-        )
         yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol, opening=True, conn_state=ConnState.NEW),
@@ -110,14 +96,9 @@ def _by_state(context: Context) -> Iterator[Flow]:
         yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol),
-            *both,
+            *_TO_BOTH,
             why="no conntrack state: a copy to each proxy port, the owner takes it",
         )
-    yield context.default(
-        Table.TENANT_SYN,
-        Resubmit(_DELIVERY[CtMark.INBOUND]),
-        why="a SYN-ACK: the VM's answer to the server",
-    )
     for mark, delivery in _DELIVERY.items():
         error = Match(conn_state=ConnState.RELATED, ct_mark=mark)
         yield context.flow(
@@ -128,6 +109,34 @@ def _by_state(context: Context) -> Iterator[Flow]:
             why="an ICMP error about a connection goes the connection's way",
         )
     yield context.default(Table.TENANT_STATE, Normal(), why="other ICMP is not carried")
+
+
+def _syn_on_inbound(context: Context) -> Iterator[Flow]:
+    """Flows for SYN and SYN-ACK on inbound connections.
+
+    They are picked by SYN alone in ``TENANT_STATE``: told apart by ACK there, a reset would have a
+    megaflow of its own, and while that is not installed, Open vSwitch's userspace datapath sends it
+    ahead of the data before it.
+    """
+    for protocol in (Protocol.TCP, Protocol.TCP6):
+        yield context.flow(
+            Table.TENANT_STATE,
+            Match(protocol=protocol, syn=True, ct_mark=CtMark.INBOUND),
+            Resubmit(Table.TENANT_SYN),
+            priority=_TURNING,
+            why="a SYN or SYN-ACK on an inbound connection: which?",
+        )
+        yield context.flow(
+            Table.TENANT_SYN,
+            Match(protocol=protocol, opening=True),
+            *_TO_BOTH,
+            why="a SYN, but the connection is inbound: a copy to each port, its socket decides",
+        )
+    yield context.default(
+        Table.TENANT_SYN,
+        Resubmit(_DELIVERY[CtMark.INBOUND]),
+        why="a SYN-ACK: the VM's answer to the server",
+    )
 
 
 def _delivery(context: Context, table: Table, port: str) -> Iterator[Flow]:
