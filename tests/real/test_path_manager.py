@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import socket
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_interface
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -21,10 +18,10 @@ from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.info import ESTABLISHED
 from fedsdn.mptcp.requests import SubflowRequests
 from fedsdn.mptcp.subflows import Subflows
-from fedsdn.namespace import inside
 from fedsdn.proxy.sockets import path_manager
 from fedsdn.proxy.sockets.path_manager import Managed, PathManager
-from tests.unit.loopback import LIMIT_SECONDS, until
+from tests.real.in_namespace import inside_namespace, namespace_with
+from tests.unit.loopback import until
 
 pytestmark = pytest.mark.real
 
@@ -47,30 +44,8 @@ sysctl -qw net.mptcp.enabled=1 net.mptcp.pm_type=1
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[str]:
-    name = f"paths-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "netns", "exec", name, "sh", "-ec", SET_UP], check=True)
+    with namespace_with(SET_UP) as name:
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-Test = Callable[..., Coroutine[Any, Any, None]]
-
-
-def inside_namespace(test: Test) -> Callable[..., None]:
-    """Run a test in an event loop of its own in the namespace."""
-
-    async def limited(arguments: dict[str, object]) -> None:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            await test(**arguments)
-
-    @functools.wraps(test)
-    def run(**arguments: object) -> None:
-        inside(str(arguments["ground"]), lambda: asyncio.run(limited(arguments)))
-
-    return run
 
 
 class Ground:

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import socket
-import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_interface
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from fedsdn.config.model import Uplink
 from fedsdn.mptcp.connection import Carrier, carrier, token
-from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.sockets import tcp, transparent, transport
 from fedsdn.socket_address import SocketAddress
+from tests.real.in_namespace import inside_namespace, namespace_with
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
 
 pytestmark = pytest.mark.real
@@ -47,30 +44,8 @@ sysctl -qw net.mptcp.enabled=1
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[str]:
-    name = f"transport-{uuid4().hex[:8]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "netns", "exec", name, "sh", "-ec", SET_UP], check=True)
+    with namespace_with(SET_UP) as name:
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-Test = Callable[..., Coroutine[Any, Any, None]]
-
-
-def inside_namespace(test: Test) -> Callable[..., None]:
-    """Run a test in an event loop of its own in the namespace."""
-
-    async def limited(arguments: dict[str, object]) -> None:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            await test(**arguments)
-
-    @functools.wraps(test)
-    def run(**arguments: object) -> None:
-        inside(str(arguments["ground"]), lambda: asyncio.run(limited(arguments)))
-
-    return run
 
 
 def path(far: Any = FAR, near: Any = NEAR) -> tuple[Uplink, Uplink]:  # noqa: ANN401
