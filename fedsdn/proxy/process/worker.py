@@ -200,8 +200,7 @@ class _Worker:
         self._path_manager.look_in(STALE_SECONDS)
 
     def _usable_paths(self, peer_name: str) -> Paths:
-        peers = {peer.name: peer for peer in self._policy.federation.peers(self._site)}
-        peer = peers.get(peer_name)
+        peer = self._policy.federation.find_site(peer_name)
         if peer is None:
             return ()  # the federation file has it no more
         return self._live_paths.usable(self._policy.paths(peer, 0), peer)
