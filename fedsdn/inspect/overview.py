@@ -10,7 +10,7 @@ from functools import cache, partial
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.commands import OvsError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy.process.stats_socket import check_namespace, read_statistics
+from fedsdn.proxy.process.stats_socket import check_namespace, check_workers, read_statistics
 from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, read_status
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
@@ -81,7 +81,7 @@ def _application(view: SiteView, status: Status) -> str:
 
 def _proxy(counted: Callable[[], Mapping[str, int]]) -> str:
     check_namespace(PROXY_NAMESPACE)
-    return f"{counted()['workers']} workers"
+    return check_workers(counted())
 
 
 def _uplinks(view: SiteView, status: Status) -> str:

@@ -107,7 +107,9 @@ def read_bridge(shell: Shell, name: str) -> Bridge:
 
 def parse_database(text: str) -> Database:
     """Read what ``ovs-vsctl --format=json`` prints for the tables of ``_COLUMNS``, a line each."""
-    interface_records, port_records, bridges, (switch,) = map(_records, text.splitlines())
+    interface_records, port_records, bridges, (switch,) = map(
+        _records, text.strip("\n").split("\n")
+    )
     interfaces = {record["_uuid"]: _interface(record) for record in interface_records}
     ports = {record["_uuid"]: _port(record, interfaces) for record in port_records}
     return Database(

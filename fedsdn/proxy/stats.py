@@ -56,6 +56,8 @@ class Statistics:
     def __init__(self, workers: int) -> None:
         """Make the shared memory, all zero."""
         self._rows = workers
+        self.running = 0
+        """Workers that run now; the parent's own figure."""
         self._words = memoryview(mmap.mmap(-1, workers * len(Counter) * _WORD)).cast("q")
         self._said = memoryview(mmap.mmap(-1, _MESSAGES))
 
@@ -71,12 +73,12 @@ class Statistics:
             row.add(counter, -row.value(counter))
 
     def totals(self) -> dict[str, int]:
-        """Return the number of workers and their sums, by the counter's name in lower case."""
+        """Return the number of workers, of running ones, and the sums of each counter by name."""
         rows = [self.row(worker) for worker in range(self._rows)]
         totals = {
             counter.name.lower(): sum(row.value(counter) for row in rows) for counter in Counter
         }
-        return {"workers": self._rows, **totals}
+        return {"workers": self._rows, "running": self.running, **totals}
 
 
 class WorkerStatistics:

@@ -20,7 +20,7 @@ from pyroute2.netlink import (
     NLMSG_ERROR,
     nlmsg,
 )
-from pyroute2.netlink.rtnl import RTM_DELROUTE
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_DELRULE
 
 from fedsdn.site.entries import Foreign
 
@@ -34,7 +34,11 @@ _NEXT_HOP_OBJECT = 30
 """RTA_NH_ID."""
 _NEXT_HOP = frozenset({4, 5, 9, 18, 21, 22})
 """RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_ENCAP_TYPE and RTA_ENCAP."""
-_GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
+_RULE_BYTES = 12
+"""Of ``struct fib_rule_hdr``; attributes follow."""
+_PRIORITY = 6
+"""FRA_PRIORITY."""
+_DONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EEXIST})
 
 Thing = TypeVar("Thing")
 
@@ -51,6 +55,8 @@ class Listed(Generic[Thing]):
         """Take what a message was read as; what is None is the kernel's own."""
         length = message["header"]["length"]
         listed = bytes(message.data[message.offset + _HEADER.size : message.offset + length])
+        if self._removal == RTM_DELRULE:
+            listed = _with_priority(listed)
         if thing is None:
             self._by_kernel.append(listed)
         else:
@@ -87,6 +93,13 @@ def _named_once(route: bytes) -> bytes:
     return route[:_ROUTE_BYTES] + b"".join(kept)
 
 
+def _with_priority(rule: bytes) -> bytes:
+    """Write priority 0 out: the kernel's list omits it, and in a request its absence means any."""
+    if any(kind == _PRIORITY for kind, _ in _attributes(rule[_RULE_BYTES:])):
+        return rule
+    return rule + _ATTRIBUTE.pack(8, _PRIORITY) + struct.pack("=I", 0)
+
+
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the attributes, each with its type; they begin at multiples of four bytes."""
     at = 0
@@ -98,7 +111,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def send_all(requests: Iterable[bytes]) -> None:
-    """Make requests in the calling thread's namespace; what is gone already is no error.
+    """Make requests in the calling thread's namespace; what is so already is no error.
 
     Raises:
         OSError: the kernel refuses.
@@ -111,5 +124,5 @@ def send_all(requests: Iterable[bytes]) -> None:
             answer = netlink.recv(1 << 16)
             _, kind, *_ = _HEADER.unpack_from(answer)
             (error,) = _ERROR.unpack_from(answer, _HEADER.size)
-            if kind == NLMSG_ERROR and error and -error not in _GONE:
+            if kind == NLMSG_ERROR and error and -error not in _DONE:
                 raise OSError(-error, os.strerror(-error))

@@ -7,6 +7,7 @@ is left alone. The namespace is fedsdn's: what anybody else put into it is shown
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -233,13 +234,20 @@ class Network:
         for _ in range(_ROUNDS):
             present = self._rules()
             for rule in target - present.things():
-                self._inside.rule("add", **_rule_request(rule))
+                self._add_rule(rule)
             # What a rule does not say is not compared: the kernel may take one that says more.
             self._send(present.removals(target))
             self._send(before.lost(self._rules(), RTM_NEWRULE))
             if self.rules() == target:
                 break
         return target != before.things()
+
+    def _add_rule(self, rule: Rule) -> None:
+        try:
+            self._inside.rule("add", **_rule_request(rule))
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:  # a foreign one that says more: added once that is gone
+                raise
 
     # Neighbours
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import (
@@ -14,7 +15,7 @@ from fedsdn.pipeline.declarations import (
     wan_port,
 )
 from fedsdn.proxy.admission.policy import Policy
-from fedsdn.proxy.process.stats_socket import checked
+from fedsdn.proxy.process.stats_socket import check_workers, checked
 from fedsdn.shell import last_words
 from fedsdn.uplinks.status import STATUS_FILE, SiteStatus, parse_status
 from fedsdn.verify.checks import CheckFailedError
@@ -115,8 +116,8 @@ def set_up(view: SiteView) -> str:
 
 def running(view: SiteView) -> str:
     """Ask the proxy for its workers."""
-    statistics = proxy_statistics(view)
-    return f"{statistics['workers']} workers"
+    with _as_check():
+        return check_workers(proxy_statistics(view))
 
 
 def proxy_statistics(view: SiteView) -> dict[str, int]:
@@ -129,10 +130,20 @@ def proxy_statistics(view: SiteView) -> dict[str, int]:
     answer = view.shell.run(*view.fedsdn, "proxy", "stats", "--json")
     if answer.returncode:
         raise CheckFailedError(last_words(answer.stderr), view.start_proxy)
+    with _as_check():
+        try:
+            return checked(json.loads(answer.stdout))
+        except ValueError as error:
+            raise CheckFailedError(
+                "the proxy's statistics are no JSON", view.start_proxy
+            ) from error
+
+
+@contextmanager
+def _as_check() -> Iterator[None]:
+    """Let a check fail by an error whose line is what was found, a colon, and what to do."""
     try:
-        return checked(json.loads(answer.stdout))
-    except ValueError as error:
-        raise CheckFailedError("the proxy's statistics are no JSON", view.start_proxy) from error
+        yield
     except FedsdnError as error:
         found, _, fix = str(error).partition(": ")
         raise CheckFailedError(found, fix) from error

@@ -11,6 +11,12 @@ from tests.real.site_host import SiteHost
 
 pytestmark = pytest.mark.real
 
+ALL_LOCAL = ("rule add from all lookup local pref 0", "-6 rule add from all lookup local pref 0")
+"""The kernel's own, once more."""
+MORE_SPECIFIC = (
+    "rule del fwmark 1; ip -n fedsdn rule add to 10.9.0.0/16 fwmark 1 lookup 100 pref 100"
+)
+"""In place of one of ours."""
 RULES = (
     "rule add from all lookup main pref 32766",
     "rule add from 10.0.0.0/8 pref 5 lookup 100",
@@ -28,6 +34,7 @@ RULES = (
     "rule add pref 14 goto 20",
     "rule add pref 15 nop",
     "-6 rule add pref 16 prohibit",
+    *ALL_LOCAL,
     "rule add pref 17 dsfield 0x10 lookup 9",
     "rule add pref 18 lookup 9 suppress_prefixlength 0",
     "rule add pref 19 lookup 9 suppress_ifgroup 5",
@@ -143,7 +150,18 @@ def test_every_entry_is_shown_and_removed(host: SiteHost, part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [RULES[0], RULES[2], RULES[6], ROUTES[4], ROUTES[6], FLUSH, LINKS[8]]
+    "words",
+    [
+        RULES[0],
+        RULES[2],
+        RULES[6],
+        MORE_SPECIFIC,
+        *ALL_LOCAL,
+        ROUTES[4],
+        ROUTES[6],
+        FLUSH,
+        LINKS[8],
+    ],
 )
 def test_one_entry_alone_is_shown_and_removed(host: SiteHost, words: str) -> None:
     before = host.inner()

@@ -122,10 +122,23 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for() -> None:
 )
 @asynchronous
 async def test_garbage_is_answered_with_nothing(garbage: bytes) -> None:
-    with worker(0, 1), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+    with worker(0, 1):
+        await _nothing_is_answered_to(garbage)
+
+
+@asynchronous
+async def test_who_has_no_name_is_not_answered_and_others_are() -> None:
+    """Any process of the namespace can send: that must not end the part, and the worker with it."""
+    with worker(0, 1), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nobody:
+        nobody.sendto(b"{", handover._NAME.format(0))
+        await _nothing_is_answered_to(b"{")
+
+
+async def _nothing_is_answered_to(question: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         stranger.setblocking(False)
         stranger.bind("")
-        stranger.sendto(garbage, handover._NAME.format(0))
+        stranger.sendto(question, handover._NAME.format(0))
         answers: list[bytes] = []
         asyncio.get_running_loop().add_reader(
             stranger.fileno(), lambda: answers.append(stranger.recv(10))

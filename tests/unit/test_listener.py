@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -26,9 +28,14 @@ class Doorkeeper(socket.socket):
         self.listen(512)
         self.setblocking(False)
         self.asked_at: list[float] = []
+        self.errors: list[int] = []
+        """What the next calls of accept(2) fail with."""
 
     def accept(self) -> tuple[socket.socket, tuple[str, int, int, int]]:
         self.asked_at.append(asyncio.get_running_loop().time())
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
         return super().accept()
 
 
@@ -199,6 +206,19 @@ async def test_a_connection_that_cannot_be_taken_is_logged_and_the_next_one_is_t
         assert [r.getMessage() for r in caplog.records] == [
             "a new connection is reset: handling it failed"
         ]
+
+
+@asynchronous
+async def test_an_error_that_may_pass_only_delays(caplog: pytest.LogCaptureFixture) -> None:
+    """accept(2) says that kernels may return others than it lists, ETIMEDOUT among them."""
+    with house() as h:
+        h.door.errors = [errno.ETIMEDOUT, errno.EACCES]  # a kernel that says so is not to be had
+        async with h.open():
+            visitors = h.visitors(2)
+            await until(lambda: len(h.callers) == 2)
+            assert not h.door.errors
+            assert "Connection timed out" in caplog.text
+            await hang_up(visitors, h)
 
 
 @asynchronous

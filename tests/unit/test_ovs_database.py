@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from fedsdn.ovs.commands import OvsError
@@ -15,6 +17,13 @@ PRINTED = """\
 {"data":[["br-empty",["set",[]],"",["set",[]],["map",[]]],["br-a",["set",[["uuid","p1"],["uuid","p2"]]],"netdev","OpenFlow13",["map",[["x","1"],["y","2"]]]]],"headings":["name","ports","datapath_type","protocols","external_ids"]}
 {"data":[[["map",[["userspace-tso-enable","true"]]]]],"headings":["other_config"]}
 """  # noqa: E501 -- as printed
+
+
+def test_a_line_ends_only_where_ovs_vsctl_ends_it() -> None:
+    """Others' texts may hold what Python takes for line breaks as well; OVS prints them as is."""
+    odd = "2\u2028\u0085\u000b3"
+    found = parse_database(PRINTED.replace('["y","2"]', json.dumps(["y", odd], ensure_ascii=False)))
+    assert found.bridges["br-a"].external_ids["y"] == odd
 
 
 def test_every_kind_of_value_is_decoded() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.process.stats_socket import StatisticsSocket, read_statistics
+from fedsdn.proxy.process.stats_socket import StatisticsSocket, check_workers, read_statistics
 from fedsdn.proxy.stats import Counter, Statistics
 
 
@@ -46,6 +46,16 @@ def count_in_another_process(statistics: Statistics, worker: int) -> None:
         statistics.row(worker).say_once("said by one worker, and so by all")
         os._exit(0)
     os.waitpid(pid, 0)
+
+
+def test_a_worker_that_does_not_run_is_said(path: Path) -> None:
+    statistics = Statistics(2)
+    with served(path, statistics) as one:
+        for statistics.running in (0, 1):
+            with pytest.raises(FedsdnError, match=f"{statistics.running} of 2 workers run: "):
+                check_workers(asked(one, path))
+        statistics.running = 2
+        assert check_workers(asked(one, path)) == "2 workers"
 
 
 def test_what_workers_count_is_summed(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -42,4 +43,25 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
     parent._missing[0] = 0.0
     parent._start_missing()
     assert parent._workers == {4711: 0}
+    served.remove()
+
+
+def test_a_worker_that_ends_soon_waits_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is a mock, for what takes minutes."""
+    file = tmp_path / "federation.yaml"
+    file.write_text(dump_federation(two_sites()))
+    statistics = Statistics(1)
+    served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
+    settings = workers.Settings("a", file, 1, 0.0, "none")
+    parent = workers._Parent(settings, WatchedFederation(file, "a"), statistics, served)
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    delays = []
+    for lived in (0.1, 0.1, 0.1, 29.0, 0.1, 0.1, 31.0, 0.1):
+        parent._started[0] = now
+        now += lived
+        delays.append(parent._delay(0))
+    assert delays == [1, 2, 4, 8, 16, 30, 1, 2]
     served.remove()

@@ -22,7 +22,6 @@ _LOG = logging.getLogger(__name__)
 _AT_ONCE = 64
 """How many connections are accepted before running ones get their turn."""
 
-_OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_SECONDS = 0.1
 _SAY_AGAIN_SECONDS = 60.0
 
@@ -38,7 +37,10 @@ _OF_A_CONNECTION = {
     errno.ENETUNREACH,
     errno.ENONET,
 }
-"""What accept(2) says of the connection that it would have returned; the next may be well."""
+"""Errors of accept(2) that are the new connection's; the next may be well."""
+
+_OF_THE_LISTENER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK}
+"""Errors of accept(2) that do not pass."""
 
 Handler = Callable[[socket.socket, SocketAddress], Coroutine[Any, Any, None]]
 """Takes over an accepted, non-blocking socket, with the address and port of its other side."""
@@ -79,7 +81,7 @@ class Listener:
         while True:
             try:
                 await when_readable(self._sock.fileno(), self._accept)
-            except _NoRoomError as reason:
+            except _PauseError as reason:
                 self._say(str(reason))
                 # Instead of failing again at once: new connections wait in the kernel.
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -87,7 +89,7 @@ class Listener:
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):
             if self._slots.full():
-                raise _NoRoomError("as many connections as the descriptors allow")
+                raise _PauseError("as many connections as the descriptors allow")
             if not self._accept_one(self._take):
                 return
 
@@ -95,7 +97,8 @@ class Listener:
         """Accept a connection, for ``take``; False if none waits.
 
         Raises:
-            _NoRoomError: there is not enough memory, or no descriptor is left.
+            _PauseError: there is not enough memory, no descriptor is left, or the kernel has
+                another reason that may pass.
             OSError: the listening socket has failed.
 
         """
@@ -104,11 +107,11 @@ class Listener:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno in _OUT_OF:
-                raise _NoRoomError(error.strerror) from error
-            if error.errno not in _OF_A_CONNECTION:
+            if error.errno in _OF_A_CONNECTION:
+                return True
+            if error.errno in _OF_THE_LISTENER:
                 raise
-            return True
+            raise _PauseError(error.strerror) from error
         try:
             connection.setblocking(False)
             take(connection, socket_address(name))
@@ -132,14 +135,14 @@ class Listener:
 
     def close(self) -> None:
         """Accept what already waits, and no more. ``run`` must have ended; its handlers go on."""
-        with suppress(_NoRoomError, OSError):
+        with suppress(_PauseError, OSError):
             for _ in range(BACKLOG):
                 if not self._accept_one(self._take_at_once):
                     break
         self._sock.close()
 
 
-class _NoRoomError(Exception):
+class _PauseError(Exception):
     """New connections have to wait; the reason."""
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,13 +115,29 @@ def checked(found: object) -> dict[str, int]:
         FedsdnError: it is a proxy of another version of fedsdn.
 
     """
-    wanted = {"workers", *(counter.name.lower() for counter in Counter)}
+    wanted = {"workers", "running", *(counter.name.lower() for counter in Counter)}
     if not isinstance(found, dict) or wanted - found.keys():
         raise FedsdnError(
             "the proxy's statistics are those of another version of fedsdn: restart it "
             "(systemctl restart fedsdn-proxy) with the version of this command"
         )
     return found
+
+
+def check_workers(statistics: Mapping[str, int]) -> str:
+    """Return how many workers run.
+
+    Raises:
+        FedsdnError: not all of them do.
+
+    """
+    running, workers = statistics["running"], statistics["workers"]
+    if running < workers:
+        raise FedsdnError(
+            f"{running} of {workers} workers run: the proxy's log says why the others ended "
+            "(journalctl -u fedsdn-proxy)"
+        )
+    return f"{workers} workers"
 
 
 def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:

@@ -34,8 +34,10 @@ from fedsdn.site import checks
 _LOG = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
-"""How long to wait before a worker that ended is started again: one that always fails must not
-burn a core."""
+"""Delay before a worker that ended is started again; it doubles each time the worker ends soon."""
+
+LONGEST_DELAY_SECONDS = 30.0
+"""Longest such delay; a worker that has run for so long begins with the shortest again."""
 
 HOME_SECONDS = 1.0
 """How often the parent looks whether its network namespace still has its name."""
@@ -119,6 +121,9 @@ class _Parent:
         """Worker numbers by process."""
         self._missing: dict[int, float] = {}
         """When to start workers again, by number."""
+        self._started: dict[int, float] = {}
+        self._delays: dict[int, float] = {}
+        """How long a worker that ends is waited for, by number."""
         self._stopping = False
         self._home = namespace.own_identity()
         self._signals, self._wakeup = socket.socketpair()
@@ -177,9 +182,11 @@ class _Parent:
             if (pid := os.fork()) == 0:
                 self._be_worker(number, parent)
             self._workers[pid] = number
+            self._statistics.running = len(self._workers)
+            self._started[number] = time.monotonic()
         except OSError as error:
             _LOG.error("worker %d cannot be started, trying again: %s", number, error.strerror)
-            self._missing[number] = time.monotonic() + RESTART_SECONDS
+            self._missing[number] = time.monotonic() + self._delay(number)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
 
@@ -222,11 +229,19 @@ class _Parent:
                 if not pid:
                     return
                 number = self._workers.pop(pid)
+                self._statistics.running = len(self._workers)
                 self._statistics.forget_open(number)
                 if not self._stopping:
                     how = os.waitstatus_to_exitcode(status)
                     _LOG.error("worker %d ended (status %d); starting it again", number, how)
-                    self._missing[number] = time.monotonic() + RESTART_SECONDS
+                    self._missing[number] = time.monotonic() + self._delay(number)
+
+    def _delay(self, number: int) -> float:
+        """Return the delay of a worker's restart: doubled if it has not run for long."""
+        lived = time.monotonic() - self._started.get(number, -math.inf)
+        before = self._delays.get(number, 0.0) if lived < LONGEST_DELAY_SECONDS else 0.0
+        self._delays[number] = min(max(RESTART_SECONDS, 2 * before), LONGEST_DELAY_SECONDS)
+        return self._delays[number]
 
     def _until_next_start(self) -> float:
         due = min(self._missing.values(), default=math.inf) - time.monotonic()

@@ -161,6 +161,8 @@ class Handover:
             return
         for descriptor in descriptors:
             os.close(descriptor)
+        if not whom:
+            return  # a sender without a name cannot be answered
         ends = _decode(question)
         near = None if ends is None else self._take(ends)
         with suppress(OSError):  # whoever asked has gone, or does not read
