@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,9 +13,7 @@ from fedsdn.bench.live import live_connections
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.uneven import Carried
-
-Report = Callable[[str], None]
-"""Takes a line of progress."""
+from fedsdn.lab.build import Progress
 
 
 class Part(StrEnum):
@@ -45,7 +43,7 @@ QUICK = Effort(losses=4, live=100, deletion=500, flaps=20, flaps_live=50, uneven
 
 
 def run(
-    rig: Rig, effort: Effort, parts: Iterable[Part], seed: int, results: Results, report: Report
+    rig: Rig, effort: Effort, parts: Iterable[Part], seed: int, results: Results, report: Progress
 ) -> None:
     """Measure the parts that are asked for; ``results`` has what was found so far at any time.
 
@@ -76,7 +74,7 @@ def run(
         _uneven(rig, effort.uneven, results, report)
 
 
-def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -> None:
+def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Progress) -> None:
     for case in cases:
         found = loss.measure(rig, case)
         results.losses.append(found)
@@ -86,7 +84,7 @@ def _losses(rig: Rig, cases: Iterable[Case], results: Results, report: Report) -
             results.broken.append(f"{_name(case)}: {found.error}")
 
 
-def _uneven(rig: Rig, rounds: int, results: Results, report: Report) -> None:
+def _uneven(rig: Rig, rounds: int, results: Results, report: Progress) -> None:
     def note(found: Carried) -> None:
         results.carried.append(found)
         over = "both" if found.both else "the best alone"

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Outcome, Way
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
+from fedsdn.lab.build import Progress
 from fedsdn.shell import Shell, Started
 
 _PROGRAM = "fedsdn.bench.short"
@@ -33,8 +34,6 @@ _DOWN_SECONDS = 1.0
 """One wire is away for a second in four: so long after both were there, and as long before."""
 
 FAMILIES: tuple[Family, ...] = (4, 6)
-Report = Callable[[str], None]
-"""Takes a line of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def shares(count: int, most: int) -> list[int]:
     return [count // parts + (number < count % parts) for number in range(parts)]
 
 
-def run(rig: Rig, effort: Effort, results: HarmResults, report: Report) -> None:
+def run(rig: Rig, effort: Effort, results: HarmResults, report: Progress) -> None:
     """Measure; ``results`` has what was found so far at any time.
 
     Raises:
@@ -141,7 +140,7 @@ def run(rig: Rig, effort: Effort, results: HarmResults, report: Report) -> None:
                 controls.reverse()  # the application is stopped or started once, not twice
 
 
-def _round(rig: Rig, way: Way, count: int, report: Report, *, flaps: bool) -> list[Round]:
+def _round(rig: Rig, way: Way, count: int, report: Progress, *, flaps: bool) -> list[Round]:
     near, far = (view.vms[0] for view in rig.sites)
     addresses = {family: far.address(family) for family in FAMILIES}
     at_once = [_AT_ONCE // 2, _AT_ONCE - _AT_ONCE // 2]
@@ -169,7 +168,7 @@ def _round(rig: Rig, way: Way, count: int, report: Report, *, flaps: bool) -> li
     ]
 
 
-def _watch(clients: dict[Family, _Clients], name: str, report: Report) -> None:
+def _watch(clients: dict[Family, _Clients], name: str, report: Progress) -> None:
     while any(one.is_alive() for one in clients.values()):
         deadline = time.monotonic() + _REPORT_SECONDS
         for one in clients.values():

@@ -11,7 +11,7 @@ from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Started
 from fedsdn.traffic.runner import PORT, PROGRAM, Transfer, finish
-from fedsdn.traffic.values import Amount, Connection
+from fedsdn.traffic.values import Amount, ClientView
 
 _EACH = Amount(size=16 * 1024)
 """Data of each at the end, as proof of life."""
@@ -66,7 +66,7 @@ def live_connections(rig: Rig, count: int) -> Iterator[LiveConnections]:
         yield LiveConnections(count, clients)
 
 
-def _wrong(connection: Connection) -> str | None:
+def _wrong(connection: ClientView) -> str | None:
     if connection.error:
         return connection.error
     if connection.received is None or not connection.received.intact:

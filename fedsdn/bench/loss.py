@@ -32,7 +32,7 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class MeasuredLoss:
     """What was measured of one loss.
 
     ``silence_ms`` is the receiver's longest silence from the loss until the uplink was put back,
@@ -57,7 +57,7 @@ class NotWarmError(FedsdnError):
     """A connection did not fill both wires."""
 
 
-def measure(rig: Rig, case: Case) -> Loss:
+def measure(rig: Rig, case: Case) -> MeasuredLoss:
     """Lose an uplink and put it back.
 
     Raises:
@@ -72,7 +72,7 @@ def measure(rig: Rig, case: Case) -> Loss:
     return _measure(rig, case)
 
 
-def _measure(rig: Rig, case: Case) -> Loss:
+def _measure(rig: Rig, case: Case) -> MeasuredLoss:
     rig.put(case.control)
     path = rig.path(case.family)
     meter = rig.meter(case.direction)
@@ -91,7 +91,7 @@ def _measure(rig: Rig, case: Case) -> Loss:
         rig.restore(case.kind, case.uplink, case.direction)
         back = _wait_used(meter, case.uplink, FULL_PART * before)
         ending = connection.finish()
-        return Loss(
+        return MeasuredLoss(
             case=case,
             silence_ms=connection.silence(lost, put_back) * 1e3,
             noise_ms=connection.silence(lost - _WINDOW, lost) * 1e3,

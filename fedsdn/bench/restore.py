@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fedsdn.bench.figures import Summary, summary
 from fedsdn.config.model import Family, SourceRestore
 from fedsdn.errors import FedsdnError
+from fedsdn.lab.build import Progress
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import write_settings
 from fedsdn.lab.wait import wait_until
@@ -23,9 +24,6 @@ _AT_ONCE = 200
 
 HOWS: tuple[SourceRestore, ...] = ("transparent", "nat")
 _FAMILIES: tuple[Family, ...] = (4, 6)
-
-Report = Callable[[str], None]
-"""Takes a line of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class RestoreResults:
         return found
 
 
-def run(lab: Lab, views: Sequence[SiteView], effort: Effort, report: Report) -> RestoreResults:
+def run(lab: Lab, views: Sequence[SiteView], effort: Effort, report: Progress) -> RestoreResults:
     """Measure.
 
     Raises:

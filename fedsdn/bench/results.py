@@ -11,7 +11,7 @@ from fedsdn.bench.cases import Control, Kind
 from fedsdn.bench.deletion import Deletion
 from fedsdn.bench.figures import Summary, percentile, summary
 from fedsdn.bench.flaps import Flaps
-from fedsdn.bench.loss import Loss
+from fedsdn.bench.loss import MeasuredLoss
 from fedsdn.bench.uneven import Carried, Wires
 
 OVER_RTT_MS = 50.0
@@ -24,7 +24,7 @@ BACK_MS = 1000.0
 class Results:
     """Everything that was measured; ``broken`` are the losses of data, resets and wrong states."""
 
-    losses: list[Loss] = field(default_factory=list)
+    losses: list[MeasuredLoss] = field(default_factory=list)
     deletion: Deletion | None = None
     flaps: Flaps | None = None
     carried: list[Carried] = field(default_factory=list)
@@ -51,8 +51,10 @@ class Judged:
     noise: float | None = None
 
 
-def _classes(losses: Iterable[Loss]) -> Iterator[tuple[tuple[Kind, Control, int], list[Loss]]]:
-    classes: dict[tuple[Kind, Control, int], list[Loss]] = {}
+def _classes(
+    losses: Iterable[MeasuredLoss],
+) -> Iterator[tuple[tuple[Kind, Control, int], list[MeasuredLoss]]]:
+    classes: dict[tuple[Kind, Control, int], list[MeasuredLoss]] = {}
     for loss in losses:
         key = (loss.case.kind, loss.case.control, loss.case.live)
         classes.setdefault(key, []).append(loss)
@@ -62,7 +64,7 @@ def _classes(losses: Iterable[Loss]) -> Iterator[tuple[tuple[Kind, Control, int]
     )
 
 
-def silences(losses: Sequence[Loss]) -> Iterator[Judged]:
+def silences(losses: Sequence[MeasuredLoss]) -> Iterator[Judged]:
     """Judge the receiver's longest silence of each class."""
     for (kind, control, live), members in _classes(losses):
         found = summary(loss.silence_ms for loss in members)
@@ -85,7 +87,7 @@ def silences(losses: Sequence[Loss]) -> Iterator[Judged]:
         )
 
 
-def returns(losses: Sequence[Loss]) -> Iterator[Judged]:
+def returns(losses: Sequence[MeasuredLoss]) -> Iterator[Judged]:
     """Judge the time until a restored uplink is used again, of each class."""
     for (kind, control, live), members in _classes(losses):
         found = summary(math.inf if loss.back_ms is None else loss.back_ms for loss in members)

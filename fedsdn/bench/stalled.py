@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from fedsdn.bench.connection import FastConnection, fast_connection
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Address, Family
 from fedsdn.errors import FedsdnError
+from fedsdn.lab.build import Progress
 from fedsdn.lab.wait import wait_until
 from fedsdn.verify.view import SiteView, Vm
 
@@ -26,9 +27,6 @@ _PAGE_KILOBYTES = 4
 
 LEAST_PART = 0.9
 """What a transfer is to keep of its rate."""
-
-Report = Callable[[str], None]
-"""Takes one line on how far things are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class StalledResults:
         ]
 
 
-def run(rig: Rig, effort: Effort, results: StalledResults, report: Report) -> None:
+def run(rig: Rig, effort: Effort, results: StalledResults, report: Progress) -> None:
     """Measure; ``results`` has what was found so far at any time.
 
     Raises:

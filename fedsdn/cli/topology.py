@@ -12,7 +12,7 @@ import typer
 from fedsdn.cli.common import ConfigFile, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.config.document import load_document
-from fedsdn.config.graph import Loss, SitePair, losses, paths
+from fedsdn.config.graph import CutOff, SitePair, losses, paths
 from fedsdn.config.loader import federation_document, is_topology, load_federation
 from fedsdn.config.model import Federation
 from fedsdn.lab.topology import load_topology
@@ -83,7 +83,7 @@ def _size(federation: Federation) -> str:
     return f"{sites} sites, {prefixes} prefixes, {uplinks} uplinks, {between} paths"
 
 
-def _losses_document(cutting: tuple[Loss, ...]) -> list[dict[str, Any]]:
+def _losses_document(cutting: tuple[CutOff, ...]) -> list[dict[str, Any]]:
     return [
         {
             "uplinks": [str(uplink) for uplink in loss.uplinks],
@@ -94,7 +94,7 @@ def _losses_document(cutting: tuple[Loss, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _counts(federation: Federation, cutting: tuple[Loss, ...]) -> list[dict[str, int]]:
+def _counts(federation: Federation, cutting: tuple[CutOff, ...]) -> list[dict[str, int]]:
     """Count the losses of one uplink and those of two, and how many of them cut sites off."""
     uplinks = sum(len(site.uplinks) for site in federation.sites)
     return [

@@ -29,7 +29,7 @@ UplinkPair = tuple[UplinkId, UplinkId]
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class CutOff:
     """The loss of one or two uplinks.
 
     ``cut_off`` are the pairs of sites without a path then, in the file's order. Of these,
@@ -66,7 +66,7 @@ def paths(federation: Federation) -> Iterator[tuple[SitePair, tuple[UplinkPair, 
         )
 
 
-def losses(federation: Federation) -> tuple[Loss, ...]:
+def losses(federation: Federation) -> tuple[CutOff, ...]:
     """Return the losses of one uplink, then those of two, that cut sites off from each other."""
     order: dict[SitePair, int] = {}
     cut_by: dict[frozenset[UplinkId], list[SitePair]] = {}
@@ -75,11 +75,11 @@ def losses(federation: Federation) -> tuple[Loss, ...]:
             order.setdefault(pair, len(order))
             cut_by.setdefault(cover, []).append(pair)
 
-    def loss(*lost: UplinkId) -> Loss:
+    def loss(*lost: UplinkId) -> CutOff:
         each = [cut_by.get(frozenset((uplink,)), []) for uplink in lost]
         alone = set().union(*each) if len(lost) > 1 else set()
         cut_off = alone.union(cut_by.get(frozenset(lost), []))
-        return Loss(
+        return CutOff(
             lost,
             tuple(sorted(cut_off, key=order.__getitem__)),
             tuple(sorted(alone, key=order.__getitem__)),

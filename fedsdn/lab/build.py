@@ -18,11 +18,11 @@ from fedsdn.lab.switch import kernel_datapath, make_bridge, start_switch
 from fedsdn.lab.topology import LabSite, Topology, WireEnd, load_topology
 from fedsdn.lab.vms import make_vms
 
-Report = Callable[[str], None]
+Progress = Callable[[str], None]
 """Takes a line of progress."""
 
 
-def up(topology_file: Path, name: str | None = None, report: Report = lambda _: None) -> Lab:
+def up(topology_file: Path, name: str | None = None, report: Progress = lambda _: None) -> Lab:
     """Build the lab of a topology file; remains of one with the same name are removed first.
 
     Raises:
@@ -88,7 +88,7 @@ def _end_processes(state: State) -> None:
 
 
 class _Builder:
-    def __init__(self, directory: LabDirectory, topology: Topology, report: Report) -> None:
+    def __init__(self, directory: LabDirectory, topology: Topology, report: Progress) -> None:
         self._directory = directory
         self._topology = topology
         self._report = report

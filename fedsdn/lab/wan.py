@@ -23,7 +23,7 @@ from zlib import crc32
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.process import detach
 from fedsdn.lab.tap import Tap, wire_bytes
-from fedsdn.lab.wire import Direction, Quality
+from fedsdn.lab.wire import Quality, WireDirection
 
 REQUEST_SECONDS = 10.0
 _PRIORITY = -10
@@ -56,7 +56,7 @@ class _End:
     def __init__(self, end: WanEnd, quality: Quality) -> None:
         self.name = end.name
         self.tap = Tap(end.pid, end.tap)
-        self.outgoing = Direction(quality, seed=crc32(end.name.encode()))
+        self.outgoing = WireDirection(quality, seed=crc32(end.name.encode()))
         self.other: _End = self
         self.set_quality(quality)
 

@@ -37,7 +37,7 @@ class Counters:
     dropped_carrier: int = 0
 
 
-class Direction:
+class WireDirection:
     """One direction of a wire. Times are seconds of whatever clock the caller uses."""
 
     def __init__(self, quality: Quality, seed: int) -> None:

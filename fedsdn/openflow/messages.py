@@ -26,7 +26,7 @@ from fedsdn.pipeline.flows import (
     Output,
     PopVlan,
     Protocol,
-    Restore,
+    RestoreSource,
     Resubmit,
     SetDestinationMac,
     Tag,
@@ -209,7 +209,7 @@ def _track(action: Track, _ports: Ports) -> Any:
     )
 
 
-def _restore(action: Restore, _ports: Ports) -> Any:
+def _restore(action: RestoreSource, _ports: Ports) -> Any:
     mark = parser.OFPActionSetField(ct_mark=int(CtMark.INBOUND))
     return parser.NXActionCT(
         flags=_CT_COMMIT,
@@ -246,5 +246,5 @@ _ACTIONS: dict[type[Any], Callable[..., Any]] = {
     PopVlan: lambda _action, _ports: parser.OFPActionPopVlan(),
     Commit: _commit,
     Track: _track,
-    Restore: _restore,
+    RestoreSource: _restore,
 }

@@ -224,7 +224,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Restore:
+class RestoreSource:
     """Commit the connection as inbound, with the client's source address; go on in ``table``."""
 
     client: SocketAddress
@@ -244,7 +244,7 @@ Action = (
     | PopVlan
     | Track
     | Commit
-    | Restore
+    | RestoreSource
 )
 
 

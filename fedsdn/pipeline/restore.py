@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import RESTORE_SECONDS, Feature, HookPriority, Table
-from fedsdn.pipeline.flows import Flow, Match, Normal, Restore, Resubmit, Track, tcp
+from fedsdn.pipeline.flows import Flow, Match, Normal, RestoreSource, Resubmit, Track, tcp
 from fedsdn.socket_address import SocketAddress
 
 _OPENING = ABOVE_DEFAULT + 10
@@ -95,7 +95,7 @@ def restoring_flows(federation: Federation, site: Site, wanted: Restoration) -> 
         context.flow(
             Table.RESTORE,
             _segments(wanted.own, wanted.destination),
-            Restore(wanted.client, Table.RESTORED),
+            RestoreSource(wanted.client, Table.RESTORED),
             hard_timeout=RESTORE_SECONDS,
             why="one connection that is being opened: give it its client's address",
         ),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Shell, Started
-from fedsdn.traffic.values import Amount, Connection, TransferDirection
+from fedsdn.traffic.values import Amount, ClientView, TransferDirection
 
 PROGRAM = "fedsdn.traffic.program"
 """Its module."""
@@ -67,7 +67,7 @@ def serving(where: Shell, address: Address | None = None) -> Iterator[None]:
 
 def send(
     where: Shell, transfer: Transfer, while_open: Callable[[], None] = lambda: None
-) -> tuple[Connection, ...]:
+) -> tuple[ClientView, ...]:
     """Make a transfer, and call ``while_open`` when all its connections are open.
 
     What goes wrong with a single connection is in its ``error``.
@@ -87,7 +87,7 @@ def wait_open(client: Started) -> None:
     client.line()
 
 
-def finish(client: Started) -> tuple[Connection, ...]:
+def finish(client: Started) -> tuple[ClientView, ...]:
     """Let a started transfer move its data, and return what became of each connection.
 
     Raises:
@@ -95,4 +95,4 @@ def finish(client: Started) -> tuple[Connection, ...]:
 
     """
     lines = client.finish(timeout=LIMIT_SECONDS + 20).splitlines()
-    return tuple(Connection.from_json(data) for data in json.loads(lines[-1])["connections"])
+    return tuple(ClientView.from_json(data) for data in json.loads(lines[-1])["connections"])

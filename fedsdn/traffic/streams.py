@@ -16,7 +16,7 @@ from typing import Any
 from fedsdn.traffic.values import (
     SAMPLE_SECONDS,
     Amount,
-    Connection,
+    ClientView,
     Received,
     TransferDirection,
     endpoint_from,
@@ -103,7 +103,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 class Client:
     """The opening end of a connection; what goes wrong is in its ``error``."""
 
-    connection: Connection = field(default_factory=Connection)
+    connection: ClientView = field(default_factory=ClientView)
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     @asynccontextmanager

@@ -56,7 +56,7 @@ class Received:
 
 
 @dataclass(slots=True)
-class Connection:
+class ClientView:
     """One connection as the client knows it; ``seen`` is the client as the server saw it."""
 
     local: Endpoint | None = None
@@ -67,7 +67,7 @@ class Connection:
     error: str | None = None
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Connection:
+    def from_json(cls, data: dict[str, Any]) -> ClientView:
         """Read what ``send`` printed."""
         connection = cls(**data)
         connection.local = endpoint_from(data["local"])

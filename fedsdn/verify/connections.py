@@ -18,7 +18,7 @@ from fedsdn.traffic.runner import (
     serving,
     wait_open,
 )
-from fedsdn.traffic.values import Amount, Connection
+from fedsdn.traffic.values import Amount, ClientView
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.paths import CONNECTS, VmPath
 
@@ -82,7 +82,7 @@ def _connects(path: VmPath) -> str:
     return f"{path.destination} in {1000 * connection.connect_seconds:.0f} ms"
 
 
-def _no_errors(path: VmPath, connections: Sequence[Connection]) -> None:
+def _no_errors(path: VmPath, connections: Sequence[ClientView]) -> None:
     errors = Counter(c.error for c in connections if c.error)
     if errors:
         said, times = errors.most_common(1)[0]
@@ -115,7 +115,7 @@ def _intact(path: VmPath) -> str:
     return f"{bytes_moved / 1e6:.0f} MB, SHA-256 equal"
 
 
-def _all_intact(direction: str, connections: Iterable[Connection]) -> int:
+def _all_intact(direction: str, connections: Iterable[ClientView]) -> int:
     """Bytes that came, all unchanged."""
     total = 0
     for connection in connections:
@@ -135,7 +135,7 @@ def _all_intact(direction: str, connections: Iterable[Connection]) -> int:
 class Load:
     """Parallel connections, and the flows of both bridges before, during and after."""
 
-    connections: tuple[Connection, ...]
+    connections: tuple[ClientView, ...]
     before: dict[str, frozenset[str]]
     during: dict[str, frozenset[str]]
     after: dict[str, frozenset[str]]
@@ -170,7 +170,7 @@ def _flows(path: VmPath) -> dict[str, frozenset[str]]:
     }
 
 
-def check_sources(path: VmPath, connections: Sequence[Connection]) -> str:
+def check_sources(path: VmPath, connections: Sequence[ClientView]) -> str:
     """Compare every connection's own address and port with what the far end saw.
 
     Where sources are not restored, it must have seen the proxy's address.
@@ -193,7 +193,7 @@ def check_sources(path: VmPath, connections: Sequence[Connection]) -> str:
     return f"{len(connections)} of {len(connections)} right"
 
 
-def _check_unrestored(path: VmPath, shown: str, connections: Sequence[Connection]) -> str:
+def _check_unrestored(path: VmPath, shown: str, connections: Sequence[ClientView]) -> str:
     wrong = [c for c in connections if c.seen is None or c.seen[0] != shown]
     if wrong:
         raise CheckFailedError(

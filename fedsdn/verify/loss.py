@@ -11,7 +11,7 @@ from functools import partial
 from fedsdn.config.model import Uplink
 from fedsdn.shell import Started
 from fedsdn.traffic.runner import PROGRAM, finish, serving, wait_open
-from fedsdn.traffic.values import Amount, Connection
+from fedsdn.traffic.values import Amount, ClientView
 from fedsdn.uplinks.status import PathState
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
@@ -93,7 +93,7 @@ def _lose(loss: UplinkLoss) -> str:
     return _judged(loss, connection, *times)
 
 
-def _data(client: Started) -> Connection:
+def _data(client: Started) -> ClientView:
     return finish(client)[0]
 
 
@@ -145,7 +145,7 @@ def _has(view: SiteView, own: Uplink, peer: SiteView, other: Uplink, state: Path
     )
 
 
-def _judged(loss: UplinkLoss, connection: Connection, lost: float, back: float) -> str:
+def _judged(loss: UplinkLoss, connection: ClientView, lost: float, back: float) -> str:
     received = connection.received
     if connection.error or received is None or not received.intact:
         raise CheckFailedError(

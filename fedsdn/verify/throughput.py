@@ -12,7 +12,7 @@ from fedsdn.pipeline.declarations import wan_port
 from fedsdn.site.nft import TABLE
 from fedsdn.traffic.counters import recording
 from fedsdn.traffic.runner import PORT, Transfer, send, serving
-from fedsdn.traffic.values import Amount, Connection, TransferDirection
+from fedsdn.traffic.values import Amount, ClientView, TransferDirection
 from fedsdn.verify import site as site_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.paths import VmPath
@@ -61,7 +61,7 @@ class Wires:
             )
         return rate
 
-    def rate(self, connection: Connection) -> float:
+    def rate(self, connection: ClientView) -> float:
         """Bit/s of a transfer, without its start."""
         received = connection.received
         return received.rate(_WARM_UP * self.seconds, self.seconds) if received else 0.0
@@ -122,7 +122,7 @@ def _prerequisites(wires: Wires) -> tuple[str, ...]:
 class Carried:
     """A connection over all uplinks, and the bytes that came over each of the receiver's."""
 
-    connection: Connection
+    connection: ClientView
     receiver: SiteView
     shares: dict[str, int]
 

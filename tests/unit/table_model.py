@@ -23,7 +23,7 @@ from fedsdn.pipeline.flows import (
     Output,
     PopVlan,
     Protocol,
-    Restore,
+    RestoreSource,
     Resubmit,
     SetDestinationMac,
     Tag,
@@ -144,7 +144,7 @@ class TableModel:
                 if nat:
                     self._translate(way)
                 self._table(way, table)
-            case Restore(client, table):
+            case RestoreSource(client, table):
                 self._restore(way, client)
                 self._table(way, table)
             case Commit(mark):

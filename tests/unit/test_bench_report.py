@@ -7,7 +7,7 @@ import pytest
 from fedsdn.bench.cases import Case, Control, Kind
 from fedsdn.bench.deletion import Deletion
 from fedsdn.bench.flaps import Flaps
-from fedsdn.bench.loss import Loss
+from fedsdn.bench.loss import MeasuredLoss
 from fedsdn.bench.report import as_json, tables
 from fedsdn.bench.results import Results, comparisons, returns, silences
 from fedsdn.bench.uneven import Carried, Wires
@@ -19,9 +19,9 @@ def loss(
     kind: Kind = Kind.WIRE,
     control: Control = Control.APPLICATION,
     live: int = 0,
-) -> Loss:
+) -> MeasuredLoss:
     case = Case(kind, control, 0, "upload", 4, live)
-    return Loss(case, silence_ms, 10.0, 40.0, 41.0, 98.0, back_ms, 1000, None)
+    return MeasuredLoss(case, silence_ms, 10.0, 40.0, 41.0, 98.0, back_ms, 1000, None)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_uplink_that_does_not_come_back_is_the_worst() -> None:
 
 def test_a_round_trip_time_that_is_not_known_excuses_nothing() -> None:
     case = Case(Kind.WIRE, Control.APPLICATION, 0, "upload", 4)
-    (judged,) = silences([Loss(case, 51.0, 0.0, None, None, 98.0, 1.0, 1, None)])
+    (judged,) = silences([MeasuredLoss(case, 51.0, 0.0, None, None, 98.0, 1.0, 1, None)])
     assert (judged.met, judged.over_rtt) == (False, 51.0)
 
 

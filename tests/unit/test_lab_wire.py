@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.lab.wire import Direction, Quality
+from fedsdn.lab.wire import Quality, WireDirection
 
 # 8 Mbit/s: one byte per microsecond.
 BYTE = 1e-6
@@ -17,7 +17,7 @@ def frame(number: int) -> bytes:
     return number.to_bytes(4, "big")
 
 
-def drained(direction: Direction) -> list[tuple[float, bytes]]:
+def drained(direction: WireDirection) -> list[tuple[float, bytes]]:
     """Return every arrival with its time, looking exactly when the direction says."""
     arrivals = []
     while (at := direction.next_arrival()) is not None:
@@ -26,7 +26,7 @@ def drained(direction: Direction) -> list[tuple[float, bytes]]:
 
 
 def test_a_frame_takes_its_length_over_the_rate_and_then_the_delay() -> None:
-    direction = Direction(QUALITY, seed=1)
+    direction = WireDirection(QUALITY, seed=1)
     direction.send(2.0, b"x", 1000)
     assert direction.next_arrival() == pytest.approx(2.0 + 1000 * BYTE + 0.010)
     assert direction.arrived(2.0 + 999 * BYTE + 0.010) == []
@@ -35,7 +35,7 @@ def test_a_frame_takes_its_length_over_the_rate_and_then_the_delay() -> None:
 
 
 def test_frames_wait_for_the_ones_before_them() -> None:
-    direction = Direction(QUALITY, seed=1)
+    direction = WireDirection(QUALITY, seed=1)
     for number in range(3):
         direction.send(0.0, frame(number), 1000)
     assert [each for _, each in drained(direction)] == [frame(0), frame(1), frame(2)]
@@ -47,7 +47,7 @@ def test_frames_wait_for_the_ones_before_them() -> None:
 
 
 def test_a_frame_that_would_wait_longer_than_the_queue_is_dropped() -> None:
-    direction = Direction(QUALITY, seed=1)
+    direction = WireDirection(QUALITY, seed=1)
     for number in range(10):
         direction.send(0.0, frame(number), 1000)  # 1 ms each, 5 ms of queue
     assert [each for _, each in drained(direction)] == [frame(n) for n in range(6)]
@@ -57,14 +57,14 @@ def test_a_frame_that_would_wait_longer_than_the_queue_is_dropped() -> None:
 
 
 def test_a_frame_larger_than_the_queue_still_gets_through() -> None:
-    direction = Direction(replace(QUALITY, rate_mbit=0.1), seed=1)
+    direction = WireDirection(replace(QUALITY, rate_mbit=0.1), seed=1)
     direction.send(0.0, b"x", 65536)
     assert [each for _, each in drained(direction)] == [b"x"]
 
 
 def test_losses_follow_the_percentage_and_the_seed() -> None:
     def losses(seed: int) -> list[bytes]:
-        direction = Direction(Quality(delay_ms=0, rate_mbit=1000, loss_percent=10), seed)
+        direction = WireDirection(Quality(delay_ms=0, rate_mbit=1000, loss_percent=10), seed)
         for number in range(10_000):
             direction.send(float(number), frame(number), 100)
         assert direction.counters.dropped_loss + direction.counters.frames == 10_000
@@ -77,14 +77,14 @@ def test_losses_follow_the_percentage_and_the_seed() -> None:
 
 @pytest.mark.parametrize(("percent", "arrive"), [(0, 100), (100, 0)])
 def test_no_loss_and_all_loss_are_exact(percent: float, arrive: int) -> None:
-    direction = Direction(replace(QUALITY, loss_percent=percent), seed=1)
+    direction = WireDirection(replace(QUALITY, loss_percent=percent), seed=1)
     for number in range(100):
         direction.send(float(number), frame(number), 100)
     assert len(drained(direction)) == arrive
 
 
 def test_a_lost_frame_uses_the_wire_all_the_same() -> None:
-    direction = Direction(replace(QUALITY, loss_percent=100), seed=1)
+    direction = WireDirection(replace(QUALITY, loss_percent=100), seed=1)
     direction.send(0.0, b"lost", 1000)
     direction.quality = QUALITY
     direction.send(0.0, b"x", 1000)
@@ -92,7 +92,7 @@ def test_a_lost_frame_uses_the_wire_all_the_same() -> None:
 
 
 def test_without_carrier_nothing_arrives_not_even_what_was_under_way() -> None:
-    direction = Direction(QUALITY, seed=1)
+    direction = WireDirection(QUALITY, seed=1)
     direction.send(0.0, b"under way", 1000)
     direction.cut()
     direction.send(0.0, b"too late", 1000)
@@ -106,7 +106,7 @@ def test_without_carrier_nothing_arrives_not_even_what_was_under_way() -> None:
 
 
 def test_a_frame_does_not_overtake_after_the_delay_was_shortened() -> None:
-    direction = Direction(QUALITY, seed=1)
+    direction = WireDirection(QUALITY, seed=1)
     direction.send(0.0, frame(0), 100)
     direction.quality = replace(QUALITY, delay_ms=1)
     direction.send(0.0, frame(1), 100)
@@ -123,7 +123,7 @@ def test_a_frame_does_not_overtake_after_the_delay_was_shortened() -> None:
 def test_no_frame_is_early_reordered_or_faster_than_the_rate(
     sends: list[tuple[float, int]], rate: float, delay: float, queue: float
 ) -> None:
-    direction = Direction(Quality(delay_ms=delay, rate_mbit=rate, queue_ms=queue), seed=1)
+    direction = WireDirection(Quality(delay_ms=delay, rate_mbit=rate, queue_ms=queue), seed=1)
     now, sent = 0.0, {}
     for number, (pause, length) in enumerate(sends):
         now += pause

@@ -9,7 +9,7 @@ import pytest
 from fedsdn.config.model import Federation, Uplink
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import parse
-from fedsdn.traffic.values import Connection, Received
+from fedsdn.traffic.values import ClientView, Received
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.connections import Load, check_flows, check_sources
 from fedsdn.verify.paths import VmPath, paths
@@ -24,7 +24,7 @@ from tests.unit.federations import (
 )
 
 TWO_SITES = two_sites()
-GOOD = Connection(("10.1.0.11", 4711), ("10.1.0.11", 4711), Received(1, True, ((0.0, 33),)))
+GOOD = ClientView(("10.1.0.11", 4711), ("10.1.0.11", 4711), Received(1, True, ((0.0, 33),)))
 
 
 def views(federation: Federation = TWO_SITES, *, vms: bool = True) -> list[SiteView]:
@@ -70,8 +70,8 @@ def test_one_source_seen_wrong_among_many_fails(seen: tuple[str, int] | None) ->
 
 
 def test_one_connection_that_failed_fails_the_sources() -> None:
-    with pytest.raises(CheckFailedError, match=r"1 of 2 connections .*: Connection reset"):
-        check_sources(path(), [GOOD, replace(GOOD, error="Connection reset by peer")])
+    with pytest.raises(CheckFailedError, match=r"1 of 2 connections .*: ClientView reset"):
+        check_sources(path(), [GOOD, replace(GOOD, error="ClientView reset by peer")])
 
 
 @pytest.mark.parametrize(

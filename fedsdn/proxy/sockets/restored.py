@@ -20,12 +20,12 @@ ANSWER_SECONDS = 10.0
 
 _TAKEN = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
-Restore = Callable[[Restoration], Awaitable[None]]
+RequestRestoration = Callable[[Restoration], Awaitable[None]]
 """Returns when the bridge restores the client; raises ``ChannelError`` if it does not."""
 
 
 async def connect_restored(
-    client: SocketAddress, destination: SocketAddress, own: Address, restore: Restore
+    client: SocketAddress, destination: SocketAddress, own: Address, restore: RequestRestoration
 ) -> socket.socket:
     """Connect to ``destination`` from ``own``, seen there as from ``client``.
 
@@ -45,7 +45,10 @@ async def connect_restored(
 
 
 async def _connect_from(
-    own: SocketAddress, client: SocketAddress, destination: SocketAddress, restore: Restore
+    own: SocketAddress,
+    client: SocketAddress,
+    destination: SocketAddress,
+    restore: RequestRestoration,
 ) -> socket.socket:
     with _claimed(own) as claimed:
         sock = transparent.bound(claimed, SocketMark.SERVER, alone=True)
@@ -75,7 +78,7 @@ def _claimed(own: SocketAddress) -> Iterator[SocketAddress]:
         yield SocketAddress(own.address, claim.getsockname()[1])
 
 
-async def _restored(wanted: Restoration, restore: Restore) -> None:
+async def _restored(wanted: Restoration, restore: RequestRestoration) -> None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await restore(wanted)

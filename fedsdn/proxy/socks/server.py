@@ -20,7 +20,7 @@ from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.path_manager import PathManager
-from fedsdn.proxy.sockets.restored import Restore, connect_restored
+from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, connect_as
 from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, answer, read_request, turn_away
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, reply_for
@@ -39,7 +39,7 @@ class Server:
         relays: Relays,
         report: Report,
         carried: Carried,
-        restore: Restore,
+        restore: RequestRestoration,
         path_manager: PathManager,
         turns: Turns,
         handover: Handover,
