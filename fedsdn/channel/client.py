@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedsdn.channel.lines import read_line
 from fedsdn.channel.messages import (
+    INVALID_REQUEST,
     LONGEST_LINE,
     METHOD_NOT_FOUND,
     MOST_CONNECTIONS,
@@ -46,6 +47,9 @@ REPORT_SECONDS = 0.2
 
 TRAFFIC_SECONDS = 1.0
 """How often a worker reports the bytes of its connections."""
+
+_MISUNDERSTOOD_SECONDS = 5.0
+"""The same after a message that a worker cannot take: the next application may be no other."""
 
 _SAY_AGAIN_SECONDS = 60.0
 
@@ -119,16 +123,20 @@ class ChannelClient:
 
     async def _keep_a_channel(self) -> None:
         while True:
+            pause = RETRY_SECONDS
             try:
                 await self._converse()
-            except (OSError, ChannelError) as error:
+            except OSError as error:
                 self._complain(str(error))
+            except ChannelError as error:
+                self._complain(str(error))
+                pause = _MISUNDERSTOOD_SECONDS
             finally:
                 self._writer = None
                 # What was not answered is asked of the next application.
                 self._wanted[:0] = [one for page in self._asked.values() for one in page]
                 self._asked.clear()
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(pause)
 
     async def _converse(self) -> None:
         reader, writer = await asyncio.open_unix_connection(str(self._path), limit=LONGEST_LINE)
@@ -147,8 +155,10 @@ class ChannelClient:
                     self._take_line(line)
             finally:
                 reporting.cancel()
-                with suppress(asyncio.CancelledError, OSError):
-                    await reporting
+                await asyncio.wait([reporting])  # to await it would swallow a cancellation of ours
+                if not reporting.cancelled():
+                    with suppress(OSError):
+                        reporting.result()
         finally:
             writer.transport.abort()
         raise OSError("the application has gone")
@@ -172,7 +182,13 @@ class ChannelClient:
     def _take(self, message: Call | Answer) -> None:
         if isinstance(message, Answer):
             page = self._asked.pop(message.number, [])
-            for (_, done), error in zip(page, message.read(Restored).errors, strict=False):
+            errors = message.read(Restored).errors
+            if len(errors) != len(page):
+                self._asked[message.number] = page  # asked again of the next application
+                raise ChannelError(
+                    INVALID_REQUEST, f"{len(errors)} answers about {len(page)} connections"
+                )
+            for (_, done), error in zip(page, errors, strict=True):
                 _settle(done, error)
             return
         if isinstance(message.params, SiteStatus):

@@ -1,7 +1,8 @@
 """The application's parts, and how they are wired.
 
 What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
-One thread of an executor does what blocks: netlink, reading and checking the file.
+Two executors of one thread each do what blocks: one netlink, the other reading and checking the
+federation file, so that a large file does not delay what a lost uplink asks of the kernel.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Controller:
         self._followed = self._watched.current
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
-        self._executor = ThreadPoolExecutor(1, "blocking")
+        self._netlink = ThreadPoolExecutor(1, "netlink")
+        self._reading = ThreadPoolExecutor(1, "federation file")
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore)
 
     def _check_change(self, site: Site) -> None:
@@ -84,11 +86,11 @@ class Controller:
             PROXY_NAMESPACE,
             _open_socket,
             self._channel.tell_status,
-            self._executor,
+            self._netlink,
         )
         self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
-        self._file = FederationFile(self._watched, self._site, self._follow, self._executor)
+        self._file = FederationFile(self._watched, self._site, self._follow, self._reading)
         await supervise(
             {
                 "federation file": self._file.run,

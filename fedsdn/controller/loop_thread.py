@@ -50,9 +50,8 @@ class LoopThread(threading.Thread):
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is None or isinstance(
-            error, OSError
-        ):  # the transports' affair, as in a Unix socket
+        of_a_transport = isinstance(error, OSError) and "handle" not in context
+        if error is None or of_a_transport:
             loop.default_exception_handler(context)
         elif not self._failure.done():
             self._failure.set_exception(error)

@@ -49,6 +49,9 @@ _QUESTIONS_AT_ONCE = 32
 
 _RECEIVED_AT_ONCE = 1 << 16
 
+_ANSWER_TIME = struct.pack("ll", 5, 0)
+"""``struct timeval``: five seconds for a part of an answer."""
+
 SocketId = tuple[int, bytes]
 """A socket's family and ``struct inet_diag_sockid``."""
 
@@ -68,6 +71,8 @@ class SockDiag:
             namespace,
             lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG),
         )
+        # A lost answer must not block the thread for ever: the socket is then opened anew.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIME)
         self._sequence = 0
         self._first = 0
 

@@ -29,7 +29,7 @@ def port_of(description: Any) -> tuple[str, Port]:
     down = (
         description.config & ofproto.OFPPC_PORT_DOWN or description.state & ofproto.OFPPS_LINK_DOWN
     )
-    return description.name.decode(), Port(description.port_no, live=not down)
+    return description.name.decode(errors="replace"), Port(description.port_no, live=not down)
 
 
 def numbers(ports: dict[str, Port]) -> dict[str, int]:

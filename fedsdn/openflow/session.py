@@ -118,13 +118,24 @@ class Session:
 
         """
         self._bundle_id += 1
+        adds = [
+            parser.ONFBundleAddMsg(self.datapath, self._bundle_id, _BUNDLE_FLAGS, message, [])
+            for message in messages
+        ]
         await self._control(ofproto.ONF_BCT_OPEN_REQUEST)
-        try:
-            await self._fill(messages)
-        except SessionError:
-            await self._control(ofproto.ONF_BCT_DISCARD_REQUEST)
-            raise
-        await self._control(ofproto.ONF_BCT_COMMIT_REQUEST)
+        with self._expect(*adds) as refusals:
+            try:
+                await self._fill(adds, refusals)
+            except SessionError:
+                await self._control(ofproto.ONF_BCT_DISCARD_REQUEST)
+                raise
+            try:
+                await self._control(ofproto.ONF_BCT_COMMIT_REQUEST)
+            except SessionError:
+                # What was refused comes first; the commit's own error only says that something was.
+                if not self.ended and not refusals.empty():
+                    raise _refusal(refusals.get_nowait()) from None
+                raise
 
     async def send(self, messages: Iterable[Any]) -> dict[int, SessionError]:
         """Apply flow mods one by one; return which were refused, by their place in ``messages``.
@@ -148,17 +159,12 @@ class Session:
                 refused[places[error.xid]] = _refusal(error)
             return refused
 
-    async def _fill(self, messages: Iterable[Any]) -> None:
-        adds = [
-            parser.ONFBundleAddMsg(self.datapath, self._bundle_id, _BUNDLE_FLAGS, message, [])
-            for message in messages
-        ]
-        with self._expect(*adds) as answers:
-            async for add in in_turns(adds):
-                self._send(add)
-            await self._ask(parser.OFPBarrierRequest(self.datapath))
-            if not answers.empty():
-                raise _refusal(answers.get_nowait())
+    async def _fill(self, adds: Iterable[Any], refusals: asyncio.Queue[Any]) -> None:
+        async for add in in_turns(adds):
+            self._send(add)
+        await self._ask(parser.OFPBarrierRequest(self.datapath))
+        if not refusals.empty():
+            raise _refusal(refusals.get_nowait())
 
     async def _control(self, kind: int) -> None:
         await self._ask(
@@ -173,7 +179,8 @@ class Session:
             while True:
                 part = await self._next(answers, type(request).__name__)
                 parts.append(part)
-                if not getattr(part, "flags", 0) & ofproto.OFPMPF_REPLY_MORE:
+                more = isinstance(part, parser.OFPMultipartReply) and part.flags
+                if not more & ofproto.OFPMPF_REPLY_MORE:
                     return parts
 
     async def _next(self, answers: asyncio.Queue[Any], asked: str) -> Any:
@@ -207,6 +214,11 @@ class Session:
 
 
 def _refusal(error: Any) -> SessionError:
+    if error.type == ofproto.OFPET_EXPERIMENTER:  # OpenFlow 1.3 has no code for it
+        return SessionError(
+            f"the bridge refused a message: error {error.exp_type} of experimenter "
+            f"{error.experimenter:#x}"
+        )
     kind = ofproto.ofp_error_type_to_str(error.type)
     code = ofproto.ofp_error_code_to_str(error.type, error.code)
     return SessionError(f"the bridge refused a message: {kind}, {code}")

@@ -127,7 +127,9 @@ class ProbeSockets:
         except ConnectionRefusedError:
             return None
         except OSError as error:
-            self._close([key for key in self._sockets if key[0] == way[0]])
+            self._close([way])
+            if not any(name == way[0] and peer for name, peer in self._sockets):
+                self._close([(way[0], None)])
             return error.strerror or str(error)
         return None
 

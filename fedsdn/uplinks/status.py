@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fedsdn.errors import FedsdnError
 
 STATUS_FILE = Path("/run/fedsdn/uplinks.json")
@@ -134,6 +136,7 @@ def status_from(found: dict[str, Any]) -> SiteStatus:
 
     """
     try:
+        msgspec.convert(found, SiteStatus)  # the types of all values
         uplinks = (
             UplinkStatus(**{**one, "port": PortState(one["port"])}) for one in found["uplinks"]
         )

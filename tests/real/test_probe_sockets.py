@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
@@ -103,6 +104,26 @@ def test_absent_peers_do_not_silence_a_living_one(
                 assert probing.sockets.send(way, datagram) is None
         came = [int.from_bytes(peer.recv(2048)[:2], "big") for _ in range(ROUNDS)]
     assert came == list(range(ROUNDS))
+
+
+def test_a_path_that_cannot_send_silences_no_other(cable: Cable, probing: Probing) -> None:
+    """Here a packet filter forbids it."""
+    uplink = uplink_of(4)
+    forbidden, living = ip_address("192.0.2.66"), ip_interface(CABLE[4][1]).ip
+    rules = (
+        "add table ip test; add chain ip test out { type filter hook output priority 0; };"
+        f"add rule ip test out ip daddr {forbidden} drop"
+    )
+    cable.here.call(lambda: subprocess.run(["nft", rules], check=True))
+    ways: list[Way] = [(uplink.name, forbidden), (uplink.name, living)]
+    with cable.peer(4) as peer:
+        assert probing.sockets.open([uplink], ways, PORT) == []
+        for number in range(ROUNDS):
+            assert probing.sockets.send(ways[0], b"x") == (
+                None if number else "Operation not permitted"
+            )
+            assert probing.sockets.send(ways[1], bytes([number])) is None
+        assert [peer.recv(2048)[0] for _ in range(ROUNDS)] == list(range(ROUNDS))
 
 
 def test_what_is_dropped_is_told(

@@ -7,10 +7,12 @@ cannot be written or read again is found here. Answers come in a later turn of t
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from os_ken.ofproto import ofproto_common
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 from os_ken.ofproto.ofproto_protocol import ProtocolDesc
@@ -18,6 +20,11 @@ from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 UP, DOWN = 0, ofproto.OFPPS_LINK_DOWN
 
 Key = tuple[int, int, str]
+
+_HEADER = struct.Struct("!BBHI")
+_EXPERIMENTER_ERROR = struct.Struct("!HHI")
+_BUNDLE_FAILED = 2311
+"""ONF extension 230, ``ONFBEC_MSG_FAILED``."""
 
 
 @dataclass
@@ -31,6 +38,9 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
     flows: dict[Key, Any] = field(default_factory=dict)
     refuses: Callable[[Any], bool] = lambda _flow: False
     """Says of which flow mods the bridge is to refuse."""
+    refuses_commit: Callable[[Any], bool] = lambda _flow: False
+    """Says of which flow mods it is to refuse when their bundle is committed."""
+    config_flags: int = ofproto.OFPC_FRAG_NORMAL
     hangs: bool = False
     received: list[Any] = field(default_factory=list)
     closed: bool = False
@@ -84,7 +94,9 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
         return [parser.OFPPortDescStatsReply(self, flags=0, body=ports)]
 
     def _get_config(self, _request: Any) -> list[Any]:
-        return [parser.OFPGetConfigReply(self, flags=0, miss_send_len=self._miss_bytes)]
+        return [
+            parser.OFPGetConfigReply(self, flags=self.config_flags, miss_send_len=self._miss_bytes)
+        ]
 
     def _set_config(self, message: Any) -> None:
         self._miss_bytes = message.miss_send_len
@@ -127,7 +139,11 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
 
     def _control(self, message: Any) -> list[Any]:
         if message.type == ofproto.ONF_BCT_COMMIT_REQUEST:
-            for mod in self._bundle:
+            refused = [add for add in self._bundle if self.refuses_commit(_read(self, add.message))]
+            if refused:
+                self._bundle = []
+                return self._refuse_commit(refused[0])
+            for mod in (add.message for add in self._bundle):
                 self._flow_mod(mod)
         self._bundle = []
         # A reply's type is the request's plus one (ONF extension 230).
@@ -136,8 +152,27 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
     def _fill(self, message: Any) -> list[Any]:
         if self.refuses(_read(self, message.message)):
             return [_refusal(self)]
-        self._bundle.append(message.message)
+        self._bundle.append(message)
         return []
+
+    def _refuse_commit(self, add: Any) -> list[Any]:
+        """Say why, as an answer to what added the flow mod, and that the bundle failed.
+
+        For the latter OpenFlow 1.3 has no error of its own; Open vSwitch takes ONF's.
+        """
+        why = _refusal(self)
+        why.set_xid(add.xid)
+        self._say(why)
+        body = _EXPERIMENTER_ERROR.pack(
+            ofproto.OFPET_EXPERIMENTER, _BUNDLE_FAILED, ofproto_common.ONF_EXPERIMENTER_ID
+        )
+        header = _HEADER.pack(ofproto.OFP_VERSION, ofproto.OFPT_ERROR, _HEADER.size + len(body), 0)
+        wire = bytearray(header + body)
+        return [
+            parser.OFPErrorMsg.parser(
+                self, ofproto.OFP_VERSION, ofproto.OFPT_ERROR, len(wire), None, wire
+            )
+        ]
 
     def _forget(self, _message: Any) -> None:
         """Conntrack is not part of this."""

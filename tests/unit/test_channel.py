@@ -17,6 +17,7 @@ from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.messages import (
     LONGEST_LINE,
+    VERSION,
     Answer,
     Call,
     ChannelError,
@@ -24,7 +25,9 @@ from fedsdn.channel.messages import (
     Hello,
     List,
     Page,
+    Welcome,
     decode,
+    encode_answer,
 )
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import RELOAD_SECONDS, Channel
@@ -239,6 +242,35 @@ def test_a_command_has_the_workers_reload_and_needs_no_application(tmp_path: Pat
             assert one.reloads == 2
 
     run(scenario, tmp_path / "channel")
+
+
+@pytest.mark.parametrize("turns", range(10))
+def test_a_worker_can_be_ended_while_the_application_ends(tmp_path: Path, turns: int) -> None:
+    async def scenario(path: Path) -> None:
+        peers: list[asyncio.StreamWriter] = []
+
+        async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            hello = decode(await reader.readline())
+            assert isinstance(hello, Call)
+            assert hello.number is not None
+            writer.write(encode_answer(hello.number, Welcome(VERSION, "a")))
+            peers.append(writer)
+            with suppress(OSError):
+                while await reader.readline():
+                    pass
+
+        async with await asyncio.start_unix_server(welcome, str(path)):
+            client = Worker(path).client
+            running = asyncio.create_task(client.run())
+            await until(lambda: peers and client._writer is not None)
+            peers[0].transport.abort()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.cancel()
+            await asyncio.wait([running], timeout=LIMIT)
+            assert running.cancelled()
+
+    run(scenario, tmp_path / "channel.sock")
 
 
 def test_another_version_is_turned_away_with_the_reason(tmp_path: Path) -> None:

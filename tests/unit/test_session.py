@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow import session as session_module
 from fedsdn.openflow.messages import flow_mod
-from fedsdn.openflow.ports import Port
+from fedsdn.openflow.ports import Port, port_of
 from fedsdn.openflow.session import Session, SessionError
 from fedsdn.pipeline.build import pipeline_flows
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
@@ -54,6 +55,40 @@ def test_a_bundle_is_all_or_nothing() -> None:
         assert len(bridge.flows) == len(FLOWS) == len(await session.own_flows())
 
     run(scenario())
+
+
+def test_a_refused_commit_says_why() -> None:
+    """Open vSwitch looks at a table's limit only then, and tells of it in two messages."""
+
+    async def scenario() -> None:
+        session, bridge = connect(
+            FakeBridge(refuses_commit=lambda mod: mod.table_id == FLOWS[-1].table)
+        )
+        with pytest.raises(SessionError, match="TABLE_FULL"):
+            await session.commit(adds(bridge))
+        assert bridge.flows == {}
+        bridge.refuses_commit = lambda _mod: False
+        await session.commit(adds(bridge))
+        assert len(bridge.flows) == len(FLOWS)
+
+    run(scenario())
+
+
+def test_a_bridge_that_drops_fragments_is_asked_for_news() -> None:
+    """OFPC_FRAG_DROP is the bit that means "more follows" in other answers."""
+
+    async def scenario() -> None:
+        session, bridge = connect(FakeBridge(config_flags=ofproto.OFPC_FRAG_DROP))
+        await session.ask_for_news()
+        assert bridge.received[-1].flags == ofproto.OFPC_FRAG_DROP
+
+    run(scenario())
+
+
+def test_a_name_that_is_cut_within_a_character_is_a_name() -> None:
+    """OpenFlow has room for 15 bytes; the port is another owner's."""
+    port = SimpleNamespace(name="zu-den-netzenxü".encode()[:15], port_no=7, config=0, state=0)
+    assert port_of(port) == ("zu-den-netzenx\ufffd", Port(7, live=True))
 
 
 def test_of_single_flow_mods_only_the_refused_are_missing() -> None:

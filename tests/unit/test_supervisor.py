@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -97,6 +98,26 @@ def test_a_timer_that_fails_leaves_the_thread(monkeypatch: pytest.MonkeyPatch) -
         await for_ever()
 
     assert isinstance(failure_of(main, monkeypatch), InjectedError)
+
+
+def raise_unreachable() -> None:
+    raise OSError(errno.ENETUNREACH, "injected")
+
+
+@pytest.mark.parametrize("when", ["posted", "later"])
+def test_an_error_of_the_system_in_a_callback_is_no_transports(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """asyncio logs those of its transports, and goes on."""
+
+    async def main() -> None:
+        if when == "later":
+            asyncio.get_running_loop().call_later(0.01, raise_unreachable)
+        await for_ever()
+
+    post = None if when == "later" else lambda thread: thread.post(raise_unreachable)
+    error = failure_of(main, monkeypatch, *([post] if post else []))
+    assert isinstance(error, OSError)
 
 
 def test_main_begins_before_what_was_posted_before(monkeypatch: pytest.MonkeyPatch) -> None:
