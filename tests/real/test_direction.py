@@ -227,8 +227,10 @@ def test_both_ends_open_at_once(place: Place) -> None:
     with silence_towards_vm(place):
         server.setblocking(False)
         assert server.connect_ex((tcp.mapped(ip_address(NEAR[place.family])), near)) != 0
-    vm.connect((FAR[place.family], far))
-    server.settimeout(LIMIT_S)
+        vm.setblocking(False)  # meanwhile: a VM that has not begun yet would refuse the server
+        assert vm.connect_ex((FAR[place.family], far)) != 0
+    for sock in (server, vm):
+        sock.settimeout(LIMIT_S)
     exchange(server, vm)
 
 
