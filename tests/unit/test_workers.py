@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,21 @@ from fedsdn.proxy.stats import Statistics
 from tests.unit.federations import two_sites
 
 
-def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """``fork`` is a mock here: root's processes have no limit that would not harm the machine."""
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[workers._Parent]:
     file = tmp_path / "federation.yaml"
     file.write_text(dump_federation(two_sites()))
     statistics = Statistics(1)
     served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
     settings = workers.Settings("a", file, 1, 0.0, "none")
-    parent = workers._Parent(settings, WatchedFederation(file, "a"), statistics, served)
+    yield workers._Parent(settings, WatchedFederation(file, "a"), statistics, served)
+    served.remove()
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
+    parent: workers._Parent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``fork`` is a mock here: root's processes have no limit that would not harm the machine."""
 
     def no_process() -> int:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -43,19 +49,12 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
     parent._missing[0] = 0.0
     parent._start_missing()
     assert parent._workers == {4711: 0}
-    served.remove()
 
 
 def test_a_worker_that_ends_soon_waits_longer_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parent: workers._Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock is a mock, for what takes minutes."""
-    file = tmp_path / "federation.yaml"
-    file.write_text(dump_federation(two_sites()))
-    statistics = Statistics(1)
-    served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
-    settings = workers.Settings("a", file, 1, 0.0, "none")
-    parent = workers._Parent(settings, WatchedFederation(file, "a"), statistics, served)
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     delays = []
@@ -64,4 +63,3 @@ def test_a_worker_that_ends_soon_waits_longer_each_time(
         now += lived
         delays.append(parent._delay(0))
     assert delays == [1, 2, 4, 8, 16, 30, 1, 2]
-    served.remove()
