@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from fedsdn.bench import stalled as stalled_bench
 from fedsdn.bench.failover import Part
 from fedsdn.bench.harm import HarmResults
 from fedsdn.bench.report import as_json, harm_table, restore_table, stalled_table, tables
+from fedsdn.bench.restore import RestoreResults
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
@@ -93,6 +94,21 @@ def _show(results: Results, console: Console, *, json_output: bool) -> None:
         console.print(f"[bold red]broken:[/] {escape(line)}")
 
 
+def _show_table(
+    results: RestoreResults | HarmResults | StalledResults,
+    table: tuple[str, Sequence[str], Sequence[Sequence[str]]],
+    console: Console,
+    *,
+    json_output: bool,
+) -> None:
+    if json_output:
+        print(as_json(results))
+    else:
+        print_table(*table)
+    for line in results.broken:
+        console.print(f"[bold red]broken:[/] {escape(line)}")
+
+
 @app.command()
 def restore(
     *,
@@ -112,12 +128,7 @@ def restore(
         results = restore_bench.run(
             lab, lab_views(lab), effort, lambda line: console.print(f"  {line}")
         )
-    if json_output:
-        print(as_json(results))
-    else:
-        print_table(*restore_table(results))
-    for line in results.broken:
-        console.print(f"[bold red]broken:[/] {escape(line)}")
+    _show_table(results, restore_table(results), console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
 
@@ -166,12 +177,7 @@ def harm(
                 lambda line: console.print(f"  {line}"),
             )
     finally:
-        if json_output:
-            print(as_json(results))
-        else:
-            print_table(*harm_table(results))
-        for line in results.broken:
-            console.print(f"[bold red]broken:[/] {escape(line)}")
+        _show_table(results, harm_table(results), console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
 
@@ -204,12 +210,7 @@ def stalled(
                 lambda line: console.print(f"  {line}"),
             )
     finally:
-        if json_output:
-            print(as_json(results))
-        else:
-            print_table(*stalled_table(results))
-        for line in results.broken:
-            console.print(f"[bold red]broken:[/] {escape(line)}")
+        _show_table(results, stalled_table(results), console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
 

@@ -38,3 +38,10 @@ def lab_name() -> Iterator[str]:
     name = f"test-{os.getpid()}-{next(_NUMBERS)}"
     yield name
     build.down(name)
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def family(request: pytest.FixtureRequest) -> int:
+    """Run a test for each IP version."""
+    number: int = request.param
+    return number

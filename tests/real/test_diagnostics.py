@@ -20,12 +20,6 @@ FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
 MANY = 20
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 def listed(lab: Lab, site: str, port: int) -> list[dict[str, Any]]:
     """The connections to a port, as a site lists them."""
     views = json.loads(lab.host(site).run(*FEDSDN, "connections", "--json"))

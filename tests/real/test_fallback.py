@@ -27,12 +27,6 @@ def lab() -> Iterator[Lab]:
         build.down(name)
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @contextmanager
 def options_taken_off(lab: Lab, condition: str) -> Iterator[None]:
     """Have a middlebox take Multipath TCP's options off what site b gets under a condition."""

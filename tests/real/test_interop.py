@@ -82,12 +82,6 @@ def net() -> Iterator[Net]:
         yield near, far
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @contextmanager
 def running(host: SiteOfNet, command: str, port: int) -> Iterator[None]:
     """A program in the proxy's namespace, on MPTCP, from when it listens to the block's end."""

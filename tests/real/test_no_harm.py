@@ -28,12 +28,6 @@ MOST_KILOBYTES = 2700
 """For each stalled connection, on both hosts and in both VMs; 0.7 MB between neighbours."""
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @pytest.fixture(scope="module", params=["near", "far", "far, application stopped"])
 def far_site(request: pytest.FixtureRequest, lab: Lab) -> Iterator[str]:
     """Return the site of the VM that answers one of site a: the same must be true of all."""

@@ -49,12 +49,6 @@ def cable() -> Iterator[Cable]:
         yield Cable(*ends)
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 def uplink_of(family: int) -> Uplink:
     up1 = two_sites().site("a").uplinks[0]
     return replace(up1, address=ip_interface(CABLE[family][0]))

@@ -35,12 +35,6 @@ def net() -> Iterator[Net]:
         yield sites
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @pytest.fixture(params=["a to b", "b to a"])
 def ends(request: pytest.FixtureRequest, net: Net) -> Net:
     return net if request.param == "a to b" else net[::-1]

@@ -59,12 +59,6 @@ class Vm:
             self.run("nft delete table inet test")
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @pytest.fixture(params=["a to b", "b to a"])
 def ends(request: pytest.FixtureRequest, lab: Lab, family: int) -> tuple[Vm, Vm]:
     """Return the VM that opens connections, and the one that answers."""

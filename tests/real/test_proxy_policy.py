@@ -45,12 +45,6 @@ def net() -> Iterator[Net]:
         yield near, far
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 def speak(
     net: Net, family: int = 4, protocol: int = socket.IPPROTO_MPTCP, source: str | None = None
 ) -> closing[socket.socket]:

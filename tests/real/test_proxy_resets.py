@@ -31,12 +31,6 @@ def net() -> Iterator[Net]:
         yield sites
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @pytest.mark.parametrize("who", ["client", "server"])
 def test_a_reset_is_passed_on(net: Net, family: int, who: str) -> None:
     with connection(*net, family) as (client, server):

@@ -25,12 +25,6 @@ ROUNDS = 20
 _FIRST_PORT = 42_000
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @pytest.fixture
 def vms(lab: Lab, family: int) -> Iterator[tuple[Vm, Vm]]:
     yield Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)

@@ -43,12 +43,6 @@ isolate_network=NO
 """
 
 
-@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def family(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 @pytest.fixture(params=["near", "far"])
 def ends(request: pytest.FixtureRequest, lab: Lab, family: int) -> Iterator[tuple[Vm, Vm]]:
     """Return two VMs of one site, and of two sites: the same must be true of both."""
