@@ -159,11 +159,15 @@ class SiteOfNet:
         self._host.kill()
         self._host.communicate()
 
-    def write(self, federation: Federation) -> None:
-        (self.run_directory / "fedsdn/federation.yaml").write_text(dump_federation(federation))
+    def write(self, federation: Federation) -> bool:
+        """Write the federation file and the host's settings; return whether the file changed."""
+        file = self.run_directory / "fedsdn/federation.yaml"
+        before = file.read_text() if file.exists() else None
+        file.write_text(dump_federation(federation))
         (self.run_directory / "fedsdn/fedsdn.conf").write_text(
             f"[fedsdn]\nsite = {self.site.name}\nfederation = /run/fedsdn/federation.yaml\n"
         )
+        return file.read_text() != before
 
     # Commands on the host
 

@@ -62,8 +62,11 @@ def sites() -> Iterator[tuple[SiteOfNet, SiteOfNet]]:
 def net(sites: tuple[SiteOfNet, SiteOfNet]) -> Iterator[Net]:
     """Return the two sites with running proxies; whatever a test did to them is undone."""
     for site in sites:
-        site.write(two_sites())
-        if site.process is None or site.process.poll() is not None:
+        runs = site.process is not None and site.process.poll() is None
+        if site.write(two_sites()) and runs:  # a test failed: the next ones do not fail with it
+            site.stop_proxy()
+            runs = False
+        if not runs:
             site.start_proxy()
     with ExitStack() as stack:
         yield Net(*sites, stack)
@@ -326,9 +329,10 @@ def test_a_changed_file_is_taken_up_and_what_it_allows_goes_on(net: Net) -> None
     net.far.signal_proxy(signal.SIGHUP)
     wait_until(lambda: all(is_refused(net) for _ in range(10)))
     assert [is_reset(end) for end in forbidden] == [True, True]
-    # One of those that ask whether they are refused may be reset with it.
+    # One of those that ask whether they are refused may be reset with it, by any worker.
     said = re.compile(r"[12] connections? reset: fd00:1::/64 is no longer a prefix of site a")
-    wait_until(lambda: len(said.findall(net.far.log)) == 1)
+    wait_until(lambda: said.search(net.far.log) is not None)
+    assert len(said.findall(net.far.log)) <= 2
     exchange(*allowed)
     exchange(*net.connection(4))
     net.far.write(two_sites())
