@@ -22,6 +22,7 @@ from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import table_purpose
 from fedsdn.ovs.comparison import compare
 from fedsdn.ovs.flows import DumpedFlow, bridge_flows, compared_flows, saved_flows
+from fedsdn.ovs.wanted import wanted_flows
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import Table
 from fedsdn.shell import Shell
@@ -107,9 +108,14 @@ def diff(
     The exit status is 0 only if they are the same, and every flow can be reached.
     """
     whole, local = _local(config_file, site, federation)
-    bridge = local.provider_network.bridge
-    flows = compared_flows(Shell(local.name), bridge) if file is None else saved_flows(file)
-    wanted = pipeline_flows(whole, local.name)
+    if file is None:
+        shell = Shell(local.name)
+        flows = compared_flows(shell, local.provider_network.bridge)
+        wanted = wanted_flows(shell, whole, local.name)
+    else:
+        # Which ports its bridge had, a dump does not say.
+        flows = [flow for flow in saved_flows(file) if not _is_of_a_port(flow)]
+        wanted = pipeline_flows(whole, local.name)
     findings = compare(wanted, flows)
     if as_json:
         print(json.dumps([report.finding_document(one) for one in findings], indent=2))
@@ -127,7 +133,10 @@ def render(
     config_file: ConfigFile = None,
     federation: FederationFile = None,
 ) -> None:
-    """Print the flows that a site gets, as 'ovs-ofctl -O OpenFlow13 add-flows' reads them."""
+    """Print the flows that a site gets, as 'ovs-ofctl -O OpenFlow13 add-flows' reads them.
+
+    All but those of single tenants' ports: which there are, only the site's bridge knows.
+    """
     if federation is None:
         federation = settings(config_file, name, federation).federation
     whole = load_federation(federation)
@@ -150,6 +159,10 @@ def _local(
     local = settings(config_file, site, federation)
     whole = load_federation(local.federation)
     return whole, whole.local_site(local.site)
+
+
+def _is_of_a_port(flow: DumpedFlow) -> bool:
+    return flow.ours and flow.table == Table.NETWORK and bool(flow.match)
 
 
 def _table(text: str) -> Table:

@@ -7,9 +7,11 @@ federation file, so that a large file does not delay what a lost uplink asks of 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
+from fedsdn.ovs.watch import DATABASE_SOCKET, port_changes
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration, restoring_flows
@@ -35,6 +38,9 @@ from fedsdn.uplinks.status import PortState
 
 if TYPE_CHECKING:
     from fedsdn.openflow.datapath import BridgeDatapath
+
+_RETRY_SECONDS = 1.0
+"""How long after the end of a connection to the database the next one is tried."""
 
 
 class Controller:
@@ -94,6 +100,7 @@ class Controller:
         await supervise(
             {
                 "federation file": self._file.run,
+                "ports": self._watch_ports,
                 "reconciler": self._reconciler.run,
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
@@ -137,6 +144,13 @@ class Controller:
         self._file.read_again()
 
     # Between the parts
+
+    async def _watch_ports(self) -> None:
+        while True:
+            with suppress(OSError):  # whoever needs the database says that it does not answer
+                async for _ in port_changes(DATABASE_SOCKET):
+                    self._file.ports_changed()
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _follow(self, federation: Federation, flows: tuple[Flow, ...]) -> None:
         if federation != self._followed:

@@ -14,7 +14,7 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark
+from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, CtMark
 from fedsdn.pipeline.flows import (
     Action,
     AddressToSender,
@@ -48,10 +48,11 @@ _PROTOCOL_FIELDS: dict[Protocol, dict[str, int]] = {
     Protocol.UDP: {"eth_type": 0x0800, "ip_proto": 17},
     Protocol.UDP6: {"eth_type": 0x86DD, "ip_proto": 17},
 }
+_VLAN_ID = 0x0FFF
 _TAG_FIELDS: dict[Tag, Any] = {
     Tag.ABSENT: ofproto.OFPVID_NONE,
     Tag.PRESENT: (ofproto.OFPVID_PRESENT, ofproto.OFPVID_PRESENT),
-    Tag.NOBODYS: ofproto.OFPVID_PRESENT | NOBODYS_VLAN,
+    Tag.NO_VLAN: (0, _VLAN_ID),
 }
 _CT_NEW, _CT_RELATED, _CT_TRACKED = 0x01, 0x04, 0x20
 _STATE_FIELDS: dict[ConnState, tuple[int, int]] = {
@@ -141,6 +142,8 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
         found["in_port"] = _number(match.in_port, ports)
     if match.tag is not None:
         found["vlan_vid"] = _TAG_FIELDS[match.tag]
+    if match.vlan is not None:
+        found["vlan_vid"] = ofproto.OFPVID_PRESENT | match.vlan
     if match.conn_state is not None:
         found["ct_state"] = _STATE_FIELDS[match.conn_state]
     if match.opening:

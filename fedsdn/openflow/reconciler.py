@@ -16,6 +16,7 @@ from fedsdn.openflow.difference import Difference, difference
 from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
 from fedsdn.openflow.session import Session, SessionError
 from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.network import is_of_a_port
 from fedsdn.pipeline.table_miss import is_table_miss, without_table_miss
 
 _LOG = logging.getLogger(__name__)
@@ -146,10 +147,12 @@ class Reconciler:
                 len(found.additions),
                 len(found.deletions),
             )
-        absent = sorted({port for flow in found.missing for port in flow.ports} - ports.keys())
+        # A tenant's port that is missing is about to come, or has just gone.
+        missing = [flow for flow in found.missing if not is_of_a_port(flow)]
+        absent = sorted({port for flow in missing for port in flow.ports} - ports.keys())
         if absent:
             self._complain(
-                f"{self._bridge} has no port {', '.join(absent)}: {len(found.missing)} flows wait "
+                f"{self._bridge} has no port {', '.join(absent)}: {len(missing)} flows wait "
                 "for it; run 'fedsdn site up', or add the uplink's port to the bridge"
             )
         else:

@@ -16,7 +16,7 @@ from fedsdn.shell import Shell
 
 _COLUMNS = {
     "Interface": "_uuid,name,ofport,mtu,link_state,error",
-    "Port": "_uuid,name,interfaces,tag,trunks,vlan_mode,external_ids",
+    "Port": "_uuid,name,interfaces,tag,trunks,cvlans,vlan_mode,external_ids",
     "Bridge": "name,ports,datapath_type,protocols,external_ids",
     "Open_vSwitch": "other_config",
 }
@@ -44,15 +44,21 @@ class Interface:
 class Port:
     """A port of a bridge. ``tag`` and ``vlan_mode`` are None where they are not set.
 
-    ``interface`` is the first one of a bond.
+    A bond has several interfaces, each an OpenFlow port.
     """
 
     name: str
-    interface: Interface
+    interfaces: tuple[Interface, ...]
     tag: int | None
     trunks: tuple[int, ...]
+    cvlans: tuple[int, ...]
     vlan_mode: str | None
     external_ids: Mapping[str, str]
+
+    @property
+    def interface(self) -> Interface:
+        """The only interface, or the first one of a bond."""
+        return self.interfaces[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +137,10 @@ def _interface(record: Record) -> Interface:
 def _port(record: Record, interfaces: Mapping[str, Interface]) -> Port:
     return Port(
         name=record["name"],
-        interface=interfaces[_many(record["interfaces"])[0]],
+        interfaces=tuple(interfaces[uuid] for uuid in _many(record["interfaces"])),
         tag=_one(record["tag"]),
         trunks=_many(record["trunks"]),
+        cvlans=_many(record["cvlans"]),
         vlan_mode=_one(record["vlan_mode"]),
         external_ids=record["external_ids"],
     )

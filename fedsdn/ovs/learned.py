@@ -7,11 +7,13 @@ import re
 from fedsdn.ovs.commands import run
 from fedsdn.shell import Shell
 
-_ENTRY = re.compile(r" *(\d+) +\d+ +([0-9a-f:]{17}) ")
+_ENTRY = re.compile(r" *(\d+) +(\d+) +([0-9a-f:]{17}) ")
 
 
-def learned_ports(shell: Shell, bridge: str) -> dict[str, int]:
-    """Return the OpenFlow port of every link-layer address that the bridge has learned.
+def learned_ports(shell: Shell, bridge: str, vlan: int) -> dict[str, int]:
+    """Return the OpenFlow port of every link-layer address that the bridge has learned in a VLAN.
+
+    ``vlan`` is 0 for frames without one.
 
     Raises:
         OvsError: Open vSwitch does not answer, or has no such bridge.
@@ -19,4 +21,4 @@ def learned_ports(shell: Shell, bridge: str) -> dict[str, int]:
     """
     shown = run(shell, "ovs-appctl", "fdb/show", bridge, bridge=bridge)
     entries = filter(None, map(_ENTRY.match, shown.splitlines()))
-    return {entry[2]: int(entry[1]) for entry in entries}
+    return {entry[3]: int(entry[1]) for entry in entries if int(entry[2]) == vlan}

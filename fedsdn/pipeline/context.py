@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedsdn.config.model import Federation, Prefix, Site, Uplink
 from fedsdn.pipeline.cookie import cookie_here
 from fedsdn.pipeline.declarations import Feature, Table
 from fedsdn.pipeline.flows import Action, Flow, Match
+
+if TYPE_CHECKING:
+    from fedsdn.pipeline.network import TenantPort
 
 ABOVE_DEFAULT = 10
 """Priority of a table's ordinary flows."""
@@ -18,11 +22,12 @@ DEFAULT = 0
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The federation as seen from one site, for one feature."""
+    """The federation as seen from one site, for one feature; and what the bridge's ports are."""
 
     federation: Federation
     site: Site
     feature: Feature
+    tenant_ports: tuple[TenantPort, ...] = ()
 
     @property
     def remote_prefixes(self) -> tuple[Prefix, ...]:

@@ -25,8 +25,10 @@ class Table(IntEnum):
     """Frames from an uplink: to the proxy from peers, to the host, and to nobody else."""
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
+    NETWORK = 107
+    """TCP and ICMP to a remote prefix: on to TENANT if the frame is of the provider network."""
     TENANT = 110
-    """TCP and ICMP to a remote prefix: tracked if the source is in a local one."""
+    """The network's TCP and ICMP: tracked if the source is in a local prefix."""
     TENANT_STATE = 115
     """Tracked packets from a tenant: the direction of their connection picks the proxy port."""
     TENANT_SYN = 117
@@ -80,6 +82,7 @@ class Feature(IntEnum):
     TABLE_MISS = 4
     RESTORE = 5
     HOST = 6
+    NETWORK = 7
 
 
 RESTORE_SECONDS = 3

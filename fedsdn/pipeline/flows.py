@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, NOBODYS_VLAN, CtMark, Table
+from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, CtMark, Table
 from fedsdn.socket_address import SocketAddress
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -65,11 +65,12 @@ class ConnState(Enum):
 
 
 class Tag(Enum):
-    """Matches on ``vlan_tci``: untagged, tagged, or with the reserved tag."""
+    """Matches on ``vlan_tci`` (ovs-fields(7)), where it does not matter which VLAN it is."""
 
     ABSENT = "0x0000/0x1fff"
     PRESENT = "0x1000/0x1000"
-    NOBODYS = NOBODYS_VLAN
+    NO_VLAN = "0x0000/0x0fff"
+    """Untagged, or tagged for a priority's sake alone (IEEE 802.1Q, section 6.9: VID 0)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +79,13 @@ class Match:
 
     ``source`` and ``destination`` are of the IP header, ports of the TCP header. ``opening`` is TCP
     with SYN and without ACK: the first segment of a connection (RFC 9293, section 3.5).
-    ``syn`` is TCP with SYN, ``reset`` is TCP with RST.
+    ``syn`` is TCP with SYN, ``reset`` is TCP with RST. ``vlan`` is that of the (outer) tag.
     """
 
     protocol: Protocol | None = None
     in_port: str | None = None
     tag: Tag | None = None
+    vlan: int | None = None
     source: Address | Network | None = None
     destination: Address | Network | None = None
     source_port: int | None = None
@@ -116,6 +118,7 @@ class Match:
             "icmp6_type": "icmp_type",
             "conn_state": "ct_state",
             "tag": "vlan_tci",
+            "vlan": "dl_vlan",
         }
         for field in fields(self):
             value = getattr(self, field.name)
@@ -125,8 +128,6 @@ class Match:
                 yield value.value
             elif field.name == "opening":
                 yield "tcp_flags=+syn-ack"
-            elif value is Tag.NOBODYS:
-                yield f"dl_vlan={NOBODYS_VLAN}"
             elif field.name == "syn":
                 yield "tcp_flags=+syn"
             elif field.name == "reset":

@@ -47,7 +47,7 @@ def _unrestored(context: Context) -> Iterator[Flow]:
         yield context.flow(
             Table.HOOK,
             Match(protocol=tcp(to), destination=own),
-            Resubmit(Table.TENANT),
+            Resubmit(Table.NETWORK),
             priority=HookPriority.PREFIX,
             why="VMs' answers to the server's own address (sources are not restored)",
         )

@@ -1,5 +1,7 @@
 """Tenants: a VM's packets to a remote prefix go to the proxy port of their connection.
 
+Those of the provider network, that is: others' do not come beyond ``network``.
+
 Outbound connections belong to the socksifier, inbound ones to the SOCKS server. Conntrack learns
 the direction from the proxy's packets alone: a VM's neighbours can forge its packets. One without
 conntrack state (the userspace datapath loses all of it when ovs-vswitchd restarts) goes to both
@@ -54,7 +56,7 @@ def flows(context: Context) -> Iterator[Flow]:
             yield context.flow(
                 Table.HOOK,
                 Match(protocol=protocol, destination=remote.network),
-                Resubmit(Table.TENANT),
+                Resubmit(Table.NETWORK),
                 priority=HookPriority.PREFIX,
                 why="packets to another site's prefix",
             )

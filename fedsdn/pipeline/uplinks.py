@@ -11,8 +11,14 @@ from collections.abc import Iterator
 
 from fedsdn.config.model import Uplink
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
-from fedsdn.pipeline.declarations import HookPriority, Table, port_mac, wan_port
-from fedsdn.pipeline.flows import Flow, Match, Output, Protocol, Resubmit, Tag, icmp, ip, tcp, udp
+from fedsdn.pipeline.declarations import (
+    NOBODYS_VLAN,
+    HookPriority,
+    Table,
+    port_mac,
+    wan_port,
+)
+from fedsdn.pipeline.flows import Flow, Match, Output, Protocol, Resubmit, icmp, ip, tcp, udp
 from fedsdn.pipeline.link_local import link_local
 
 _ND_SOLICITATION = 135
@@ -23,7 +29,7 @@ def flows(context: Context) -> Iterator[Flow]:
     """Flows of every uplink of the site."""
     yield context.flow(
         Table.HOOK,
-        Match(tag=Tag.NOBODYS),
+        Match(vlan=NOBODYS_VLAN),
         priority=HookPriority.NOBODYS_VLAN,
         why="drop: a forged tag would pass between the ports that NORMAL is kept off",
     )

@@ -9,7 +9,7 @@ from fedsdn.ovs.comparison import Fault, Finding, compare, summary
 from fedsdn.ovs.daemon import switch_version
 from fedsdn.ovs.database import read_bridge
 from fedsdn.ovs.flows import compared_flows
-from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.ovs.wanted import wanted_flows
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.view import SiteView
@@ -74,7 +74,7 @@ def application(view: SiteView) -> str:
 
 def flows(view: SiteView) -> str:
     """Compare the bridge's flows with the pipeline's."""
-    wanted = pipeline_flows(view.federation, view.name)
+    wanted = wanted_flows(view.shell, view.federation, view.name)
     findings = compare(wanted, compared_flows(view.shell, view.bridge))
     if findings:
         raise CheckFailedError(

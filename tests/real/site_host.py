@@ -18,6 +18,9 @@ from typing import Any
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
+from fedsdn.ovs.wanted import wanted_flows
+from fedsdn.pipeline.flows import Flow
+from fedsdn.shell import Shell
 
 COMMANDS = Path(sys.executable).parent
 BRIDGE = "br-provider"
@@ -185,6 +188,20 @@ class SiteHost:
     def json(self, command: str) -> Any:  # noqa: ANN401  (as the command prints it)
         text = self.output(command)
         return json.loads(text) if text.strip() else []
+
+    @property
+    def shell(self) -> Shell:
+        """Where the host's commands run."""
+        return Shell("a", (_NSENTER, "-t", str(self.pid), "-n", "-m", "-p"))
+
+    def wanted_flows(self, wanted: Federation, site: str = "a") -> tuple[Flow, ...]:
+        """Return the flows that the application gives the bridge, with the ports it has now."""
+        return wanted_flows(self.shell, wanted, site)
+
+    def give_flows(self, wanted: Federation, site: str = "a") -> None:
+        """Give the bridge the application's flows, once."""
+        flows = "\n".join(map(str, self.wanted_flows(wanted, site)))
+        self.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=flows)
 
     # What an operator does
 

@@ -53,7 +53,7 @@ def own(host: SiteHost) -> list[str]:
 
 
 def wait_for_own(host: SiteHost, wanted: Federation) -> None:
-    count = len(pipeline_flows(wanted, "a"))
+    count = len(host.wanted_flows(wanted))
     wait_until(lambda: len(own(host)) == count)
 
 

@@ -16,8 +16,6 @@ import pytest
 
 from fedsdn.config.model import Federation, Prefix
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
-from fedsdn.pipeline.build import pipeline_flows
-from fedsdn.shell import Shell
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify.view import SiteView
 from tests.real.site_host import BRIDGE, Program, SiteHost, federation, pinging, wait_until
@@ -225,9 +223,8 @@ def test_status_and_verify_take_the_others_table_miss_flow(host: SiteHost) -> No
         wait_until(lambda: len(own(host)) > 50)
         assert host.run("fedsdn flows diff --config-file /run/fedsdn.conf").returncode == 0
         wanted = federation()
-        shell = Shell("a", ("nsenter", "-t", str(host.pid), "-n", "-m", "-p"))
-        view = SiteView(wanted, wanted.site("a"), shell, Path("/run/fedsdn.conf"))
-        count = len(pipeline_flows(wanted, "a"))
+        view = SiteView(wanted, wanted.site("a"), host.shell, Path("/run/fedsdn.conf"))
+        count = len(host.wanted_flows(wanted))
         assert len(own(host)) == count - 1, "all but the table-miss flow"
         assert bridge_checks.flows(view) == f"{count} of {count}"
         assert bridge_checks.application(view) == BRIDGE

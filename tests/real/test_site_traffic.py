@@ -13,7 +13,6 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.pipeline.build import pipeline_flows
 from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
 
 pytestmark = pytest.mark.real
@@ -113,8 +112,7 @@ class Ground:
                 f"ethtool --offload {BRIDGE} tx off"
             )
         host.up()
-        flows = "\n".join(str(flow) for flow in pipeline_flows(federation(), "a"))
-        host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=flows)
+        host.give_flows(federation())
 
     def serve(self, namespace: str, program: str, port: int) -> None:
         """Run a program in the background until the host ends; wait for its listening port."""

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.pipeline.build import pipeline_flows
 from tests.real.proxy_net import Namespace
 from tests.real.site_host import BRIDGE, SiteHost, federation
 
@@ -111,10 +110,11 @@ def ring() -> Iterator[Ring]:
 def give_flows(ring: Ring, whose: str) -> None:
     """Give the hosts the application's flows, or only another owner's NORMAL, as before them."""
     for name, host in ring.hosts.items():
-        flows = "\n".join(str(flow) for flow in pipeline_flows(federation(), name))
         host.output(f"ovs-ofctl del-flows {BRIDGE} && ovs-appctl fdb/flush {BRIDGE}")
-        text = flows if whose == "ours" else "priority=0,actions=NORMAL"
-        host.output(f"ovs-ofctl -O OpenFlow13 --names add-flows {BRIDGE} -", stdin=text)
+        if whose == "ours":
+            host.give_flows(federation(), name)
+        else:
+            host.output(f"ovs-ofctl -O OpenFlow13 add-flow {BRIDGE} priority=0,actions=NORMAL")
 
 
 TAGS = pytest.mark.parametrize(

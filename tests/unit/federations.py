@@ -14,6 +14,7 @@ from fedsdn.config.model import (
     SourceRestore,
     Uplink,
 )
+from fedsdn.pipeline.network import TenantPort
 
 
 def uplink(
@@ -54,6 +55,11 @@ def two_sites() -> Federation:
 def three_sites() -> Federation:
     """Every uplink of a family reaches every other."""
     return Federation((_site("a", 1), _site("b", 2), _site("c", 3)), 1080, PROBES)
+
+
+def tenants(*names: str) -> tuple[TenantPort, ...]:
+    """Access ports of the provider network."""
+    return tuple(TenantPort(name, untagged=True, tagged=False) for name in names)
 
 
 def with_provider_network(federation: Federation, network: ProviderNetwork) -> Federation:

@@ -50,7 +50,8 @@ class Packet:
     syn: bool = False
     ack: bool = True
     rst: bool = False
-    tagged: bool = False
+    tag: int | None = None
+    """The VLAN of its tag: 0 for one of a priority alone, None without one."""
     mac: str = "to the gateway"
     source_mac: str = "a VM's"
     arp_source: Address | None = None
@@ -189,8 +190,8 @@ def _changed(packet: Packet, action: SetDestinationMac | AddressToSender | PopVl
         case AddressToSender():
             return replace(packet, mac=packet.source_mac)
         case PopVlan():
-            assert packet.tagged, "pop_vlan on an untagged frame"
-            return replace(packet, tagged=False)
+            assert packet.tag is not None, "pop_vlan on an untagged frame"
+            return replace(packet, tag=None)
 
 
 def _matches(match: Match, way: _Way) -> bool:
@@ -198,7 +199,8 @@ def _matches(match: Match, way: _Way) -> bool:
     return (
         _protocol(match.protocol, packet.protocol)
         and match.in_port in {None, packet.in_port}
-        and match.tag in {None, Tag.PRESENT if packet.tagged else Tag.ABSENT}  # never NOBODYS
+        and _tag(match.tag, packet.tag)
+        and match.vlan in {None, packet.tag}
         and _inside(packet.source, match.source)
         and _inside(packet.destination, match.destination)
         and match.source_port in {None, packet.source_port}
@@ -214,6 +216,15 @@ def _matches(match: Match, way: _Way) -> bool:
         and match.ct_mark in {None, way.mark}
         and _state(match.conn_state, way)
     )
+
+
+def _tag(wanted: Tag | None, found: int | None) -> bool:
+    return {
+        None: True,
+        Tag.ABSENT: found is None,
+        Tag.PRESENT: found is not None,
+        Tag.NO_VLAN: not found,
+    }[wanted]
 
 
 def _protocol(wanted: Protocol | None, found: Protocol) -> bool:

@@ -28,16 +28,21 @@ from fedsdn.controller.controller import Controller
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
+from fedsdn.ovs.commands import OvsError
 from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.flows import Flow
+from fedsdn.shell import Shell
 from fedsdn.site import checks, record
 from fedsdn.uplinks import monitor
 from fedsdn.uplinks.status import PortState, SiteStatus
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
-from tests.unit.federations import two_sites
+from tests.unit.fake_database import UPDATE, FakeDatabase
+from tests.unit.federations import tenants, two_sites
 from tests.unit.test_restore import restoration
 
 FEDERATION = two_sites()
 NEW = "br-new"
+VMS = {"vm1", "vm2"}
 
 
 def with_bridge(name: str) -> Federation:
@@ -55,6 +60,8 @@ class Host:
         self.channel = directory / "channel.sock"
         bridge = FEDERATION.sites[0].provider_network.bridge
         self.set_up = bridge
+        self.vms = {"vm1"}
+        self.database_error = ""
         self.statuses: list[SiteStatus] = []
         monkeypatch.setattr(controller_module, "CHANNEL_SOCKET", self.channel)
         monkeypatch.setattr(checks, "check_host", lambda _site: None)
@@ -63,6 +70,9 @@ class Host:
         monkeypatch.setattr(monitor, "write_status", self.statuses.append)
         monkeypatch.setattr(controller_module, "_open_socket", _no_socket)
         monkeypatch.setattr(federation_file, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(federation_file, "wanted_flows", self._wanted)
+        monkeypatch.setattr(controller_module, "DATABASE_SOCKET", directory / "db.sock")
+        monkeypatch.setattr(controller_module, "_RETRY_SECONDS", 0.01)
         monkeypatch.setattr("fedsdn.openflow.bridge_socket._reserve", lambda _bridge: _Reserved())
         self.controller = Controller(LocalSettings("a", self.file))
         self.main: asyncio.Task[None] | None = None
@@ -80,9 +90,14 @@ class Host:
     def _steering(self, _site: str, bridge: str) -> Iterator[bool]:
         yield bridge == self.set_up
 
+    def _wanted(self, _shell: Shell, federation: Federation, site: str) -> tuple[Flow, ...]:
+        if self.database_error:
+            raise OvsError(self.database_error, "start it")
+        return pipeline_flows(federation, site, tenants(*self.vms))
+
     def connect(self, name: str) -> FakeBridge:
         federation = with_bridge(name)
-        ports = {p for flow in pipeline_flows(federation, "a") for p in flow.ports}
+        ports = {p for flow in pipeline_flows(federation, "a") for p in flow.ports} | VMS
         fake = FakeBridge(bridge=name, ports={p: (n, UP) for n, p in enumerate(ports, 1)})
 
         def tell(message: object) -> None:
@@ -133,8 +148,8 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def complete(bridge: FakeBridge) -> Callable[[], bool]:
-    flows = pipeline_flows(with_bridge(bridge.bridge), "a")
+def complete(bridge: FakeBridge, *vms: str) -> Callable[[], bool]:
+    flows = pipeline_flows(with_bridge(bridge.bridge), "a", tenants(*vms or ("vm1",)))
     return lambda: len(bridge.flows) == len(flows)
 
 
@@ -160,6 +175,41 @@ def test_flows_follow_the_file(host: Host) -> None:
         await until(lambda: not complete(bridge)())
 
     run(host, scenario)
+
+
+def test_flows_follow_the_networks_of_the_ports(host: Host, tmp_path: Path) -> None:
+    """As the database tells of them; while it is away, and when it is back, nothing is lost."""
+
+    async def scenario() -> None:
+        bridge = host.connect(host.set_up)
+        await until(complete(bridge))
+        for first, second in ((["vm1", "vm2"], ["vm2"]), (["vm1", "vm2"], ["vm1"])):
+            host.vms = set(first)  # a change that nobody was told of
+            database = FakeDatabase()
+            async with await asyncio.start_unix_server(database.serve, tmp_path / "db.sock"):
+                await until(complete(bridge, *first))
+                host.vms = set(second)
+                database.write(UPDATE)
+                await until(complete(bridge, *second))
+                database.end()
+            (tmp_path / "db.sock").unlink()
+
+    run(host, scenario)
+
+
+def test_flows_wait_for_a_database_that_does_not_answer(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        host.database_error = "Open vSwitch's database does not answer"
+        bridge = host.connect(host.set_up)
+        await until(lambda: "does not answer" in caplog.text)
+        assert bridge.flows == {}
+        host.database_error = ""
+        await until(complete(bridge))
+
+    run(host, scenario)
+    assert caplog.text.count("does not answer") == 1
 
 
 def test_another_bridge_is_followed_once_the_host_is_set_up_with_it(

@@ -7,18 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.config.loader import load_federation
+from fedsdn.config.model import ProviderNetwork
 from fedsdn.inspect.flows.names import named_actions, named_match, table_name
 from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import flow_purpose, table_purpose
 from fedsdn.inspect.flows.report import document, rates, source, tables, text, why
+from fedsdn.lab.topology import load_topology
 from fedsdn.ovs.comparison import Fault, compare, shadows
 from fedsdn.ovs.flows import DumpedFlow, DumpError, concerns_us, parse_dump, parse_flow
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
-from fedsdn.pipeline.declarations import Table
+from fedsdn.pipeline.declarations import LOCAL_PORT, Table
 from fedsdn.pipeline.flows import Flow
-from tests.unit.federations import three_sites, two_sites, with_foreign_proxy, with_source_restore
+from fedsdn.pipeline.network import TenantPort
+from tests.unit.federations import (
+    tenants,
+    three_sites,
+    two_sites,
+    with_foreign_proxy,
+    with_provider_network,
+    with_source_restore,
+)
 
 ROOT = Path(__file__).parents[2]
 HEADING = "OFPST_FLOW reply (OF1.3) (xid=0x2):"
@@ -33,7 +42,9 @@ EVERY_KIND = (
     with_source_restore(two_sites(), "nat"),
     with_source_restore(two_sites(), "none"),
     with_foreign_proxy(three_sites(), "b"),
+    with_provider_network(two_sites(), ProviderNetwork("br-provider", segmentation_id=7)),
 )
+BOTH = TenantPort("bond0", untagged=True, tagged=True)
 
 
 def flows_of(site: str = "a") -> tuple[Flow, ...]:
@@ -83,7 +94,8 @@ def test_what_cannot_be_read_is_one_clear_line(lines: list[str], message: str) -
 
 @pytest.mark.parametrize("federation", EVERY_KIND)
 def test_every_flow_says_what_it_is_for_and_the_source_says_the_same(federation: object) -> None:
-    for flow in pipeline_flows(federation, "a"):  # type: ignore[arg-type]
+    ports = tenants("tap") if federation is not EVERY_KIND[-1] else [BOTH]
+    for flow in pipeline_flows(federation, "a", ports):  # type: ignore[arg-type]
         made_by = origin(flow.cookie)
         assert made_by is not None
         assert flow_purpose(made_by) == flow.why != ""
@@ -117,11 +129,12 @@ def test_others_marks_are_not_ours() -> None:
 
 @pytest.mark.parametrize("topology", sorted((ROOT / "topo").glob("*.yaml")), ids=lambda p: p.stem)
 def test_reference_dumps_are_what_their_sites_are_to_have(topology: Path) -> None:
-    federation = load_federation(topology)
-    for site in federation.sites:
+    lab = load_topology(topology)
+    for site in lab.sites:
+        ports = tenants(LOCAL_PORT, *(vm.name for vm in site.vms))
         file = ROOT / "flows" / topology.stem / f"{site.name}.flows"
         present = parse_dump(file.read_text().splitlines(), str(file))
-        assert compare(pipeline_flows(federation, site.name), present) == []
+        assert compare(pipeline_flows(lab.federation, site.name, ports), present) == []
 
 
 def faults(present: list[DumpedFlow]) -> list[Fault]:

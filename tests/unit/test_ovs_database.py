@@ -13,7 +13,7 @@ from fedsdn.shell import Shell
 # As ovs-vsctl 3.1 prints it, a table a line.
 PRINTED = """\
 {"data":[[["uuid","i1"],"up1",1,1500,"up",["set",[]]],[["uuid","i2"],"gone",-1,["set",[]],["set",[]],"could not open network device gone (No such device)"]],"headings":["_uuid","name","ofport","mtu","link_state","error"]}
-{"data":[[["uuid","p1"],"up1",["uuid","i1"],["set",[]],["set",[7,8]],["set",[]],["map",[]]],[["uuid","p2"],"gone",["set",[["uuid","i2"],["uuid","i1"]]],4001,["set",[]],"access",["map",[["fedsdn","a"]]]]],"headings":["_uuid","name","interfaces","tag","trunks","vlan_mode","external_ids"]}
+{"data":[[["uuid","p1"],"up1",["uuid","i1"],["set",[]],["set",[7,8]],["set",[]],["set",[]],["map",[]]],[["uuid","p2"],"gone",["set",[["uuid","i2"],["uuid","i1"]]],4001,["set",[]],9,"access",["map",[["fedsdn","a"]]]]],"headings":["_uuid","name","interfaces","tag","trunks","cvlans","vlan_mode","external_ids"]}
 {"data":[["br-empty",["set",[]],"",["set",[]],["map",[]]],["br-a",["set",[["uuid","p1"],["uuid","p2"]]],"netdev","OpenFlow13",["map",[["x","1"],["y","2"]]]]],"headings":["name","ports","datapath_type","protocols","external_ids"]}
 {"data":[[["map",[["userspace-tso-enable","true"]]]]],"headings":["other_config"]}
 """  # noqa: E501 -- as printed
@@ -32,19 +32,12 @@ def test_every_kind_of_value_is_decoded() -> None:
     assert (empty.ports, empty.datapath_type, empty.protocols) == ({}, "system", ())
     assert (bridge.datapath_type, bridge.protocols) == ("netdev", ("OpenFlow13",))
     assert bridge.external_ids == {"x": "1", "y": "2"}
+    up1 = Interface("up1", 1, 1500, "up", None)
+    error = "could not open network device gone (No such device)"
+    gone = Interface("gone", -1, None, None, error)
     assert bridge.ports == {
-        "up1": Port("up1", Interface("up1", 1, 1500, "up", None), None, (7, 8), None, {}),
-        "gone": Port(
-            "gone",
-            Interface(
-                *("gone", -1, None, None),
-                "could not open network device gone (No such device)",
-            ),
-            4001,
-            (),
-            "access",
-            {"fedsdn": "a"},
-        ),
+        "up1": Port("up1", (up1,), None, (7, 8), (), None, {}),
+        "gone": Port("gone", (gone, up1), 4001, (), (9,), "access", {"fedsdn": "a"}),
     }
     assert list(bridge.ports) == ["gone", "up1"], "a set of OVSDB has no order, a guess needs one"
     assert found.other_config == {"userspace-tso-enable": "true"}

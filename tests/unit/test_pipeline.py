@@ -22,7 +22,9 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.pipeline.flows import Protocol, icmp, tcp, udp
 from fedsdn.pipeline.link_local import link_local
+from fedsdn.pipeline.network import TenantPort
 from tests.unit.federations import (
+    tenants,
     three_sites,
     two_sites,
     with_foreign_proxy,
@@ -32,6 +34,7 @@ from tests.unit.federations import (
 from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
 TENANT = "tap-vm1"
+PORTS = tenants(TENANT, LOCAL_PORT)
 SITE_A = two_sites().site("a")
 
 
@@ -49,7 +52,7 @@ FAMILIES = pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
 
 @pytest.fixture
 def bridge() -> TableModel:
-    return TableModel(pipeline_flows(two_sites(), "a"))
+    return TableModel(pipeline_flows(two_sites(), "a", PORTS))
 
 
 def from_near(ends: Ends, *, syn: bool = False, in_port: str = TENANT) -> Packet:
@@ -152,12 +155,16 @@ def test_lost_conntrack_is_found_again_from_the_owner(
 
 
 @FAMILIES
-def test_both_copies_carry_the_right_mac_and_no_tag(bridge: TableModel, ends: Ends) -> None:
-    deliveries = bridge.push(replace(from_near(ends), tagged=True))
+def test_both_copies_carry_the_right_mac_and_no_tag(ends: Ends) -> None:
+    network = ProviderNetwork("br-provider", segmentation_id=101)
+    trunk = TenantPort(TENANT, untagged=False, tagged=True)
+    federation = with_provider_network(two_sites(), network)
+    bridge = TableModel(pipeline_flows(federation, "a", [trunk]))
+    deliveries = bridge.push(replace(from_near(ends), tag=101))
     assert {delivery.port: delivery.packet.mac for delivery in deliveries} == {
         port: port_mac(SITE_A, port) for port in (SOCKSIFIER_PORT, SERVER_PORT)
     }
-    assert not any(delivery.packet.tagged for delivery in deliveries)
+    assert {delivery.packet.tag for delivery in deliveries} == {None}
 
 
 @FAMILIES
@@ -340,14 +347,14 @@ def packets(draw: st.DrawFn) -> Packet:
         destination_port=draw(st.integers(1, 3)),
         syn=draw(st.booleans()),
         ack=draw(st.booleans()),
-        tagged=draw(st.booleans()),
+        tag=draw(st.sampled_from([None, 0, 101])),
     )
 
 
 @given(st.lists(packets(), max_size=30))
 def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None:
     """Whatever comes: no leak between uplinks, no foreign source but through the proxy's ports."""
-    bridge = TableModel(pipeline_flows(two_sites(), "a"))
+    bridge = TableModel(pipeline_flows(two_sites(), "a", PORTS))
     for packet in sequence:
         for delivery in bridge.push(packet):
             if packet.in_port in {"up1", "up2"}:
@@ -360,7 +367,8 @@ def test_no_sequence_of_packets_breaks_the_rules(sequence: list[Packet]) -> None
                 assert packet.destination in {OWN_4, OWN_6}
             if delivery.port in {SOCKSIFIER_PORT, SERVER_PORT}:
                 assert packet.in_port in {TENANT, LOCAL_PORT}
-                assert not delivery.packet.tagged
+                assert not packet.tag, "another network's"
+                assert delivery.packet.tag is None
             if packet.in_port in {SOCKSIFIER_PORT, SERVER_PORT}:
                 assert packet.source in {V4.far, V6.far}
                 assert packet.destination in {V4.near, V6.near}
@@ -375,7 +383,7 @@ def test_flows_are_distinct_and_reachable() -> None:
         with_source_restore(two_sites(), "none"),
         with_foreign_proxy(three_sites(), "b"),
     ):
-        flows = pipeline_flows(federation, "a")
+        flows = pipeline_flows(federation, "a", PORTS)
         keys = {(flow.table, flow.priority, flow.match) for flow in flows}
         assert len(keys) == len(flows)
         text = "\n".join(str(flow) for flow in flows)
@@ -400,7 +408,7 @@ def test_table_miss_flow_is_left_to_another_owner() -> None:
 
 def test_peers_of_peers_are_apart() -> None:
     """With three sites, each peer's prefixes and uplinks count, the own ones never do."""
-    bridge = TableModel(pipeline_flows(three_sites(), "b"))
+    bridge = TableModel(pipeline_flows(three_sites(), "b", PORTS))
     to_c = Packet(
         in_port=TENANT,
         protocol=Protocol.TCP,

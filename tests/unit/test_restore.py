@@ -16,6 +16,7 @@ from fedsdn.pipeline.flows import tcp
 from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
+    tenants,
     three_sites,
     two_sites,
     with_foreign_proxy,
@@ -25,8 +26,8 @@ from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
 FEDERATION = with_source_restore(two_sites(), "nat")
 SITE = FEDERATION.site("a")
-FLOWS = pipeline_flows(FEDERATION, "a")
 VM_PORT = "tap-vm1"
+FLOWS = pipeline_flows(FEDERATION, "a", tenants(VM_PORT))
 
 
 def restoration(
@@ -181,7 +182,7 @@ UNRESTORED = pytest.mark.parametrize(
 def test_what_nobody_restores_goes_out_as_it_is_and_comes_back(
     federation: Federation, family: int
 ) -> None:
-    bridge = TableModel(pipeline_flows(federation, "a"))
+    bridge = TableModel(pipeline_flows(federation, "a", tenants(VM_PORT)))
     wanted = restoration(family, own_port=50000)
     as_proxy = replace(wanted, client=wanted.own)
     for syn in (True, False):
@@ -194,7 +195,7 @@ def test_what_nobody_restores_goes_out_as_it_is_and_comes_back(
 @UNRESTORED
 @pytest.mark.parametrize("family", [4, 6])
 def test_the_server_is_itself_towards_vms_only(federation: Federation, family: int) -> None:
-    bridge = TableModel(pipeline_flows(federation, "a"))
+    bridge = TableModel(pipeline_flows(federation, "a", tenants(VM_PORT)))
     wanted = restoration(family)
     astray = replace(wanted, destination=wanted.client)
     assert bridge.push(to_vm(astray, syn=True)) == []

@@ -8,9 +8,9 @@ from fedsdn.config.model import Address, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.database import read_bridge
 from fedsdn.ovs.learned import learned_ports
-from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.ovs.wanted import tenant_ports
+from fedsdn.pipeline.declarations import LOCAL_PORT, PROXY_NAMESPACE
 from fedsdn.shell import Shell
-from fedsdn.site.plan import port_names
 
 _UNKNOWN_MAC = "00:00:00:00:00:00"
 
@@ -34,21 +34,21 @@ def vm_port(shell: Shell, site: Site, address: Address) -> VmPort:
     """
     bridge = read_bridge(shell, site.provider_network.bridge)
     mac = _neighbour(shell, address)
-    learned = learned_ports(shell, bridge.name).get(mac) if mac else None
-    ports = bridge.ports.values()
-    found = next((port for port in ports if port.interface.ofport == learned), None)
-    guessed = learned is None or found is None
-    if guessed:
-        taken = {*port_names(site), *(uplink.port for uplink in site.uplinks), bridge.name}
-        found = next((port for port in ports if port.name not in taken), None)
-    if found is None:
-        raise FedsdnError(
-            f"bridge {bridge.name} has no port on which {address} could be: see 'ovs-vsctl show'"
-        )
-    # Frames have the network's tag, unless the port itself has it.
     network = site.provider_network.segmentation_id
-    vlan = None if found.tag == network else network
-    return VmPort(found.name, mac or _UNKNOWN_MAC, vlan, guessed)
+    number = learned_ports(shell, bridge.name, network or 0).get(mac) if mac else None
+    interfaces = [one for port in bridge.ports.values() for one in port.interfaces]
+    learned = {one.name for one in interfaces if one.ofport == number}
+    ports = tenant_ports(site, bridge)
+    found = next((port for port in ports if port.name in learned), None)
+    guess = next((port for port in ports if port.name != LOCAL_PORT), None)
+    port = found or guess
+    if port is None:
+        raise FedsdnError(
+            f"bridge {bridge.name} has no port in the provider network on which {address} could "
+            "be: see 'ovs-vsctl show'"
+        )
+    vlan = None if port.untagged else network
+    return VmPort(port.name, mac or _UNKNOWN_MAC, vlan, guessed=found is None)
 
 
 def _neighbour(shell: Shell, address: Address) -> str | None:

@@ -1,0 +1,87 @@
+"""The flows that a bridge is to have: by the federation file, and by the VLANs of its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedsdn.config.model import Federation, Site
+from fedsdn.ovs.database import Bridge, Port, read_bridge
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, wan_port
+from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.network import TenantPort
+from fedsdn.shell import Shell
+
+_FLAT = 0
+"""What Open vSwitch calls the VLAN of frames without one."""
+
+_NO_NUMBER = {None, -1}
+
+
+def wanted_flows(shell: Shell, federation: Federation, site_name: str) -> tuple[Flow, ...]:
+    """Return all flows that the bridge of a site is to have, as ``shell`` finds its ports.
+
+    Raises:
+        OvsError: the database does not answer, or has no such bridge.
+
+    """
+    site = federation.site(site_name)
+    bridge = read_bridge(shell, site.provider_network.bridge)
+    return pipeline_flows(federation, site_name, tenant_ports(site, bridge))
+
+
+def tenant_ports(site: Site, bridge: Bridge) -> tuple[TenantPort, ...]:
+    """Find the ports that carry the site's provider network, apart from uplinks and the proxy's.
+
+    None, while the proxy's own ports are not (yet) in it: they would answer in another network.
+    """
+    vlan = site.provider_network.segmentation_id or _FLAT
+    proxy = (SOCKSIFIER_PORT, SERVER_PORT)
+    if any(name not in bridge.ports or not _untagged(bridge.ports[name], vlan) for name in proxy):
+        return ()
+    others = {*proxy, *(name for up in site.uplinks for name in (up.port, wan_port(up)))}
+    every = (port for name, port in bridge.ports.items() if name not in others)
+    return tuple(found for port in every for found in _tenant_ports(port, bridge.name, vlan))
+
+
+def _tenant_ports(port: Port, bridge: str, vlan: int) -> Iterator[TenantPort]:
+    untagged, tagged = _untagged(port, vlan), _tagged(port, vlan)
+    if untagged or tagged:
+        for interface in port.interfaces:
+            if interface.ofport in _NO_NUMBER:
+                continue  # the bridge could not open it, or not yet
+            name = LOCAL_PORT if interface.name == bridge else interface.name
+            yield TenantPort(name, untagged, tagged)
+
+
+# What NORMAL takes from a port, and as which VLAN's (ovs-vswitchd.conf.db(5), VLAN configuration)
+
+
+def _mode(port: Port) -> str:
+    return port.vlan_mode or ("trunk" if port.tag is None else "access")
+
+
+def _untagged(port: Port, vlan: int) -> bool:
+    """Whether a frame without a VLAN is of ``vlan`` if it comes in here."""
+    match _mode(port):
+        case "trunk":
+            return vlan == _FLAT and _carries(port.trunks, _FLAT)
+        case "dot1q-tunnel":
+            return vlan == (port.tag or _FLAT) and _carries(port.cvlans, _FLAT)
+    return vlan == (port.tag or _FLAT)
+
+
+def _tagged(port: Port, vlan: int) -> bool:
+    """Whether a frame with the tag of ``vlan`` is of it if it comes in here."""
+    if vlan == _FLAT:
+        return False
+    match _mode(port):
+        case "trunk":
+            return _carries(port.trunks, vlan)
+        case "native-tagged" | "native-untagged":
+            return vlan == port.tag or _carries(port.trunks, vlan)
+    return False
+
+
+def _carries(vlans: tuple[int, ...], vlan: int) -> bool:
+    return not vlans or vlan in vlans

@@ -1,0 +1,55 @@
+"""The provider network: which tenants' frames are of it. The one place where that is decided.
+
+A VLAN is not in every frame: Open vSwitch tags those of access ports in NORMAL only. So each port
+that has to do with the network has flows of its own here; what else comes is another network's, or
+nobody's, and stays NORMAL, whatever its addresses. All tables behind see the network's frames only,
+so conntrack's zone is the network's too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedsdn.pipeline.context import Context
+from fedsdn.pipeline.declarations import Table
+from fedsdn.pipeline.flows import Flow, Match, Normal, Resubmit, Tag
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPort:
+    """A port of the bridge with frames of the provider network.
+
+    ``untagged``: those without a VLAN are. ``tagged``: those with the network's tag are. ``name``
+    is the OpenFlow port's.
+    """
+
+    name: str
+    untagged: bool
+    tagged: bool
+
+
+def flows(context: Context) -> Iterator[Flow]:
+    """Flows that pick the network's frames."""
+    vlan = context.site.provider_network.segmentation_id
+    for port in context.tenant_ports:
+        if port.untagged:
+            yield context.flow(
+                Table.NETWORK,
+                Match(in_port=port.name, tag=Tag.NO_VLAN),
+                Resubmit(Table.TENANT),
+                why="the port's own VLAN is the provider network",
+            )
+        if port.tagged:
+            yield context.flow(
+                Table.NETWORK,
+                Match(in_port=port.name, vlan=vlan),
+                Resubmit(Table.TENANT),
+                why="the provider network's tag, and the port carries it",
+            )
+    yield context.default(Table.NETWORK, Normal(), why="another network: its addresses are its own")
+
+
+def is_of_a_port(flow: Flow) -> bool:
+    """Whether a flow is there because the bridge has a certain port of tenants."""
+    return flow.table is Table.NETWORK and flow.match.in_port is not None

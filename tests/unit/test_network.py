@@ -1,0 +1,223 @@
+"""Whose a frame is: by its tag, and by the VLANs of the port that it comes in by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from fedsdn.config.model import ProviderNetwork, Site
+from fedsdn.ovs.database import Bridge, Interface, Port
+from fedsdn.ovs.wanted import tenant_ports
+from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, Table
+from fedsdn.pipeline.flows import icmp, tcp
+from fedsdn.pipeline.network import TenantPort
+from tests.unit.federations import two_sites, with_provider_network, with_source_restore
+from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
+
+VLAN = 101
+FLAT = ProviderNetwork("br-provider", table_miss="normal")
+TAGGED = replace(FLAT, segmentation_id=VLAN)
+
+
+def port(
+    name: str,
+    tag: int | None = None,
+    mode: str | None = None,
+    trunks: tuple[int, ...] = (),
+    cvlans: tuple[int, ...] = (),
+) -> Port:
+    return Port(name, (Interface(name, 1, 1500, "up", None),), tag, trunks, cvlans, mode, {})
+
+
+def site(network: ProviderNetwork) -> Site:
+    return with_provider_network(two_sites(), network).site("a")
+
+
+def found(network: ProviderNetwork, *ports: Port, proxy_tag: int | None = -1) -> list[TenantPort]:
+    """Return the tenants' ports of a bridge with the site's own ports, and these."""
+    tag = (network.segmentation_id or 0) if proxy_tag == -1 else proxy_tag
+    own = [port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag)]
+    own += [port(name, mode="trunk", trunks=(4095,)) for name in ("up1", "up2", "wan-up1")]
+    every = {one.name: one for one in (*own, *ports)}
+    return list(tenant_ports(site(network), Bridge("br-provider", "netdev", (), {}, every)))
+
+
+NATIVE = ("native-tagged", "native-untagged")
+KINDS = [
+    # A port's columns, and which of its frames are of the flat network, and of the VLAN:
+    # (untagged, tagged with its tag).
+    (port("p"), (True, False), (False, True)),
+    (port("p", mode="trunk"), (True, False), (False, True)),
+    (port("p", mode="trunk", tag=VLAN), (True, False), (False, True)),
+    (port("p", trunks=(7, VLAN)), (False, False), (False, True)),
+    (port("p", trunks=(0, 7)), (True, False), (False, False)),
+    (port("p", tag=VLAN), (False, False), (True, False)),
+    (port("p", tag=VLAN, mode="access", trunks=(0, 7)), (False, False), (True, False)),
+    (port("p", tag=7), (False, False), (False, False)),
+    (port("p", tag=7, trunks=(VLAN,)), (False, False), (False, False)),
+    (port("p", tag=0), (True, False), (False, False)),
+    (port("p", mode="access"), (True, False), (False, False)),
+    *((port("p", VLAN, mode), (False, False), (True, True)) for mode in NATIVE),
+    *((port("p", VLAN, mode, (7,)), (False, False), (True, True)) for mode in NATIVE),
+    *((port("p", 7, mode), (False, False), (False, True)) for mode in NATIVE),
+    *((port("p", 7, mode, (7, 8)), (False, False), (False, False)) for mode in NATIVE),
+    *((port("p", None, mode, (VLAN,)), (True, False), (False, True)) for mode in NATIVE),
+    (port("p", VLAN, "dot1q-tunnel"), (False, False), (True, False)),
+    (port("p", VLAN, "dot1q-tunnel", cvlans=(7, VLAN)), (False, False), (False, False)),
+    (port("p", 7, "dot1q-tunnel"), (False, False), (False, False)),
+]
+
+
+@pytest.mark.parametrize(("kind", "flat", "vlan"), KINDS, ids=lambda value: str(value)[:80])
+def test_every_kind_of_port(kind: Port, flat: tuple[bool, bool], vlan: tuple[bool, bool]) -> None:
+    for network, expected in ((FLAT, flat), (TAGGED, vlan)):
+        ports = [TenantPort("p", *expected)] if any(expected) else []
+        assert found(network, kind) == ports
+
+
+def test_the_bridges_own_port_is_local() -> None:
+    assert found(TAGGED, port("br-provider", tag=VLAN)) == [
+        TenantPort(LOCAL_PORT, untagged=True, tagged=False)
+    ]
+
+
+def test_every_interface_of_a_bond_is_a_port_if_it_could_be_opened() -> None:
+    numbers = {"e1": 7, "e2": 8, "gone": -1, "new": None}
+    members = tuple(Interface(name, n, None, None, None) for name, n in numbers.items())
+    bond = replace(port("bond"), interfaces=members)
+    assert [one.name for one in found(FLAT, bond)] == ["e1", "e2"]
+
+
+@pytest.mark.parametrize("network", [FLAT, TAGGED], ids=["flat", "VLAN"])
+def test_nobody_is_served_while_the_proxys_ports_are_in_another_network(
+    network: ProviderNetwork,
+) -> None:
+    everybody = port("p", network.segmentation_id or 0)
+    assert found(network, everybody, proxy_tag=7) == []
+    assert found(network, everybody) != []
+    alone = Bridge("br-provider", "netdev", (), {}, {"p": everybody})
+    assert tenant_ports(site(network), alone) == ()
+
+
+ENDS = [("10.1.0.11", "10.2.0.11"), ("fd00:1::11", "fd00:2::11")]
+
+
+def packet(ends: tuple[str, str], in_port: str, tag: int | None) -> Packet:
+    near, far = map(ip_address, ends)
+    return Packet(
+        in_port=in_port,
+        protocol=tcp(near),
+        source=near,
+        destination=far,
+        source_port=40000,
+        destination_port=80,
+        syn=True,
+        ack=False,
+        tag=tag,
+    )
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize(
+    ("network", "ours", "others"),
+    [
+        (
+            FLAT,
+            [("trunk", None), ("trunk", 0), ("untagged", None), ("untagged", 0)],
+            [("trunk", VLAN), ("trunk", 7), ("untagged", 7), ("in7", None), ("in7", 0)],
+        ),
+        (
+            TAGGED,
+            [("trunk", VLAN), ("in101", None), ("in101", 0), ("native", VLAN), ("native", None)],
+            [
+                *(("trunk", None), ("trunk", 0), ("trunk", 7), ("untagged", None)),
+                *(("untagged", VLAN), ("in7", None), ("in7", VLAN), ("in101", VLAN)),
+                *(("in101", 7), ("native", 7), ("not101", VLAN)),
+            ],
+        ),
+    ],
+    ids=["flat", "VLAN"],
+)
+def test_other_networks_stay_normal_and_share_no_state(
+    ends: tuple[str, str],
+    network: ProviderNetwork,
+    ours: list[tuple[str, int | None]],
+    others: list[tuple[str, int | None]],
+) -> None:
+    """Whatever comes from a federated VM, the same from another network is left as it is."""
+    federation = with_provider_network(two_sites(), network)
+    ports = found(
+        network,
+        port("trunk"),
+        port("not101", trunks=(7,)),
+        port("untagged", 0),
+        port("in7", 7),
+        port("in101", VLAN),
+        port("native", VLAN, "native-untagged"),
+    )
+    bridge = TableModel(pipeline_flows(federation, "a", ports))
+    opening = {place: packet(ends, *place) for place in (*ours, *others)}
+    for place in others:
+        assert bridge.push(opening[place]) == [Delivery(NORMAL, opening[place])]
+    assert bridge.connections == {}
+    answer = packet((ends[1], ends[0]), SOCKSIFIER_PORT, None)
+    answer = replace(answer, source_port=80, destination_port=40000, ack=True)
+    protocol = icmp(ip_address(ends[0]))
+    for place in ours:
+        [taken] = bridge.push(opening[place])
+        assert (taken.port, taken.packet.tag) == (SOCKSIFIER_PORT, None)
+        bridge.push(answer)
+        known = dict(bridge.connections)
+        for other in others:
+            error = replace(opening[other], protocol=protocol, error_about=answer.connection)
+            rest = [
+                replace(opening[other], syn=syn, ack=ack, rst=not syn)
+                for syn, ack in ((True, False), (True, True), (False, True))
+            ]
+            for one in (*rest, error):
+                assert bridge.push(one) == [Delivery(NORMAL, one)]
+        assert bridge.connections == known
+
+
+def test_where_sources_are_not_restored_the_proxys_address_is_the_networks_too() -> None:
+    federation = with_source_restore(with_provider_network(two_sites(), TAGGED), "none")
+    ports = found(TAGGED, port("in7", 7), port("in101", VLAN))
+    bridge = TableModel(pipeline_flows(federation, "a", ports))
+    for near, own in (("10.1.0.11", "10.1.0.2"), ("fd00:1::11", "fd00:1::2")):
+        for name, to in (("in7", [NORMAL]), ("in101", [SOCKSIFIER_PORT])):
+            sent = bridge.push(packet((near, own), name, None))
+            assert [delivery.port for delivery in sent] == to
+
+
+def test_flows_are_as_many_as_ports() -> None:
+    for network in (FLAT, TAGGED):
+        federation = with_provider_network(two_sites(), network)
+        few, many = (
+            len(
+                pipeline_flows(
+                    federation,
+                    "a",
+                    found(
+                        network,
+                        *(
+                            port(f"p{number}", network.segmentation_id or 0)
+                            for number in range(count)
+                        ),
+                    ),
+                )
+            )
+            for count in (1, 101)
+        )
+        assert many - few == 100
+
+
+def test_the_network_is_decided_in_one_table_alone() -> None:
+    """Every way from the hook to the tenants' tables leads through it."""
+    for how in ("transparent", "nat", "none"):
+        federation = with_source_restore(two_sites(), how)
+        flows = pipeline_flows(federation, "a", found(FLAT, port("p")))
+        to_tenants = {flow.table for flow in flows if "resubmit(,110)" in str(flow)}
+        assert to_tenants == {Table.NETWORK}
