@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 
 from fedsdn.config.model import Federation, Site
-from fedsdn.ovs.database import Bridge, Port, read_bridge
+from fedsdn.ovs.database import Bridge, Interface, Port, read_bridge
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.pipeline.flows import Flow
@@ -16,6 +16,8 @@ _FLAT = 0
 """What Open vSwitch calls the VLAN of frames without one."""
 
 _NO_NUMBER = {None, -1}
+_NAME_OCTETS = 15
+"""So much of a port's name OpenFlow tells (1.3.5, section 7.2.1, ``OFP_MAX_PORT_NAME_LEN``)."""
 
 
 def wanted_flows(shell: Shell, federation: Federation, site_name: str) -> tuple[Flow, ...]:
@@ -41,17 +43,19 @@ def tenant_ports(site: Site, bridge: Bridge) -> tuple[TenantPort, ...]:
         return ()
     others = {*proxy, *(name for up in site.uplinks for name in (up.port, wan_port(up)))}
     every = (port for name, port in bridge.ports.items() if name not in others)
-    return tuple(found for port in every for found in _tenant_ports(port, bridge.name, vlan))
+    known = Counter(_name(one, bridge) for port in bridge.ports.values() for one in port.interfaces)
+    return tuple(
+        TenantPort(name, untagged, tagged)
+        for port in every
+        for untagged, tagged in [(_untagged(port, vlan), _tagged(port, vlan))]
+        for name in (_name(one, bridge) for one in port.interfaces if one.ofport not in _NO_NUMBER)
+        if (untagged or tagged) and known[name] == 1
+    )
 
 
-def _tenant_ports(port: Port, bridge: str, vlan: int) -> Iterator[TenantPort]:
-    untagged, tagged = _untagged(port, vlan), _tagged(port, vlan)
-    if untagged or tagged:
-        for interface in port.interfaces:
-            if interface.ofport in _NO_NUMBER:
-                continue  # the bridge could not open it, or not yet
-            name = LOCAL_PORT if interface.name == bridge else interface.name
-            yield TenantPort(name, untagged, tagged)
+def _name(interface: Interface, bridge: Bridge) -> str:
+    """Return the name by which OpenFlow knows a port; two long ones may have the same."""
+    return LOCAL_PORT if interface.name == bridge.name else interface.name[:_NAME_OCTETS]
 
 
 # What NORMAL takes from a port, and as which VLAN's (ovs-vswitchd.conf.db(5), VLAN configuration)

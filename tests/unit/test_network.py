@@ -91,6 +91,13 @@ def test_every_interface_of_a_bond_is_a_port_if_it_could_be_opened() -> None:
     assert [one.name for one in found(FLAT, bond)] == ["e1", "e2"]
 
 
+def test_a_port_has_the_name_that_openflow_tells_if_it_is_the_only_one() -> None:
+    long = [port("patch-to-br-int"), port("patch-to-br-inside"), port("patch-to-the-others")]
+    assert [one.name for one in found(FLAT, *long[1:])] == ["patch-to-br-ins", "patch-to-the-ot"]
+    twins = [port("patch-to-the-others"), port("patch-to-the-otters")]
+    assert found(FLAT, *twins) == [], "nobody could say which of the two is meant"
+
+
 @pytest.mark.parametrize("network", [FLAT, TAGGED], ids=["flat", "VLAN"])
 def test_nobody_is_served_while_the_proxys_ports_are_in_another_network(
     network: ProviderNetwork,
