@@ -15,14 +15,17 @@ from fedsdn.socket_address import SocketAddress
 from tests.fuzz.run import fuzz
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
+    parsing.parse_greeting,
+    parsing.parse_selection,
     parsing.parse_request,
-    parsing.parse_response,
+    parsing.parse_reply,
     parsing.parse_plain_greeting,
     parsing.parse_plain_selection,
     parsing.parse_plain_connect,
-    parsing.parse_plain_reply,
 )
 MOST_READS = 8
+LONGEST = 3 + 1 + 1 + 255 + 2
+"""A reply with a bound name; a greeting is shorter."""
 
 
 def read(parse: Callable[[bytes], object], stream: bytes, piece: int) -> tuple[object, int]:
@@ -41,14 +44,14 @@ def read(parse: Callable[[bytes], object], stream: bytes, piece: int) -> tuple[o
             return None, len(seen)
         seen += more
         reads += 1
-        assert len(seen) <= socks.LONGEST_REQUEST, "it takes more than the longest message"
-        assert piece < socks.LONGEST_REQUEST or reads <= MOST_READS, "it reads in crumbs"
+        assert len(seen) <= LONGEST, "it takes more than the longest message"
+        assert piece < LONGEST or reads <= MOST_READS, "it reads in crumbs"
 
 
 def one_input(data: bytes) -> None:
     """Read the same stream at once and octet by octet: it must be the same message."""
     for parse in PARSERS:
-        whole, taken = read(parse, data, socks.LONGEST_REQUEST)
+        whole, taken = read(parse, data, LONGEST)
         in_pieces, taken_in_pieces = read(parse, data, 1)
         assert whole == in_pieces
         assert taken_in_pieces <= taken
@@ -59,10 +62,11 @@ def one_input(data: bytes) -> None:
 if __name__ == "__main__":
     VMS = [SocketAddress(ip_address(text), 80) for text in ("10.1.0.11", "fd00:2::11")]
     GOOD = [
-        *(socks.Request(vm, vm).encode() for vm in VMS),
+        *(socks.Request(vm, vm, number=2, after=1).encode() for vm in VMS),
         *(socks.encode_connect(vm) for vm in VMS),
-        socks.encode_response(socks.Reply.SUCCEEDED),
         socks.encode_reply(socks.Reply.REFUSED),
         socks.PLAIN_GREETING,
+        socks.GREETING,
+        socks.Selection(1).encode(),
     ]
     fuzz(one_input, GOOD)

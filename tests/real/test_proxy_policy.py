@@ -15,10 +15,12 @@ import pytest
 from fedsdn.proxy.relay.records import Kind, record
 from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks.protocol import (
+    GREETING,
     NO_METHOD,
     Reply,
     Request,
-    encode_response,
+    Selection,
+    encode_reply,
 )
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
@@ -30,7 +32,6 @@ pytestmark = pytest.mark.real
 PEER = {4: "192.0.2.1", 6: "2001:db8:2::1"}
 OWN = {4: "192.0.2.2", 6: "2001:db8:2::2"}
 STRANGER = "192.0.2.9"
-NOT_ALLOWED = encode_response(Reply.NOT_ALLOWED)
 
 Net = tuple[SiteOfNet, SiteOfNet]
 
@@ -54,9 +55,25 @@ def speak(
 
 
 def ask(client: str, destination: str, port: int = 80) -> bytes:
-    return Request(
-        SocketAddress(ip_address(client), 40000), SocketAddress(ip_address(destination), port)
-    ).encode()
+    request = Request(
+        SocketAddress(ip_address(client), 40000),
+        SocketAddress(ip_address(destination), port),
+        number=1,
+    )
+    return GREETING + request.encode()
+
+
+def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    received = b""
+    while len(received) < count and (data := sock.recv(count - len(received))):
+        received += data
+    return received
+
+
+def is_selected(peer: socket.socket) -> bool:
+    """Whether the server takes the greeting; whichever worker it is."""
+    selection = receive_exactly(peer, len(Selection(0).encode()))
+    return selection[:2] == Selection(0).encode()[:2]
 
 
 def receive(sock: socket.socket) -> bytes:
@@ -84,11 +101,9 @@ def test_a_peers_request_is_carried(net: Net, family: int) -> None:
             assert server.recv(100) == b"early"
             server.sendall(b"answer")
         answer = record(Kind.DATA, 6) + b"answer" + record(Kind.END)
-        expected = encode_response(Reply.SUCCEEDED) + answer
-        received = b""
-        while len(received) < len(expected):
-            received += peer.recv(1000)
-        assert received == expected
+        expected = encode_reply(Reply.SUCCEEDED) + answer
+        assert is_selected(peer)
+        assert receive_exactly(peer, len(expected)) == expected
 
 
 def test_a_connection_without_multipath_tcp_is_turned_away_and_counted(
@@ -104,7 +119,8 @@ def test_a_connection_without_multipath_tcp_is_turned_away_and_counted(
         speak(net, family, protocol=0) as peer,
     ):
         peer.sendall(ask(client, vm, listener.getsockname()[1]))
-        assert receive(peer) == encode_response(Reply.ASK_AGAIN)
+        assert is_selected(peer)
+        assert receive(peer) == encode_reply(Reply.ASK_AGAIN)
         listener.settimeout(0)
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -136,8 +152,12 @@ def test_a_peer_that_oversteps_is_refused_and_counted(
 ) -> None:
     _, far = net
     with far.counts(inbound=0, **{f"refused_{counter}": 1}), speak(net) as peer:
-        peer.sendall(ask(client, destination) + b"data that nobody will read")
-        assert receive(peer) == NOT_ALLOWED
+        data = b"data that nobody will read"
+        peer.sendall(ask(client, destination) + record(Kind.DATA, len(data)) + data)
+        assert is_selected(peer)
+        assert receive_exactly(peer, 10) == encode_reply(Reply.NOT_ALLOWED)
+        peer.shutdown(socket.SHUT_WR)
+        assert receive(peer) == b""
 
 
 @pytest.mark.parametrize(
@@ -146,27 +166,9 @@ def test_a_peer_that_oversteps_is_refused_and_counted(
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"", id="HTTP"),
         pytest.param(b"\x04\x01\x00\x50\x0a\x02\x00\x0b\x00", b"", id="SOCKS4"),
         pytest.param(b"\x05\x01\x00", NO_METHOD, id="plain SOCKS5"),
-        pytest.param(b"\x05\x01\x80\x01" + bytes(30), NO_METHOD, id="earlier metadata"),
-        pytest.param(b"\x05\x01\x80\x03" + bytes(30), NO_METHOD, id="later metadata"),
-        pytest.param(
-            ask("10.1.0.77", "10.2.0.11")[:11] + b"\x05\x02\x00" + bytes(30),
-            encode_response(Reply.COMMAND_NOT_SUPPORTED),
-            id="BIND",
-        ),
-        pytest.param(
-            ask("10.1.0.77", "10.2.0.11")[:14] + b"\x03\x01x\x00\x50",
-            encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
-            id="name",
-        ),
-        pytest.param(
-            ask("10.1.0.77", "fd00:2::11"),
-            encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
-            id="mixed families",
-        ),
-        pytest.param(ask("10.1.0.77", "10.2.0.11", 0), encode_response(Reply.FAILURE), id="port 0"),
     ],
 )
-def test_what_is_no_request_is_answered_and_counted(net: Net, said: bytes, answer: bytes) -> None:
+def test_what_is_no_greeting_is_answered_and_counted(net: Net, said: bytes, answer: bytes) -> None:
     with net[1].counts(inbound=0, refused_protocol=1), speak(net) as peer:
         peer.sendall(said)
         peer.shutdown(socket.SHUT_WR)
@@ -175,6 +177,54 @@ def test_what_is_no_request_is_answered_and_counted(net: Net, said: bytes, answe
         except ConnectionResetError:
             received = b""
         assert received == answer
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        pytest.param(GREETING + b"\x02" + bytes(30), Reply.FAILURE, id="earlier metadata"),
+        pytest.param(GREETING + b"\x04" + bytes(30), Reply.FAILURE, id="later metadata"),
+        pytest.param(
+            ask("10.1.0.77", "10.2.0.11")[:20] + b"\x05\x02\x00" + bytes(30),
+            Reply.COMMAND_NOT_SUPPORTED,
+            id="BIND",
+        ),
+        pytest.param(
+            ask("10.1.0.77", "10.2.0.11")[:23] + b"\x03\x01x\x00\x50",
+            Reply.ADDRESS_TYPE_NOT_SUPPORTED,
+            id="name",
+        ),
+        pytest.param(
+            ask("10.1.0.77", "fd00:2::11"),
+            Reply.ADDRESS_TYPE_NOT_SUPPORTED,
+            id="mixed families",
+        ),
+        pytest.param(ask("10.1.0.77", "10.2.0.11", 0), Reply.FAILURE, id="port 0"),
+    ],
+)
+def test_what_is_no_request_is_answered_and_counted(net: Net, said: bytes, answer: Reply) -> None:
+    with net[1].counts(inbound=0, refused_protocol=1), speak(net) as peer:
+        peer.sendall(said)
+        peer.shutdown(socket.SHUT_WR)
+        assert is_selected(peer)
+        assert receive(peer) == encode_reply(answer)
+
+
+def test_a_refused_request_may_be_followed_by_another(net: Net, family: int) -> None:
+    """On the same connection, if nothing of a VM was behind it."""
+    _, far = net
+    vm = far.addresses[family]
+    client = {4: "10.1.0.77", 6: "fd00:1::77"}[family]
+    with far.vm.listen(vm) as listener, speak(net, family) as peer:
+        port = listener.getsockname()[1]
+        with far.vm.listen(vm) as closed:
+            closed_port = closed.getsockname()[1]
+        peer.sendall(ask(client, vm, closed_port))
+        assert is_selected(peer)
+        assert receive_exactly(peer, 10) == encode_reply(Reply.REFUSED)
+        peer.sendall(ask(client, vm, port).removeprefix(GREETING))
+        assert receive_exactly(peer, 10) == encode_reply(Reply.SUCCEEDED)
+        listener.accept()[0].close()
 
 
 def test_who_is_no_peer_is_refused_before_it_says_anything(net: Net) -> None:

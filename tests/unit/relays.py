@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -62,10 +62,10 @@ class Half:
     def count_received(self, moved: int) -> None:
         self.received += moved
 
-    async def run(self, far_ready: Awaitable[None] | None = None) -> None:
+    async def run(self) -> None:
         """Do as the proxy does: close the sockets when the relay is over."""
         with self.near, self.far:
-            await self.relay.run(far_ready)
+            await self.relay.run()
 
 
 class Ground:
@@ -106,13 +106,13 @@ class Ground:
     def sides(self) -> tuple[socket.socket, socket.socket]:
         return self.client, self.server
 
-    def start(self, far_ready: Awaitable[None] | None = None) -> asyncio.Task[None]:
-        return asyncio.create_task(self.run(far_ready))
+    def start(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self.run())
 
-    async def run(self, far_ready: Awaitable[None] | None = None) -> None:
+    async def run(self) -> None:
         others = [asyncio.create_task(half.run()) for half in self.halves[1:]]
         try:
-            await self.halves[0].run(far_ready)
+            await self.halves[0].run()
         finally:
             if others:
                 await asyncio.wait(others)

@@ -70,32 +70,6 @@ async def test_a_receiver_that_does_not_read_stops_the_sender() -> None:
         await running
 
 
-@asynchronous
-async def test_nothing_is_moved_before_far_is_ready() -> None:
-    answer = b"ready"
-
-    async def ready() -> None:
-        loop, seen = asyncio.get_running_loop(), b""
-        while len(seen) < len(answer):
-            seen += await loop.sock_recv(g.far, len(answer) - len(seen))
-        assert seen == answer
-
-    with ground() as g:
-        running = g.start(ready())
-        loop = asyncio.get_running_loop()
-        g.client.send(b"early")
-        g.server.send(answer[:2])
-        await until(lambda: has_something(g.near))
-        assert not has_something(g.server)
-        g.server.send(answer[2:] + b"first")
-        assert await loop.sock_recv(g.server, 100) == b"early"
-        assert await loop.sock_recv(g.client, 100) == b"first"
-        assert g.received == 5
-        g.client.close()
-        g.server.close()
-        await running
-
-
 @both_kinds
 @pytest.mark.parametrize("who", [0, 1])
 @asynchronous

@@ -16,7 +16,6 @@ from tests.unit.relays import (
     ground,
     has_something,
     is_reset,
-    nothing_comes,
     receive_until_reset,
     wait_for_nobody,
 )
@@ -76,33 +75,6 @@ async def test_cancelled_it_resets_both_sides(records: bool) -> None:
 
 
 @asynchronous
-async def test_far_not_getting_ready_resets_both() -> None:
-    async def fails() -> None:
-        await asyncio.get_running_loop().sock_recv(g.far, 1)
-        raise ValueError("no")
-
-    with ground() as g:
-        running = g.start(fails())
-        g.server.send(b"no")
-        with pytest.raises(ValueError, match="no"):
-            await running
-        assert await is_reset(g.client)
-        assert await is_reset(g.server)
-
-
-@pytest.mark.parametrize("who", [0, 1])
-@asynchronous
-async def test_a_reset_before_far_is_ready_ends_the_waiting(who: int) -> None:
-    with ground() as g:
-        running = g.start(nothing_comes(g))
-        await asyncio.sleep(0)
-        tcp.reset(g.sides[who])
-        with pytest.raises(OSError, match=r"reset|not connected"):
-            await running
-        assert await is_reset(g.sides[1 - who])
-
-
-@asynchronous
 async def test_a_connection_that_nobody_ended_in_order_is_reset_when_closed() -> None:
     client, near = tcp_pair()
     with client:
@@ -154,10 +126,7 @@ async def test_nothing_of_what_may_not_be_used_is_passed_on(records: bool) -> No
 
 @pytest.mark.parametrize(
     ("end", "records"),
-    [
-        *((end, records) for end in ("order", "reset", "cancel") for records in (False, True)),
-        ("not ready", False),
-    ],
+    [(end, records) for end in ("order", "reset", "cancel") for records in (False, True)],
 )
 @asynchronous
 async def test_nothing_is_left_open(
@@ -166,7 +135,7 @@ async def test_nothing_is_left_open(
     wait_for_nobody(monkeypatch)
     before = len(descriptors())
     with ground(records=records) as g:
-        running = g.start(nothing_comes(g) if end == "not ready" else None)
+        running = g.start()
         await fill(g.client)
         if end == "order":
             g.client.close()

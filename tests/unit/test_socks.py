@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsdn.proxy.socks.parsing import (
+    parse_greeting,
     parse_plain_connect,
     parse_plain_greeting,
-    parse_plain_reply,
     parse_plain_selection,
+    parse_reply,
     parse_request,
-    parse_response,
+    parse_selection,
 )
 from fedsdn.proxy.socks.protocol import (
+    GREETING,
+    LONGEST_GREETING,
     LONGEST_REQUEST,
     METHOD_CLIENT_METADATA,
     NO_METHOD,
@@ -27,11 +30,11 @@ from fedsdn.proxy.socks.protocol import (
     PLAIN_SELECTION,
     Reply,
     Request,
+    Selection,
     SocksError,
     encode_address,
     encode_connect,
     encode_reply,
-    encode_response,
     reply_for,
 )
 from fedsdn.socket_address import SocketAddress
@@ -41,22 +44,23 @@ PORTS = st.integers(1, 65535)
 
 def requests(version: Literal[4, 6]) -> st.SearchStrategy[Request]:
     endpoints = st.builds(SocketAddress, st.ip_addresses(v=version), PORTS)
-    return st.builds(Request, endpoints, endpoints)
+    numbers = st.integers(1, (1 << 32) - 1)
+    classes = st.integers(0, 63).map(lambda dscp: dscp << 2)
+    built = st.builds(Request, endpoints, endpoints, numbers, st.just(0) | numbers, classes)
+    return built.filter(lambda request: request.number != request.after)
 
 
 REQUESTS = st.one_of(requests(4), requests(6))
 ERROR_ANSWERS = {
     b"",
     NO_METHOD,
-    *(encode_response(reply) for reply in Reply if reply is not Reply.SUCCEEDED),
+    *(encode_reply(reply) for reply in Reply if reply is not Reply.SUCCEEDED),
 }
 EXAMPLE = Request(
-    SocketAddress(ip_address("10.1.0.11"), 45678), SocketAddress(ip_address("10.2.0.11"), 80)
+    SocketAddress(ip_address("10.1.0.11"), 45678),
+    SocketAddress(ip_address("10.2.0.11"), 80),
+    number=7,
 )
-
-
-def with_methods(request: Request, methods: bytes) -> bytes:
-    return b"\x05" + bytes([len(methods)]) + methods + request.encode()[3:]
 
 
 class Wire:
@@ -78,16 +82,27 @@ def test_a_request_is_read_as_it_was_written(request: Request) -> None:
 
 
 @given(
-    REQUESTS,
     st.sets(st.integers(0, 255).filter(lambda method: method != METHOD_CLIENT_METADATA)),
+    st.integers(1, 100),
     st.binary(max_size=100),
     st.data(),
 )
-def test_a_request_in_pieces_is_read_to_its_last_byte_and_no_further(
-    request: Request, others: set[int], following: bytes, data: st.DataObject
+def test_a_greeting_in_pieces_is_read_to_its_last_byte_and_no_further(
+    others: set[int], piece: int, following: bytes, data: st.DataObject
 ) -> None:
-    methods = data.draw(st.permutations([METHOD_CLIENT_METADATA, *others]))
-    encoded = with_methods(request, bytes(methods))
+    methods = bytes(data.draw(st.permutations([METHOD_CLIENT_METADATA, *others])))
+    encoded = b"\x05" + bytes([len(methods)]) + methods
+    assert len(encoded) <= LONGEST_GREETING
+    wire = Wire(encoded + following)
+    assert read_in_pieces(parse_greeting, wire, piece) == methods
+    assert wire.taken == len(encoded)
+
+
+@given(REQUESTS, st.binary(max_size=100), st.data())
+def test_a_request_in_pieces_is_read_to_its_last_byte_and_no_further(
+    request: Request, following: bytes, data: st.DataObject
+) -> None:
+    encoded = request.encode()
     assert len(encoded) <= LONGEST_REQUEST
     wire, seen = Wire(encoded + following), b""
     while isinstance(found := parse_request(seen), int):
@@ -149,20 +164,20 @@ V4 = EXAMPLE.encode()
 @pytest.mark.parametrize(
     ("data", "message", "answer"),
     [
-        (b"\x04", "SOCKS version 0x4", b""),
-        (b"G", "SOCKS version 0x47", b""),
-        (b"\x05\x00", "no method", NO_METHOD),
-        (b"\x05\x02\x00\x02", "no method", NO_METHOD),
-        (V4[:3] + b"\x01", "metadata version 0x1", NO_METHOD),
-        (V4[:4] + b"\x03", "address type 3", encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)),
-        (V4[:11] + b"\x04", "SOCKS version of CONNECT", encode_response(Reply.FAILURE)),
-        (V4[:12] + b"\x02\x00", "command 0x2", encode_response(Reply.COMMAND_NOT_SUPPORTED)),
-        (V4[:9] + b"\x00\x00" + V4[11:], "port 0", encode_response(Reply.FAILURE)),
-        (V4[:-2] + b"\x00\x00", "port 0", encode_response(Reply.FAILURE)),
+        (b"\x02", "metadata version 0x2", encode_reply(Reply.FAILURE)),
+        (b"G", "metadata version 0x47", encode_reply(Reply.FAILURE)),
+        (V4[:1] + bytes(4) + V4[5:], "number 0", encode_reply(Reply.FAILURE)),
+        (V4[:5] + V4[1:5] + V4[9:], "number 7 after 7", encode_reply(Reply.FAILURE)),
+        (V4[:9] + b"\x01" + V4[10:], "traffic class 0x1", encode_reply(Reply.FAILURE)),
+        (V4[:10] + b"\x03", "address type 3", encode_reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED)),
+        (V4[:17] + b"\x04", "SOCKS version of CONNECT", encode_reply(Reply.FAILURE)),
+        (V4[:18] + b"\x02\x00", "command 0x2", encode_reply(Reply.COMMAND_NOT_SUPPORTED)),
+        (V4[:15] + b"\x00\x00" + V4[17:], "port 0", encode_reply(Reply.FAILURE)),
+        (V4[:-2] + b"\x00\x00", "port 0", encode_reply(Reply.FAILURE)),
         (
-            V4[:14] + encode_address(SocketAddress(ip_address("fd00:2::11"), 80)),
+            V4[:20] + encode_address(SocketAddress(ip_address("fd00:2::11"), 80)),
             "different families",
-            encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
+            encode_reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED),
         ),
     ],
 )
@@ -172,46 +187,51 @@ def test_what_is_wrong_is_said_and_answered(data: bytes, message: str, answer: b
     assert raised.value.answer == answer
 
 
-@pytest.mark.parametrize("reply", list(Reply))
-def test_an_answer_is_read_as_it_was_written(reply: Reply) -> None:
-    encoded = encode_response(reply)
-    assert parse_response(encoded) is reply
-    assert parse_response(b"") == len(encoded)
+@pytest.mark.parametrize(
+    ("data", "message", "answer"),
+    [
+        (b"\x04", "SOCKS version 0x4", b""),
+        (b"G", "SOCKS version 0x47", b""),
+        (b"\x05\x00", "no method", NO_METHOD),
+        (b"\x05\x02\x00\x02", "no method", NO_METHOD),
+    ],
+)
+def test_another_greeting_is_said_and_answered(data: bytes, message: str, answer: bytes) -> None:
+    with pytest.raises(SocksError, match=message) as raised:
+        parse_greeting(data)
+    assert raised.value.answer == answer
 
 
-@given(st.sampled_from(Reply), st.lists(st.integers(1, 12), min_size=12), st.binary())
-def test_an_answer_in_pieces_is_read_to_its_last_byte_and_no_further(
-    reply: Reply, pieces: list[int], following: bytes
-) -> None:
-    wire, seen = Wire(encode_response(reply) + following), b""
-    for piece in pieces:
-        found = parse_response(seen)
-        if not isinstance(found, int):
-            break
-        seen += wire.read(found, piece)
-    assert parse_response(seen) is reply
-    assert wire.taken == len(encode_response(reply))
+def test_our_own_greeting_is_answered_with_the_worker() -> None:
+    assert parse_greeting(GREETING) == bytes([METHOD_CLIENT_METADATA])
+    assert parse_selection(Selection(9).encode()) == Selection(9)
+    assert parse_selection(Selection(9).encode()[:2]) == 1
 
 
-@given(st.binary(max_size=40))
-def test_any_bytes_are_an_answer_or_too_few_or_an_error(data: bytes) -> None:
-    found = outcome(parse_response, data)
-    if isinstance(found, SocksError):
-        assert str(found)
-    elif isinstance(found, int):
-        assert 0 < found <= 24
+@given(st.binary(max_size=4))
+def test_any_bytes_are_a_selection_or_too_few_or_an_error(data: bytes) -> None:
+    found = outcome(parse_selection, data)
+    if isinstance(found, int):
+        assert 0 < found <= 3
+    elif isinstance(found, Selection):
+        assert found.encode() == data[:3]
 
 
 @pytest.mark.parametrize("data", [NO_METHOD, b"\x05\x00", b"\x04", b"HTTP/1.1"])
 def test_another_kind_of_server_is_an_error(data: bytes) -> None:
     with pytest.raises(SocksError):
-        parse_response(data)
+        parse_selection(data)
+
+
+@pytest.mark.parametrize("reply", list(Reply))
+def test_an_answer_is_read_as_it_was_written(reply: Reply) -> None:
+    assert parse_reply(encode_reply(reply)) is reply
 
 
 def test_an_answer_with_an_unknown_code_is_a_failure() -> None:
-    encoded = bytearray(encode_response(Reply.SUCCEEDED))
-    encoded[3] = 0x77
-    assert parse_response(bytes(encoded)) is Reply.FAILURE
+    encoded = bytearray(encode_reply(Reply.SUCCEEDED))
+    encoded[1] = 0x77
+    assert parse_reply(bytes(encoded)) is Reply.FAILURE
 
 
 @pytest.mark.parametrize(
@@ -240,7 +260,7 @@ PLAIN_PARSERS = [
     parse_plain_greeting,
     parse_plain_selection,
     parse_plain_connect,
-    parse_plain_reply,
+    parse_reply,
 ]
 PLAIN_ANSWERS = {b"", NO_METHOD, *(encode_reply(reply) for reply in Reply)}
 
@@ -278,7 +298,7 @@ def test_a_plain_reply_with_any_bound_address_is_read_to_its_last_byte_and_no_fu
 ) -> None:
     encoded = encode_reply(reply)[:3] + bound
     wire = Wire(encoded + following)
-    assert read_in_pieces(parse_plain_reply, wire, piece) is reply
+    assert read_in_pieces(parse_reply, wire, piece) is reply
     assert wire.taken == len(encoded)
 
 
@@ -298,8 +318,8 @@ def test_the_plain_dialogue_begins_without_authentication() -> None:
         (parse_plain_connect, b"\x05\x03\x00", "command 0x3", b"\x05\x07"),
         (parse_plain_connect, b"\x05\x01\x00\x03", "address type 3", b"\x05\x08"),
         (parse_plain_connect, bytes.fromhex("05010001 0a02000b 0000"), "port 0", b"\x05\x01"),
-        (parse_plain_reply, b"\x05\x00\x00\x09", "address type 9", b""),
-        (parse_plain_reply, b"HTTP/1.1", "SOCKS version of the reply", b""),
+        (parse_reply, b"\x05\x00\x00\x09", "address type 9", b""),
+        (parse_reply, b"HTTP/1.1", "SOCKS version of the reply", b""),
     ],
 )
 def test_what_is_wrong_in_plain_socks_is_said_and_answered(

@@ -28,6 +28,7 @@ from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import PathManager, Paths
 from fedsdn.proxy.socks import socksifier
+from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Socksifier
 from fedsdn.proxy.stats import WorkerStatistics
@@ -119,14 +120,14 @@ class _Worker:
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
         relays = Relays(self._poller, BufferPool(), Budget(), statistics)
+        self._asking = Peers(self._policy, relays, self._live_paths, self._path_manager)
         self._socksifier = Socksifier(
             self._policy,
             relays,
             report,
             self._carried,
             self._handover,
-            self._live_paths,
-            self._path_manager,
+            self._asking,
         )
         self._server = Server(
             self._policy,
@@ -212,7 +213,8 @@ class _Worker:
             if not await asyncio.to_thread(self._federation.refresh, force=True):
                 return 0
             before, now = self._policy, self._policy_now()
-            self._policy = self._socksifier.policy = self._server.policy = now
+            self._policy = self._asking.policy = now
+            self._socksifier.policy = self._server.policy = now
             self._path_manager.look()
             if not self.stop.is_set():
                 await self._listen_anew(before.federation.proxy_port)

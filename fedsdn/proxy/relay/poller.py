@@ -60,16 +60,22 @@ class Poller:
             self._epoll.unregister(number)
 
     @contextmanager
-    def cancelled_by_reset(self, sock: socket.socket) -> Iterator[None]:
-        """Cancel the running task if ``sock`` breaks during the block."""
+    def cancelled_by_reset(self, sock: socket.socket, grace: float = 0.0) -> Iterator[None]:
+        """Cancel the running task if ``sock`` breaks during the block, ``grace`` seconds later."""
         task = running_task()
+        loop = asyncio.get_running_loop()
+        due: list[asyncio.TimerHandle] = []
 
         def cancel(events: int) -> None:
-            if events & select.EPOLLERR:
-                task.cancel()
+            if events & select.EPOLLERR and not due:
+                due.append(loop.call_later(grace, task.cancel))
 
-        with self.watch(sock, cancel):
-            yield
+        try:
+            with self.watch(sock, cancel):
+                yield
+        finally:
+            for timer in due:
+                timer.cancel()
 
     async def run(self) -> NoReturn:
         """Report events until cancelled."""

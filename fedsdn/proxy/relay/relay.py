@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 from fedsdn.proxy.relay.buffers import BufferPool
@@ -20,15 +20,8 @@ from fedsdn.proxy.sockets import tcp
 PEER_SECONDS = 5.0
 """How long a VM's reset waits until the peer has acknowledged the data: uplinks may be down."""
 
-UNANSWERED_SECONDS = 1.0
-"""How long a VM's reset waits for the answer to the request, which carried its first data."""
-
 _SOONEST, _LATEST = 0.001, 0.1
 """Interval at which unacknowledged data are looked for: short at first, then longer."""
-
-
-class NothingDoneError(Exception):
-    """The peer has done nothing for the VM, and says so: the request may be repeated."""
 
 
 Streams = Callable[[StreamRelay], tuple[Stream, Stream]]
@@ -58,7 +51,6 @@ class Relay:
         self._far = far
         self._outward, self._inward = streams(self)
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._ready = False
         self._giving_up: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
 
@@ -67,15 +59,11 @@ class Relay:
         """Whether both sockets have ended, or have been reset."""
         return self._ended.done()
 
-    async def run(self, far_ready: Awaitable[None] | None = None) -> None:
+    async def run(self) -> None:
         """Relay to the end.
 
-        Nothing is moved until ``far_ready`` returns.
-
         Raises:
-            NothingDoneError: ``far_ready`` raised it; only far has been reset.
-            BaseException: what ``far_ready`` raised, or the task was cancelled; both sides have
-                been reset.
+            BaseException: the task was cancelled; both sides have been reset.
 
         """
         self._task = running_task()
@@ -84,15 +72,9 @@ class Relay:
                 self._poller.watch(self._near, self._near_event),
                 self._poller.watch(self._far, self._far_event),
             ):
-                if far_ready is not None:
-                    await far_ready
-                self._ready = True
                 self._outward.start()
                 self._inward.start()
                 await self._ended
-        except NothingDoneError:
-            tcp.reset(self._far)
-            raise
         except BaseException:
             self.abort()
             raise
@@ -123,10 +105,7 @@ class Relay:
             return
         if sock is self._far and self._inward.has_everything and self._outward.finished:
             return
-        if sock is self._far:
-            self.give_up_within(VM_SECONDS)
-        else:
-            self.give_up_within(PEER_SECONDS if self._ready else UNANSWERED_SECONDS)
+        self.give_up_within(VM_SECONDS if sock is self._far else PEER_SECONDS)
         for stream in (self._outward, self._inward):
             if stream.sink is sock:
                 stream.sink_is_broken()

@@ -7,65 +7,105 @@ import socket
 from contextlib import suppress
 
 from fedsdn.config.model import Site
+from fedsdn.proxy.relay import records
+from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.socks import parsing, protocol
-from fedsdn.proxy.socks.protocol import Reply, Request
+from fedsdn.proxy.socks.protocol import Reply, Request, Selection
 from fedsdn.proxy.socks.reading import read_message
 from fedsdn.socket_address import SocketAddress
 
 HANDSHAKE_SECONDS = 10.0
 """How long a peer may take to say what it wants."""
 
+_EARLY = records.record(Kind.DATA)[:1]
+"""The VM's first data behind a refused request begin with this octet, and no request does."""
+
 _FAREWELL_SECONDS = 5.0
 _FAREWELL_BYTES = 1 << 16
 
 
-async def read_request(far: socket.socket, caller: SocketAddress, peer: Site) -> Request:
-    """Return what ``peer`` asks for on ``far``.
+class Dialogue:
+    """What is said on one connection with ``peer`` until a VM is connected."""
 
-    The client of another's proxy is not known; ``caller`` is the proxy, and stands for it.
+    def __init__(self, far: socket.socket, caller: SocketAddress, peer: Site, worker: int) -> None:
+        """Begin; to the client of another's proxy nothing is said of our ``worker``.
 
-    Raises:
-        OSError: the connection broke.
-        SocksError: it does not speak our SOCKS, or asks for something else than a connection.
-        TimeoutError: it does not ask in time.
+        That client is not known; ``caller`` is the proxy, and stands for it.
+        """
+        self._far = far
+        self._caller = caller
+        self._peer = peer
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._greeted = False
+        self._refused = False
+        self._over = False
 
-    """
-    async with asyncio.timeout(HANDSHAKE_SECONDS):
-        if peer.proxy == "socks5":
-            return Request(caller, await _read_plain_request(far))
-        return await read_message(far, parsing.parse_request)
+    async def request(self) -> Request | None:
+        """Return what the peer asks for; None if it asks for nothing more.
 
+        Raises:
+            OSError: the connection broke.
+            SocksError: it does not speak our SOCKS, or asks for something else than a connection.
+            TimeoutError: it does not ask in time.
 
-async def _read_plain_request(far: socket.socket) -> SocketAddress:
-    """Read the request of another's proxy: the destination.
+        """
+        if self._over:
+            return None
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            if self._peer.proxy == "socks5":
+                return await self._plain_request()
+            if not self._greeted:
+                await read_message(self._far, parsing.parse_greeting)
+                await self._loop.sock_sendall(self._far, Selection(self._worker).encode())
+                self._greeted = True
+            first = await self._loop.sock_recv(self._far, 1)
+            if first and not (self._refused and first == _EARLY):
+                return await read_message(self._far, parsing.parse_request, first)
+        await self.turn_away(b"")
+        return None
 
-    Raises:
-        OSError: the connection broke.
-        SocksError: it does not speak SOCKS5, or asks for something else than a connection.
+    async def _plain_request(self) -> Request:
+        await read_message(self._far, parsing.parse_plain_greeting)
+        await self._loop.sock_sendall(self._far, protocol.PLAIN_SELECTION)
+        destination = await read_message(self._far, parsing.parse_plain_connect)
+        return Request(self._caller, destination, number=0)
 
-    """
-    await read_message(far, parsing.parse_plain_greeting)
-    await asyncio.get_running_loop().sock_sendall(far, protocol.PLAIN_SELECTION)
-    return await read_message(far, parsing.parse_plain_connect)
+    async def accept(self) -> None:
+        """Say that the VM is connected.
 
+        Raises:
+            OSError: the connection broke.
 
-def answer(reply: Reply, peer: Site) -> bytes:
-    """Make the answer to a request of ``peer``."""
-    return (protocol.encode_reply if peer.proxy == "socks5" else protocol.encode_response)(reply)
+        """
+        self._over = True
+        await self._loop.sock_sendall(self._far, protocol.encode_reply(Reply.SUCCEEDED))
 
+    async def refuse(self, reply: Reply) -> None:
+        """Refuse a request; another one may follow.
 
-async def turn_away(far: socket.socket, farewell: bytes) -> None:
-    """Answer, and end the connection in order.
+        Raises:
+            OSError: the connection broke.
 
-    The peer's data are read to their end: if they were left unread, a reset would overtake the
-    answer.
-    """
-    loop = asyncio.get_running_loop()
-    with suppress(OSError):
-        async with asyncio.timeout(_FAREWELL_SECONDS):
-            await loop.sock_sendall(far, farewell)
-            far.shutdown(socket.SHUT_WR)
-            while await loop.sock_recv(far, _FAREWELL_BYTES):
-                pass
-            tcp.end_in_order(far)
+        """
+        if self._peer.proxy == "socks5":
+            await self.turn_away(protocol.encode_reply(reply))
+        else:
+            self._refused = True
+            await self._loop.sock_sendall(self._far, protocol.encode_reply(reply))
+
+    async def turn_away(self, farewell: bytes) -> None:
+        """Say a last thing, and end the connection in order.
+
+        The peer's data are read to their end: if they were left unread, a reset would overtake
+        what is said.
+        """
+        self._over = True
+        with suppress(OSError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._loop.sock_sendall(self._far, farewell)
+                self._far.shutdown(socket.SHUT_WR)
+                while await self._loop.sock_recv(self._far, _FAREWELL_BYTES):
+                    pass
+                tcp.end_in_order(self._far)

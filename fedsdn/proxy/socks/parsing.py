@@ -6,15 +6,16 @@ more than that from a socket never reads beyond the message.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from fedsdn.proxy.socks.protocol import (
     COMMAND_CONNECT,
+    GREETING,
     METADATA_VERSION,
     METHOD_CLIENT_METADATA,
     METHOD_NO_AUTHENTICATION,
     NO_METHOD,
+    NUMBER_BYTES,
     PLAIN_SELECTION,
     PORT_BYTES,
     SOCKS_VERSION,
@@ -23,38 +24,34 @@ from fedsdn.proxy.socks.protocol import (
     TYPE_NAME,
     Reply,
     Request,
+    Selection,
     SocksError,
     encode_reply,
-    encode_response,
 )
 from fedsdn.socket_address import SocketAddress
 
 _ADDRESS_BYTES = {TYPE_IPV4: 4, TYPE_IPV6: 16}
 
-_SHORTEST_REQUEST = 21
-"""One method, IPv4 addresses."""
-
+_SHORTEST_GREETING = len(GREETING)
+_SHORTEST_REQUEST = 27
 _SHORTEST_CONNECT = 10
-_SHORTEST_RESPONSE = 12
 """IPv4 addresses."""
 
+_SHORTEST_SELECTION = 3
 _SHORTEST_REPLY = 8
-"""Of any server: a bound name of one letter."""
+"""A bound name of one letter, as another's server may have."""
 
-_SHORTEST_GREETING = 3
+_ECN = 0b11
+"""The two bits of the traffic class that are ECN's (RFC 3168)."""
 
 
 class _Reader:
-    """Reads the fields of a message that has at least ``least`` bytes.
+    """Reads the fields of a message that has at least ``least`` bytes."""
 
-    ``answer`` makes the answer to a client whose request is refused.
-    """
-
-    def __init__(self, data: bytes, least: int, answer: Callable[[Reply], bytes]) -> None:
+    def __init__(self, data: bytes, least: int) -> None:
         self._data = data
         self._position = 0
         self._least = least
-        self._answer = answer
 
     def take(self, count: int) -> bytes:
         end = self._position + count
@@ -67,6 +64,9 @@ class _Reader:
     def byte(self) -> int:
         return self.take(1)[0]
 
+    def number(self) -> int:
+        return int.from_bytes(self.take(NUMBER_BYTES), "big")
+
     def methods(self) -> bytes:
         count = self.byte()
         self._least += count - 1
@@ -75,7 +75,7 @@ class _Reader:
     def address(self) -> SocketAddress:
         kind = self.byte()
         if kind not in _ADDRESS_BYTES:
-            answer = self._answer(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+            answer = encode_reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
             raise SocksError(f"address type {kind}", answer)
         self._least += _ADDRESS_BYTES[kind] - _ADDRESS_BYTES[TYPE_IPV4]
         raw = self.take(_ADDRESS_BYTES[kind])
@@ -84,10 +84,10 @@ class _Reader:
 
     def connect(self) -> SocketAddress:
         """Read a request to connect; port 0 is left to the caller."""
-        self.expect("SOCKS version of CONNECT", SOCKS_VERSION, self._answer(Reply.FAILURE))
+        self.expect("SOCKS version of CONNECT", SOCKS_VERSION, encode_reply(Reply.FAILURE))
         command, _reserved = self.take(2)
         if command != COMMAND_CONNECT:
-            answer = self._answer(Reply.COMMAND_NOT_SUPPORTED)
+            answer = encode_reply(Reply.COMMAND_NOT_SUPPORTED)
             raise SocksError(f"command {command:#x} instead of {COMMAND_CONNECT:#x}", answer)
         return self.address()
 
@@ -120,68 +120,81 @@ class _ShortError(Exception):
         self.missing = missing
 
 
-# With client metadata
-
-
-def parse_request(data: bytes) -> Request | int:
-    """Return the request in ``data``, or how many more bytes it needs at least.
-
-    The longest request has ``LONGEST_REQUEST`` bytes.
-
-    Raises:
-        SocksError: this is not the beginning of a request.
-
-    """
-    reader = _Reader(data, _SHORTEST_REQUEST, encode_response)
-    try:
-        reader.expect("SOCKS version", SOCKS_VERSION)
-        if METHOD_CLIENT_METADATA not in reader.methods():
-            raise SocksError("no method with client metadata offered", NO_METHOD)
-        reader.expect("metadata version", METADATA_VERSION, NO_METHOD)
-        client = reader.address()
-        destination = reader.connect()
-    except _ShortError as short:
-        return short.missing
-    if client.address.version != destination.address.version:
-        answer = encode_response(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
-        raise SocksError("client and destination of different families", answer)
-    if not client.port or not destination.port:
-        raise SocksError("port 0", encode_response(Reply.FAILURE))
-    return Request(client, destination)
-
-
-def parse_response(data: bytes) -> Reply | int:
-    """Return the answer in ``data``, or how many more bytes it needs at least.
-
-    A code that this version does not know is a ``FAILURE``.
-
-    Raises:
-        SocksError: this is not the beginning of an answer to our request.
-
-    """
-    reader = _Reader(data, _SHORTEST_RESPONSE, encode_response)
-    try:
-        reader.expect("SOCKS version", SOCKS_VERSION)
-        reader.expect("method", METHOD_CLIENT_METADATA)
-        return reader.reply()
-    except _ShortError as short:
-        return short.missing
-
-
-# Plain, message by message; all four return missing bytes, and raise SocksError, as those above
-
-
-def parse_plain_greeting(data: bytes) -> bytes | int:
-    """Return the methods that a client offers; ours must be among them."""
-    reader = _Reader(data, _SHORTEST_GREETING, encode_reply)
+def _parse_greeting(data: bytes, wanted: int, lacks: str) -> bytes | int:
+    reader = _Reader(data, _SHORTEST_GREETING)
     try:
         reader.expect("SOCKS version", SOCKS_VERSION)
         methods = reader.methods()
     except _ShortError as short:
         return short.missing
-    if METHOD_NO_AUTHENTICATION not in methods:
-        raise SocksError("no method without authentication offered", NO_METHOD)
+    if wanted not in methods:
+        raise SocksError(lacks, NO_METHOD)
     return methods
+
+
+# With client metadata, message by message; all return missing bytes, and raise SocksError if this
+# is not the beginning of such a message
+
+
+def parse_greeting(data: bytes) -> bytes | int:
+    """Return the methods that a client offers; ours must be among them."""
+    return _parse_greeting(data, METHOD_CLIENT_METADATA, "no method with client metadata offered")
+
+
+def parse_selection(data: bytes) -> Selection | int:
+    """Return the answer to our greeting."""
+    reader = _Reader(data, _SHORTEST_SELECTION)
+    try:
+        reader.expect("SOCKS version", SOCKS_VERSION)
+        reader.expect("method", METHOD_CLIENT_METADATA)
+        return Selection(reader.byte())
+    except _ShortError as short:
+        return short.missing
+
+
+def parse_request(data: bytes) -> Request | int:
+    """Return the client's metadata and request; the longest have ``LONGEST_REQUEST`` bytes."""
+    reader = _Reader(data, _SHORTEST_REQUEST)
+    try:
+        reader.expect("metadata version", METADATA_VERSION, encode_reply(Reply.FAILURE))
+        number, after = reader.number(), reader.number()
+        traffic_class = reader.byte()
+        client = reader.address()
+        destination = reader.connect()
+    except _ShortError as short:
+        return short.missing
+    if client.address.version != destination.address.version:
+        answer = encode_reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
+        raise SocksError("client and destination of different families", answer)
+    if not client.port or not destination.port:
+        raise SocksError("port 0", encode_reply(Reply.FAILURE))
+    if not number or number == after:
+        raise SocksError(f"number {number} after {after}", encode_reply(Reply.FAILURE))
+    if traffic_class & _ECN:
+        raise SocksError(f"traffic class {traffic_class:#x}", encode_reply(Reply.FAILURE))
+    return Request(client, destination, number, after, traffic_class)
+
+
+def parse_reply(data: bytes) -> Reply | int:
+    """Return the answer to CONNECT, of any server; its bound address may be of any type.
+
+    A code that this version does not know is a ``FAILURE``.
+    """
+    reader = _Reader(data, _SHORTEST_REPLY)
+    try:
+        return reader.reply()
+    except _ShortError as short:
+        return short.missing
+
+
+# Plain; as above
+
+
+def parse_plain_greeting(data: bytes) -> bytes | int:
+    """Return the methods that a client offers; ours must be among them."""
+    return _parse_greeting(
+        data, METHOD_NO_AUTHENTICATION, "no method without authentication offered"
+    )
 
 
 def parse_plain_selection(data: bytes) -> bytes | int:
@@ -196,7 +209,7 @@ def parse_plain_selection(data: bytes) -> bytes | int:
 
 def parse_plain_connect(data: bytes) -> SocketAddress | int:
     """Return the destination of a client's CONNECT."""
-    reader = _Reader(data, _SHORTEST_CONNECT, encode_reply)
+    reader = _Reader(data, _SHORTEST_CONNECT)
     try:
         destination = reader.connect()
     except _ShortError as short:
@@ -204,12 +217,3 @@ def parse_plain_connect(data: bytes) -> SocketAddress | int:
     if not destination.port:
         raise SocksError("port 0", encode_reply(Reply.FAILURE))
     return destination
-
-
-def parse_plain_reply(data: bytes) -> Reply | int:
-    """Return a server's answer to CONNECT; its bound address may be of any type."""
-    reader = _Reader(data, _SHORTEST_REPLY, encode_reply)
-    try:
-        return reader.reply()
-    except _ShortError as short:
-        return short.missing

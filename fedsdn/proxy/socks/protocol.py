@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from fedsdn.socket_address import SocketAddress
 
 SOCKS_VERSION = 5
-METADATA_VERSION = 2
+METADATA_VERSION = 3
 METHOD_CLIENT_METADATA = 0x80
 """First of the methods that RFC 1928 (section 3) reserves for private use."""
 
@@ -26,8 +26,13 @@ COMMAND_CONNECT = 1
 TYPE_IPV4, TYPE_NAME, TYPE_IPV6 = 1, 3, 4
 PORT_BYTES = 2
 
-LONGEST_REQUEST = 299
-"""255 methods, IPv6 addresses."""
+LONGEST_GREETING = 257
+"""255 methods."""
+
+LONGEST_REQUEST = 51
+"""IPv6 addresses."""
+
+NUMBER_BYTES = 4
 
 
 class Reply(Enum):
@@ -44,6 +49,8 @@ class Reply(Enum):
     ADDRESS_TYPE_NOT_SUPPORTED = 8
     ASK_AGAIN = 0x80
     """Of our servers: Multipath TCP has fallen back to TCP, and nothing was done."""
+    OPENED_BY_BOTH = 0x81
+    """Of our servers: the VM here opens the same connection, and its SYN goes to the client."""
 
 
 _BY_ERRNO = {
@@ -78,22 +85,46 @@ def encode_address(of: SocketAddress) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the socksifier asks for: a connection to ``destination`` on behalf of ``client``."""
+    """What the socksifier asks for: a connection to ``destination`` on behalf of ``client``.
+
+    ``number`` names it among the requests of its site. The server connects to the VM when it has
+    begun to do so for request ``after``; 0: at once. ``traffic_class`` is the octet of the VM's
+    SYN with its DSCP (RFC 2474); the bits of ECN are 0.
+    """
 
     client: SocketAddress
     destination: SocketAddress
+    number: int
+    after: int = 0
+    traffic_class: int = 0
 
     def encode(self) -> bytes:
-        """Write greeting, client metadata and CONNECT, which are sent before the first data."""
-        greeting = bytes([SOCKS_VERSION, 1, METHOD_CLIENT_METADATA])
-        metadata = bytes([METADATA_VERSION]) + encode_address(self.client)
-        return greeting + metadata + encode_connect(self.destination)
+        """Write client metadata and CONNECT."""
+        return (
+            bytes([METADATA_VERSION])
+            + self.number.to_bytes(NUMBER_BYTES, "big")
+            + self.after.to_bytes(NUMBER_BYTES, "big")
+            + bytes([self.traffic_class])
+            + encode_address(self.client)
+            + encode_connect(self.destination)
+        )
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Our server's answer to the greeting: it takes the method, and says which worker it is."""
+
+    worker: int
+
+    def encode(self) -> bytes:
+        """Write the method selection, with one octet more than RFC 1928 has."""
+        return bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA, self.worker])
+
+
+GREETING = bytes([SOCKS_VERSION, 1, METHOD_CLIENT_METADATA])
 PLAIN_GREETING = bytes([SOCKS_VERSION, 1, METHOD_NO_AUTHENTICATION])
 PLAIN_SELECTION = bytes([SOCKS_VERSION, METHOD_NO_AUTHENTICATION])
 NO_METHOD = bytes([SOCKS_VERSION, METHOD_NONE_ACCEPTABLE])
-_METHOD_SELECTION = bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA])
 _UNSPECIFIED = SocketAddress(IPv4Address(0), 0)
 
 
@@ -110,6 +141,12 @@ def encode_reply(reply: Reply) -> bytes:
     return bytes([SOCKS_VERSION, reply.value, 0]) + encode_address(_UNSPECIFIED)
 
 
-def encode_response(reply: Reply) -> bytes:
-    """Make the method selection and the answer to CONNECT, which are sent together."""
-    return _METHOD_SELECTION + encode_reply(reply)
+def check_success(reply: Reply) -> None:
+    """Check that a server has connected to the VM.
+
+    Raises:
+        SocksError: it has not.
+
+    """
+    if reply is not Reply.SUCCEEDED:
+        raise SocksError(f"the peer says {reply.name.lower().replace('_', ' ')}")

@@ -12,8 +12,12 @@ from fedsdn.proxy.socks.protocol import SocksError
 Message = TypeVar("Message")
 
 
-async def read_message(sock: socket.socket, parse: Callable[[bytes], Message | int]) -> Message:
+async def read_message(
+    sock: socket.socket, parse: Callable[[bytes], Message | int], seen: bytes = b""
+) -> Message:
     """Read until ``parse`` returns a message instead of how many more bytes it takes at least.
+
+    ``seen`` has been read already.
 
     Raises:
         OSError: the connection broke.
@@ -21,7 +25,6 @@ async def read_message(sock: socket.socket, parse: Callable[[bytes], Message | i
 
     """
     loop = asyncio.get_running_loop()
-    seen = b""
     while isinstance(found := parse(seen), int):
         more = await loop.sock_recv(sock, found)
         if not more:

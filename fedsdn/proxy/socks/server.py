@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import socket
@@ -22,8 +21,8 @@ from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, connect_as
-from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, answer, read_request, turn_away
-from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, reply_for
+from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, Dialogue
+from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
@@ -86,23 +85,26 @@ class Server:
 
         """
         asking = PeerConnection(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
+        dialogue = Dialogue(far, caller, peer, self._statistics.number)
         with self._carried.carrying(asking):
-            request = await self._admitted(far, caller, peer)
-            if request is None:
-                return
-            # Not before: it may fall back when the first data arrive.
-            if not is_usable(far, peer):
-                self._statistics.add(Counter.ASKED_AGAIN)
-                await turn_away(far, answer(Reply.ASK_AGAIN, peer))
-                return
-            client, destination = request.client.address, request.destination.address
-            with self._carried.carrying(replace(asking, client=client, destination=destination)):
-                await self._carry(far, request, peer)
+            while (request := await self._next_request(dialogue, peer)) is not None:
+                # Not before: it may fall back when the first data arrive.
+                if not is_usable(far, peer):
+                    self._statistics.add(Counter.ASKED_AGAIN)
+                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    return
+                peer = self.policy.federation.site(peer.name)  # as the file has it by now
+                if not self._admits(request, peer):
+                    await dialogue.refuse(Reply.NOT_ALLOWED)
+                    continue
+                client, destination = request.client.address, request.destination.address
+                with self._carried.carrying(
+                    replace(asking, client=client, destination=destination)
+                ):
+                    await self._carry(far, request, peer, dialogue)
 
-    async def _admitted(
-        self, far: socket.socket, caller: SocketAddress, peer: Site
-    ) -> Request | None:
-        """Return what the peer asks for; None, once it is answered, if that is refused.
+    async def _next_request(self, dialogue: Dialogue, peer: Site) -> Request | None:
+        """Return what a peer asks for; None, once it is answered, if it is not understood.
 
         Raises:
             OSError: the connection broke.
@@ -110,43 +112,50 @@ class Server:
         """
         who = f"site {peer.name}"
         try:
-            request = await read_request(far, caller, peer)
+            return await dialogue.request()
         except TimeoutError:
             late = f"no request within {HANDSHAKE_SECONDS:g} s"
             self._statistics.refused(Counter.REFUSED_PROTOCOL, who, late)
-            return None
         except SocksError as error:
             self._statistics.refused(Counter.REFUSED_PROTOCOL, who, str(error))
-            await turn_away(far, error.answer)
-            return None
-        peer = self.policy.federation.site(peer.name)  # as the file has it by now
+            await dialogue.turn_away(error.answer)
+        return None
+
+    def _admits(self, request: Request, peer: Site) -> bool:
+        """Whether the federation file allows a request; count it if not."""
         refusal = self.policy.admits(peer, request.client.address, request.destination.address)
         if refusal is None:
-            return request
+            return True
         counter = (
             Counter.REFUSED_FOREIGN_CLIENT
             if refusal is FOREIGN_CLIENT
             else Counter.REFUSED_FOREIGN_DESTINATION
         )
-        self._statistics.refused(counter, who, refusal.reason)
-        await turn_away(far, answer(Reply.NOT_ALLOWED, peer))
-        return None
+        self._statistics.refused(counter, f"site {peer.name}", refusal.reason)
+        return False
 
-    async def _carry(self, far: socket.socket, request: Request, peer: Site) -> None:
+    async def _carry(
+        self, far: socket.socket, request: Request, peer: Site, dialogue: Dialogue
+    ) -> None:
+        """Carry a connection to its end, or refuse it.
+
+        Raises:
+            OSError: the connection broke.
+
+        """
         self._statistics.add(Counter.INBOUND)
         self._statistics.add(Counter.INBOUND_OPEN)
         try:
-            near = await self._connect(far, request, peer)
+            near = await self._connect(far, request, peer, dialogue)
             if near is not None:
                 with near:
-                    success = answer(Reply.SUCCEEDED, peer)
-                    await asyncio.get_running_loop().sock_sendall(far, success)
+                    await dialogue.accept()
                     await self._relay(near, far, request, peer)
         finally:
             self._statistics.add(Counter.INBOUND_OPEN, -1)
 
     async def _connect(
-        self, far: socket.socket, request: Request, peer: Site
+        self, far: socket.socket, request: Request, peer: Site, dialogue: Dialogue
     ) -> socket.socket | None:
         """Connect to the VM; None, once the peer is told, if that fails."""
         try:
@@ -157,7 +166,7 @@ class Server:
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)
-            await turn_away(far, answer(reply_for(error), peer))
+            await dialogue.refuse(reply_for(error))
             return None
 
     async def _connect_to_vm(self, request: Request, peer: Site) -> socket.socket:
