@@ -1,0 +1,1 @@
+"""Held SYNs: capturing them, and answering them as the far VM does."""

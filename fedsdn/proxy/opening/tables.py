@@ -1,0 +1,141 @@
+"""What all workers know of destinations and of held SYNs, in memory that they share.
+
+Tables have a fixed size and are made before the workers are forked. An entry is one aligned word of
+eight bytes, which is read and written as a whole, so there is no lock that a killed worker could
+keep. A part of the key's digest stands in the entry; the digest is keyed, so that nobody can choose
+keys that fall together. What finds no room is forgotten: then a destination is asked first.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+
+from fedsdn.socket_address import SocketAddress
+
+KNOWN_SECONDS = 300.0
+"""How long a destination that has answered is known to listen."""
+
+_WORD = 8
+_PLACES = 1 << 16
+"""Of known destinations: 512 KiB."""
+
+_HELD_PLACES = 1 << 12
+"""Of the SYNs that one worker holds: twice as many as it may hold, 32 KiB."""
+
+_PROBES = 8
+"""In so many places next to each other an entry may stand."""
+
+_TICKS_PER_SECOND = 10
+_TICK_BITS = 31
+_FORGOTTEN = 1 << _TICK_BITS
+_MARK_BITS = 32
+_MARK = (1 << _MARK_BITS) - 1
+
+
+def _words(count: int) -> memoryview[int]:
+    return memoryview(mmap.mmap(-1, count * _WORD)).cast("Q")
+
+
+def _digest(secret: bytes, *ends: SocketAddress) -> int:
+    packed = b"".join(end.address.packed + end.port.to_bytes(2, "big") for end in ends)
+    return int.from_bytes(blake2b(packed, key=secret, digest_size=_WORD).digest(), "big")
+
+
+class KnownDestinations:
+    """Addresses and ports that have answered connections in the last minutes.
+
+    An entry says until when its destination is known to listen, or when it was forgotten: an answer
+    to a request older than that does not count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make the table, empty. ``clock`` returns seconds, the same for all workers."""
+        self._clock = clock
+        self._secret = os.urandom(16)
+        self._table = _words(_PLACES)
+
+    def now(self) -> float:
+        """Return the time, to be noted when a request is made."""
+        return self._clock()
+
+    def listens(self, destination: SocketAddress) -> bool:
+        """Whether ``destination`` is known to listen."""
+        found = self._entry(*self._place(destination))
+        return not found & _FORGOTTEN and found > self._ticks(self._clock())
+
+    def learn(self, destination: SocketAddress, asked_at: float) -> None:
+        """Note that ``destination`` has answered a request made at ``asked_at``."""
+        place, mark = self._place(destination)
+        found = self._entry(place, mark)
+        if found & _FORGOTTEN and found ^ _FORGOTTEN >= self._ticks(asked_at):
+            return
+        self._table[place] = mark << _MARK_BITS | self._ticks(self._clock() + KNOWN_SECONDS)
+
+    def forget(self, destination: SocketAddress) -> None:
+        """Note that ``destination`` has refused or reset a connection, or not answered."""
+        place, mark = self._place(destination)
+        self._table[place] = mark << _MARK_BITS | _FORGOTTEN | self._ticks(self._clock())
+
+    def _place(self, destination: SocketAddress) -> tuple[int, int]:
+        digest = _digest(self._secret, destination)
+        return (digest >> _MARK_BITS) % _PLACES, digest & _MARK
+
+    def _entry(self, place: int, mark: int) -> int:
+        """Return the lower half of the entry with ``mark``; 0 if there is none."""
+        word = self._table[place]
+        return word & _MARK if word >> _MARK_BITS == mark else 0
+
+    @staticmethod
+    def _ticks(seconds: float) -> int:
+        return int(seconds * _TICKS_PER_SECOND) & (_FORGOTTEN - 1)
+
+
+class HeldTuples:
+    """The client and destination of every SYN that a worker holds.
+
+    Each worker writes in a row of its own, all of them read all rows.
+    """
+
+    def __init__(self, workers: int) -> None:
+        """Make the table, empty."""
+        self._secret = os.urandom(16)
+        self._rows = [_words(_HELD_PLACES) for _ in range(workers)]
+
+    def hold(self, worker: int, client: SocketAddress, destination: SocketAddress) -> None:
+        """Note that ``worker`` holds the SYN of ``client``."""
+        row, digest = self._rows[worker], self._digest(client, destination)
+        for place in self._places(digest):
+            if not row[place]:
+                row[place] = digest
+                return
+
+    def release(self, worker: int, client: SocketAddress, destination: SocketAddress) -> None:
+        """Note that ``worker`` does not hold it any more."""
+        row, digest = self._rows[worker], self._digest(client, destination)
+        for place in self._places(digest):
+            if row[place] == digest:
+                row[place] = 0
+                return
+
+    def release_all(self, worker: int) -> None:
+        """Note that ``worker`` holds nothing any more: it has ended."""
+        row = self._rows[worker]
+        for place in range(len(row)):
+            row[place] = 0
+
+    def is_held(self, client: SocketAddress, destination: SocketAddress) -> bool:
+        """Whether some worker holds the SYN of ``client`` to ``destination``."""
+        digest = self._digest(client, destination)
+        places = list(self._places(digest))
+        return any(row[place] == digest for row in self._rows for place in places)
+
+    def _digest(self, client: SocketAddress, destination: SocketAddress) -> int:
+        return _digest(self._secret, client, destination) or 1
+
+    @staticmethod
+    def _places(digest: int) -> tuple[int, ...]:
+        return tuple((digest + probe) % _HELD_PLACES for probe in range(_PROBES))
