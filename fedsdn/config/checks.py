@@ -11,7 +11,7 @@ from fedsdn.config.prefixes import first_overlap
 from fedsdn.config.reach import Reach
 from fedsdn.config.reserved import (
     SERVER_PORT,
-    SOCKSIFIER_LISTEN_PORT,
+    SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
     WAN_PORT_PREFIX,
 )
@@ -43,9 +43,10 @@ def check_federation(federation: Federation, document: Document) -> None:
 
 
 def _check_proxy_port(where: Document) -> None:
-    if where.value == SOCKSIFIER_LISTEN_PORT:
+    if where.value in SOCKSIFIER_LISTEN_PORTS:
         raise where.error(
-            f"{SOCKSIFIER_LISTEN_PORT}, the port at which the proxy accepts VMs' connections",
+            f"{where.value}, one of the ports at which the proxy accepts VMs' connections "
+            f"({SOCKSIFIER_LISTEN_PORTS[0]} to {SOCKSIFIER_LISTEN_PORTS[-1]})",
             "another port, as 1080",
         )
 

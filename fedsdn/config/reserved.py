@@ -11,5 +11,9 @@ SERVER_PORT = "server"
 WAN_PORT_PREFIX = "wan-"
 """Prefix of the names of ports, and of interfaces in the namespace, with an uplink's address."""
 
-SOCKSIFIER_LISTEN_PORT = 1081
-"""TCP port inside the proxy's namespace to which TPROXY redirects outbound connections."""
+MOST_WORKERS = 64
+"""Processes that one proxy may have at most."""
+
+SOCKSIFIER_LISTEN_PORTS = range(1081, 1081 + MOST_WORKERS)
+"""TCP ports inside the proxy's namespace to which TPROXY redirects outbound connections: one for
+each worker."""

@@ -8,7 +8,7 @@ from functools import partial
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.model import Federation, Site
-from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORT
+from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
 from fedsdn.lab.wait import wait_until
@@ -89,7 +89,7 @@ def wait_for_proxy(host: Host, federation: Federation, proxy: Daemon) -> None:
         FedsdnError: the proxy ended, or it takes longer than ``READY_SECONDS``.
 
     """
-    for port in (federation.proxy_port, SOCKSIFIER_LISTEN_PORT):
+    for port in (federation.proxy_port, SOCKSIFIER_LISTEN_PORTS[0]):
         _wait(proxy, partial(_listens, host, port), f"does not listen on port {port}")
 
 

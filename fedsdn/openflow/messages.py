@@ -160,7 +160,7 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
         "arp_spa": _masked(match.arp_source),
         "arp_sha": match.arp_source_mac,
         "arp_tpa": _masked(match.arp_target),
-        "icmpv6_type": match.icmp6_type,
+        f"icmp{family[2:]}_type": match.icmp_type,
         "ipv6_nd_target": _text(match.nd_target),
         "ct_mark": None if match.ct_mark is None else int(match.ct_mark),
     }

@@ -142,7 +142,22 @@ class SocketMark(IntEnum):
     """The socksifier's sockets towards VMs."""
     SERVER = 0x3
     """The SOCKS server's sockets towards VMs."""
+    HELD = 0x4
+    """A VM's SYN, or what ends its connection: to the workers, which hold it."""
 
 
-SOCKSIFIER_LISTEN_PORT = reserved.SOCKSIFIER_LISTEN_PORT
-"""TPROXY's target: the socksifier's TCP port, inside the namespace only."""
+HELD_DEVICE = "held"
+"""TUN device of the proxy's namespace by which workers get what is marked ``HELD``."""
+
+MOST_WORKERS = reserved.MOST_WORKERS
+
+SOCKSIFIER_LISTEN_PORTS = reserved.SOCKSIFIER_LISTEN_PORTS
+"""TPROXY's targets: the socksifier's TCP ports by worker, inside the namespace only."""
+
+FIRST_HANDED_IN_MARK = 0x100
+HANDED_IN_MASK = 0xFFFFFFFF & ~(MOST_WORKERS - 1)
+
+
+def handed_in_mark(worker: int) -> int:
+    """Packet mark of a held SYN that the worker hands to its own listening port."""
+    return FIRST_HANDED_IN_MARK + worker

@@ -93,7 +93,7 @@ class Match:
     arp_source: Address | Network | None = None
     arp_source_mac: str | None = None
     arp_target: Address | Network | None = None
-    icmp6_type: int | None = None
+    icmp_type: int | None = None
     nd_target: Address | None = None
     opening: bool | None = None
     syn: bool | None = None
@@ -115,7 +115,6 @@ class Match:
             "arp_source": "arp_spa",
             "arp_source_mac": "arp_sha",
             "arp_target": "arp_tpa",
-            "icmp6_type": "icmp_type",
             "conn_state": "ct_state",
             "tag": "vlan_tci",
             "vlan": "dl_vlan",

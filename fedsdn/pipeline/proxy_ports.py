@@ -1,7 +1,8 @@
 """The proxy's two tenant-side ports: foreign sources come in here, and nowhere else.
 
-Their own ARP and neighbour discovery is checked against their own addresses. Everything else must
-be TCP from a remote prefix to a local one. The rest is dropped and counted.
+Their own ARP and neighbour discovery is checked against their own addresses, and so are the ICMP
+errors by which the socksifier tells a VM that a destination is not reached. Everything else must be
+TCP from a remote prefix to a local one. The rest is dropped and counted.
 
 A connection's direction is set by the port it comes from, and by nothing else: no VM can set it.
 Both ports lead into one namespace, where a 4-tuple has at most one socket, so the port that speaks
@@ -30,9 +31,13 @@ from fedsdn.pipeline.flows import (
     Protocol,
     Resubmit,
     Track,
+    icmp,
     tcp,
 )
 from fedsdn.pipeline.link_local import link_local
+
+_UNREACHABLE = {4: 3, 6: 1}
+"""ICMP types by IP version (RFC 792; RFC 4443, section 3.1)."""
 
 _ND_SOLICITATION = 135
 _ND_ADVERTISEMENT = 136
@@ -70,6 +75,7 @@ def flows(context: Context) -> Iterator[Flow]:
                 port.table, foreign, Track(port.state), why="in the name of a peer's VM"
             )
         yield context.default(port.table, why="drop what the proxy may not send")
+    yield from _errors(context)
     yield from _socksifier_opens_nothing(context)
     for port in (_SOCKSIFIER, _SERVER):
         yield from _to_tenant(context, port)
@@ -84,10 +90,23 @@ def _neighbours(context: Context, port: _Port) -> Iterator[Flow]:
             yield context.flow(port.table, arp, Normal(), why="the proxy asks for VMs as itself")
             continue
         for kind in (_ND_SOLICITATION, _ND_ADVERTISEMENT):
-            discovery = Match(protocol=Protocol.ICMP6, source=source, icmp6_type=kind)
+            discovery = Match(protocol=Protocol.ICMP6, source=source, icmp_type=kind)
             yield context.flow(
                 port.table, discovery, Normal(), why="the proxy asks for VMs as itself"
             )
+
+
+def _errors(context: Context) -> Iterator[Flow]:
+    for prefix in context.site.prefixes:
+        error = Match(
+            protocol=icmp(prefix.network),
+            source=prefix.proxy_address,
+            destination=prefix.network,
+            icmp_type=_UNREACHABLE[prefix.family],
+        )
+        yield context.flow(
+            Table.SOCKSIFIER, error, Normal(), why="the proxy tells a VM what it cannot reach"
+        )
 
 
 def _socksifier_opens_nothing(context: Context) -> Iterator[Flow]:

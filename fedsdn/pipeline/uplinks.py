@@ -77,7 +77,7 @@ def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
     own = link_local(port_mac(context.site, wan_port(uplink)))
     for target in (address, own):
         solicitation = Match(
-            protocol=Protocol.ICMP6, in_port=port, icmp6_type=_ND_SOLICITATION, nd_target=target
+            protocol=Protocol.ICMP6, in_port=port, icmp_type=_ND_SOLICITATION, nd_target=target
         )
         yield context.flow(Table.UPLINK, solicitation, proxy, why="solicitations for the proxy")
     neighbour = Match(protocol=Protocol.ICMP6, in_port=port, destination=own)

@@ -136,13 +136,14 @@ def rule(message: nlmsg) -> Rule | Foreign | None:
         return None
     if message["family"] not in FAMILY:
         return _foreign_rule(message)
-    source = message.get_attr("FRA_SRC")
+    source, mask = message.get_attr("FRA_SRC"), message.get_attr("FRA_FWMASK")
     found = Rule(
         priority=message.get_attr("FRA_PRIORITY") or 0,
         family=FAMILY[message["family"]],
         table=message.get_attr("FRA_TABLE"),
         source=ip_address(source) if source else None,
         mark=message.get_attr("FRA_FWMARK"),
+        mask=None if mask in {None, _NO_LIMIT} else mask,
     )
     whole = 0 if found.source is None else found.source.max_prefixlen
     says_more = message["src_len"] != whole or not _is_plain(message)
@@ -151,8 +152,8 @@ def rule(message: nlmsg) -> Rule | Foreign | None:
 
 def _is_plain(message: nlmsg) -> bool:
     """Whether a rule says no more than its priority, table, source and mark."""
-    ours = {"FRA_PRIORITY", "FRA_TABLE", "FRA_SRC", "FRA_FWMARK"}
-    usual = {"FRA_PROTOCOL": 0, "FRA_SUPPRESS_PREFIXLEN": _NO_LIMIT, "FRA_FWMASK": _NO_LIMIT}
+    ours = {"FRA_PRIORITY", "FRA_TABLE", "FRA_SRC", "FRA_FWMARK", "FRA_FWMASK"}
+    usual = {"FRA_PROTOCOL": 0, "FRA_SUPPRESS_PREFIXLEN": _NO_LIMIT}
     return (
         (message["action"], message["flags"], message["tos"]) == (_TO_TABLE, 0, 0)
         and message["dst_len"] == 0

@@ -11,9 +11,10 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn import namespace
-from fedsdn.site.plan import Veth
+from fedsdn.site.plan import Tun, Veth
 
 _UP, _NO_ARP = 0x1, 0x80
+_TUN = 1  # IFF_TUN
 _CHECKSUM = "tx-checksum-ip-generic"
 _SEGMENTATION = ("tx-tcp-segmentation", "tx-tcp6-segmentation")
 _OF_EVERY_NAMESPACE = frozenset(
@@ -106,6 +107,17 @@ def is_pair(outer: nlmsg | None, inner: nlmsg | None) -> bool:
 def is_veth(link: nlmsg | None) -> bool:
     """Whether a link is there, and is one end of a veth pair."""
     return link is not None and kind(link) == "veth"
+
+
+def tun(link: nlmsg) -> Tun | None:
+    """Read a TUN device that is up, stays, and has several queues; None for anything else."""
+    data = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+    if kind(link) != "tun" or data is None or not link["flags"] & _UP:
+        return None
+    wanted = {"TYPE": _TUN, "PI": 0, "VNET_HDR": 0, "PERSIST": 1, "MULTI_QUEUE": 1}
+    if any(data.get_attr(f"IFLA_TUN_{name}") != value for name, value in wanted.items()):
+        return None
+    return Tun(link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_MTU"))
 
 
 def set_alike(outer: nlmsg, inner: nlmsg) -> bool:

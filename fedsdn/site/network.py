@@ -22,10 +22,10 @@ from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_DELNEIGH, RTM_DELROUTE, RTM_D
 from fedsdn import namespace
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
-from fedsdn.site import entries, links
+from fedsdn.site import entries, links, tun
 from fedsdn.site.entries import Foreign
 from fedsdn.site.listed import Listed, send_all
-from fedsdn.site.plan import InterfaceAddress, Route, Rule, Veth
+from fedsdn.site.plan import InterfaceAddress, Route, Rule, Tun, Veth
 
 _AF: dict[Family, int] = {family: number for number, family in entries.FAMILY.items()}
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
@@ -55,16 +55,18 @@ class Network:
 
     # Links
 
-    def veths(self) -> set[Veth | Foreign]:
-        """Return the wires whose two ends have the same name, are up and are set alike.
+    def interfaces(self) -> set[Veth | Tun | Foreign]:
+        """Return the TUN devices, and the wires whose two ends are up and set alike.
 
-        What is no such wire is foreign, but for an end of a wire that is not set as it should be.
+        What is neither is foreign, but for an end of a wire that is not set as it should be.
         """
         host = links.links(self._host)
-        found: set[Veth | Foreign] = set()
+        found: set[Veth | Tun | Foreign] = set()
         for name, inner in links.made_by_somebody(links.links(self._inside)).items():
-            outer = host.get(name)
-            if outer is None or not links.is_pair(outer, inner):
+            outer, held = host.get(name), links.tun(inner)
+            if held is not None:
+                found.add(held)
+            elif outer is None or not links.is_pair(outer, inner):
                 found.add(Foreign(f"{name} ({links.kind(inner)})"))
             elif links.set_alike(outer, inner):
                 offload = self._offload(name)
@@ -73,22 +75,25 @@ class Network:
                     found.add(Veth(name, mac, mtu, *offload))
         return found
 
-    def apply_veths(self, wanted: Iterable[Veth]) -> bool:
-        """Make the wires exactly the wanted ones; say whether anything had to change.
+    def apply_interfaces(self, veths: Iterable[Veth], held: Tun) -> bool:
+        """Make the interfaces exactly the wanted ones; say whether anything had to change.
 
         Raises:
-            FedsdnError: somebody put hardware into the namespace.
+            FedsdnError: somebody put hardware into the namespace, or the kernel has no TUN.
 
         """
-        target = set(wanted)
-        there = self.veths()
-        names = {veth.name for veth in target}
+        target: set[Veth | Tun] = {*veths, held}
+        there = self.interfaces()
+        names = {one.name for one in target}
         for name, link in links.made_by_somebody(links.links(self._inside)).items():
             if name not in names:
                 self._delete_inside(name, link)
         missing = target - there
-        for veth in sorted(missing, key=str):
-            self._make(veth)
+        for one in sorted(missing, key=str):
+            if isinstance(one, Tun):
+                self.make_tun(one)
+            else:
+                self._make(one)
         self._inside.link("set", index=_index(self._inside, "lo"), state="up")
         return bool(missing or there - target)
 
@@ -125,6 +130,27 @@ class Network:
         links.quiet_host_end(veth.name)
         self._host.link("set", index=_index(self._host, veth.name), arp=False, state="up")
         self._inside.link("set", index=_index(self._inside, veth.name), arp=True, state="up")
+
+    def make_tun(self, wanted: Tun) -> None:
+        """Make a TUN device, or set the one that is there as wanted.
+
+        Raises:
+            FedsdnError: the kernel has no TUN.
+
+        """
+        present = links.links(self._inside).get(wanted.name)
+        if present is not None and links.kind(present) != "tun":
+            self._delete_inside(wanted.name, present)
+        try:
+            namespace.inside(self.name, lambda: tun.make(wanted.name))
+        except OSError as error:
+            if error.errno != errno.EINVAL or present is None:
+                raise
+            # Of another sort: with one queue, or with a header before each packet.
+            links.delete_link(self._inside, wanted.name)
+            namespace.inside(self.name, lambda: tun.make(wanted.name))
+        index = _index(self._inside, wanted.name)
+        self._inside.link("set", index=index, mtu=wanted.mtu, state="up")
 
     def _create(self, veth: Veth) -> None:
         with (Path("/run/netns") / self.name).open("rb") as target:
@@ -288,4 +314,6 @@ def _rule_request(rule: Rule) -> dict[str, Any]:
         request |= {"src": str(rule.source), "src_len": rule.source.max_prefixlen}
     if rule.mark is not None:
         request["fwmark"] = rule.mark
+    if rule.mask is not None:
+        request["fwmask"] = rule.mask
     return request

@@ -2,11 +2,14 @@
 
 Towards the tenants it hands to the proxy what belongs to one of its transparent sockets. The
 bridge may send a packet to both tenant-side ports: the copy at the port that is not the socket's is
-dropped. A SYN, too, belongs to the socket that lives, which answers it (RFC 5961, section 4); only
-if there is none, the socksifier's listener takes it. TCP that belongs to no socket at either is
-reset: a VM whose connection was reset while segments were lost on the way to it asks once more (RFC
-5961, section 3.2), and would hang without an answer. Towards the uplinks it takes connections from
-peers only; the bridge has the same rule.
+dropped. A SYN, too, belongs to the socket that lives, which answers it (RFC 5961, section 4); if
+there is none, it is held: routed into a TUN device, from which the workers read it. When its
+destination has answered, its worker sends it once more, to itself: with a mark that leads to the
+loopback interface and, here, to that worker's listener. A reset without a socket takes the same
+way: the VM may have given a held SYN up. Other TCP that belongs to no socket is reset: a VM whose
+connection was reset while segments were lost on the way to it asks once more (RFC 5961, section
+3.2), and would hang without an answer. Towards the uplinks it takes connections from peers only;
+the bridge has the same rule.
 """
 
 from __future__ import annotations
@@ -15,16 +18,22 @@ from collections.abc import Iterable, Iterator
 
 from fedsdn.config.model import Address, Federation, Network, Site
 from fedsdn.pipeline.declarations import (
+    FIRST_HANDED_IN_MARK,
+    HANDED_IN_MASK,
+    HELD_DEVICE,
     SERVER_PORT,
-    SOCKSIFIER_LISTEN_PORT,
+    SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
     SocketMark,
+    handed_in_mark,
     wan_port,
 )
 
 TABLE = "inet fedsdn"
 """Family and name of the table."""
 
+_FAMILIES = ((4, "ip"), (6, "ip6"))
+_PORTS = "listen_ports"
 _OPENING = "tcp flags & (syn | ack) == syn"
 _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 
@@ -34,14 +43,28 @@ def ruleset(federation: Federation, site: Site) -> str:
     chains = (
         _chain("prerouting", _prerouting()),
         _chain(SOCKSIFIER_PORT, _from_socksifier()),
-        _chain("to_listener", _to_listener(federation, site)),
+        _chain("hold", _hold(federation, site)),
+        _chain("handed_in", _handed_in(site)),
         _chain(SERVER_PORT, _from_server()),
+        _chain("forward", _forward()),
         _chain("input", _input(site)),
         _chain("from_tenants", _from_tenants()),
         _chain("from_uplinks", _from_uplinks(federation, site)),
         _chain("from_peer", _from_peer(federation)),
     )
-    return f"table {TABLE} {{\n" + "\n".join(chains) + "}\n"
+    return f"table {TABLE} {{\n{_listen_ports()}" + "\n".join(chains) + "}\n"
+
+
+def _listen_ports() -> str:
+    """Make the map of marks of held SYNs to the ports of the workers that hand them in."""
+    ports = (
+        f"{handed_in_mark(worker):#x} : {port}"
+        for worker, port in enumerate(SOCKSIFIER_LISTEN_PORTS)
+    )
+    elements = ", ".join(ports)
+    return (
+        f"\tmap {_PORTS} {{\n\t\ttype mark : inet_service\n\t\telements = {{ {elements} }}\n\t}}\n"
+    )
 
 
 def _chain(name: str, rules: Iterable[str]) -> str:
@@ -53,16 +76,17 @@ def _prerouting() -> Iterator[str]:
     yield "type filter hook prerouting priority mangle; policy accept;"
     yield f'iifname "{SOCKSIFIER_PORT}" jump {SOCKSIFIER_PORT}'
     yield f'iifname "{SERVER_PORT}" jump {SERVER_PORT}'
+    handed_in = f"meta mark & {HANDED_IN_MASK:#x} == {FIRST_HANDED_IN_MARK:#x}"
+    yield f'iifname "lo" {handed_in} jump handed_in'
 
 
 def _from_socksifier() -> Iterator[str]:
     yield f"{_living(SocketMark.SERVER)} " + _drop("the server's")
-    yield f"meta l4proto tcp {_OPENING} jump to_listener"
-    yield f"meta l4proto tcp {_OPENING} " + _drop("not from a VM to a peer's prefix, or no proxy")
+    yield f"{_living(SocketMark.SOCKSIFIER)} {_TO_SOCKET}"
+    yield f"meta l4proto tcp {_OPENING} jump hold"
+    yield f"meta l4proto tcp {_OPENING} " + _drop("not from a VM to a peer's prefix")
+    yield "meta l4proto tcp tcp flags & rst == rst jump hold"
     yield f"socket transparent 1 {_TO_SOCKET}"
-    # A SYN cookie comes back in an ACK that has no socket yet: the listener reads it, and resets
-    # what has none (Linux, net/ipv4/syncookies.c).
-    yield "meta l4proto tcp tcp flags & (syn | rst | ack) == ack jump to_listener"
     yield f"meta l4proto tcp {_TO_SOCKET}"
 
 
@@ -82,16 +106,32 @@ def _living(mark: SocketMark) -> str:
     return f"socket transparent 1 socket mark {mark:#x} socket wildcard 0"
 
 
-def _to_listener(federation: Federation, site: Site) -> Iterator[str]:
+def _hold(federation: Federation, site: Site) -> Iterator[str]:
     own = [prefix.network for prefix in site.prefixes]
     remote = [prefix.network for peer in federation.peers(site.name) for prefix in peer.prefixes]
-    for family, word in ((4, "ip"), (6, "ip6")):
+    for family, word in _FAMILIES:
         sources, destinations = _of(family, own), _of(family, remote)
         if sources and destinations:
             yield (
-                f"meta l4proto tcp {word} saddr {_set(sources)} {word} daddr {_set(destinations)} "
-                f"tproxy {word} to :{SOCKSIFIER_LISTEN_PORT} {_TO_SOCKET}"
+                f"{word} saddr {_set(sources)} {word} daddr {_set(destinations)} "
+                f"meta mark set {SocketMark.HELD:#x} accept"
             )
+
+
+def _handed_in(site: Site) -> Iterator[str]:
+    for family, word in _FAMILIES:
+        if any(prefix.family == family for prefix in site.prefixes):
+            yield (
+                f"meta l4proto tcp tproxy {word} to :meta mark map @{_PORTS} "
+                f"meta mark set {SocketMark.LOCAL:#x} accept"
+            )
+    yield _drop("its worker does not listen")
+
+
+def _forward() -> Iterator[str]:
+    yield "type filter hook forward priority filter; policy drop;"
+    yield f'meta mark {SocketMark.HELD:#x} oifname "{HELD_DEVICE}" accept'
+    yield _drop("the proxy is no router")
 
 
 def _input(site: Site) -> Iterator[str]:
@@ -111,9 +151,6 @@ def _from_tenants() -> Iterator[str]:
         (SERVER_PORT, SocketMark.SERVER),
     ):
         yield f'iifname "{port}" meta mark set {mark:#x}'
-    yield f"{_OPENING} accept"
-    listener = f"socket wildcard 1 socket mark {SocketMark.SOCKSIFIER:#x}"
-    yield f'iifname "{SOCKSIFIER_PORT}" socket transparent 1 {listener} accept'
     yield "socket wildcard 1 " + _reset("a listener, not a connection")
     yield "socket transparent 1 accept"
     yield "meta l4proto tcp " + _reset("no socket")

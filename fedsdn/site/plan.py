@@ -6,13 +6,16 @@ Nothing here touches the host: ``setup`` makes it true, ``show`` compares it wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import ip_interface, ip_network
 
 from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
 from fedsdn.mptcp.endpoints import Endpoint, endpoint_of
 from fedsdn.pipeline.declarations import (
+    FIRST_HANDED_IN_MARK,
+    HANDED_IN_MASK,
+    HELD_DEVICE,
     NOBODYS_VLAN,
     PROXY_NAMESPACE,
     SERVER_PORT,
@@ -37,6 +40,9 @@ _LEG_TABLES = {
     SOCKSIFIER_PORT: (SocketMark.SOCKSIFIER, 101),
     SERVER_PORT: (SocketMark.SERVER, 102),
 }
+HELD_TABLE = 103
+"""Routing table that delivers any destination to the workers."""
+
 _FIRST_UPLINK_TABLE = 201
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -92,6 +98,17 @@ class Veth:
 
 
 @dataclass(frozen=True, slots=True)
+class Tun:
+    """A TUN device of the namespace that stays, with a queue for each worker that reads from it."""
+
+    name: str
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"{self.name} tun multi_queue mtu {self.mtu} up"
+
+
+@dataclass(frozen=True, slots=True)
 class InterfaceAddress:
     """An address on an interface of the namespace, without a route of its own."""
 
@@ -138,10 +155,13 @@ class Rule:
     table: int
     source: Address | None = None
     mark: int | None = None
+    mask: int | None = None
+    """The bits of the mark that count; None for all."""
 
     def __str__(self) -> str:
         which = f"from {self.source or 'all'}"
         which += "" if self.mark is None else f" fwmark {self.mark:#x}"
+        which += "" if self.mask is None else f"/{self.mask:#x}"
         return f"{self.priority}: {which} lookup {self.table} (IPv{self.family})"
 
 
@@ -157,6 +177,7 @@ class SitePlan:
     sysctls: tuple[Sysctl, ...]
     ruleset: str
     veths: tuple[Veth, ...]
+    held: Tun
     port_sysctls: tuple[Sysctl, ...]
     addresses: tuple[InterfaceAddress, ...]
     routes: tuple[Route, ...]
@@ -181,6 +202,7 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
         sysctls=sysctls.namespace_sysctls(federation.proxy_port),
         ruleset=nft.ruleset(federation, site),
         veths=tuple(_veths(site, facts)),
+        held=Tun(HELD_DEVICE, facts.mtu),
         port_sysctls=sysctls.port_sysctls(),
         addresses=tuple(_addresses(site)),
         routes=(
@@ -234,6 +256,7 @@ def _addresses(site: Site) -> Iterator[InterfaceAddress]:
 def _leg_routes(federation: Federation, site: Site) -> Iterator[Route]:
     for family in _FAMILIES:
         yield Route(LOCAL_TABLE, _EVERYTHING[family], RouteKind.LOCAL, interface="lo")
+        yield Route(HELD_TABLE, _EVERYTHING[family], interface=HELD_DEVICE)
     for interface, (_, table) in _LEG_TABLES.items():
         for prefix in site.prefixes:
             yield Route(table, prefix.network, interface=interface)
@@ -293,5 +316,8 @@ def _rules(site: Site) -> Iterator[Rule]:
         yield Rule(LOCAL_TABLE, family, LOCAL_TABLE, mark=SocketMark.LOCAL)
         for mark, table in _LEG_TABLES.values():
             yield Rule(table, family, table, mark=mark)
+        yield Rule(HELD_TABLE, family, HELD_TABLE, mark=SocketMark.HELD)
+        handed_in = Rule(LOCAL_TABLE, family, LOCAL_TABLE, mark=FIRST_HANDED_IN_MARK)
+        yield replace(handed_in, mask=HANDED_IN_MASK)
     for table, uplink in enumerate(site.uplinks, _FIRST_UPLINK_TABLE):
         yield Rule(table, uplink.family, table, source=uplink.address.ip)

@@ -127,7 +127,7 @@ def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
     with Network(plan.namespace) as inside:
         if ports.release(inside.to_be_made_anew(plan.veths), there):
             there = database.read()
-        yield _step("interfaces", lambda: inside.apply_veths(plan.veths))
+        yield _step("interfaces", lambda: inside.apply_interfaces(plan.veths, plan.held))
         yield _step("interfaces' sysctls", lambda: _write(plan.namespace, plan.port_sysctls))
         yield _step("addresses", lambda: inside.apply_addresses(plan.addresses))
         yield _step("routes", lambda: inside.apply_routes(plan.routes))

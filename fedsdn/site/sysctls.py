@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_LISTEN_PORT
+from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_LISTEN_PORTS, SOCKSIFIER_PORT
 
 BUFFER_BYTES = 64 * 1024 * 1024
 """Largest TCP buffer: twice the bandwidth-delay product of 2 Gbit/s and 80 ms (20 MB), since the
@@ -77,6 +77,11 @@ def port_sysctls() -> tuple[Sysctl, ...]:
             "8",
             f"the proxy's addresses are answered for on one port only, not on {SERVER_PORT} too",
         ),
+        Sysctl(
+            f"net.ipv4.conf.{SOCKSIFIER_PORT}.forwarding",
+            "1",
+            "a VM's SYN is routed to the workers; the packet filter lets nothing else pass",
+        ),
     )
 
 
@@ -108,9 +113,17 @@ _IPV6_INTERFACE = {
 
 
 def _interfaces() -> Iterator[Sysctl]:
+    # The kernel asks for it on no single interface; written first, as it changes all of them.
+    yield Sysctl(
+        "net.ipv6.conf.all.forwarding",
+        "1",
+        "a VM's SYN is routed to the workers; the packet filter lets nothing else pass",
+    )
     for family, settings in (("ipv4", _IPV4_INTERFACE), ("ipv6", _IPV6_INTERFACE)):
         for name, (value, meaning) in settings.items():
             for scope in ("all", "default"):
+                if (family, scope, name) == ("ipv6", "all", "forwarding"):
+                    continue
                 if (scope, name) != ("all", "addr_gen_mode"):  # the kernel ignores it for all
                     yield Sysctl(f"net.{family}.conf.{scope}.{name}", value, meaning)
     yield Sysctl("net.ipv6.bindv6only", "0", "one listening socket serves both families")
@@ -118,7 +131,6 @@ def _interfaces() -> Iterator[Sysctl]:
 
 def _tcp(proxy_port: int) -> Iterator[Sysctl]:
     buffer = str(BUFFER_BYTES)
-    reserved = sorted({proxy_port, SOCKSIFIER_LISTEN_PORT})
     settings = {
         "tcp_rmem": (
             f"4096 {FIRST_WINDOW_BYTES} {buffer}",
@@ -136,7 +148,11 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
         "tcp_tw_reuse": ("1", "a VM may use the same port again for the next connection"),
         "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),
         "ip_local_port_range": ("10240 65535", "source ports of connections to a peer"),
-        "ip_local_reserved_ports": (_ports(reserved), "never taken as a source port"),
+        "ip_local_reserved_ports": (
+            _ranges({proxy_port, *SOCKSIFIER_LISTEN_PORTS}),
+            "never taken as a source port",
+        ),
+        "tcp_syncookies": ("0", "no SYN comes to a listener before its destination has answered"),
     }
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
@@ -189,8 +205,12 @@ def _mptcp() -> Iterator[Sysctl]:
     )
 
 
-def _ports(ports: list[int]) -> str:
-    """Two or less port numbers as the kernel prints them: neighbours as a range."""
-    if len(ports) == 2 and ports[0] + 1 == ports[1]:
-        return f"{ports[0]}-{ports[1]}"
-    return ",".join(str(port) for port in ports)
+def _ranges(ports: set[int]) -> str:
+    """Write port numbers as the kernel prints them: neighbours as a range."""
+    found: list[list[int]] = []
+    for port in sorted(ports):
+        if found and found[-1][1] == port - 1:
+            found[-1][1] = port
+        else:
+            found.append([port, port])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in found)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
-    SOCKSIFIER_LISTEN_PORT,
+    SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
     wan_port,
 )
@@ -151,7 +151,7 @@ def _as_check() -> Iterator[None]:
 
 def listening(view: SiteView) -> str:
     """Find the proxy's two TCP ports."""
-    wanted = {view.federation.proxy_port, SOCKSIFIER_LISTEN_PORT}
+    wanted = {view.federation.proxy_port, SOCKSIFIER_LISTEN_PORTS[0]}
     lines = view.proxy.output("ss", "--no-header", "--listening", "--numeric", "--tcp").splitlines()
     present = {int(line.split()[3].rsplit(":", 1)[1]) for line in lines}
     if absent := sorted(wanted - present):

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
+from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.sockets import tcp, transparent
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import Namespace
@@ -120,7 +120,7 @@ def set_up() -> Iterator[Place]:
         vm = Namespace(host.run_directory / "netns/vm")
         proxy = Namespace(host.run_directory / "netns/fedsdn")
         socksifier = proxy.call(
-            lambda: transparent.listen(SOCKSIFIER_LISTEN_PORT, SocketMark.SOCKSIFIER)
+            lambda: transparent.listen(SOCKSIFIER_LISTEN_PORTS, SocketMark.SOCKSIFIER)
         )
         socksifier.settimeout(LIMIT_S)
         yield Place(ground, vm, proxy, stack.enter_context(socksifier), stack)

@@ -56,7 +56,7 @@ class Packet:
     source_mac: str = "a VM's"
     arp_source: Address | None = None
     arp_target: Address | None = None
-    icmp6_type: int | None = None
+    icmp_type: int | None = None
     nd_target: Address | None = None
     error_about: Connection | None = None
 
@@ -208,7 +208,7 @@ def _matches(match: Match, way: _Way) -> bool:
         and _inside(packet.arp_source, match.arp_source)
         and match.arp_source_mac in {None, packet.source_mac}
         and _inside(packet.arp_target, match.arp_target)
-        and match.icmp6_type in {None, packet.icmp6_type}
+        and match.icmp_type in {None, packet.icmp_type}
         and match.nd_target in {None, packet.nd_target}
         and match.opening in {None, packet.syn and not packet.ack}
         and match.syn in {None, packet.syn}

@@ -134,7 +134,8 @@ BAD = {
     "proxy_port of the socksifier": (
         "1080",
         "1081",
-        "1: proxy_port: found 1081, the port at which the proxy accepts VMs' connections; "
+        "1: proxy_port: found 1081, one of the ports at which the proxy accepts VMs' connections "
+        "(1081 to 1144); "
         "write another port, as 1080",
     ),
     "port as number": (

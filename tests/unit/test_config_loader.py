@@ -204,7 +204,7 @@ def federations(draw: st.DrawFn) -> Federation:
             )
             for number, name in enumerate(names, start=1)
         ),
-        proxy_port=draw(st.integers(1, 65535).filter(lambda port: port != 1081)),
+        proxy_port=draw(st.integers(1, 65535).filter(lambda port: not 1081 <= port <= 1144)),
         probes=draw(st.none() | PROBES),
     )
 

@@ -241,11 +241,32 @@ def test_proxy_port_resolves_neighbours_as_itself_only(bridge: TableModel, port:
     assert bridge.push(replace(arp, arp_source=ip_address("10.1.0.1"))) == []
     assert bridge.push(replace(arp, source_mac="another's")) == []
     solicitation = Packet(
-        in_port=port, protocol=Protocol.ICMP6, source=link_local(mac), icmp6_type=135
+        in_port=port, protocol=Protocol.ICMP6, source=link_local(mac), icmp_type=135
     )
     assert ports(bridge.push(solicitation)) == [NORMAL]
     assert bridge.push(replace(solicitation, source=V6.far)) == []
-    assert bridge.push(replace(solicitation, icmp6_type=134)) == [], "no router advertisements"
+    assert bridge.push(replace(solicitation, icmp_type=134)) == [], "no router advertisements"
+
+
+@FAMILIES
+def test_socksifier_tells_its_own_vms_what_they_cannot_reach(
+    bridge: TableModel, ends: Ends
+) -> None:
+    error = Packet(
+        in_port=SOCKSIFIER_PORT,
+        protocol=icmp(ends.near),
+        source=ip_address("10.1.0.2" if ends is V4 else "fd00:1::2"),
+        destination=ends.near,
+        icmp_type=3 if ends is V4 else 1,
+    )
+    assert ports(bridge.push(error)) == [NORMAL]
+    for packet in (
+        replace(error, in_port=SERVER_PORT),
+        replace(error, source=ends.far),
+        replace(error, destination=ip_address("10.9.0.1" if ends is V4 else "fd00:9::1")),
+        replace(error, icmp_type=5 if ends is V4 else 137),
+    ):
+        assert bridge.push(packet) == [], packet
 
 
 PEER_4, OWN_4 = ip_address("192.0.2.2"), ip_address("192.0.2.1")
@@ -318,10 +339,10 @@ def test_neighbours_on_uplinks(bridge: TableModel) -> None:
     own = link_local(port_mac(SITE_A, "wan-up2"))
     for target in (OWN_6, own):
         solicitation = Packet(
-            in_port="up2", protocol=Protocol.ICMP6, icmp6_type=135, nd_target=target
+            in_port="up2", protocol=Protocol.ICMP6, icmp_type=135, nd_target=target
         )
         assert ports(bridge.push(solicitation)) == ["wan-up2"]
-    sent = Packet(in_port="wan-up2", protocol=Protocol.ICMP6, source=own, icmp6_type=135)
+    sent = Packet(in_port="wan-up2", protocol=Protocol.ICMP6, source=own, icmp_type=135)
     assert ports(bridge.push(sent)) == ["up2"]
     assert ports(bridge.push(replace(arp, in_port="wan-up1", arp_source=OWN_4))) == ["up1"]
     assert bridge.push(replace(arp, in_port="wan-up1", arp_source=PEER_4)) == []

@@ -75,6 +75,7 @@ def test_veths_follow_the_bridge() -> None:
     }
     assert not any(veth.checksum_offload for veth in veths.values())
     assert str(veths["server"]).endswith("mtu 1450 tx-checksum off tso off up")
+    assert str(plan_of(two_sites(), facts=facts).held) == "held tun multi_queue mtu 1450 up"
 
 
 def test_super_frames_stay_off_uplinks_that_cut_them_up_wrongly() -> None:
@@ -96,7 +97,9 @@ def test_addresses() -> None:
 def test_routes_print_as_iproute2_takes_them() -> None:
     assert texts(plan_of(two_sites()).routes) == [
         "table 100: local 0.0.0.0/0 dev lo",
+        "table 103: 0.0.0.0/0 dev held",
         "table 100: local ::/0 dev lo",
+        "table 103: ::/0 dev held",
         "table 101: 10.1.0.0/24 dev socksifier",
         "table 101: fd00:1::/64 dev socksifier",
         "table 101: local 10.2.0.0/24 dev lo",
@@ -123,9 +126,13 @@ def test_rules_look_into_each_uplinks_own_table() -> None:
         "100: from all fwmark 0x1 lookup 100 (IPv4)",
         "101: from all fwmark 0x2 lookup 101 (IPv4)",
         "102: from all fwmark 0x3 lookup 102 (IPv4)",
+        "103: from all fwmark 0x4 lookup 103 (IPv4)",
+        "100: from all fwmark 0x100/0xffffffc0 lookup 100 (IPv4)",
         "100: from all fwmark 0x1 lookup 100 (IPv6)",
         "101: from all fwmark 0x2 lookup 101 (IPv6)",
         "102: from all fwmark 0x3 lookup 102 (IPv6)",
+        "103: from all fwmark 0x4 lookup 103 (IPv6)",
+        "100: from all fwmark 0x100/0xffffffc0 lookup 100 (IPv6)",
         "201: from 192.0.2.1 lookup 201 (IPv4)",
         "202: from 2001:db8:2::1 lookup 202 (IPv6)",
     ]
@@ -206,7 +213,8 @@ def test_the_ruleset_names_peers_and_prefixes() -> None:
         "ip6 saddr { 2001:db8:2::2, 2001:db8:2::3 } meta l4proto { tcp, udp } jump from_peer"
         in ruleset
     )
-    assert "ip saddr { 10.1.0.0/24 } ip daddr { 10.2.0.0/24, 10.3.0.0/24 } tproxy ip to" in ruleset
+    held = "ip saddr { 10.1.0.0/24 } ip daddr { 10.2.0.0/24, 10.3.0.0/24 } meta mark set 0x4 accept"
+    assert held in ruleset
     assert "tcp dport 1080 accept" in ruleset
     assert "udp dport 1080 accept" in ruleset
     unprobed = plan_of(replace(three_sites(), probes=None)).ruleset
@@ -230,6 +238,13 @@ def test_a_peer_that_no_uplink_reaches_is_not_let_in() -> None:
     assert "203.0.113.2" not in plan_of(federation).ruleset
 
 
+def test_each_worker_has_a_port_for_the_syns_that_it_hands_in() -> None:
+    ruleset = plan_of(two_sites()).ruleset
+    for mark, port in (("0x100", 1081), ("0x101", 1082), ("0x13f", 1144)):
+        assert f"{mark} : {port}" in ruleset
+    assert "0x140" not in ruleset
+
+
 def test_every_drop_is_counted_and_explained() -> None:
     rules = plan_of(two_sites()).ruleset.splitlines()
     drops = [rule for rule in rules if re.search(r"\bdrop\b", rule) and "policy" not in rule]
@@ -248,7 +263,7 @@ def test_sysctls_are_named_once_and_explained() -> None:
 
 @pytest.mark.parametrize(
     ("port", "reserved"),
-    [(1080, "1080-1081"), (1082, "1081-1082"), (4430, "1081,4430"), (1081, "1081")],
+    [(1080, "1080-1144"), (1145, "1081-1145"), (4430, "1081-1144,4430"), (80, "80,1081-1144")],
 )
 def test_listening_ports_are_reserved_as_the_kernel_prints_them(port: int, reserved: str) -> None:
     plan = plan_of(replace(two_sites(), proxy_port=port))
