@@ -14,7 +14,7 @@ from fedsdn import namespace
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.errors import FedsdnError
-from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.pipeline.declarations import MOST_WORKERS, PROXY_NAMESPACE
 from fedsdn.proxy.process import workers
 from fedsdn.proxy.process.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
 
@@ -29,7 +29,10 @@ def run(
     site: SiteName = None,
     federation: FederationFile = None,
     processes: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; one per core if not given.")
+        int | None,
+        typer.Option(
+            "--workers", min=1, max=MOST_WORKERS, help="Processes; one per core if not given."
+        ),
     ] = None,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="What a stop leaves to running connections, in seconds.")
@@ -48,7 +51,7 @@ def run(
         workers.Settings(
             site=local.site,
             federation=local.federation,
-            workers=processes or len(os.sched_getaffinity(0)),
+            workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
             drain_seconds=drain_seconds,
             namespace=PROXY_NAMESPACE,
         ),

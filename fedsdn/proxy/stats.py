@@ -13,13 +13,20 @@ _LOG = logging.getLogger(__name__)
 
 
 class Counter(IntEnum):
-    """The counters of a worker. ``*_OPEN`` are gauges, the rest only go up."""
+    """The counters of a worker. ``*_OPEN`` and ``*_HELD`` are gauges, the rest only go up."""
 
     OUTBOUND = 0
-    """Connections that VMs of this site opened."""
+    """Connections of VMs of this site that peers were asked for, or were about to be."""
     OUTBOUND_OPEN = auto()
+    """Connections that peers are asked for, or that are open."""
     OUTBOUND_FAILED = auto()
-    """Of those, connections that ended before the peer had connected to its VM."""
+    """Connections that peers did not make: refused, not answered, or given up before that."""
+    OUTBOUND_HELD = auto()
+    """A gauge: connections whose handshake with the VM has not ended."""
+    OUTBOUND_EARLY = auto()
+    """Connections to known destinations: answered to the VM before they were asked for."""
+    OUTBOUND_UNASKED = auto()
+    """SYNs that nobody was asked for, because there were too many; the VM repeats them."""
     INBOUND = auto()
     """Connections from VMs of peers to VMs of this site that were allowed."""
     INBOUND_OPEN = auto()
@@ -69,7 +76,7 @@ class Statistics:
     def forget_open(self, worker: int) -> None:
         """Set the open connections of a worker that ended to none: they ended with it."""
         row = self.row(worker)
-        for counter in (Counter.OUTBOUND_OPEN, Counter.INBOUND_OPEN):
+        for counter in (Counter.OUTBOUND_OPEN, Counter.OUTBOUND_HELD, Counter.INBOUND_OPEN):
             row.add(counter, -row.value(counter))
 
     def totals(self) -> dict[str, int]:

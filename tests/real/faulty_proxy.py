@@ -18,12 +18,14 @@ from unittest.mock import patch
 
 from fedsdn.channel.client import ChannelClient
 from fedsdn.config.loader import dump_federation
+from fedsdn.pipeline.declarations import HELD_DEVICE
+from fedsdn.proxy.opening.device import HeldDevice
 from fedsdn.proxy.process import worker, workers
 from fedsdn.proxy.process.listener import Listener
 from fedsdn.proxy.process.parts import Parts
 from fedsdn.proxy.relay.poller import Poller
-from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.path_manager import PathManager
+from fedsdn.site import tun
 from tests.unit.federations import two_sites
 
 REASON = "a fault that a test has put in"
@@ -74,7 +76,7 @@ def fail_in_a_reload(one: worker._Worker) -> None:
 
 FAULTS: dict[str, Callable[[], object]] = {
     "poller": replaced(Poller, "run", fail_soon),
-    "handover": replaced(Handover, "run", fail_soon),
+    "queue of SYNs": replaced(HeldDevice, "run", fail_soon),
     "path manager": replaced(PathManager, "run", fail_soon),
     "channel": replaced(ChannelClient, "_converse", fail_soon),
     "listener for": replaced(Listener, "run", fail_soon),
@@ -87,6 +89,7 @@ FAULTS: dict[str, Callable[[], object]] = {
 def main() -> None:
     part, directory = sys.argv[1], Path(sys.argv[2])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    tun.make(HELD_DEVICE)
     logging.basicConfig(level=logging.INFO, format="%(created)f %(message)s")
     file = directory / "federation.yaml"
     file.write_text(dump_federation(two_sites()))

@@ -328,6 +328,7 @@ def _finish(federation: Federation, site: Site) -> None:
     plan = site_plan(federation, site)
     _write(plan.port_sysctls)
     with Network(plan.namespace) as network:
+        network.make_tun(plan.held)
         subprocess.run(["ip", "-n", plan.namespace, "link", "set", "lo", "up"], check=True)
         network.apply_addresses(plan.addresses)
         network.apply_routes(plan.routes)

@@ -120,7 +120,7 @@ def set_up() -> Iterator[Place]:
         vm = Namespace(host.run_directory / "netns/vm")
         proxy = Namespace(host.run_directory / "netns/fedsdn")
         socksifier = proxy.call(
-            lambda: transparent.listen(SOCKSIFIER_LISTEN_PORTS, SocketMark.SOCKSIFIER)
+            lambda: transparent.listen(SOCKSIFIER_LISTEN_PORTS[0], SocketMark.SOCKSIFIER)
         )
         socksifier.settimeout(LIMIT_S)
         yield Place(ground, vm, proxy, stack.enter_context(socksifier), stack)

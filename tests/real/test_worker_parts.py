@@ -72,7 +72,7 @@ def test_a_part_that_fails_ends_its_worker_which_says_why_and_is_started_again(
         began = proxy.said_at(FAILING)
         assert began <= proxy.said_at(reason) <= began + AT_ONCE_S
         assert proxy.said_at("ended (status 1)") <= began + AT_ONCE_S
-        ports = (two_sites().proxy_port, SOCKSIFIER_LISTEN_PORTS)
+        ports = (two_sites().proxy_port, SOCKSIFIER_LISTEN_PORTS[0])
         wait_until(lambda: all(map(proxy.serves, ports)))
         assert read_statistics(tmp_path / "proxy.sock")["workers"] == 1
         assert proxy.process.poll() is None

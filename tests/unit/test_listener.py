@@ -13,8 +13,9 @@ from itertools import pairwise
 
 import pytest
 
-from fedsdn.proxy.admission.slots import Owner, Slots
-from fedsdn.proxy.process.listener import Listener
+from fedsdn.proxy.admission.shares import Owner
+from fedsdn.proxy.admission.slots import Slots
+from fedsdn.proxy.process.listener import HandlingListener, Listener
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import asynchronous, until
 
@@ -52,7 +53,7 @@ class House:
     def listener(self, most: int = 500) -> Listener:
         slots = Slots(most)
         self.tasks = slots.tasks
-        return Listener(self.door, self.handle, slots)
+        return HandlingListener(self.door, self.handle, slots)
 
     @asynccontextmanager
     async def open(self, most: int = 500) -> AsyncIterator[None]:
@@ -131,7 +132,7 @@ async def test_without_descriptors_it_waits_instead_of_spinning_and_lets_all_in_
             assert all(later - earlier > 0.09 for earlier, later in pairwise(asked))
             await until(lambda: len(h.callers) == 20)
             warnings = [r.getMessage() for r in caplog.records]
-            assert warnings == ["Too many open files: new ones wait until some of 0 end"]
+            assert warnings == ["Too many open files: new connections wait"]
             await hang_up(visitors, h)
 
 
@@ -151,7 +152,7 @@ async def test_no_more_run_at_once_than_it_was_told_and_the_others_wait(
             await until(lambda: len(h.callers) == 100 and not h.tasks)
             warnings = [r.getMessage() for r in caplog.records]
             assert warnings == [
-                "as many connections as the descriptors allow: new ones wait until some of 40 end"
+                "as many connections as the descriptors allow: new connections wait"
             ]
 
 
@@ -178,7 +179,7 @@ async def test_a_handler_that_fails_is_logged_and_disturbs_nobody(
                 raise RuntimeError("broken")
 
         slots = Slots(500)
-        async with running(Listener(h.door, fail, slots)):
+        async with running(HandlingListener(h.door, fail, slots)):
             h.visitors(2)
             await until(lambda: len(h.callers) == 2 and not slots.tasks)
             assert [r.getMessage() for r in caplog.records] == ["a connection's handler failed"] * 2
@@ -197,7 +198,7 @@ async def test_a_connection_that_cannot_be_taken_is_logged_and_the_next_one_is_t
                 raise RuntimeError("broken")
             return caller.address
 
-        async with running(Listener(h.door, h.handle, Slots(500), owner=owner)):
+        async with running(HandlingListener(h.door, h.handle, Slots(500), owner=owner)):
             await until(lambda: len(h.callers) == 2)
             assert [visitor.getsockname()[1] for visitor in (visitors[0], visitors[2])] == [
                 caller.port for caller in h.callers

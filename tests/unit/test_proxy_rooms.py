@@ -12,8 +12,9 @@ import fedsdn.proxy
 PROXY = Path(fedsdn.proxy.__file__).parent
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "process": {"socks", "relay", "sockets", "admission", "stats"},
-    "socks": {"relay", "sockets", "admission", "stats"},
+    "process": {"opening", "socks", "relay", "sockets", "admission", "stats"},
+    "socks": {"opening", "relay", "sockets", "admission", "stats"},
+    "opening": {"admission", "sockets"},
     "relay": {"sockets", "stats"},
     "sockets": set(),
     "admission": set(),

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from fedsdn.proxy.relay.records import ELSEWHERE, Kind, record
+from fedsdn.proxy.relay.records import Kind, record
 from fedsdn.proxy.relay.window import FIRST_BYTES
 from fedsdn.proxy.sockets import tcp
 from tests.unit.loopback import asynchronous, receive, send
@@ -133,17 +133,6 @@ async def test_both_may_write_before_they_read() -> None:
         g.server.shutdown(socket.SHUT_WR)
         assert (await receive(g.client))[0] == size
         await running
-
-
-@asynchronous
-async def test_an_end_that_comes_by_another_connection_is_none_here() -> None:
-    with half_ground() as (client, peer, running):
-        peer.send(record(Kind.END, ELSEWHERE))
-        assert await asyncio.get_running_loop().sock_recv(peer, 4) == record(Kind.SEEN)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 0.2)
-        running.cancel()
-        await asyncio.wait([running])
 
 
 @asynchronous

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Hashable
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from fedsdn.proxy.admission.shares import Owner, Shares
 
 _LOG = logging.getLogger(__name__)
 
@@ -17,9 +19,6 @@ WAIT_SECONDS = 10.0
 """How long a connection may wait for a slot until it is reset."""
 
 _SAY_AGAIN_SECONDS = 60.0
-
-Owner = Hashable
-"""Whose connections are counted together: a VM's address, or a peer's name."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 """Makes the coroutine that handles a connection to its end."""
@@ -41,8 +40,7 @@ class Slots:
     def __init__(self, most: int, waiting: int = 0) -> None:
         """Begin without any, in the running event loop."""
         self.tasks: dict[asyncio.Task[None], Owner] = {}
-        self._most = most
-        self._held: Counter[Owner] = Counter()
+        self._shares = Shares(most)
         self._most_waiting = waiting
         self._waiting: dict[Owner, deque[_Waiting]] = {}
         """By owner, in the order of their turns."""
@@ -51,15 +49,14 @@ class Slots:
 
     def full(self) -> bool:
         """Whether no more connections can run, of any owner."""
-        return len(self.tasks) >= self._most
+        return self._shares.full()
 
     def take(self, owner: Owner, share: float, work: Work, refuse: Callable[[], None]) -> None:
         """Run ``work`` now or when it is its turn; call ``refuse`` if it has none in time.
 
-        Once ``share`` of all slots are taken, the rest is only for owners that hold less than an
-        equal part, counted as if there were one more owner.
+        ``share`` is as in ``Shares.allow``.
         """
-        if self._may_run(owner, share):
+        if self.allow(owner, share):
             self.run(owner, work)
             return
         self._say(owner)
@@ -75,19 +72,17 @@ class Slots:
         waiting = _Waiting(owner, share, work, expiry)
         self._waiting.setdefault(owner, deque()).append(waiting)
 
-    def _may_run(self, owner: Owner, share: float) -> bool:
-        taken = len(self.tasks)
-        if taken < self._most * share:
-            return True
-        fair = self._most / (len(self._held) + 1)
-        return taken < self._most and self._held[owner] < fair
+    def allow(self, owner: Owner, share: float) -> bool:
+        """Whether a connection of ``owner`` need not wait."""
+        return self._shares.allow(owner, share)
 
-    def run(self, owner: Owner, work: Work) -> None:
+    def run(self, owner: Owner, work: Work) -> asyncio.Task[None]:
         """Run ``work`` now, however many slots its owner holds."""
         task = self._loop.create_task(work())
         self.tasks[task] = owner
-        self._held[owner] += 1
+        self._shares.take(owner)
         task.add_done_callback(self._ended)
+        return task
 
     def run_all(self) -> None:
         """Run all that wait."""
@@ -108,14 +103,11 @@ class Slots:
             self._waiting[waiting.owner] = queue
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        owner = self.tasks.pop(task)
-        self._held[owner] -= 1
-        if not self._held[owner]:
-            del self._held[owner]
+        self._shares.give_back(self.tasks.pop(task))
         if not task.cancelled() and task.exception() is not None:
             _LOG.error("a connection's handler failed", exc_info=task.exception())
         for owner, queue in self._waiting.items():
-            if self._may_run(owner, queue[0].share):
+            if self.allow(owner, queue[0].share):
                 self._run_waiting(queue[0])
                 return
 
@@ -126,8 +118,8 @@ class Slots:
                 "%s has %d of the %d connections that this worker carries, of at most %d: "
                 "its new ones wait until some end, %g s at most, or are reset",
                 owner,
-                self._held[owner],
-                len(self.tasks),
-                self._most,
+                self._shares.held[owner],
+                self._shares.taken,
+                self._shares.most,
                 WAIT_SECONDS,
             )

@@ -24,7 +24,7 @@ _PLACES = 1 << 16
 """Of known destinations: 512 KiB."""
 
 _HELD_PLACES = 1 << 12
-"""Of the SYNs that one worker holds: twice as many as it may hold, 32 KiB."""
+"""Of the SYNs that one worker holds: four times as many as it may hold, 32 KiB."""
 
 _PROBES = 8
 """In so many places next to each other an entry may stand."""
@@ -92,6 +92,11 @@ class KnownDestinations:
     @staticmethod
     def _ticks(seconds: float) -> int:
         return int(seconds * _TICKS_PER_SECOND) & (_FORGOTTEN - 1)
+
+
+def is_opener(one: SocketAddress, other: SocketAddress) -> bool:
+    """Whether, of two VMs that open one connection at once, ``one`` counts as its client."""
+    return (int(one.address), one.port) < (int(other.address), other.port)
 
 
 class HeldTuples:

@@ -1,4 +1,4 @@
-"""Accepting connections in the event loop, one task each."""
+"""Accepting connections in the event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from fedsdn.config.model import Address
-from fedsdn.proxy.admission.slots import Owner, Slots
+from fedsdn.proxy.admission.shares import Owner
+from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.proxy.sockets.tcp import BACKLOG, socket_address
 from fedsdn.socket_address import SocketAddress
@@ -46,28 +47,17 @@ Handler = Callable[[socket.socket, SocketAddress], Coroutine[Any, Any, None]]
 """Takes over an accepted, non-blocking socket, with the address and port of its other side."""
 
 
+Take = Callable[[socket.socket, SocketAddress], object]
+"""Takes over an accepted socket as a handler does, but has done with it at once."""
+
+
 class Listener:
-    """Accepts on a listening socket and runs ``handle`` for every connection."""
+    """Accepts on a listening socket."""
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        handle: Handler,
-        slots: Slots,
-        share: float = 1.0,
-        owner: Callable[[SocketAddress], Owner] | None = None,
-    ) -> None:
-        """Take over ``sock``; connections are accepted while ``run`` does.
-
-        Handlers run in ``slots``, which listeners may share. ``owner`` says who is counted for a
-        connection (without it, its address), and ``share`` is what owners may have before others
-        come first. While no slot is free, new connections wait in the kernel.
-        """
+    def __init__(self, sock: socket.socket, take: Take) -> None:
+        """Take over ``sock``; connections are accepted, for ``take``, while ``run`` does."""
         self._sock = sock
-        self._handle = handle
-        self._slots = slots
-        self._share = share
-        self._owner = owner or _address
+        self._take = take
         self._loop = asyncio.get_running_loop()
         self._quiet_until = 0.0
 
@@ -88,12 +78,19 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):
-            if self._slots.full():
-                raise _PauseError("as many connections as the descriptors allow")
+            self._check_room()
             if not self._accept_one(self._take):
                 return
 
-    def _accept_one(self, take: Callable[[socket.socket, SocketAddress], None]) -> bool:
+    def _check_room(self) -> None:
+        """Check that another connection may be taken.
+
+        Raises:
+            _PauseError: it may not.
+
+        """
+
+    def _accept_one(self, take: Take) -> bool:
         """Accept a connection, for ``take``; False if none waits.
 
         Raises:
@@ -120,26 +117,56 @@ class Listener:
             connection.close()
         return True
 
-    def _take(self, connection: socket.socket, caller: SocketAddress) -> None:
-        work = partial(self._handle, connection, caller)
-        self._slots.take(self._owner(caller), self._share, work, connection.close)
-
-    def _take_at_once(self, connection: socket.socket, caller: SocketAddress) -> None:
-        self._slots.run(self._owner(caller), partial(self._handle, connection, caller))
-
     def _say(self, reason: str) -> None:
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
-            running = len(self._slots.tasks)
-            _LOG.warning("%s: new ones wait until some of %d end", reason, running)
+            _LOG.warning("%s: new connections wait", reason)
 
     def close(self) -> None:
-        """Accept what already waits, and no more. ``run`` must have ended; its handlers go on."""
+        """Accept what already waits, and no more. ``run`` must have ended."""
         with suppress(_PauseError, OSError):
             for _ in range(BACKLOG):
-                if not self._accept_one(self._take_at_once):
+                if not self._accept_one(self._take_last):
                     break
         self._sock.close()
+
+    def _take_last(self, connection: socket.socket, caller: SocketAddress) -> None:
+        self._take(connection, caller)
+
+
+class HandlingListener(Listener):
+    """Accepts on a listening socket and runs ``handle`` for every connection, in a task."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        handle: Handler,
+        slots: Slots,
+        share: float = 1.0,
+        owner: Callable[[SocketAddress], Owner] | None = None,
+    ) -> None:
+        """Take over ``sock``; connections are accepted while ``run`` does.
+
+        Handlers run in ``slots``. ``owner`` says who is counted for a connection (without it, its
+        address), and ``share`` is what owners may have before others come first. While no slot is
+        free, new connections wait in the kernel.
+        """
+        super().__init__(sock, self._take_in_turn)
+        self._handle = handle
+        self._slots = slots
+        self._share = share
+        self._owner = owner or _address
+
+    def _check_room(self) -> None:
+        if self._slots.full():
+            raise _PauseError("as many connections as the descriptors allow")
+
+    def _take_in_turn(self, connection: socket.socket, caller: SocketAddress) -> None:
+        work = partial(self._handle, connection, caller)
+        self._slots.take(self._owner(caller), self._share, work, connection.close)
+
+    def _take_last(self, connection: socket.socket, caller: SocketAddress) -> None:
+        self._slots.run(self._owner(caller), partial(self._handle, connection, caller))
 
 
 class _PauseError(Exception):

@@ -7,6 +7,8 @@ import logging
 import resource
 import signal
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.report import Report
@@ -17,21 +19,24 @@ from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
-from fedsdn.proxy.process.listener import Listener
+from fedsdn.proxy.opening.device import HeldDevice
+from fedsdn.proxy.opening.held import Openings
+from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
+from fedsdn.proxy.process.listener import HandlingListener, Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.window import Budget
 from fedsdn.proxy.sockets import transport
-from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import PathManager, Paths
 from fedsdn.proxy.socks import socksifier
 from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.server import Server
+from fedsdn.proxy.socks.socksifier import Parts as SocksifierParts
 from fedsdn.proxy.socks.socksifier import Socksifier
-from fedsdn.proxy.stats import WorkerStatistics
+from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.uplinks.status import STALE_SECONDS, SiteStatus
 
 _LOG = logging.getLogger(__name__)
@@ -42,14 +47,24 @@ _CARRYING = 5 / 8
 _WAITING = 1 / 4
 """The part for connections that wait for a slot. The rest is for second attempts."""
 
-_VMS_SHARE = 5 / 8
-"""The share of slots that one VM of this site may hold before others come first."""
-
 _PEERS_SHARE = 7 / 8
-"""The share of one peer: more than that of a VM, so that its other VMs are not cut off."""
+"""The share of one peer: more than that of a VM of ours, so that its other VMs are not cut off."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that a worker handles; its parent blocks them until it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the workers share, made before they are forked."""
+
+    known: KnownDestinations
+    held: HeldTuples
+
+    @classmethod
+    def between(cls, workers: int) -> Shared:
+        """Make it for so many workers."""
+        return cls(KnownDestinations(), HeldTuples(workers))
 
 
 async def run(
@@ -57,6 +72,7 @@ async def run(
     site: str,
     statistics: WorkerStatistics,
     workers: int,
+    shared: Shared,
     drain_seconds: float,
 ) -> None:
     """Carry connections, as one of ``workers``, until SIGTERM; a second one resets those left.
@@ -68,12 +84,12 @@ async def run(
 
     """
     with ExitStack() as opened:
-        worker = _Worker(federation, site, statistics, workers, opened)
+        worker = _Worker(federation, site, statistics, workers, shared, opened)
         async with asyncio.TaskGroup() as group:
             parts = Parts(group)
             worker.start(parts)
             await worker.stop.wait()
-            await worker.close_listeners()
+            await worker.take_no_more()
             await _drain(worker.connections, drain_seconds, worker.at_once)
             await parts.end_all()
 
@@ -101,6 +117,7 @@ class _Worker:
         site: str,
         statistics: WorkerStatistics,
         workers: int,
+        shared: Shared,
         opened: ExitStack,
     ) -> None:
         self._federation = federation
@@ -110,7 +127,6 @@ class _Worker:
         self._carried = Carried()
         self._reloading = asyncio.Lock()
         self._poller = opened.enter_context(closing(Poller()))
-        self._handover = opened.enter_context(closing(Handover(statistics.number, workers)))
         self._live_paths = LivePaths()
         self._path_manager = opened.enter_context(
             closing(PathManager(self._usable_paths, lambda: self._policy.federation.proxy_port))
@@ -121,14 +137,23 @@ class _Worker:
         )
         relays = Relays(self._poller, BufferPool(), Budget(), statistics)
         self._asking = Peers(self._policy, relays, self._live_paths, self._path_manager)
-        self._socksifier = Socksifier(
-            self._policy,
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
+        number = statistics.number
+        self._device = opened.enter_context(closing(HeldDevice(number)))
+        count_held = partial(statistics.add, Counter.OUTBOUND_HELD)
+        parts = SocksifierParts(
             relays,
             report,
             self._carried,
-            self._handover,
             self._asking,
+            self._live_paths,
+            shared.known,
+            Openings(number, shared.held, count_held),
+            self._device,
+            self._slots,
         )
+        self._socksifier = Socksifier(self._policy, parts)
         self._server = Server(
             self._policy,
             relays,
@@ -137,25 +162,24 @@ class _Worker:
             self._channel.restore,
             self._path_manager,
             Turns(workers),
-            self._handover,
+            shared.held,
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
         self._peers_listener = self._listen_for_peers()
-        self._vms_listener = self._listen_for_vms()
+        listening = socksifier.listen_for_vms(number)
+        self._vms_listener = Listener(listening, self._socksifier.accept)
 
     def start(self, parts: Parts) -> None:
         """Start the parts, and take signals from now on."""
         self._parts = parts
         parts.last("event loop", callbacks_failing())
         parts.last("poller", self._poller.run())
-        parts.last("handover", self._handover.run())
         parts.last("path manager", self._path_manager.run())
         parts.last("channel", self._channel.run())
         self._peers = _Accepting(parts, "listener for peers", self._peers_listener)
         self._vms = _Accepting(parts, "listener for VMs", self._vms_listener)
+        self._held = parts.last("queue of SYNs", self._device.run(self._socksifier.take))
         self._handle_signals()
 
     def _policy_now(self) -> Policy:
@@ -166,17 +190,13 @@ class _Worker:
         return policy
 
     def _listen_for_peers(self) -> Listener:
-        return Listener(
+        return HandlingListener(
             transport.listen(self._policy.federation.proxy_port),
             self._server.handle,
             self._slots,
             _PEERS_SHARE,
             self._server.peer_called,
         )
-
-    def _listen_for_vms(self) -> Listener:
-        listening = socksifier.listen_for_vms()
-        return Listener(listening, self._socksifier.handle, self._slots, _VMS_SHARE)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -237,10 +257,12 @@ class _Worker:
         """The tasks of the connections that run."""
         return set(self._slots.tasks)
 
-    async def close_listeners(self) -> None:
-        """Take no more connections."""
+    async def take_no_more(self) -> None:
+        """Take no more connections; VMs end the handshakes that they are in."""
+        await self._parts.end(self._held)
+        self._device.close_queue()
+        self._socksifier.forget_held()
         await self._peers.end()
-        await self._vms.end()
         self._slots.run_all()
 
 

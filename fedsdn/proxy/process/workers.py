@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +24,8 @@ from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
-from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT
+from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
+from fedsdn.proxy.opening.device import check_device
 from fedsdn.proxy.process import worker
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.sockets import transport
@@ -74,19 +76,23 @@ def run(settings: Settings, statistics_socket: Path) -> None:
     statistics = Statistics(settings.workers)
     served = StatisticsSocket(statistics_socket, statistics)
     try:
-        _check_ports(federation.current)
+        _check_ports(federation.current, settings.workers)
+        check_device()
         _raise_descriptor_limit()
         _Parent(settings, federation, statistics, served).run()
     finally:
         served.remove()
 
 
-def _check_ports(federation: Federation) -> None:
+def _check_ports(federation: Federation, workers: int) -> None:
     """Find out before the workers start whether the ports can be listened on."""
-    attempts: tuple[tuple[int, Callable[[], socket.socket]], ...] = (
+    attempts: list[tuple[int, Callable[[], socket.socket]]] = [
         (federation.proxy_port, lambda: transport.listen(federation.proxy_port)),
-        (SOCKSIFIER_LISTEN_PORT, socksifier.listen_for_vms),
-    )
+        *(
+            (port, partial(socksifier.listen_for_vms, number))
+            for number, port in enumerate(SOCKSIFIER_LISTEN_PORTS[:workers])
+        ),
+    ]
     for port, listen in attempts:
         try:
             listen().close()
@@ -117,6 +123,7 @@ class _Parent:
         self._federation = federation
         self._statistics = statistics
         self._served = served
+        self._shared = worker.Shared.between(settings.workers)
         self._workers: dict[int, int] = {}
         """Worker numbers by process."""
         self._missing: dict[int, float] = {}
@@ -198,7 +205,9 @@ class _Parent:
             _die_with(parent)
             row = self._statistics.row(number)
             own, federation = self._settings, self._federation.unchecked()
-            work = worker.run(federation, own.site, row, own.workers, own.drain_seconds)
+            work = worker.run(
+                federation, own.site, row, own.workers, self._shared, own.drain_seconds
+            )
             # The runner is not closed: it would wait for connections, which end with the process.
             asyncio.Runner().run(work)
             status = 0
@@ -231,6 +240,7 @@ class _Parent:
                 number = self._workers.pop(pid)
                 self._statistics.running = len(self._workers)
                 self._statistics.forget_open(number)
+                self._shared.held.release_all(number)
                 if not self._stopping:
                     how = os.waitstatus_to_exitcode(status)
                     _LOG.error("worker %d ended (status %d); starting it again", number, how)

@@ -7,7 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from fedsdn.proxy.relay.records import ELSEWHERE, Kind, Parser, RecordError
+from fedsdn.proxy.relay.records import Kind, Parser, RecordError
 from fedsdn.proxy.relay.stream import VM_SECONDS, Count, Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.window import MOST_BYTES
@@ -17,9 +17,6 @@ _LOG = logging.getLogger(__name__)
 CONSUMED_BYTES = 1 << 16
 """Whenever the VM has taken so many bytes, CONSUMED is sent: less than ``window.FIRST_BYTES``, so
 that the peer never waits for it while the VM reads."""
-
-HANDOVER_SECONDS = 10.0
-"""How long the other connection of a simultaneous open may take to arrive."""
 
 _MOST_RECORDS = 256
 """After so many records other connections get their turn."""
@@ -41,15 +38,10 @@ class FromPeer(Stream):
         count: Count,
         other: ToPeer,
         trusted: Callable[[], bool],
-        taken_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Prepare; records about this stream are sent in the ``other``.
-
-        ``taken_over`` says whether another connection brings the data for the VM.
-        """
+        """Prepare; records about this stream are sent in the ``other``."""
         super().__init__(relay, source, sink, count, trusted)
         self._other = other
-        self._taken_over = taken_over
         self._parser = Parser()
         self._consumed = 0
         self._kept: deque[tuple[memoryview, int]] = deque()
@@ -60,12 +52,6 @@ class FromPeer(Stream):
         self._end: Callable[[], None] | None = None
         """What is done when the VM has taken all that is kept: its end, or a reset."""
         self._has_ended = False
-        self._elsewhere = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether the VM has everything, or gets it over another connection."""
-        return self.ended or (self._elsewhere and self._taken_over())
 
     def source_has_news(self) -> None:
         """Read on, whether the VM takes anything or not."""
@@ -165,12 +151,7 @@ class FromPeer(Stream):
         elif kind is Kind.END:
             self._has_ended = True
             self._other.answer_end()
-            if value == ELSEWHERE:
-                self._elsewhere = True
-                self.relay.give_up_within(HANDOVER_SECONDS)
-                self.relay.may_be_finished()
-            else:
-                self._then(super().pass_on_end)
+            self._then(super().pass_on_end)
             self._other.pump()
         elif kind is Kind.URGENT:
             self._urgent = True
@@ -191,7 +172,7 @@ class FromPeer(Stream):
     @property
     def has_everything(self) -> bool:
         """Whether both streams have ended, and both ENDs are acknowledged."""
-        return self._elsewhere or (self._has_ended and self._other.finished)
+        return self._has_ended and self._other.finished
 
     def _reset_vm(self) -> None:
         """Reset the VM's connection, behind the data that are kept for it."""

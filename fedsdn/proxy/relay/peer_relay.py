@@ -75,14 +75,11 @@ class Relays:
         connection: Connection,
         nudge: Callable[[], None],
         early: int = 0,
-        sends: bool = True,
-        taken_over: Callable[[], bool] = lambda: False,
     ) -> Iterator[Relay]:
         """Prepare to relay between ``near``, a VM's socket, and ``far``, one of ``peer``.
 
         ``nudge`` wakes the peer's kernel. ``early`` is how many of the VM's bytes the peer has been
-        sent already. When both VMs have opened the connection, there are two with the peer: one
-        ``sends`` the VM's data, and the data for the VM are ``taken_over`` by the other.
+        sent already.
         """
         window = Window(self.budget, _sender(connection))
         traffic = _Traffic(self.statistics, connection, SendQueue(far), window)
@@ -93,8 +90,8 @@ class Relays:
                 watch = EndWatch(relay, far, nudge, lambda: self.statistics.end_unheard(peer))
                 outward = Stream(relay, near, far, traffic.sent, end_sent=watch.begin)
                 return outward, Stream(relay, far, near, traffic.received, trusted)
-            to_peer = ToPeer(relay, near, far, traffic.sent, window, reads=sends)
-            from_peer = FromPeer(relay, far, near, traffic.received, to_peer, trusted, taken_over)
+            to_peer = ToPeer(relay, near, far, traffic.sent, window)
+            from_peer = FromPeer(relay, far, near, traffic.received, to_peer, trusted)
             return to_peer, from_peer
 
         try:

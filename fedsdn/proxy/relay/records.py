@@ -18,9 +18,6 @@ HEADER = struct.Struct(">I")
 MOST = (1 << 24) - 1
 """The largest value of a record."""
 
-ELSEWHERE = 1
-"""Value of END on the one of two connections that carries nothing: both VMs have opened it."""
-
 _KIND_SHIFT = 24
 
 
@@ -32,7 +29,7 @@ class Kind(IntEnum):
     CONSUMED = 1
     """The VM's socket has taken ``value`` more octets of what the receiver of this has sent."""
     END = 2
-    """The VM has ended its stream; with ``ELSEWHERE``, another connection carries it."""
+    """The VM has ended its stream."""
     SEEN = 3
     """Acknowledges the receiver's END, and all data before it."""
     RESET = 4

@@ -59,6 +59,12 @@ class Relay:
         """Whether both sockets have ended, or have been reset."""
         return self._ended.done()
 
+    @property
+    def reset_by_far(self) -> bool:
+        """Whether the far side has reset the connection, or lost it, before the near one did."""
+        broke = self._inward.source_broke and not self._inward.has_everything
+        return broke and not self._outward.source_broke
+
     async def run(self) -> None:
         """Relay to the end.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from fedsdn.proxy.relay.buffers import BUFFER_BYTES
-from fedsdn.proxy.relay.records import ELSEWHERE, HEADER, Kind, record
+from fedsdn.proxy.relay.records import HEADER, Kind, record
 from fedsdn.proxy.relay.stream import Count, Stream, StreamRelay
 from fedsdn.proxy.relay.window import Window
 from fedsdn.proxy.sockets import tcp
@@ -24,16 +24,10 @@ class ToPeer(Stream):
         sink: socket.socket,
         count: Count,
         window: Window,
-        *,
-        reads: bool = True,
     ) -> None:
-        """Prepare; ``window`` limits what is under way.
-
-        Without ``reads`` another connection carries the VM's data; this one only says END.
-        """
+        """Prepare; ``window`` limits what is under way."""
         super().__init__(relay, source, sink, count)
         self.window = window
-        self._reads = reads
         self.seen = False
         """Whether the peer has acknowledged our END (SEEN)."""
         self._records = bytearray()
@@ -65,14 +59,11 @@ class ToPeer(Stream):
         """How many bytes the window, and the buffer, have room for; an urgent one comes alone."""
         self._urgent = tcp.at_urgent_octet(self.source)
         most = 1 if self._urgent else BUFFER_BYTES - self.head
-        return min(self.window.room, most) if self._reads else 0
+        return min(self.window.room, most)
 
     def answer_end(self) -> None:
-        """Acknowledge the peer's END; end this stream if another connection carries the data."""
+        """Acknowledge the peer's END."""
         self.say(Kind.SEEN)
-        if not self._reads and not self.ended:
-            self.ended = True
-            self.say(Kind.END, ELSEWHERE)
 
     def filled(self, got: int) -> tuple[int, int]:
         """Put the header in front of the data."""
@@ -93,8 +84,6 @@ class ToPeer(Stream):
 
     def pass_on_reset(self) -> None:
         """Say RESET, and reset the connection when that is acknowledged."""
-        if not self._reads:
-            return  # the connection that carries the VM's data says so, behind them
         self.say(Kind.RESET)
         self._flush()
         # A peer whose VM does not read never gets to the record: a reset follows it.

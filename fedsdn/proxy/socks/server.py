@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from dataclasses import replace
@@ -15,9 +14,9 @@ from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, transport
-from fedsdn.proxy.sockets.handover import Handover
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, connect_as
@@ -41,7 +40,7 @@ class Server:
         restore: RequestRestoration,
         path_manager: PathManager,
         turns: Turns,
-        handover: Handover,
+        held: HeldTuples,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
@@ -53,7 +52,7 @@ class Server:
         self._restore = restore
         self._path_manager = path_manager
         self._turns = turns
-        self._handover = handover
+        self._held = held
         self._relays = relays
         self._statistics = relays.statistics
         self._poller = relays.poller
@@ -157,7 +156,17 @@ class Server:
     async def _connect(
         self, far: socket.socket, request: Request, peer: Site, dialogue: Dialogue
     ) -> socket.socket | None:
-        """Connect to the VM; None, once the peer is told, if that fails."""
+        """Connect to the VM; None, once the peer is told, if that fails.
+
+        Two VMs may connect to each other at once, from the same two ports (simultaneous open, RFC
+        9293, section 3.5). Then each site holds its own VM's SYN, and is asked for the other's: one
+        of the two requests is enough.
+        """
+        if self._held.is_held(request.destination, request.client) and is_opener(
+            request.destination, request.client
+        ):
+            await dialogue.refuse(Reply.OPENED_BY_BOTH)
+            return None
         try:
             client, destination = request.client.address, request.destination.address
             with self._poller.cancelled_by_reset(far):
@@ -178,7 +187,7 @@ class Server:
         """
         how = self.policy.source_restore(peer)
         if how == "transparent":
-            return await self._connect_as_client(request)
+            return await connect_as(request.client, request.destination, SocketMark.SERVER)
         own = self.policy.own_address(request.destination.address)
         if how == "none":
             ourselves = SocketAddress(own, ANY_PORT)
@@ -186,24 +195,6 @@ class Server:
         near = await connect_restored(request.client, request.destination, own, self._restore)
         self._statistics.add(Counter.INBOUND_RESTORED)
         return near
-
-    async def _connect_as_client(self, request: Request) -> socket.socket:
-        """Connect from the client's address; in a simultaneous open, use the VM's own connection.
-
-        Raises:
-            OSError: the connection failed.
-
-        """
-        client, destination = request.client, request.destination
-        try:
-            return await connect_as(client, destination, SocketMark.SERVER, reuse_seconds=0)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-        opened_by_both = await self._handover.taken(destination, client)
-        if opened_by_both is not None:
-            return opened_by_both
-        return await connect_as(client, destination, SocketMark.SERVER)
 
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
@@ -223,7 +214,6 @@ class Server:
             ) as connection,
             self._relays.between(
                 *(near, far, peer, connection, lambda: self._path_manager.nudge(far)),
-                sends=_is_ours(near),
             ) as relay,
         ):
             await relay.run()
@@ -233,8 +223,3 @@ class Server:
         if self.policy.source_restore(peer) == "nat":
             return request.client
         return tcp.socket_address(near.getsockname())
-
-
-def _is_ours(near: socket.socket) -> bool:
-    """Whether the server made the socket; else it is the socksifier's, which reads from it."""
-    return near.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == SocketMark.SERVER

@@ -1,7 +1,9 @@
-"""The socksifier: accepts connections of this site's VMs, and asks the peer's server for them.
+"""The socksifier: asks the peer's server for the connections that this site's VMs open.
 
-TPROXY gives it connections to addresses that are not its own (Linux, Documentation/networking/
-tproxy.rst): the local address of the accepted socket is the VM's destination.
+A VM's first segment is held, and answered as the far VM answers: by a connection, a refusal, an
+error, or not at all. TPROXY then makes the near connection out of that segment (Linux,
+Documentation/networking/tproxy.rst). If the destination is known to listen, the near connection is
+made first, and the request takes the VM's first data along.
 """
 
 from __future__ import annotations
@@ -10,126 +12,285 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
-from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORT, SocketMark
+from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
+from fedsdn.proxy.admission.slots import Slots
+from fedsdn.proxy.opening.device import HeldDevice
+from fedsdn.proxy.opening.held import Opening, Openings
+from fedsdn.proxy.opening.segments import Segment, Unreachable, read_segment
+from fedsdn.proxy.opening.tables import KnownDestinations
 from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.sockets import tcp, transparent
-from fedsdn.proxy.sockets.handover import Handover, Offer
+from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.socks.peers import Asked, Peers
-from fedsdn.proxy.socks.protocol import Request, SocksError, check_success
+from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
 
+_VMS_SHARE = 5 / 8
+"""The share of a worker's connections that one VM may have before others come first."""
 
-def listen_for_vms() -> socket.socket:
-    """Listen for the connections that TPROXY redirects.
+_UNANSWERED_SECONDS = 1.0
+"""How long a VM's reset waits for the answer to the request, if that carried its first data."""
+
+_UNREACHABLE = {
+    Reply.HOST_UNREACHABLE: Unreachable.HOST,
+    Reply.NETWORK_UNREACHABLE: Unreachable.NETWORK,
+    Reply.NOT_ALLOWED: Unreachable.PROHIBITED,
+}
+"""The errors that the VM is told; any other failure is silence, and the VM asks again."""
+
+_DSCP = 0xFC
+"""The bits of a traffic class that are no ECN (RFC 2474, section 3)."""
+
+
+def listen_for_vms(worker: int) -> socket.socket:
+    """Listen for the connections that a worker hands in.
 
     Raises:
         OSError: the port is taken, or the process may not be transparent.
 
     """
-    return transparent.listen(SOCKSIFIER_LISTEN_PORT, SocketMark.SOCKSIFIER)
+    return transparent.listen(SOCKSIFIER_LISTEN_PORTS[worker], SocketMark.SOCKSIFIER)
 
 
-UNANSWERED_SECONDS = 1.0
-"""How long a VM's reset waits for the answer to the request, if that carried its first data."""
+class _NotConnectedError(Exception):
+    """The peer's server has not connected to the VM; its answer."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"the peer says {reply.name.lower().replace('_', ' ')}")
+        self.reply = reply
+
+    @property
+    def by_both(self) -> bool:
+        """Whether the other VM opens the same connection, and its site makes it."""
+        return self.reply is Reply.OPENED_BY_BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the socksifier shares with others, or has for itself."""
+
+    relays: Relays
+    report: Report
+    carried: Carried
+    peers: Peers
+    live_paths: LivePaths
+    known: KnownDestinations
+    openings: Openings
+    device: HeldDevice
+    slots: Slots
 
 
 class Socksifier:
     """Carries connections that this site's VMs open."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        relays: Relays,
-        report: Report,
-        carried: Carried,
-        handover: Handover,
-        peers: Peers,
-    ) -> None:
+    def __init__(self, policy: Policy, parts: Parts) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time."""
         self.policy = policy
-        self._peers = peers
-        self._report = report
-        self._carried = carried
-        self._handover = handover
-        self._relays = relays
-        self._statistics = relays.statistics
-        self._poller = relays.poller
+        self._parts = parts
+        self._known, self._openings, self._device = parts.known, parts.openings, parts.device
+        self._statistics = parts.relays.statistics
+        self._poller = parts.relays.poller
 
-    async def handle(self, near: socket.socket, client: SocketAddress) -> None:
-        """Carry one connection to its end."""
-        with near:
-            self._statistics.add(Counter.OUTBOUND)
-            self._statistics.add(Counter.OUTBOUND_OPEN)
-            try:
-                destination = tcp.socket_address(near.getsockname())
-                await self._carry(near, client, destination)
-            finally:
-                self._statistics.add(Counter.OUTBOUND_OPEN, -1)
+    # What comes from VMs
 
-    async def _carry(
-        self, near: socket.socket, client: SocketAddress, destination: SocketAddress
-    ) -> None:
-        peer = self.policy.peer_towards(destination.address)
-        if isinstance(peer, Refusal):
-            self._statistics.refused(Counter.REFUSED_UNFEDERATED, str(client.address), peer.reason)
+    def take(self, packet: bytes) -> None:
+        """Take a packet that was held: a SYN, or a reset."""
+        segment = read_segment(packet)
+        if segment is None:
             return
+        opening = self._openings.find(segment.client, segment.destination)
+        if segment.resets:
+            if opening is not None and opening.is_reset_by(segment):
+                opening.give_up()
+        elif opening is not None and segment.opens:
+            opening.repeated(segment)
+        elif segment.opens and not self._openings.is_held(segment):
+            self._begin(segment)
+
+    def _begin(self, segment: Segment) -> None:
+        client, destination = segment.client, segment.destination
+        peer = self.policy.peer_towards(destination.address)
+        if isinstance(peer, Refusal) or not self.policy.is_vm(client.address, self.policy.site):
+            reason = peer.reason if isinstance(peer, Refusal) else "client is no VM of this site"
+            self._statistics.refused(Counter.REFUSED_UNFEDERATED, str(client.address), reason)
+            self._tell(segment, Reply.NOT_ALLOWED)
+            return
+        slots = self._parts.slots
+        if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
+            self._statistics.add(Counter.OUTBOUND_UNASKED)
+            return
+        early = (
+            self._known.listens(destination)
+            and self._openings.allow_early(client)
+            and bool(self._parts.live_paths.usable(self.policy.paths(peer, 0), peer))
+        )
+        opening = Opening(segment, early=early, hand_in=self._device.hand_in)
+        self._openings.add(opening)
+        task = slots.run(client.address, lambda: self._carry(opening, peer))
+        opening.give_up = task.cancel
+        task.add_done_callback(lambda _: self._over(opening))
+
+    def _over(self, opening: Opening) -> None:
+        self._openings.remove(opening)
+        opening.close()
+
+    def accept(self, near: socket.socket, client: SocketAddress) -> None:
+        """Take over the socket of a VM whose handshake has ended."""
+        opening = self._openings.find(client, tcp.socket_address(near.getsockname()))
+        if opening is None:
+            near.close()  # it was given up meanwhile
+            return
+        self._openings.remove(opening)
+        opening.accepted(near)
+
+    def forget_held(self) -> None:
+        """Forget the SYNs that are not handed in: the VMs repeat them to whoever is there then."""
+        for opening in self._openings.all():
+            if not opening.handed_in:
+                opening.give_up()
+
+    def _tell(self, segment: Segment, reply: Reply) -> None:
+        """Tell a VM what the peer has answered, or would have."""
+        if reply is Reply.REFUSED:
+            self._device.refuse(segment)
+        elif reply in _UNREACHABLE:
+            prefix = self.policy.prefix_at(self.policy.site, segment.client.address)
+            if prefix is not None:
+                self._device.tell_unreachable(segment, _UNREACHABLE[reply], prefix.proxy_address)
+
+    # One connection
+
+    async def _carry(self, opening: Opening, peer: Site) -> None:
+        """Carry one connection to its end."""
+        client, destination = opening.segment.client, opening.segment.destination
         judged = PeerConnection(Direction.OUTBOUND, peer.name, client.address, destination.address)
-        async with AsyncExitStack() as opened:
-            opened.enter_context(suppress(OSError, SocksError))  # the VM sees a reset
-            opened.enter_context(self._carried.carrying(judged))
-            offer = opened.enter_context(self._handover.offering(client, destination, near))
-            with (
-                self._peers.opening(client, destination) as request,
-                self._failure_counted(request, peer),
-            ):
-                asking = self._peers.asked(peer, request, partial(_read_early, near))
-                with self._poller.cancelled_by_reset(near):
-                    asked = await opened.enter_async_context(asking)
-                opened.enter_context(self._carried.carrying(replace(judged, path=asked.path)))
-                grace = UNANSWERED_SECONDS if asked.early else 0.0
-                with self._poller.cancelled_by_reset(near, grace):
-                    check_success(await asked.answer())
-            await self._relay(offer, asked, request, peer)
+        self._statistics.add(Counter.OUTBOUND)
+        self._statistics.add(Counter.OUTBOUND_OPEN)
+        try:
+            async with AsyncExitStack() as opened:
+                opened.enter_context(suppress(OSError, SocksError, _NotConnectedError))
+                opened.enter_context(self._parts.carried.carrying(judged))
+                connect = self._connect_early if opening.early else self._connect_first
+                near, asked, request = await connect(opening, peer, judged, opened)
+                await self._relay(near, asked, request, peer)
+        finally:
+            self._statistics.add(Counter.OUTBOUND_OPEN, -1)
+
+    async def _connect_first(
+        self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
+    ) -> tuple[socket.socket, Asked, Request]:
+        """Ask the peer, then answer the VM.
+
+        Raises:
+            OSError: no connection, or the VM does not end its handshake.
+            SocksError: what the peer says is no answer.
+            _NotConnectedError: the peer does not connect; the VM is told.
+
+        """
+        with self._asking(opening, peer) as request:
+            try:
+                asked = await self._ask(opened, peer, request, judged)
+            except _NotConnectedError as error:
+                self._tell(opening.segment, error.reply)
+                raise
+        return await opening.let_in(), asked, request
+
+    async def _connect_early(
+        self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
+    ) -> tuple[socket.socket, Asked, Request]:
+        """Answer the VM, then ask the peer.
+
+        Raises:
+            OSError: the VM does not end its handshake, or no connection.
+            SocksError: what the peer says is no answer.
+            _NotConnectedError: the peer does not connect.
+
+        """
+        self._statistics.add(Counter.OUTBOUND_EARLY)
+        with self._asking(opening, peer) as request:
+            near = await opening.let_in()
+            asked = await self._ask(opened, peer, request, judged, near)
+        return near, asked, request
 
     @contextmanager
-    def _failure_counted(self, request: Request, peer: Site) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self._statistics.add(Counter.OUTBOUND_FAILED)
-            _LOG.debug(
-                "%s to %s at site %s: not connected: %s",
-                request.client,
-                request.destination,
-                peer.name,
-                error or type(error).__name__,
-            )
-            raise
+    def _asking(self, opening: Opening, peer: Site) -> Iterator[Request]:
+        """Make a request; the block asks, and what comes of it is noted."""
+        client, destination = opening.segment.client, opening.segment.destination
+        asked_at = self._known.now()
+        traffic_class = opening.segment.traffic_class & _DSCP
+        with self._parts.peers.opening(client, destination, traffic_class) as request:
+            try:
+                yield request
+            except BaseException as error:
+                self._known.forget(destination)
+                if not (isinstance(error, _NotConnectedError) and error.by_both):
+                    self._statistics.add(Counter.OUTBOUND_FAILED)
+                reason = error or type(error).__name__
+                _LOG.debug(
+                    "%s to %s at site %s: not connected: %s",
+                    *(client, destination, peer.name, reason),
+                )
+                raise
+        self._known.learn(destination, asked_at)
 
-    async def _relay(self, offer: Offer, asked: Asked, request: Request, peer: Site) -> None:
+    async def _ask(
+        self,
+        opened: AsyncExitStack,
+        peer: Site,
+        request: Request,
+        judged: PeerConnection,
+        near: socket.socket | None = None,
+    ) -> Asked:
+        """Have the peer connect; ``opened`` closes the connection with it.
+
+        The first data of ``near`` go with the request; if ``near`` is reset, this ends.
+
+        Raises:
+            OSError: no connection.
+            SocksError: what the peer says is no answer.
+            _NotConnectedError: the peer does not connect.
+
+        """
+        if near is None:
+            asked = await opened.enter_async_context(self._parts.peers.asked(peer, request))
+            opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
+            reply = await asked.answer()
+        else:
+            asking = self._parts.peers.asked(peer, request, partial(_read_early, near))
+            with self._poller.cancelled_by_reset(near):
+                asked = await opened.enter_async_context(asking)
+            opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
+            grace = _UNANSWERED_SECONDS if asked.early else 0.0
+            with self._poller.cancelled_by_reset(near, grace):
+                reply = await asked.answer()
+        if reply is not Reply.SUCCEEDED:
+            raise _NotConnectedError(reply)
+        return asked
+
+    async def _relay(self, near: socket.socket, asked: Asked, request: Request, peer: Site) -> None:
         client, destination = request.client, request.destination
         with (
-            self._report.carried(
+            self._parts.report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, asked.token
             ) as connection,
-            self._relays.between(
-                *(offer.near, asked.far, peer, connection, asked.nudge, asked.early),
-                taken_over=lambda: offer.taken,
+            self._parts.relays.between(
+                near, asked.far, peer, connection, asked.nudge, asked.early
             ) as relay,
         ):
-            offer.on_taken = partial(relay.soon, relay.may_be_finished)
             await relay.run()
+            if relay.reset_by_far:
+                self._known.forget(destination)
 
 
 def _read_early(near: socket.socket, most: int) -> bytes:

@@ -1,0 +1,115 @@
+"""Where a worker gets held SYNs from, and how it answers them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import NoReturn
+
+from fedsdn.config.model import Address
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import HELD_DEVICE, PROXY_NAMESPACE, SocketMark, handed_in_mark
+from fedsdn.proxy.opening.segments import Segment, Unreachable, reset_of, unreachable
+from fedsdn.proxy.sockets.readable import when_readable
+from fedsdn.site import tun
+
+_LOG = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""How many packets are read before connections get their turn."""
+
+_LONGEST = 1 << 16
+
+
+class HeldDevice:
+    """One of the queues of the device ``held``, and raw sockets for the answers."""
+
+    def __init__(self, worker: int) -> None:
+        """Open a queue; the kernel begins to deal packets out to it.
+
+        Raises:
+            OSError: there is no such device, or the process lacks CAP_NET_ADMIN or CAP_NET_RAW.
+
+        """
+        self._opened = ExitStack()
+        try:
+            self._own = self._raw(handed_in_mark(worker))
+            self._vms = self._raw(SocketMark.SOCKSIFIER)
+            self._queue: int | None = tun.open_queue(HELD_DEVICE)
+        except OSError:
+            self._opened.close()
+            raise
+
+    def _raw(self, mark: int) -> dict[int, socket.socket]:
+        """Make a socket for packets of each IP version, headers and all (raw(7))."""
+        sockets = {}
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            sockets[version] = self._opened.enter_context(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        return sockets
+
+    async def run(self, take: Callable[[bytes], None]) -> NoReturn:
+        """Give packets to ``take`` until cancelled."""
+        queue = self._queue
+        if queue is None:
+            raise ValueError("closed")
+
+        def read() -> None:
+            with suppress(BlockingIOError):
+                for _ in range(_AT_ONCE):
+                    packet = os.read(queue, _LONGEST)
+                    try:
+                        take(packet)
+                    except Exception:
+                        _LOG.exception("a held packet is dropped: handling it failed")
+
+        await when_readable(queue, read)
+
+    def hand_in(self, segment: Segment) -> None:
+        """Send a VM's segment to the listener of this worker."""
+        self._send(self._own, segment.packet, segment.destination.address)
+
+    def refuse(self, segment: Segment) -> None:
+        """Answer a SYN as a closed port does."""
+        self._send(self._vms, reset_of(segment), segment.client.address)
+
+    def tell_unreachable(self, segment: Segment, why: Unreachable, own: Address) -> None:
+        """Answer a SYN as a router does, from ``own``."""
+        self._send(self._vms, unreachable(segment, why, own), segment.client.address)
+
+    @staticmethod
+    def _send(sockets: dict[int, socket.socket], packet: bytes, to: Address) -> None:
+        with suppress(OSError):  # no room now; the VM asks again
+            sockets[to.version].sendto(packet, (str(to), 0))
+
+    def close_queue(self) -> None:
+        """Get no more packets: other workers do."""
+        if self._queue is not None:
+            os.close(self._queue)
+            self._queue = None
+
+    def close(self) -> None:
+        """Close the queue and the sockets."""
+        self.close_queue()
+        self._opened.close()
+
+
+def check_device() -> None:
+    """Check that there is a device to read from.
+
+    Raises:
+        FedsdnError: there is none, or this process may not.
+
+    """
+    try:
+        HeldDevice(0).close()
+    except OSError as error:
+        raise FedsdnError(
+            f"the proxy cannot read from device {HELD_DEVICE} of namespace {PROXY_NAMESPACE} "
+            f"({error.strerror}): run 'fedsdn site up', and this command as root"
+        ) from error

@@ -1,0 +1,148 @@
+"""The connections that VMs are opening through one worker: their SYNs, and how many there may be.
+
+A SYN is held until its destination has answered. Then it is handed in, to the worker's own
+listener, which answers the VM; the opening ends when the VM's connection is accepted. Nothing here
+grows with the SYNs that come: what is beyond the bounds is not held, and the VM repeats it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+from fedsdn.config.model import Address
+from fedsdn.proxy.admission.shares import Shares
+from fedsdn.proxy.opening.segments import Segment
+from fedsdn.proxy.opening.tables import HeldTuples
+from fedsdn.socket_address import SocketAddress
+
+MOST_HELD = 1024
+"""Connections that are being opened by all VMs of a worker."""
+
+_VMS_SHARE = 1 / 4
+"""The share of one VM before others come first."""
+
+MOST_EARLY = 64
+"""Connections of one VM whose SYNs are handed in, and not accepted yet, before the destination was
+asked: what a VM that never ends a handshake may have the kernel keep."""
+
+ACCEPT_SECONDS = 63.0
+"""How long a VM may take to end the handshake: so long the kernel repeats its SYN-ACK, six times in
+all (``tcp_synack_retries``, ip-sysctl in the kernel's Documentation/networking)."""
+
+_SEQUENCES = 0xFFFFFFFF
+
+
+class Opening:
+    """One connection that a VM is opening."""
+
+    def __init__(
+        self, segment: Segment, *, early: bool, hand_in: Callable[[Segment], None]
+    ) -> None:
+        """Hold a SYN; ``early`` says that its destination need not be asked before."""
+        self.segment = segment
+        self.early = early
+        self.handed_in = False
+        self.give_up: Callable[[], object] = lambda: None
+        """Ends the task of this opening."""
+        self._hand_in = hand_in
+        self._accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+
+    async def let_in(self) -> socket.socket:
+        """Have the VM's handshake done, and return its socket, which ``close`` closes.
+
+        Raises:
+            TimeoutError: the VM does not end the handshake.
+
+        """
+        self.handed_in = True
+        self._hand_in(self.segment)
+        async with asyncio.timeout(ACCEPT_SECONDS):
+            return await self._accepted
+
+    def repeated(self, segment: Segment) -> None:
+        """Take the SYN that the VM has sent again, or a newer one between the same sockets."""
+        self.segment = segment
+        if self.handed_in:
+            self._hand_in(segment)
+
+    def is_reset_by(self, segment: Segment) -> bool:
+        """Whether a reset is the answer to our SYN-ACK, and no forgery (RFC 9293, 3.10.7.4).
+
+        The listener is told, too.
+        """
+        ahead = (segment.sequence - self.segment.sequence) & _SEQUENCES
+        if ahead > self.segment.length:
+            return False
+        if self.handed_in:
+            self._hand_in(segment)
+        return True
+
+    def accepted(self, near: socket.socket) -> None:
+        """Take over the VM's socket."""
+        if self._accepted.done():
+            near.close()
+        else:
+            self._accepted.set_result(near)
+
+    def close(self) -> None:
+        """Close the VM's socket, if there is one."""
+        if self._accepted.done() and not self._accepted.cancelled():
+            self._accepted.result().close()
+
+
+class Openings:
+    """Those of one worker, by client and destination."""
+
+    def __init__(self, worker: int, tuples: HeldTuples, count: Callable[[int], None]) -> None:
+        """Begin without any. ``count`` is told by how many their number changes."""
+        self._worker = worker
+        self._tuples = tuples
+        self._count = count
+        self._openings: dict[tuple[SocketAddress, SocketAddress], Opening] = {}
+        self._shares = Shares(MOST_HELD)
+        self._early: Counter[Address] = Counter()
+
+    def all(self) -> list[Opening]:
+        """Return all of them."""
+        return list(self._openings.values())
+
+    def find(self, client: SocketAddress, destination: SocketAddress) -> Opening | None:
+        """Return the connection that ``client`` is opening to ``destination``, if there is one."""
+        return self._openings.get((client, destination))
+
+    def is_held(self, segment: Segment) -> bool:
+        """Whether any worker holds the SYN: which reads a VM's packets may change."""
+        return self._tuples.is_held(segment.client, segment.destination)
+
+    def allow(self, client: SocketAddress) -> bool:
+        """Whether a VM may open one more."""
+        return self._shares.allow(client.address, _VMS_SHARE)
+
+    def allow_early(self, client: SocketAddress) -> bool:
+        """Whether a VM may have its SYN handed in before the destination is asked."""
+        return self._early[client.address] < MOST_EARLY
+
+    def add(self, opening: Opening) -> None:
+        """Note one more."""
+        client, destination = opening.segment.client, opening.segment.destination
+        self._openings[client, destination] = opening
+        self._tuples.hold(self._worker, client, destination)
+        self._shares.take(client.address)
+        self._early[client.address] += opening.early
+        self._count(1)
+
+    def remove(self, opening: Opening) -> None:
+        """Note that one is accepted, or has come to nothing; a second time does nothing."""
+        client, destination = opening.segment.client, opening.segment.destination
+        if self._openings.get((client, destination)) is not opening:
+            return
+        del self._openings[client, destination]
+        self._tuples.release(self._worker, client, destination)
+        self._shares.give_back(client.address)
+        self._early[client.address] -= opening.early
+        if not self._early[client.address]:
+            del self._early[client.address]
+        self._count(-1)
