@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from fedsdn.channel.ask import open_connections
 from fedsdn.channel.connection import Connection, Direction
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import Address, Site
+from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.subflows import Subflow, SubflowKind, Subflows
 from fedsdn.ovs.conntrack import Entry, entries
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy.process.stats_socket import read_statistics
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
 
@@ -66,9 +69,14 @@ def read_connections(site: Site) -> list[ConnectionView]:
     """
     tracked = entries(Shell(site.name), site.provider_network.bridge)
     carried = open_connections(CHANNEL_SOCKET)
+    waiting = 0
+    with suppress(FedsdnError):  # no proxy, which then has none
+        counted = read_statistics()
+        waiting = counted["pool_open"] + counted["idle_open"]
     with Subflows(PROXY_NAMESPACE) as kernel:
         subflows = kernel.read()
-    return joined(tracked, carried, subflows, {u.address.ip: u.name for u in site.uplinks})
+    uplinks = {uplink.address.ip: uplink.name for uplink in site.uplinks}
+    return joined(tracked, carried, subflows, uplinks, waiting)
 
 
 def joined(
@@ -76,10 +84,13 @@ def joined(
     carried: Iterable[Connection],
     subflows: Iterable[Subflow],
     uplinks: Mapping[Address, str],
+    waiting: int,
 ) -> list[ConnectionView]:
     """Join the three views; ``uplinks`` are the site's by address.
 
-    Entries of conntrack that have ended, and that the proxy no longer carries, are left out.
+    Left out are entries of conntrack that have ended, and that the proxy no longer carries, and so
+    many connections between proxies as are ``waiting`` there for a request: those that have carried
+    least.
     """
     left = {(entry.client, entry.destination): entry for entry in tracked}
     by_token: defaultdict[int, list[Subflow]] = defaultdict(list)
@@ -94,11 +105,11 @@ def joined(
         own = by_token.pop(connection.token, []) if connection.token else []
         found.append(_carried(connection, entry, _shares(own, uplinks)))
     found += [_tracked(entry) for entry in left.values() if not entry.ended]
-    strays = [_shares(group, uplinks) for group in by_token.values()]
+    strays = [shares for group in by_token.values() if (shares := _shares(group, uplinks))]
+    strays.sort(key=lambda shares: sum(share.sent + share.received for share in shares))
     found += [
         ConnectionView(None, None, None, shares=shares, absent=(CONNTRACK, PROXY))
-        for shares in strays
-        if shares
+        for shares in strays[waiting:]
     ]
     return found
 

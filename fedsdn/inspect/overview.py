@@ -126,10 +126,11 @@ def _peer(name: str, paths: list[PathStatus]) -> str:
 
 
 def _connections(counted: Mapping[str, int]) -> str:
-    return ", ".join(
+    ways = ", ".join(
         f"{counted[f'{way}_open']} {way} of {counted[way]}, {counted[f'{way}_failed']} failed"
         for way in ("outbound", "inbound")
     )
+    return f"{ways}, {counted['pool_open']} to peers ready"
 
 
 def text(view: SiteView, lines: list[Line]) -> Iterator[str]:

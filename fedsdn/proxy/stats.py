@@ -34,6 +34,12 @@ class Counter(IntEnum):
     """Of those, connections that the VM refused or did not answer."""
     INBOUND_RESTORED = auto()
     """Connections whose client's address the bridge restores."""
+    FROM_POOL = auto()
+    """Requests made on a connection to the peer that was ready."""
+    POOL_OPEN = auto()
+    """Connections to peers that are ready for a request."""
+    IDLE_OPEN = auto()
+    """Connections of peers that wait for a request of theirs."""
     BYTES_SENT = auto()
     """Bytes sent to peers."""
     BYTES_RECEIVED = auto()
@@ -76,8 +82,9 @@ class Statistics:
     def forget_open(self, worker: int) -> None:
         """Set the open connections of a worker that ended to none: they ended with it."""
         row = self.row(worker)
-        for counter in (Counter.OUTBOUND_OPEN, Counter.OUTBOUND_HELD, Counter.INBOUND_OPEN):
-            row.add(counter, -row.value(counter))
+        for counter in Counter:
+            if counter.name.endswith(("_OPEN", "_HELD")):
+                row.add(counter, -row.value(counter))
 
     def totals(self) -> dict[str, int]:
         """Return the number of workers, of running ones, and the sums of each counter by name."""

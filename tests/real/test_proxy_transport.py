@@ -240,7 +240,7 @@ async def test_a_clients_port_may_be_one_that_the_proxy_listens_on(
         vm.bind((str(FAR_6.ip if ":" in client else FAR.ip), 0))
         vm.listen()
         destination = SocketAddress(tcp.unmapped(vm.getsockname()[0]), vm.getsockname()[1])
-        near = await transparent.connect_as(endpoint, destination, SocketMark.SERVER)
+        near = await transparent.connect_as(endpoint, destination, SocketMark.SERVER, int)
         with near, vm.accept()[0] as accepted:
             assert accepted.getpeername()[:2] == (client, port)
 
@@ -251,8 +251,10 @@ async def test_a_port_that_is_still_in_use_is_waited_for(ground: str) -> None:
     with socket.create_server((str(FAR.ip), 0)) as vm:
         destination = SocketAddress(FAR.ip, vm.getsockname()[1])
         before = len(descriptors())
-        first = await transparent.connect_as(client, destination, SocketMark.SERVER)
-        second = asyncio.create_task(transparent.connect_as(client, destination, SocketMark.SERVER))
+        first = await transparent.connect_as(client, destination, SocketMark.SERVER, int)
+        second = asyncio.create_task(
+            transparent.connect_as(client, destination, SocketMark.SERVER, int)
+        )
         await asyncio.sleep(0)
         assert not second.done()
         first.close()

@@ -77,7 +77,7 @@ def test_other_lines_are_left_out(line: str) -> None:
 
 
 def test_one_that_all_views_have_is_whole() -> None:
-    [view] = joined([ENTRY], [carried()], [subflow(), subflow("2001:db8:2::1")], UPLINKS)
+    [view] = joined([ENTRY], [carried()], [subflow(), subflow("2001:db8:2::1")], UPLINKS, 0)
     assert view.absent == ()
     assert (view.client, view.destination, view.peer, view.state) == (NEAR, FAR, "b", "ESTABLISHED")
     assert [(share.uplink, share.subflows) for share in view.shares] == [("up1", 1), ("up2", 1)]
@@ -87,18 +87,18 @@ def test_one_that_all_views_have_is_whole() -> None:
 def test_a_connection_is_found_by_what_the_vm_sees() -> None:
     """Where sources are not restored, that is the proxy's address."""
     entry = Entry(OWN, FAR, OWN, 2, "ESTABLISHED")
-    [view] = joined([entry], [carried(shown=OWN)], [subflow()], UPLINKS)
+    [view] = joined([entry], [carried(shown=OWN)], [subflow()], UPLINKS, 0)
     assert (view.client, view.absent) == (NEAR, ())
 
 
 def test_an_entry_that_the_other_end_left_behind_is_the_connections_own() -> None:
     turned = Entry(FAR, NEAR, FAR, 1, "ESTABLISHED")
-    [found] = joined([turned], [carried()], [subflow()], UPLINKS)
+    [found] = joined([turned], [carried()], [subflow()], UPLINKS, 0)
     assert found.absent == ()
 
 
 def test_what_only_a_first_segment_has_made_is_outbound() -> None:
-    [found] = joined([Entry(NEAR, FAR, NEAR, 0, "SYN_SENT")], [], [], UPLINKS)
+    [found] = joined([Entry(NEAR, FAR, NEAR, 0, "SYN_SENT")], [], [], UPLINKS, 0)
     assert found.direction is Direction.OUTBOUND
 
 
@@ -116,7 +116,7 @@ def test_what_only_a_first_segment_has_made_is_outbound() -> None:
 def test_what_a_view_lacks_is_said(
     entries: list[Entry], connections: list[Connection], subflows: list[Subflow], absent: object
 ) -> None:
-    [view] = joined(entries, connections, subflows, UPLINKS)
+    [view] = joined(entries, connections, subflows, UPLINKS, 0)
     assert view.absent == absent
     shown = "\n".join(lines([view], now=104.0))
     assert ("not in every view" in shown) is bool(absent)
@@ -124,13 +124,19 @@ def test_what_a_view_lacks_is_said(
 
 def test_what_has_ended_is_left_out_unless_somebody_carries_it() -> None:
     ended = Entry(NEAR, FAR, NEAR, 1, "TIME_WAIT")
-    assert joined([ended], [], [], UPLINKS) == []
-    [view] = joined([ended], [carried()], [subflow()], UPLINKS)
+    assert joined([ended], [], [], UPLINKS, 0) == []
+    [view] = joined([ended], [carried()], [subflow()], UPLINKS, 0)
     assert view.state == "TIME_WAIT"
 
 
 def test_plain_tcp_between_proxies_is_no_stray() -> None:
-    assert joined([], [], [subflow(token=0, kind=SubflowKind.FALLBACK)], UPLINKS) == []
+    assert joined([], [], [subflow(token=0, kind=SubflowKind.FALLBACK)], UPLINKS, 0) == []
+
+
+def test_connections_that_wait_for_a_request_are_no_strays() -> None:
+    subflows = [subflow(token=7), subflow(token=8), subflow(token=9)]
+    assert len(joined([], [], subflows, UPLINKS, 2)) == 1
+    assert joined([], [], subflows, UPLINKS, 3) == []
 
 
 def test_the_fastest_comes_first() -> None:
@@ -148,7 +154,7 @@ def test_the_fastest_comes_first() -> None:
 
 
 def test_the_table_and_the_document_hold_what_a_person_asks_for() -> None:
-    views = joined([ENTRY], [carried()], [subflow(), subflow()], UPLINKS)
+    views = joined([ENTRY], [carried()], [subflow(), subflow()], UPLINKS, 0)
     text = "\n".join(lines(views, now=165.0))
     for word in ("outbound", "10.1.0.11:40000", "10.2.0.11:80", "up1 x2 30 ms", "1 min"):
         assert word in text

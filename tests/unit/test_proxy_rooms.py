@@ -13,12 +13,13 @@ PROXY = Path(fedsdn.proxy.__file__).parent
 
 MAY_IMPORT: dict[str, set[str]] = {
     "process": {"opening", "socks", "relay", "sockets", "admission", "stats"},
-    "socks": {"opening", "relay", "sockets", "admission", "stats"},
-    "opening": {"admission", "sockets"},
+    "socks": {"opening", "relay", "sockets", "admission", "stats", "memory"},
+    "opening": {"admission", "sockets", "memory"},
     "relay": {"sockets", "stats"},
     "sockets": set(),
     "admission": set(),
     "stats": set(),
+    "memory": set(),
 }
 
 
@@ -36,7 +37,8 @@ def imported(file: Path) -> set[str]:
 
 
 def files(room: str) -> list[Path]:
-    return [PROXY / "stats.py"] if room == "stats" else sorted((PROXY / room).glob("**/*.py"))
+    beside = PROXY / f"{room}.py"
+    return [beside] if beside.exists() else sorted((PROXY / room).glob("**/*.py"))
 
 
 def test_every_file_is_in_a_room() -> None:

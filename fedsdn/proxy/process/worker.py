@@ -32,7 +32,11 @@ from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import PathManager, Paths
 from fedsdn.proxy.socks import socksifier
+from fedsdn.proxy.socks.connection import Connector
+from fedsdn.proxy.socks.order import Order
+from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.peers import Peers
+from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Parts as SocksifierParts
 from fedsdn.proxy.socks.socksifier import Socksifier
@@ -47,6 +51,12 @@ _CARRYING = 5 / 8
 _WAITING = 1 / 4
 """The part for connections that wait for a slot. The rest is for second attempts."""
 
+_READY = 1 / 32
+"""The part for connections to peers that are ready for a request."""
+
+_PARKED = 1 / 16
+"""The part for connections of peers that wait for a request of theirs."""
+
 _PEERS_SHARE = 7 / 8
 """The share of one peer: more than that of a VM of ours, so that its other VMs are not cut off."""
 
@@ -60,11 +70,12 @@ class Shared:
 
     known: KnownDestinations
     held: HeldTuples
+    order: Order
 
     @classmethod
     def between(cls, workers: int) -> Shared:
         """Make it for so many workers."""
-        return cls(KnownDestinations(), HeldTuples(workers))
+        return cls(KnownDestinations(), HeldTuples(workers), Order(workers))
 
 
 async def run(
@@ -136,9 +147,13 @@ class _Worker:
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
         relays = Relays(self._poller, BufferPool(), Budget(), statistics)
-        self._asking = Peers(self._policy, relays, self._live_paths, self._path_manager)
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._connector = Connector(self._policy, relays, self._live_paths, self._path_manager)
+        self._pool = Pool(
+            int(limit * _READY), self._connector.make_ready, self._poller, self._carried, statistics
+        )
         self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
+        self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
         number = statistics.number
         self._device = opened.enter_context(closing(HeldDevice(number)))
         count_held = partial(statistics.add, Counter.OUTBOUND_HELD)
@@ -146,7 +161,7 @@ class _Worker:
             relays,
             report,
             self._carried,
-            self._asking,
+            Peers(self._connector, self._pool, shared.order.of(number), relays),
             self._live_paths,
             shared.known,
             Openings(number, shared.held, count_held),
@@ -163,6 +178,8 @@ class _Worker:
             self._path_manager,
             Turns(workers),
             shared.held,
+            self._parked,
+            lambda peer, work, refuse: self._slots.take(peer, _PEERS_SHARE, work, refuse),
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
@@ -176,6 +193,7 @@ class _Worker:
         parts.last("event loop", callbacks_failing())
         parts.last("poller", self._poller.run())
         parts.last("path manager", self._path_manager.run())
+        parts.last("pool", self._pool.run())
         parts.last("channel", self._channel.run())
         self._peers = _Accepting(parts, "listener for peers", self._peers_listener)
         self._vms = _Accepting(parts, "listener for VMs", self._vms_listener)
@@ -233,7 +251,7 @@ class _Worker:
             if not await asyncio.to_thread(self._federation.refresh, force=True):
                 return 0
             before, now = self._policy, self._policy_now()
-            self._policy = self._asking.policy = now
+            self._policy = self._connector.policy = now
             self._socksifier.policy = self._server.policy = now
             self._path_manager.look()
             if not self.stop.is_set():
@@ -263,6 +281,7 @@ class _Worker:
         self._device.close_queue()
         self._socksifier.forget_held()
         await self._peers.end()
+        self._parked.close()
         self._slots.run_all()
 
 

@@ -25,9 +25,15 @@ RequestRestoration = Callable[[Restoration], Awaitable[None]]
 
 
 async def connect_restored(
-    client: SocketAddress, destination: SocketAddress, own: Address, restore: RequestRestoration
+    client: SocketAddress,
+    destination: SocketAddress,
+    own: Address,
+    restore: RequestRestoration,
+    begun: Callable[[], object],
 ) -> socket.socket:
     """Connect to ``destination`` from ``own``, seen there as from ``client``.
+
+    ``begun`` is called when the SYN has been sent.
 
     Raises:
         OSError: the connection failed; ``EAGAIN`` when the bridge could not be told.
@@ -36,12 +42,14 @@ async def connect_restored(
     try:
         # The client's own port, if nobody else has it: what conntrack still knows of the client's
         # last connection can only be forgotten if this one is between the same sockets.
-        return await _connect_from(SocketAddress(own, client.port), client, destination, restore)
+        return await _connect_from(
+            SocketAddress(own, client.port), client, destination, restore, begun
+        )
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
     any_port = SocketAddress(own, transparent.ANY_PORT)
-    return await _connect_from(any_port, client, destination, restore)
+    return await _connect_from(any_port, client, destination, restore, begun)
 
 
 async def _connect_from(
@@ -49,12 +57,13 @@ async def _connect_from(
     client: SocketAddress,
     destination: SocketAddress,
     restore: RequestRestoration,
+    begun: Callable[[], object],
 ) -> socket.socket:
     with _claimed(own) as claimed:
         sock = transparent.bound(claimed, SocketMark.SERVER, alone=True)
         try:
             await _restored(Restoration(claimed, client, destination), restore)
-            await transparent.connect(sock, destination)
+            await transparent.connect(sock, destination, begun)
         except BaseException:
             sock.close()
             raise

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -88,8 +89,14 @@ def at_urgent_octet(sock: socket.socket) -> bool:
     return bool(is_next)
 
 
-async def connect(sock: socket.socket, address: tuple[str, int]) -> None:
-    """Connect a non-blocking socket to a numeric address.
+def _nobody_told() -> None:
+    pass
+
+
+async def connect(
+    sock: socket.socket, address: tuple[str, int], begun: Callable[[], object] = _nobody_told
+) -> None:
+    """Connect a non-blocking socket to a numeric address; ``begun`` is called behind the SYN.
 
     asyncio's own ``sock_connect`` refuses MPTCP sockets: it looks their protocol up by number.
 
@@ -100,6 +107,7 @@ async def connect(sock: socket.socket, address: tuple[str, int]) -> None:
     with suppress(BlockingIOError):
         sock.connect(address)
         return
+    begun()
     loop = asyncio.get_running_loop()
     writable: asyncio.Future[None] = loop.create_future()
 

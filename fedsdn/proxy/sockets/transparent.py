@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 from fedsdn.pipeline.declarations import SocketMark
@@ -67,9 +68,12 @@ async def connect_as(
     client: SocketAddress,
     destination: SocketAddress,
     mark: SocketMark,
+    begun: Callable[[], object],
     reuse_seconds: float = REUSE_SECONDS,
 ) -> socket.socket:
     """Connect to ``destination`` from the client's own address and port, or ``ANY_PORT``.
+
+    ``begun`` is called when the SYN has been sent.
 
     Waits up to ``reuse_seconds`` for the end of the client's last connection between the two: the
     client may see that end before us, and reuse its port at once.
@@ -85,7 +89,7 @@ async def connect_as(
         try:
             sock = bound(client, mark)
             try:
-                await connect(sock, destination)
+                await connect(sock, destination, begun)
             except BaseException:
                 sock.close()
                 raise
@@ -97,8 +101,10 @@ async def connect_as(
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def connect(sock: socket.socket, destination: SocketAddress) -> None:
-    """Connect a socket made by ``bound``.
+async def connect(
+    sock: socket.socket, destination: SocketAddress, begun: Callable[[], object]
+) -> None:
+    """Connect a socket made by ``bound``; ``begun`` is called when the SYN has been sent.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
@@ -106,7 +112,8 @@ async def connect(sock: socket.socket, destination: SocketAddress) -> None:
     """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            await tcp.connect(sock, (tcp.mapped(destination.address), destination.port))
+            address = tcp.mapped(destination.address), destination.port
+            await tcp.connect(sock, address, begun)
     except TimeoutError as error:
         raise OSError(errno.ETIMEDOUT, f"{destination} does not answer") from error
 

@@ -33,17 +33,19 @@ class Dialogue:
 
         That client is not known; ``caller`` is the proxy, and stands for it.
         """
-        self._far = far
-        self._caller = caller
-        self._peer = peer
+        self.far = far
+        self.caller = caller
+        self.peer = peer
         self._worker = worker
         self._loop = asyncio.get_running_loop()
+        self.pauses = False
+        """Whether the peer has asked for nothing when ``request`` looked, and may do so later."""
         self._greeted = False
         self._refused = False
         self._over = False
 
     async def request(self) -> Request | None:
-        """Return what the peer asks for; None if it asks for nothing more.
+        """Return what the peer asks for; None if it pauses, or asks for nothing more.
 
         Raises:
             OSError: the connection broke.
@@ -53,24 +55,29 @@ class Dialogue:
         """
         if self._over:
             return None
+        self.pauses = False
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            if self._peer.proxy == "socks5":
+            if self.peer.proxy == "socks5":
                 return await self._plain_request()
             if not self._greeted:
-                await read_message(self._far, parsing.parse_greeting)
-                await self._loop.sock_sendall(self._far, Selection(self._worker).encode())
+                await read_message(self.far, parsing.parse_greeting)
+                await self._loop.sock_sendall(self.far, Selection(self._worker).encode())
                 self._greeted = True
-            first = await self._loop.sock_recv(self._far, 1)
+            try:
+                first = self.far.recv(1)
+            except BlockingIOError:
+                self.pauses = True
+                return None
             if first and not (self._refused and first == _EARLY):
-                return await read_message(self._far, parsing.parse_request, first)
+                return await read_message(self.far, parsing.parse_request, first)
         await self.turn_away(b"")
         return None
 
     async def _plain_request(self) -> Request:
-        await read_message(self._far, parsing.parse_plain_greeting)
-        await self._loop.sock_sendall(self._far, protocol.PLAIN_SELECTION)
-        destination = await read_message(self._far, parsing.parse_plain_connect)
-        return Request(self._caller, destination, number=0)
+        await read_message(self.far, parsing.parse_plain_greeting)
+        await self._loop.sock_sendall(self.far, protocol.PLAIN_SELECTION)
+        destination = await read_message(self.far, parsing.parse_plain_connect)
+        return Request(self.caller, destination, number=0)
 
     async def accept(self) -> None:
         """Say that the VM is connected.
@@ -80,7 +87,7 @@ class Dialogue:
 
         """
         self._over = True
-        await self._loop.sock_sendall(self._far, protocol.encode_reply(Reply.SUCCEEDED))
+        await self._loop.sock_sendall(self.far, protocol.encode_reply(Reply.SUCCEEDED))
 
     async def refuse(self, reply: Reply) -> None:
         """Refuse a request; another one may follow.
@@ -89,11 +96,11 @@ class Dialogue:
             OSError: the connection broke.
 
         """
-        if self._peer.proxy == "socks5":
+        if self.peer.proxy == "socks5":
             await self.turn_away(protocol.encode_reply(reply))
         else:
             self._refused = True
-            await self._loop.sock_sendall(self._far, protocol.encode_reply(reply))
+            await self._loop.sock_sendall(self.far, protocol.encode_reply(reply))
 
     async def turn_away(self, farewell: bytes) -> None:
         """Say a last thing, and end the connection in order.
@@ -104,8 +111,8 @@ class Dialogue:
         self._over = True
         with suppress(OSError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._loop.sock_sendall(self._far, farewell)
-                self._far.shutdown(socket.SHUT_WR)
-                while await self._loop.sock_recv(self._far, _FAREWELL_BYTES):
+                await self._loop.sock_sendall(self.far, farewell)
+                self.far.shutdown(socket.SHUT_WR)
+                while await self._loop.sock_recv(self.far, _FAREWELL_BYTES):
                     pass
-                tcp.end_in_order(self._far)
+                tcp.end_in_order(self.far)

@@ -29,7 +29,7 @@ async def ask_plainly(far: socket.socket, destination: SocketAddress) -> Reply:
         await loop.sock_sendall(far, protocol.PLAIN_GREETING)
         await read_message(far, parsing.parse_plain_selection)
         await loop.sock_sendall(far, protocol.encode_connect(destination))
-        return await read_message(far, parsing.parse_reply)
+        return await read_reply(far)
 
 
 async def read_selection(far: socket.socket) -> Selection:
@@ -48,9 +48,8 @@ async def read_reply(far: socket.socket) -> Reply:
     """Return the answer of one of our servers to a request.
 
     Raises:
-        OSError: the connection broke, or the server does not answer in time.
+        OSError: the connection broke.
         SocksError: what comes is no answer.
 
     """
-    async with asyncio.timeout(REPLY_SECONDS):
-        return await read_message(far, parsing.parse_reply)
+    return await read_message(far, parsing.parse_reply)

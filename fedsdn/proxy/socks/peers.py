@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import errno
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 from fedsdn.config.model import AddressPair, Site
-from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path
-from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.relay.records import Kind
-from fedsdn.proxy.sockets import transport
-from fedsdn.proxy.sockets.live_paths import LivePaths
-from fedsdn.proxy.sockets.path_manager import Managed, PathManager
+from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
-from fedsdn.proxy.socks.asking import ask_plainly, read_reply, read_selection
-from fedsdn.proxy.socks.protocol import Reply, Request
+from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly, read_reply
+from fedsdn.proxy.socks.connection import Connection, Connector
+from fedsdn.proxy.socks.order import WorkerOrder
+from fedsdn.proxy.socks.pool import Pool
+from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.socket_address import SocketAddress
 
-_ATTEMPTS = 3
-"""How many times a request is made if the peer refuses it because Multipath TCP had fallen back."""
+_LOG = logging.getLogger(__name__)
 
-_WORKER_SHIFT = 26
-"""A request's number has the worker's in its upper bits, so that no two of a site are the same."""
+_ATTEMPTS = 3
+"""How many times a request is made, if nothing was done for it."""
+
+VANISHED_SECONDS = 1.0
+"""How long a request on a ready connection may be unacknowledged. The peer may have gone without a
+word; a subflow on a dead path alone delays it less (RFC 6298: one time-out)."""
+
+ORDER_SECONDS = 3.0
+"""How long a request waits for the answer to the one before it, at most."""
+
+_SOONEST, _LATEST = 0.001, 0.016
+"""Interval at which that answer is looked for, as another worker may get it: short at first."""
+
+_EARLY_BYTES = 1 << 14
+"""The VM's first data that a ready connection takes with a request: ten segments (RFC 6928)."""
 
 ReadEarly = Callable[[int], bytes]
 """Returns the VM's first bytes, at most so many, and takes them off its socket."""
@@ -41,8 +54,7 @@ def nothing_early(_most: int) -> bytes:
 class Asked:
     """A request that was sent to a peer.
 
-    ``early`` is how many of the VM's bytes went with it. ``far`` is the connection; until the
-    answer it may be replaced, as requests are repeated.
+    ``early`` is how many of the VM's bytes went with it.
     """
 
     def __init__(self, peers: Peers, peer: Site, request: Request, read_early: ReadEarly) -> None:
@@ -50,12 +62,30 @@ class Asked:
         self._peers = peers
         self._peer = peer
         self._request = request
-        self._read_early: ReadEarly | None = read_early
-        self._first = b""
-        self._opened = ExitStack()
-        self._managed: Managed
+        self._read_early = read_early
+        self._first_data = b""
+        self._has_more_early = False
+        self._connection: Connection | None = None
+        self._was_ready = False
+        self._reply: Reply | None = None
         self.early = 0
-        self.far: socket.socket
+
+    @property
+    def connection(self) -> Connection:
+        """The connection to the peer; until the answer it may be replaced.
+
+        Raises:
+            OSError: it is being replaced.
+
+        """
+        if self._connection is None:
+            raise OSError(errno.ENOTCONN, "no connection to the peer")
+        return self._connection
+
+    @property
+    def far(self) -> socket.socket:
+        """The socket of the connection."""
+        return self.connection.far
 
     @property
     def path(self) -> AddressPair | None:
@@ -65,38 +95,71 @@ class Asked:
     @property
     def token(self) -> int:
         """The connection's name in this namespace; 0 if it is plain TCP."""
-        return self._managed.token
+        return self.connection.managed.token
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether ``send_early`` may be used before the answer."""
+        return self._was_ready
 
     def nudge(self) -> None:
         """Wake the peer's kernel."""
-        self._peers.path_manager.nudge(self.far)
+        self._peers.connector.nudge(self.connection)
 
     async def send(self) -> None:
-        """Connect to the peer, and send the request.
+        """Send the request, on a ready connection if there is one.
 
         Raises:
             OSError: no connection.
 
         """
-        self.far = self._opened.enter_context(await self._peers.connect(self._peer))
-        managing = self._peers.path_manager.managing(
-            self.far, self._peer.name, running_task().cancel
-        )
-        self._managed = self._opened.enter_context(managing)
-        if self._peer.proxy == "fedsdn":
-            first = self._first_segment()
-            await asyncio.get_running_loop().sock_sendall(self.far, first)
+        if self._peer.proxy != "fedsdn":
+            self._connection = await self._peers.connector.connect(self._peer)
+            return
+        ready, after = await self._peers.next_in_order(self._peer, self._request.after)
+        self._request = replace(self._request, after=after)
+        if ready is not None and await self._sent_on(ready):
+            return
+        await self._send_anew()
 
-    def _first_segment(self) -> bytes:
-        """Make the request, with the VM's first data; it is kept for repetitions."""
-        if self._read_early is not None:
-            read, self._read_early = self._read_early, None
-            self._first = protocol.GREETING + self._request.encode()
-            room = transport.FIRST_SEGMENT_BYTES - len(self._first) - records.HEADER.size
-            if early := read(room):
-                self.early = len(early)
-                self._first += records.record(Kind.DATA, self.early) + early
-        return self._first
+    async def _sent_on(self, ready: Connection) -> bool:
+        """Send the request on a ready connection; False if that is broken already."""
+        self._connection, self._was_ready = ready, True
+        self._note_worker()
+        try:
+            await self._write(self._request.encode(), _EARLY_BYTES)
+        except OSError:
+            if self.early:
+                raise
+            return False
+        return True
+
+    async def _send_anew(self) -> None:
+        """Send the request on a new connection, with the greeting."""
+        self._close()
+        self._connection = await self._peers.connector.connect(self._peer)
+        self._was_ready = False
+        said = protocol.GREETING + replace(self._request, after=0).encode()
+        await self._write(said, transport.FIRST_SEGMENT_BYTES - len(said) - records.HEADER.size)
+
+    async def _write(self, said: bytes, room: int) -> None:
+        """Send the request, and the VM's first data; these are kept for repetitions."""
+        if not self.early and (data := self._read_early(room)):
+            self.early = len(data)
+            self._first_data = records.record(Kind.DATA, self.early) + data
+        await asyncio.get_running_loop().sock_sendall(self.far, said + self._first_data)
+
+    async def send_early(self, data: bytes) -> None:
+        """Send more of the VM's data before the answer, if the connection ``takes_more``.
+
+        Raises:
+            OSError: the connection broke.
+
+        """
+        self.early += len(data)
+        self._has_more_early = True
+        said = records.record(Kind.DATA, len(data)) + data
+        await asyncio.get_running_loop().sock_sendall(self.far, said)
 
     async def answer(self) -> Reply:
         """Return the peer's answer.
@@ -109,62 +172,106 @@ class Asked:
         """
         if self._peer.proxy != "fedsdn":
             reply = await ask_plainly(self.far, self._request.destination)
-            self._peers.path_manager.join(self._managed)
+            self._peers.connector.join(self.connection)
             return reply
         for _ in range(_ATTEMPTS):
-            await read_selection(self.far)
-            self._peers.path_manager.join(self._managed)
-            reply = await read_reply(self.far)
+            reply = await self._reply_or_again()
             if reply is not Reply.ASK_AGAIN:
                 if not self._peers.carries(self.far, self._peer):
                     raise fallen_back()
+                self._reply = reply
                 return reply
-            self._opened.close()
-            await self.send()
+            if self._has_more_early:
+                raise fallen_back()
+            await self._send_anew()
         self._peers.fell_back(self._peer)
         raise fallen_back()
 
-    def close(self) -> None:
-        """Close the connection: by a reset, unless it was told to end in order."""
-        self._opened.close()
+    async def _reply_or_again(self) -> Reply:
+        """Read the answer.
+
+        A ready connection may have lost its peer before the request; if no data were with that, it
+        may be made again.
+        """
+        try:
+            if not self._was_ready:
+                await self._peers.connector.selected(self.connection)
+                self._note_worker()
+            return await self._read_reply()
+        except (OSError, SocksError) as error:
+            if not self._was_ready or self.early:
+                raise
+            _LOG.debug("site %s: a ready connection is lost: %s", self._peer.name, error)
+            return Reply.ASK_AGAIN
+
+    async def _read_reply(self) -> Reply:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(REPLY_SECONDS) as limit:
+
+            def judge() -> None:
+                if tcp.unacknowledged(self.far):
+                    limit.reschedule(loop.time())
+
+            vanished = loop.call_later(VANISHED_SECONDS, judge) if self._may_repeat else None
+            try:
+                return await read_reply(self.far)
+            finally:
+                if vanished is not None:
+                    vanished.cancel()
+
+    @property
+    def _may_repeat(self) -> bool:
+        return self._was_ready and not self.early
+
+    def _note_worker(self) -> None:
+        worker = self.connection.worker
+        if worker is not None:
+            self._peers.order.sent(self._request.number, worker)
+
+    def leave(self) -> None:
+        """Close the connection; if the request was refused, it is usable, and is kept instead."""
+        refused = self._reply not in (None, Reply.SUCCEEDED)
+        if self._connection is not None and refused and not self.early:
+            self._peers.pool.give_back(self._connection)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class Peers:
-    """The connections of a worker to peers' servers."""
+    """What a worker asks of peers' servers."""
 
     def __init__(
-        self,
-        policy: Policy,
-        relays: Relays,
-        live_paths: LivePaths,
-        path_manager: PathManager,
+        self, connector: Connector, pool: Pool, order: WorkerOrder, relays: Relays
     ) -> None:
-        """Connect as ``policy`` says; the policy may be replaced at any time."""
-        self.policy = policy
-        self.path_manager = path_manager
+        """Ask over connections of ``pool``, or new ones."""
+        self.connector = connector
+        self.pool = pool
+        self.order = order
         self.carries = relays.carries
         self.fell_back = relays.statistics.fell_back
-        self._live_paths = live_paths
-        self._turns = itertools.count()
-        self._first_number = relays.statistics.number << _WORKER_SHIFT
-        self._requests = itertools.count()
 
     @contextmanager
     def opening(
         self, client: SocketAddress, destination: SocketAddress, traffic_class: int = 0
     ) -> Iterator[Request]:
-        """Make the request for a connection, in the order in which VMs open them.
+        """Take up a VM's SYN, and make the request for its connection.
 
-        The block makes it, and ends when the peer has answered, or when it is not made after all.
+        It is in order behind what was taken up before; so the block begins before the VM gets any
+        answer. It ends when the peer has answered, or will not be asked after all.
         """
-        place = next(self._requests) % ((1 << _WORKER_SHIFT) - 1)
-        yield Request(client, destination, self._first_number + place + 1, 0, traffic_class)
+        with self.order.asking(client, destination) as (number, after):
+            yield Request(client, destination, number, after, traffic_class)
 
     @asynccontextmanager
     async def asked(
         self, peer: Site, request: Request, read_early: ReadEarly = nothing_early
     ) -> AsyncIterator[Asked]:
-        """Send a request to ``peer``; its connection is closed after the block.
+        """Send a request to ``peer``; the block has its connection.
 
         The VM's first data are read when there is a connection to send them on.
 
@@ -177,21 +284,22 @@ class Peers:
             await asked.send()
             yield asked
         finally:
-            asked.close()
+            asked.leave()
 
-    async def connect(self, peer: Site) -> socket.socket:
-        """Connect to a peer's server; the live path that is tried first rotates.
+    async def next_in_order(self, peer: Site, after: int) -> tuple[Connection | None, int]:
+        """Wait until a request may be made that comes after the one with number ``after``.
 
-        Raises:
-            OSError: no path answers, or Multipath TCP has fallen back to TCP.
-
+        Returns a ready connection, None if there is none, and the number that the peer's worker has
+        to wait for, or 0.
         """
-        paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
-        port = self.policy.federation.proxy_port
-        far = await transport.connect(paths, port)
-        if self.carries(far, peer):
-            return far
-        far.close()
-        if peer.proxy == "fedsdn":
-            raise fallen_back()
-        return await transport.connect(paths, port, socket.IPPROTO_TCP)
+        self.pool.asked(peer.name)
+        loop = asyncio.get_running_loop()
+        last_look, pause = loop.time() + ORDER_SECONDS, _SOONEST
+        while (before := self.order.unanswered(after)) and loop.time() < last_look:
+            if before.worker is not None:
+                ready = self.pool.take(peer.name, before.worker)
+                if ready is not None:
+                    return ready, after
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LATEST)
+        return self.pool.take(peer.name), 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
@@ -13,6 +16,8 @@ from fedsdn.mptcp.connection import Carrier, carrier, token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
+from fedsdn.proxy.admission.shares import Owner
+from fedsdn.proxy.admission.slots import Work
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
@@ -21,11 +26,16 @@ from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, connect_as
 from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, Dialogue
+from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
+from fedsdn.proxy.socks.sequence import Sequence
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
+
+TakeSlot = Callable[[Owner, Work, Callable[[], None]], None]
+"""Runs the work of an owner when it may; or else refuses."""
 
 
 class Server:
@@ -41,11 +51,16 @@ class Server:
         path_manager: PathManager,
         turns: Turns,
         held: HeldTuples,
+        parked: Parked,
+        take_slot: TakeSlot,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
         ``restore`` has the bridge restore a client's address.
         """
+        self._parked = parked
+        self._take_slot = take_slot
+        self._sequence = Sequence()
         self.policy = policy
         self._report = report
         self._carried = carried
@@ -63,30 +78,44 @@ class Server:
         return str(caller.address) if isinstance(peer, Refusal) else f"site {peer.name}"
 
     async def handle(self, far: socket.socket, caller: SocketAddress) -> None:
-        """Carry one connection to its end."""
-        with far:
-            try:
-                transport.prepare(far)
-                peer = self.policy.peer_behind(caller.address)
-                if isinstance(peer, Refusal):
-                    who = str(caller.address)
-                    self._statistics.refused(Counter.REFUSED_NOT_A_PEER, who, peer.reason)
-                    return
-                await self._serve(far, caller, peer)
-            except OSError as error:
-                _LOG.debug("connection from %s: %s", caller.address, error)
+        """Carry one connection to its end, or until the peer pauses."""
+        peer = self.policy.peer_behind(caller.address)
+        if isinstance(peer, Refusal):
+            far.close()
+            who = str(caller.address)
+            self._statistics.refused(Counter.REFUSED_NOT_A_PEER, who, peer.reason)
+            return
+        await self._go_on(Dialogue(far, caller, peer, self._statistics.number))
 
-    async def _serve(self, far: socket.socket, caller: SocketAddress, peer: Site) -> None:
+    async def _go_on(self, dialogue: Dialogue) -> None:
+        """Do what a peer asks for; leave its connection alone when it pauses."""
+        with ExitStack() as opened:
+            opened.enter_context(dialogue.far)
+            try:
+                await self._serve(dialogue)
+            except OSError as error:
+                _LOG.debug("connection from %s: %s", dialogue.caller.address, error)
+            if dialogue.pauses:
+                opened.pop_all()
+                resume = partial(self._resume, dialogue)
+                self._parked.park(dialogue.far, dialogue.peer.name, resume)
+
+    def _resume(self, dialogue: Dialogue) -> None:
+        work = partial(self._go_on, dialogue)
+        self._take_slot(f"site {dialogue.peer.name}", work, dialogue.far.close)
+
+    async def _serve(self, dialogue: Dialogue) -> None:
         """Connect a peer to the VM that it asks for.
 
         Raises:
             OSError: the connection broke.
 
         """
+        far, peer = dialogue.far, dialogue.peer
+        transport.prepare(far)
         asking = PeerConnection(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
-        dialogue = Dialogue(far, caller, peer, self._statistics.number)
         with self._carried.carrying(asking):
-            while (request := await self._next_request(dialogue, peer)) is not None:
+            while (request := await self._next_request(dialogue)) is not None:
                 # Not before: it may fall back when the first data arrive.
                 if not is_usable(far, peer):
                     self._statistics.add(Counter.ASKED_AGAIN)
@@ -100,16 +129,16 @@ class Server:
                 with self._carried.carrying(
                     replace(asking, client=client, destination=destination)
                 ):
-                    await self._carry(far, request, peer, dialogue)
+                    await self._carry(dialogue, request, peer)
 
-    async def _next_request(self, dialogue: Dialogue, peer: Site) -> Request | None:
+    async def _next_request(self, dialogue: Dialogue) -> Request | None:
         """Return what a peer asks for; None, once it is answered, if it is not understood.
 
         Raises:
             OSError: the connection broke.
 
         """
-        who = f"site {peer.name}"
+        who = f"site {dialogue.peer.name}"
         try:
             return await dialogue.request()
         except TimeoutError:
@@ -133,9 +162,7 @@ class Server:
         self._statistics.refused(counter, f"site {peer.name}", refusal.reason)
         return False
 
-    async def _carry(
-        self, far: socket.socket, request: Request, peer: Site, dialogue: Dialogue
-    ) -> None:
+    async def _carry(self, dialogue: Dialogue, request: Request, peer: Site) -> None:
         """Carry a connection to its end, or refuse it.
 
         Raises:
@@ -145,16 +172,16 @@ class Server:
         self._statistics.add(Counter.INBOUND)
         self._statistics.add(Counter.INBOUND_OPEN)
         try:
-            near = await self._connect(far, request, peer, dialogue)
+            near = await self._connect(dialogue, request, peer)
             if near is not None:
                 with near:
                     await dialogue.accept()
-                    await self._relay(near, far, request, peer)
+                    await self._relay(near, dialogue.far, request, peer)
         finally:
             self._statistics.add(Counter.INBOUND_OPEN, -1)
 
     async def _connect(
-        self, far: socket.socket, request: Request, peer: Site, dialogue: Dialogue
+        self, dialogue: Dialogue, request: Request, peer: Site
     ) -> socket.socket | None:
         """Connect to the VM; None, once the peer is told, if that fails.
 
@@ -169,16 +196,22 @@ class Server:
             return None
         try:
             client, destination = request.client.address, request.destination.address
-            with self._poller.cancelled_by_reset(far):
+            with (
+                self._poller.cancelled_by_reset(dialogue.far),
+                self._sequence.beginning(peer.name, request.number) as begun,
+            ):
+                await self._sequence.turn(peer.name, request.after)
                 async with self._turns.turn(client, destination):
-                    return await self._connect_to_vm(request, peer)
+                    return await self._connect_to_vm(request, peer, begun)
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
             _LOG.debug("%s to %s: %s", request.client, request.destination, error)
             await dialogue.refuse(reply_for(error))
             return None
 
-    async def _connect_to_vm(self, request: Request, peer: Site) -> socket.socket:
+    async def _connect_to_vm(
+        self, request: Request, peer: Site, begun: Callable[[], object]
+    ) -> socket.socket:
         """Connect to the VM, from the address that ``source_restore`` says.
 
         Raises:
@@ -187,12 +220,14 @@ class Server:
         """
         how = self.policy.source_restore(peer)
         if how == "transparent":
-            return await connect_as(request.client, request.destination, SocketMark.SERVER)
+            return await connect_as(request.client, request.destination, SocketMark.SERVER, begun)
         own = self.policy.own_address(request.destination.address)
         if how == "none":
             ourselves = SocketAddress(own, ANY_PORT)
-            return await connect_as(ourselves, request.destination, SocketMark.SERVER)
-        near = await connect_restored(request.client, request.destination, own, self._restore)
+            return await connect_as(ourselves, request.destination, SocketMark.SERVER, begun)
+        near = await connect_restored(
+            request.client, request.destination, own, self._restore, begun
+        )
         self._statistics.add(Counter.INBOUND_RESTORED)
         return near
 

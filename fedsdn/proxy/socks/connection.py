@@ -1,0 +1,136 @@
+"""A connection with one peer's server, and making it ready for a request."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from fedsdn.config.model import Site
+from fedsdn.mptcp.connection import open_pairs
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.relay.peer_relay import Relays
+from fedsdn.proxy.relay.poller import running_task
+from fedsdn.proxy.sockets import tcp, transport
+from fedsdn.proxy.sockets.live_paths import LivePaths
+from fedsdn.proxy.sockets.path_manager import Managed, PathManager
+from fedsdn.proxy.sockets.transport import fallen_back
+from fedsdn.proxy.socks import protocol
+from fedsdn.proxy.socks.asking import read_selection
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A connection to ``peer``; ``opened`` closes it.
+
+    ``worker`` of the peer has it; None: it has not said so yet.
+    """
+
+    far: socket.socket
+    peer: Site
+    managed: Managed
+    opened: ExitStack
+    worker: int | None = None
+
+    def belongs_to_this_task(self) -> None:
+        """Have the running task cancelled when the peer has lost the connection."""
+        self.managed.give_up = running_task().cancel
+
+    def has_subflow(self) -> bool:
+        """Whether a request would reach the peer, as far as the kernel knows."""
+        return any(open_pairs(self.far).values())
+
+    def close(self) -> None:
+        """Close it: by a reset, unless it was told to end in order."""
+        self.opened.close()
+
+    def end(self) -> None:
+        """End it in order."""
+        tcp.end_in_order(self.far)
+        self.opened.close()
+
+
+class Connector:
+    """Makes connections to peers' servers."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        relays: Relays,
+        live_paths: LivePaths,
+        path_manager: PathManager,
+    ) -> None:
+        """Connect as ``policy`` says; the policy may be replaced at any time."""
+        self.policy = policy
+        self._relays = relays
+        self._live_paths = live_paths
+        self._path_manager = path_manager
+        self._turns = itertools.count()
+
+    async def connect(self, peer: Site) -> Connection:
+        """Connect to a peer's server.
+
+        Raises:
+            OSError: no path answers, or Multipath TCP has fallen back to TCP.
+
+        """
+        with ExitStack() as opened:
+            far = opened.enter_context(await self._connect(peer))
+            managing = self._path_manager.managing(far, peer.name, running_task().cancel)
+            managed = opened.enter_context(managing)
+            return Connection(far, peer, managed, opened.pop_all())
+
+    async def make_ready(self, name: str) -> Connection:
+        """Connect to one of our servers, and do all that needs no request.
+
+        Raises:
+            OSError: the connection cannot be made, or broke; or the federation file has no such
+                site any more.
+            SocksError: the server does not speak our SOCKS.
+
+        """
+        peer = self.policy.federation.find_site(name)
+        if peer is None:
+            raise OSError(errno.ENETUNREACH, f"site {name} is no peer any more")
+        connection = await self.connect(peer)
+        try:
+            await asyncio.get_running_loop().sock_sendall(connection.far, protocol.GREETING)
+            await self.selected(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def selected(self, connection: Connection) -> None:
+        """Read the server's answer to the greeting, and open the other subflows.
+
+        Raises:
+            OSError: the connection broke.
+            SocksError: the server does not speak our SOCKS.
+
+        """
+        connection.worker = (await read_selection(connection.far)).worker
+        self.join(connection)
+
+    def join(self, connection: Connection) -> None:
+        """Open the other subflows of a connection that the peer has answered on."""
+        self._path_manager.join(connection.managed)
+
+    def nudge(self, connection: Connection) -> None:
+        """Wake the peer's kernel."""
+        self._path_manager.nudge(connection.far)
+
+    async def _connect(self, peer: Site) -> socket.socket:
+        """Connect; the live path that is tried first rotates."""
+        paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
+        port = self.policy.federation.proxy_port
+        far = await transport.connect(paths, port)
+        if self._relays.carries(far, peer):
+            return far
+        far.close()
+        if peer.proxy == "fedsdn":
+            raise fallen_back()
+        return await transport.connect(paths, port, socket.IPPROTO_TCP)

@@ -1,0 +1,69 @@
+"""Peers' connections that wait for a request of theirs: they hold no slot of those that run."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+
+from fedsdn.channel.connection import Direction
+from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.stats import Counter, WorkerStatistics
+
+PARKED_SECONDS = 300.0
+"""How long a peer may keep a connection without a request: longer than it does."""
+
+
+class Parked:
+    """The parked connections of a worker."""
+
+    def __init__(self, most: int, carried: Carried, statistics: WorkerStatistics) -> None:
+        """Begin without any. Beyond ``most``, the oldest of the peer with most of them is reset."""
+        self._most = most
+        self._carried = carried
+        self._statistics = statistics
+        self._tasks: defaultdict[str, dict[asyncio.Task[bool], None]] = defaultdict(dict)
+
+    def park(self, far: socket.socket, peer: str, go_on: Callable[[], None]) -> None:
+        """Take over a connection until the peer says something, and then ``go_on``."""
+        task = asyncio.get_running_loop().create_task(self._wait(far, peer))
+        task.add_done_callback(partial(self._leave, far, peer, go_on))
+        self._tasks[peer][task] = None
+        self._statistics.add(Counter.IDLE_OPEN)
+        if sum(map(len, self._tasks.values())) > self._most:
+            crowd = max(self._tasks.values(), key=len)
+            next(iter(crowd)).cancel()
+
+    async def _wait(self, far: socket.socket, peer: str) -> bool:
+        """Wait until the peer says something; False if it does not for too long."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(far, readable.set)
+        try:
+            with self._carried.carrying(PeerConnection(Direction.INBOUND, peer)):
+                async with asyncio.timeout(PARKED_SECONDS):
+                    return await readable.wait()
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(far)
+
+    def _leave(
+        self, far: socket.socket, peer: str, go_on: Callable[[], None], task: asyncio.Task[bool]
+    ) -> None:
+        self._statistics.add(Counter.IDLE_OPEN, -1)
+        del self._tasks[peer][task]
+        if not self._tasks[peer]:
+            del self._tasks[peer]
+        if task.cancelled() or not task.result():
+            far.close()
+        else:
+            go_on()
+
+    def close(self) -> None:
+        """Reset all."""
+        for tasks in self._tasks.values():
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,202 @@
+"""Connections to peers that are ready for a request: it needs no handshake of theirs any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+from collections import Counter as Numbers
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
+from typing import Any, NoReturn
+
+from fedsdn.channel.connection import Direction
+from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.relay.poller import Poller
+from fedsdn.proxy.socks.connection import Connection
+from fedsdn.proxy.socks.demand import KEEP_SECONDS, Demand
+from fedsdn.proxy.socks.protocol import SocksError
+from fedsdn.proxy.stats import Counter, WorkerStatistics
+
+_LOG = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+"""Delay after a connection that could not be made."""
+
+
+class _Ready:
+    """A connection that waits for a request."""
+
+    def __init__(self, connection: Connection, poller: Poller) -> None:
+        """Watch it: the server says nothing without a request, so that any event is its end."""
+        self.connection = connection
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.taken = False
+        self._watching = ExitStack()
+        self._watching.enter_context(poller.watch(connection.far, self._on_events))
+        connection.managed.give_up = self._leave
+
+    def _on_events(self, events: int) -> None:
+        if events & ~select.EPOLLOUT:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self.left.done():
+            self.left.set_result(None)
+
+    def take(self) -> Connection:
+        """Give the connection to the running task."""
+        self.taken = True
+        self._watching.close()
+        self._leave()
+        self.connection.belongs_to_this_task()
+        return self.connection
+
+    def close(self) -> None:
+        """End the connection, unless it was taken."""
+        self._watching.close()
+        if not self.taken:
+            self.connection.end()
+
+
+class _PeerPool:
+    """What is ready, and being made, for one peer."""
+
+    def __init__(self) -> None:
+        self.demand = Demand()
+        self.ready: list[_Ready] = []
+        self.making = 0
+        self.rests_until = float("-inf")
+
+    @property
+    def size(self) -> int:
+        return len(self.ready) + self.making
+
+
+class Pool:
+    """The ready connections of a worker, kept while ``run`` does."""
+
+    def __init__(
+        self,
+        most: int,
+        make: Callable[[str], Awaitable[Connection]],
+        poller: Poller,
+        carried: Carried,
+        statistics: WorkerStatistics,
+    ) -> None:
+        """Begin without any; all peers together have at most ``most``.
+
+        ``make`` makes a connection to a peer, or raises ``OSError`` or ``SocksError``.
+        """
+        self._most = most
+        self._make_connection = make
+        self._poller = poller
+        self._carried = carried
+        self._statistics = statistics
+        self._peers: dict[str, _PeerPool] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> NoReturn:
+        """Keep connections ready until cancelled, and then end them."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._loop.create_future()
+        finally:
+            self._tasks = None
+        raise AssertionError("a future without a result")
+
+    def asked(self, peer: str) -> None:
+        """Note a request for a peer: connections for the next ones are made."""
+        pool = self._peers.setdefault(peer, _PeerPool())
+        pool.demand.asked(self._loop.time())
+        self._fill(peer)
+
+    def take(self, peer: str, worker: int | None = None) -> Connection | None:
+        """Take a ready connection, to that worker of the peer or to any; None if there is none.
+
+        Of any the worker with most of them has it: a request that must follow this one will need
+        another.
+        """
+        pool = self._peers.get(peer)
+        if pool is None:
+            return None
+        numbers = Numbers(one.connection.worker for one in pool.ready)
+        candidates = [one for one in pool.ready if worker in (None, one.connection.worker)]
+        candidates.sort(key=lambda one: numbers[one.connection.worker])
+        while candidates:
+            ready = candidates.pop()
+            if ready.connection.has_subflow():
+                pool.ready.remove(ready)
+                self._statistics.add(Counter.FROM_POOL)
+                return ready.take()
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose request was refused, if it is wanted."""
+        peer = connection.peer.name
+        pool = self._peers.setdefault(peer, _PeerPool())
+        if self._tasks is None or pool.size >= pool.demand.wanted(self._loop.time()):
+            connection.end()
+            return
+        pool.making += 1
+        self._tasks.create_task(self._guarded(self._keep(peer, pool, connection)))
+
+    def _fill(self, peer: str) -> None:
+        """Make as many connections as are wanted."""
+        now = self._loop.time()
+        pool = self._peers[peer]
+        if self._tasks is None or now < pool.rests_until:
+            return
+        wanted = pool.demand.wanted(now)
+        in_all = sum(one.size for one in self._peers.values())
+        for _ in range(min(wanted - pool.size, self._most - in_all)):
+            pool.making += 1
+            self._tasks.create_task(self._guarded(self._make(peer, pool)))
+
+    @staticmethod
+    async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+        """Do something for one connection; a fault there is none of the others'."""
+        try:
+            await work
+        except Exception:
+            _LOG.exception("a ready connection is ended: handling it failed")
+
+    async def _make(self, peer: str, pool: _PeerPool) -> None:
+        try:
+            with self._carried.carrying(PeerConnection(Direction.OUTBOUND, peer)):
+                connection = await self._make_connection(peer)
+        except (OSError, SocksError) as error:
+            _LOG.debug("site %s: no connection made ready: %s", peer, error)
+            pool.making -= 1
+            self._rest(peer, pool)
+        except BaseException:
+            pool.making -= 1
+            raise
+        else:
+            await self._keep(peer, pool, connection)
+
+    def _rest(self, peer: str, pool: _PeerPool) -> None:
+        if self._loop.time() >= pool.rests_until:
+            pool.rests_until = self._loop.time() + _RETRY_SECONDS
+            self._loop.call_at(pool.rests_until, self._fill, peer)
+
+    async def _keep(self, peer: str, pool: _PeerPool, connection: Connection) -> None:
+        """Keep a connection ready until it is taken, breaks or is not wanted any more."""
+        pool.making -= 1
+        ready = _Ready(connection, self._poller)
+        pool.ready.append(ready)
+        self._statistics.add(Counter.POOL_OPEN)
+        try:
+            with self._carried.carrying(PeerConnection(Direction.OUTBOUND, peer)):
+                while not ready.left.done():
+                    await asyncio.wait([ready.left], timeout=KEEP_SECONDS)
+                    if len(pool.ready) > pool.demand.wanted(self._loop.time()):
+                        break
+        finally:
+            self._statistics.add(Counter.POOL_OPEN, -1)
+            if ready in pool.ready:
+                pool.ready.remove(ready)
+            ready.close()
+        if not ready.taken:
+            self._rest(peer, pool)

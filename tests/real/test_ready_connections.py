@@ -1,0 +1,128 @@
+"""Connections between proxies that are ready before a VM needs them, and the order of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real.proxy_connections import (
+    Net,
+    check_that_nothing_went_wrong,
+    connection,
+    proxies,
+    wait_until_none_is_open,
+)
+from tests.real.proxy_net import SiteOfNet
+from tests.real.site_host import wait_until
+
+pytestmark = pytest.mark.real
+
+PAIRS = 200
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    with proxies() as net:
+        yield net
+
+
+def ready(site: SiteOfNet) -> int:
+    return int(site.statistics()["pool_open"])
+
+
+def from_pool(site: SiteOfNet) -> int:
+    return int(site.statistics()["from_pool"])
+
+
+def speak(net: Net, family: int) -> None:
+    """Open a connection, say something both ways, and end it."""
+    with connection(*net, family) as (client, server):
+        client.sendall(b"?")
+        assert server.recv(1) == b"?"
+        server.sendall(b"!")
+        assert client.recv(1) == b"!"
+
+
+def warm(net: Net) -> None:
+    """Have ready connections at every worker of the near site."""
+    near, far = net
+
+    def is_warm() -> bool:
+        speak(net, 4)
+        return ready(near) >= 2
+
+    wait_until(is_warm)
+    wait_until(lambda: far.statistics()["idle_open"] == ready(near))
+
+
+def test_a_request_takes_a_ready_connection_and_another_one_is_made(net: Net, family: int) -> None:
+    near, _ = net
+    warm(net)
+    before = from_pool(near)
+    with connection(*net, family):
+        assert from_pool(near) == before + 1
+        wait_until(lambda: ready(near) >= 2)
+
+
+def test_a_refusal_leaves_the_connection_ready(net: Net, family: int) -> None:
+    near, far = net
+    warm(net)
+    wait_until_none_is_open(net)
+    with far.vm.listen(far.addresses[family]) as closed:
+        port = closed.getsockname()[1]
+    before = far.inside("ss -HMtn state established")
+    for _ in range(10):
+        with pytest.raises(ConnectionRefusedError):
+            near.vm.connect(far.addresses[family], port)
+    after = far.inside("ss -HMtn state established")
+    ports = [{line.split()[-1] for line in one.splitlines()} for one in (before, after)]
+    assert ports[0] & ports[1] == ports[0], "a connection that was ready has been closed"
+
+
+def test_pairs_arrive_in_order(net: Net, family: int) -> None:
+    """Whichever workers take them: at both sites there are two."""
+    near, far = net
+    address = far.addresses[family]
+    swapped = 0
+    with far.vm.listen(address) as listener:
+        port = listener.getsockname()[1]
+        near.vm.connect(address, port).close()  # known to listen from here on
+        listener.accept()[0].close()
+        for _ in range(PAIRS):
+            with (
+                near.vm.connect(address, port) as first,
+                near.vm.connect(address, port) as second,
+            ):
+                accepted = []
+                for _ in range(2):
+                    server, name = listener.accept()
+                    server.close()
+                    accepted.append(name[1])
+                swapped += accepted != [first.getsockname()[1], second.getsockname()[1]]
+    assert swapped == 0
+
+
+def test_the_pool_is_made_anew_after_the_peer_was_restarted(net: Net) -> None:
+    near, far = net
+    warm(net)
+    far.stop_proxy()
+    wait_until(lambda: ready(near) == 0)
+    far.start_proxy()
+    warm(net)
+
+
+def test_the_pool_survives_a_lost_uplink(net: Net) -> None:
+    near, _ = net
+    warm(net)
+    near.inside("ip link set wan-up1 down")
+    try:
+        for _ in range(10):
+            speak(net, 4)
+    finally:
+        near.inside("ip link set wan-up1 up")
+    warm(net)
+
+
+def test_nothing_went_wrong_on_the_way(net: Net) -> None:
+    check_that_nothing_went_wrong(net)

@@ -1,0 +1,210 @@
+"""Ready connections: made, taken, lost, given back and given up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from fedsdn.channel.connection import Direction
+from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.sockets import tcp
+from fedsdn.proxy.sockets.path_manager import Managed
+from fedsdn.proxy.socks import pool as module
+from fedsdn.proxy.socks.connection import Connection
+from fedsdn.proxy.socks.demand import MOST_READY
+from fedsdn.proxy.socks.pool import Pool
+from fedsdn.proxy.stats import Counter, Statistics
+from tests.unit.federations import two_sites
+from tests.unit.loopback import asynchronous, polling, tcp_pair, until
+
+PEER = two_sites().site("b")
+
+
+class ReadyConnection(Connection):
+    """One over loopback, which has no subflows."""
+
+    def has_subflow(self) -> bool:
+        return True
+
+
+class Net:
+    """A pool, and the peer's end of each connection that was made for it."""
+
+    def __init__(self, stack: ExitStack, most: int) -> None:
+        self._stack = stack
+        self.statistics = Statistics(1).row(0)
+        self.carried = Carried()
+        self.ends: list[socket.socket] = []
+        self.worker = 0
+        self.fails = False
+        poller = stack.enter_context(polling())
+        self.pool = Pool(most, self.make, poller, self.carried, self.statistics)
+
+    async def make(self, peer: str) -> Connection:
+        assert peer == PEER.name
+        await asyncio.sleep(0)
+        if self.fails:
+            raise OSError("no path")
+        far, end = tcp_pair()
+        tcp.prepare(far)
+        self.ends.append(self._stack.enter_context(end))
+        opened = ExitStack()
+        opened.enter_context(far)
+        return ReadyConnection(far, PEER, Managed(far, 0, PEER.name, int), opened, self.worker)
+
+    def ask(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.pool.asked(PEER.name)
+
+    @property
+    def ready(self) -> int:
+        return self.statistics.value(Counter.POOL_OPEN)
+
+
+@asynccontextmanager
+async def pooling(most: int = 100) -> AsyncIterator[Net]:
+    with ExitStack() as stack:
+        net = Net(stack, most)
+        running = asyncio.create_task(net.pool.run())
+        await asyncio.sleep(0)
+        try:
+            yield net
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            assert net.ready == 0
+
+
+async def is_over(end: socket.socket) -> bool:
+    try:
+        return not await asyncio.get_running_loop().sock_recv(end, 1)
+    except ConnectionResetError:
+        return True
+
+
+@asynchronous
+async def test_a_request_has_connections_made_for_the_next_ones() -> None:
+    async with pooling() as net:
+        assert net.pool.take(PEER.name) is None
+        net.ask(3)
+        await until(lambda: net.ready == 3)
+        taken = net.pool.take(PEER.name)
+        assert taken is not None
+        with taken.far:
+            assert net.pool.take("another peer") is None
+            await until(lambda: net.ready == 2)
+            await asyncio.get_running_loop().sock_sendall(taken.far, b"?")
+
+
+@asynchronous
+async def test_no_more_than_the_most_are_made() -> None:
+    async with pooling() as net:
+        net.ask(MOST_READY * 2)
+        await until(lambda: net.ready == MOST_READY)
+        assert len(net.ends) == MOST_READY
+    async with pooling(most=2) as net:
+        net.ask(5)
+        await until(lambda: net.ready == 2)
+        assert len(net.ends) == 2
+
+
+@asynchronous
+async def test_the_peers_worker_can_be_chosen_and_the_fullest_is_taken_first() -> None:
+    async with pooling() as net:
+        net.ask(1)
+        await until(lambda: net.ready == 1)
+        net.worker = 1
+        net.ask(2)
+        await until(lambda: net.ready == 3)
+        assert net.pool.take(PEER.name, 7) is None
+        workers = []
+        for wanted in (None, 0, None):
+            taken = net.pool.take(PEER.name, wanted)
+            assert taken is not None
+            taken.close()
+            workers.append(taken.worker)
+        assert workers == [1, 0, 1]
+
+
+@asynchronous
+async def test_one_that_breaks_is_dropped_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    async with pooling() as net:
+        net.ask(2)
+        await until(lambda: net.ready == 2)
+        net.ends[0].close()
+        await until(lambda: len(net.ends) == 3)
+        await until(lambda: net.ready == 2)
+
+
+@asynchronous
+async def test_what_cannot_be_made_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    async with pooling() as net:
+        net.fails = True
+        net.ask()
+        await asyncio.sleep(0.05)
+        net.fails = False
+        await until(lambda: net.ready == 1)
+
+
+@asynchronous
+async def test_idle_ones_are_given_up_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_SECONDS", 0.01)
+    monkeypatch.setattr("fedsdn.proxy.socks.demand.KEEP_SECONDS", 0.05)
+    async with pooling() as net:
+        net.ask(2)
+        await until(lambda: len(net.ends) == 2)
+        for end in net.ends:
+            assert await asyncio.get_running_loop().sock_recv(end, 1) == b""  # and no reset
+        await until(lambda: net.ready == 0)
+
+
+@asynchronous
+async def test_one_that_is_given_back_is_ready_again_if_it_is_wanted() -> None:
+    async with pooling() as net:
+        net.ask(1)
+        await until(lambda: net.ready == 1)
+        taken = net.pool.take(PEER.name)
+        assert taken is not None
+        await until(lambda: net.ready == 0)
+        net.pool.give_back(taken)
+        await until(lambda: net.ready == 1)
+        assert len(net.ends) == 1
+        net.pool.give_back(await net.make(PEER.name))
+        assert await is_over(net.ends[1])
+
+
+@asynchronous
+async def test_a_changed_federation_file_ends_ready_ones() -> None:
+    async with pooling() as net:
+        net.ask(2)
+        await until(lambda: net.ready == 2)
+        seen: list[PeerConnection] = []
+
+        def why(connection: PeerConnection) -> str:
+            seen.append(connection)
+            return "the peer has gone"
+
+        assert await net.carried.reset(why) == 2
+        assert seen == [PeerConnection(Direction.OUTBOUND, PEER.name)] * 2
+        assert net.ready == 0
+        for end in net.ends:
+            assert await is_over(end)
+
+
+@asynchronous
+async def test_one_that_is_taken_is_not_ended_with_those_that_are_ready() -> None:
+    async with pooling() as net:
+        net.ask(1)
+        await until(lambda: net.ready == 1)
+        taken = net.pool.take(PEER.name)
+        assert taken is not None
+        await net.carried.reset(lambda _: "all")
+        await asyncio.get_running_loop().sock_sendall(taken.far, b"?")
+        assert await asyncio.get_running_loop().sock_recv(net.ends[0], 1) == b"?"
+        taken.close()
