@@ -152,6 +152,10 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
             _ranges({proxy_port, *SOCKSIFIER_LISTEN_PORTS}),
             "never taken as a source port",
         ),
+        "tcp_early_demux": (
+            "0",
+            "a VM's reset in the middle of a handshake is routed to the workers, too",
+        ),
         "tcp_syncookies": ("0", "no SYN comes to a listener before its destination has answered"),
     }
     for name, (value, meaning) in settings.items():

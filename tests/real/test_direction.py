@@ -99,11 +99,11 @@ class Place:
         return int(seen[-1])
 
 
-def syn(source: tuple[str, int], to: tuple[str, int], seq: int) -> bytes:
-    """IP and TCP headers (RFC 791, 8200, 9293) of a SYN; the kernel does IPv4's checksum."""
+def syn(source: tuple[str, int], to: tuple[str, int], seq: int, flags: int = 0x02) -> bytes:
+    """IP and TCP headers (RFC 791, 8200, 9293); the kernel does IPv4's checksum."""
     near, far = ip_address(source[0]).packed, ip_address(to[0]).packed
     header = struct.Struct("!HHIIBBHHH")
-    fields = (source[1], to[1], seq, 0, 5 << 4, 0x02, 1000)
+    fields = (source[1], to[1], seq, 0, 5 << 4, flags, 1000)
     summed = near + far + struct.pack("!II", header.size, 6) + header.pack(*fields, 0, 0)
     total = sum(struct.unpack(f"!{len(summed) // 2}H", summed))
     total = (total & 0xFFFF) + (total >> 16)

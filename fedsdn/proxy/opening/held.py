@@ -18,11 +18,15 @@ from fedsdn.proxy.opening.segments import Segment
 from fedsdn.proxy.opening.tables import HeldTuples
 from fedsdn.socket_address import SocketAddress
 
-MOST_HELD = 1024
+MOST_HELD = 512
 """Connections that are being opened by all VMs of a worker."""
 
-_VMS_SHARE = 1 / 4
+VMS_SHARE = 1 / 4
 """The share of one VM before others come first."""
+
+AFTERMATH_SECONDS = 1.0
+"""How long a connection that came to nothing counts still. So a VM that is refused everything, or
+does not end its handshakes, costs so many requests a second at most."""
 
 MOST_EARLY = 64
 """Connections of one VM whose SYNs are handed in, and not accepted yet, before the destination was
@@ -102,6 +106,7 @@ class Openings:
         self._tuples = tuples
         self._count = count
         self._openings: dict[tuple[SocketAddress, SocketAddress], Opening] = {}
+        self._loop = asyncio.get_running_loop()
         self._shares = Shares(MOST_HELD)
         self._early: Counter[Address] = Counter()
 
@@ -119,7 +124,7 @@ class Openings:
 
     def allow(self, client: SocketAddress) -> bool:
         """Whether a VM may open one more."""
-        return self._shares.allow(client.address, _VMS_SHARE)
+        return self._shares.allow(client.address, VMS_SHARE)
 
     def allow_early(self, client: SocketAddress) -> bool:
         """Whether a VM may have its SYN handed in before the destination is asked."""
@@ -134,15 +139,28 @@ class Openings:
         self._early[client.address] += opening.early
         self._count(1)
 
-    def remove(self, opening: Opening) -> None:
-        """Note that one is accepted, or has come to nothing; a second time does nothing."""
+    def accept(self, opening: Opening, near: socket.socket) -> None:
+        """Note that the VM has ended its handshake on ``near``."""
+        if self._remove(opening):
+            self._shares.give_back(opening.segment.client.address)
+        opening.accepted(near)
+
+    def end(self, opening: Opening) -> None:
+        """Note that one is over; it has come to nothing if it was not accepted before."""
+        if self._remove(opening):
+            owner = opening.segment.client.address
+            self._loop.call_later(AFTERMATH_SECONDS, self._shares.give_back, owner)
+        opening.close()
+
+    def _remove(self, opening: Opening) -> bool:
+        """Leave one out; say whether it was there."""
         client, destination = opening.segment.client, opening.segment.destination
         if self._openings.get((client, destination)) is not opening:
-            return
+            return False
         del self._openings[client, destination]
         self._tuples.release(self._worker, client, destination)
-        self._shares.give_back(client.address)
         self._early[client.address] -= opening.early
         if not self._early[client.address]:
             del self._early[client.address]
         self._count(-1)
+        return True

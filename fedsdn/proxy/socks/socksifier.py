@@ -115,20 +115,22 @@ class Socksifier:
                 opening.give_up()
         elif opening is not None and segment.opens:
             opening.repeated(segment)
-        elif segment.opens and not self._openings.is_held(segment):
+        elif segment.opens:
             self._begin(segment)
 
     def _begin(self, segment: Segment) -> None:
         client, destination = segment.client, segment.destination
+        slots = self._parts.slots
+        if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
+            self._statistics.add(Counter.OUTBOUND_UNASKED)
+            return
+        if self._openings.is_held(segment):
+            return
         peer = self.policy.peer_towards(destination.address)
         if isinstance(peer, Refusal) or not self.policy.is_vm(client.address, self.policy.site):
             reason = peer.reason if isinstance(peer, Refusal) else "client is no VM of this site"
             self._statistics.refused(Counter.REFUSED_UNFEDERATED, str(client.address), reason)
             self._tell(segment, Reply.NOT_ALLOWED)
-            return
-        slots = self._parts.slots
-        if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
-            self._statistics.add(Counter.OUTBOUND_UNASKED)
             return
         early = (
             self._known.listens(destination)
@@ -139,20 +141,15 @@ class Socksifier:
         self._openings.add(opening)
         task = slots.run(client.address, lambda: self._carry(opening, peer))
         opening.give_up = task.cancel
-        task.add_done_callback(lambda _: self._over(opening))
-
-    def _over(self, opening: Opening) -> None:
-        self._openings.remove(opening)
-        opening.close()
+        task.add_done_callback(lambda _: self._openings.end(opening))
 
     def accept(self, near: socket.socket, client: SocketAddress) -> None:
         """Take over the socket of a VM whose handshake has ended."""
         opening = self._openings.find(client, tcp.socket_address(near.getsockname()))
         if opening is None:
             near.close()  # it was given up meanwhile
-            return
-        self._openings.remove(opening)
-        opening.accepted(near)
+        else:
+            self._openings.accept(opening, near)
 
     def forget_held(self) -> None:
         """Forget the SYNs that are not handed in: the VMs repeat them to whoever is there then."""
