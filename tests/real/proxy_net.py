@@ -110,6 +110,11 @@ class Namespace:
         sock.settimeout(LIMIT_S)
         return sock
 
+    def raw(self, family: int) -> socket.socket:
+        """Make a socket that sends packets with their headers."""
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        return self.call(lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
+
     def listen(self, address: str, port: int = 0) -> socket.socket:
         sock = self.open(address)
         sock.bind((address, port))

@@ -258,7 +258,7 @@ def test_a_reset_gives_a_held_syn_up(net: Net, family: int) -> None:
     with filtered(far, "tcp dport 7 drop"), connecting(near, address, 7) as client:
         ours = (near.addresses[family], client.getsockname()[1])
         held = near.statistics()["outbound_held"]
-        with raw(near, family) as sender:
+        with near.vm.raw(family) as sender:
             sender.sendto(syn(ours, (address, 7), 5), (address, 0))
             sender.sendto(syn(ours, (address, 7), 7, RST), (address, 0))  # a forgery
             sender.sendto(syn(ours, (address, 7), 6, RST), (address, 0))
@@ -268,11 +268,6 @@ def test_a_reset_gives_a_held_syn_up(net: Net, family: int) -> None:
             lambda: "the SYN is held still",
         )
     wait_until_none_is_open(net)
-
-
-def raw(site: SiteOfNet, family: int) -> socket.socket:
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    return site.vm.call(lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
 
 
 # Known destinations
@@ -335,7 +330,7 @@ def test_a_flood_of_syns_grows_nothing(net: Net, family: int, answer: str) -> No
     with listener, filtered(far, f"tcp dport 7 {answer}"):
         before = memory(near)
         held = 0
-        with raw(near, family) as sender:
+        with near.vm.raw(family) as sender:
             for number in range(FLOOD):
                 source = (near.addresses[family], 1024 + number)
                 sender.sendto(syn(source, (address, 7), number), (address, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,9 @@ DESCRIPTORS = 1200
 CLIENTS = 500
 STALLED = 100
 """Each holds up bytes: more than there are descriptors left to make pipes of."""
+
+LONGEST_PAUSE_S = 40.0
+"""Longer than a client that waits pauses between its SYNs: 1, 2, 4, 8, 16 and 32 s."""
 
 Net = tuple[SiteOfNet, SiteOfNet]
 
@@ -44,13 +48,19 @@ def many(net: Net) -> Iterator[tuple[socket.socket, dict[Name, socket.socket]]]:
     with ExitStack() as stack:
         listener = stack.enter_context(far.vm.listen(address))
         to = (address, listener.getsockname()[1])
-        clients = near.vm.call(
-            lambda: [socket.create_connection(to, timeout=LIMIT_S) for _ in range(CLIENTS)]
-        )
+        clients = near.vm.call(lambda: [connecting(to) for _ in range(CLIENTS)])
         for client in clients:
             stack.enter_context(client)
         yield listener, {client.getsockname(): client for client in clients}
     wait_until(lambda: not any(open_connections(site) for site in net))
+
+
+def connecting(to: Name) -> socket.socket:
+    """Begin to connect; the kernel repeats the SYN."""
+    client = socket.socket()
+    client.setblocking(False)
+    client.connect_ex(to)
+    return client
 
 
 def open_connections(site: SiteOfNet) -> int:
@@ -61,7 +71,7 @@ def open_connections(site: SiteOfNet) -> int:
 def accept(listener: socket.socket) -> list[socket.socket]:
     """Accept all that come, until for a second there is none."""
     listener.settimeout(1)
-    accepted = []
+    accepted: list[socket.socket] = []
     with suppress(TimeoutError):
         while True:
             accepted.append(listener.accept()[0])
@@ -78,6 +88,7 @@ def pairs(
 def assert_alive(connections: list[tuple[socket.socket, socket.socket]]) -> None:
     for client, server in connections:
         server.settimeout(LIMIT_S)
+        client.settimeout(LIMIT_S)
         client.sendall(b"?")
         assert server.recv(1) == b"?"
         server.sendall(b"!")
@@ -94,6 +105,7 @@ def test_connections_over_the_limit_wait_and_come_through(net: Net) -> None:
         through = len(running)
         while through < CLIENTS:
             close(running)
+            select.select([listener], [], [], LONGEST_PAUSE_S)
             running = pairs(clients, accept(listener))
             assert running, f"only {through} of {CLIENTS} came through"
             assert_alive(running)

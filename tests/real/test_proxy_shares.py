@@ -52,4 +52,4 @@ def test_one_vm_with_many_unanswered_connections_keeps_no_other_from_being_answe
             client = stack.enter_context(near.vm.connect(address, port, (OTHER, 0)))
             server = stack.enter_context(listener.accept()[0])
             assert_alive([(client, server)])
-        assert near.log.count("its new ones wait until some end, 10 s at most, or are reset") == 1
+        assert near.statistics()["outbound_unasked"] > 0

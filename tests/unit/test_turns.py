@@ -45,7 +45,7 @@ class Crowd:
                 finally:
                     del self.asking[client, destination]
         except OSError as error:
-            self.unreachable.append(client if error.errno == errno.EHOSTUNREACH else str(error))
+            self.unreachable.append(client if error.errno == errno.ETIMEDOUT else str(error))
 
     def of(self, client: str) -> int:
         return sum(one == client for one, _ in self.asking)

@@ -66,7 +66,7 @@ class Turns:
         """Wait until ``client`` may be connected to ``destination``, which the block does.
 
         Raises:
-            OSError: ``EHOSTUNREACH``: its turn does not come in time.
+            OSError: ``ETIMEDOUT``: its turn does not come in time.
 
         """
         place = await self._place(client, destination)
@@ -82,7 +82,7 @@ class Turns:
             return self._take(client, destination)
         queue = self._waiting.setdefault(client, deque())
         if len(queue) >= WAITING:
-            raise OSError(errno.EHOSTUNREACH, f"{client} waits for {WAITING} others")
+            raise OSError(errno.ETIMEDOUT, f"{client} waits for {WAITING} others")
         turn: asyncio.Future[_Place] = asyncio.get_running_loop().create_future()
         queue.append((destination, turn))
         try:
@@ -92,7 +92,7 @@ class Turns:
             if turn.done() and not turn.cancelled():
                 turn.result().give_back()
             if isinstance(error, TimeoutError):
-                raise OSError(errno.EHOSTUNREACH, f"{client} waits for many others") from error
+                raise OSError(errno.ETIMEDOUT, f"{client} waits for many others") from error
             raise
 
     def _is_free(self, client: Hashable, destination: Address) -> bool:

@@ -36,6 +36,9 @@ ACCEPT_SECONDS = 63.0
 """How long a VM may take to end the handshake: so long the kernel repeats its SYN-ACK, six times in
 all (``tcp_synack_retries``, ip-sysctl in the kernel's Documentation/networking)."""
 
+_LAST_SECONDS = 1.0
+"""How long VMs may take to end handshakes when the worker stops."""
+
 _SEQUENCES = 0xFFFFFFFF
 
 
@@ -53,6 +56,11 @@ class Opening:
         """Ends the task of this opening."""
         self._hand_in = hand_in
         self._accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+
+    @property
+    def over(self) -> asyncio.Future[socket.socket]:
+        """Ends when the VM's connection is accepted, or comes to nothing."""
+        return self._accepted
 
     async def let_in(self) -> socket.socket:
         """Have the VM's handshake done, and return its socket, which ``close`` closes.
@@ -93,7 +101,9 @@ class Opening:
 
     def close(self) -> None:
         """Close the VM's socket, if there is one."""
-        if self._accepted.done() and not self._accepted.cancelled():
+        if not self._accepted.done():
+            self._accepted.cancel()
+        elif not self._accepted.cancelled():
             self._accepted.result().close()
 
 
@@ -110,9 +120,13 @@ class Openings:
         self._shares = Shares(MOST_HELD)
         self._early: Counter[Address] = Counter()
 
-    def all(self) -> list[Opening]:
-        """Return all of them."""
-        return list(self._openings.values())
+    async def wind_up(self) -> None:
+        """Give up what is not handed in, and let VMs end the handshakes that they are in."""
+        for opening in list(self._openings.values()):
+            if not opening.handed_in:
+                opening.give_up()
+        if ending := [opening.over for opening in self._openings.values() if opening.handed_in]:
+            await asyncio.wait(ending, timeout=_LAST_SECONDS)
 
     def find(self, client: SocketAddress, destination: SocketAddress) -> Opening | None:
         """Return the connection that ``client`` is opening to ``destination``, if there is one."""

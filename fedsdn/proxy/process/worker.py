@@ -157,6 +157,7 @@ class _Worker:
         number = statistics.number
         self._device = opened.enter_context(closing(HeldDevice(number)))
         count_held = partial(statistics.add, Counter.OUTBOUND_HELD)
+        self._openings = Openings(number, shared.held, count_held)
         parts = SocksifierParts(
             relays,
             report,
@@ -164,7 +165,7 @@ class _Worker:
             Peers(self._connector, self._pool, shared.order.of(number), relays),
             self._live_paths,
             shared.known,
-            Openings(number, shared.held, count_held),
+            self._openings,
             self._device,
             self._slots,
         )
@@ -279,8 +280,9 @@ class _Worker:
         """Take no more connections; VMs end the handshakes that they are in."""
         await self._parts.end(self._held)
         self._device.close_queue()
-        self._socksifier.forget_held()
         await self._peers.end()
+        await self._openings.wind_up()
+        await self._vms.end()
         self._parked.close()
         self._slots.run_all()
 

@@ -151,12 +151,6 @@ class Socksifier:
         else:
             self._openings.accept(opening, near)
 
-    def forget_held(self) -> None:
-        """Forget the SYNs that are not handed in: the VMs repeat them to whoever is there then."""
-        for opening in self._openings.all():
-            if not opening.handed_in:
-                opening.give_up()
-
     def _tell(self, segment: Segment, reply: Reply) -> None:
         """Tell a VM what the peer has answered, or would have."""
         if reply is Reply.REFUSED:
