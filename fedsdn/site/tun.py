@@ -41,7 +41,8 @@ def make(name: str) -> None:
 def open_queue(name: str) -> int:
     """Open a queue of a device in the calling thread's namespace: a non-blocking descriptor.
 
-    The kernel deals packets out to the queues that are open, by connection.
+    The kernel deals packets out to the queues that are open: by connection, or as ``steering``
+    says.
 
     Raises:
         OSError: there is no such device, or the kernel refuses.

@@ -14,7 +14,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import HELD_DEVICE, PROXY_NAMESPACE, SocketMark, handed_in_mark
 from fedsdn.proxy.opening.segments import Segment, Unreachable, reset_of, unreachable
 from fedsdn.proxy.sockets.readable import when_readable
-from fedsdn.site import tun
+from fedsdn.site import steering, tun
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,6 +22,17 @@ _AT_ONCE = 64
 """How many packets are read before connections get their turn."""
 
 _LONGEST = 1 << 16
+
+
+def _keep_order(queue: int) -> None:
+    try:
+        steering.steer(queue)
+    except OSError as error:
+        _LOG.warning(
+            "connections that a VM opens at the same time may arrive in another order: the kernel "
+            "does not let a program choose the worker (%s); run one worker to keep the order",
+            error.strerror,
+        )
 
 
 class HeldDevice:
@@ -39,6 +50,7 @@ class HeldDevice:
             self._own = self._raw(handed_in_mark(worker))
             self._vms = self._raw(SocketMark.SOCKSIFIER)
             self._queue: int | None = tun.open_queue(HELD_DEVICE)
+            _keep_order(self._queue)
         except OSError:
             self._opened.close()
             raise
