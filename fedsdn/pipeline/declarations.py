@@ -49,6 +49,8 @@ class Table(IntEnum):
     """Delivery to the socksifier's port: untagged, to its link-layer address."""
     TO_SERVER = 145
     """Delivery to the SOCKS server's port: untagged, to its link-layer address."""
+    TO_BOTH = 150
+    """Delivery of what conntrack does not know to both ports, to their group addresses."""
 
 
 class CtMark(IntEnum):
@@ -131,6 +133,18 @@ def port_mac(site: Site, port: str) -> str:
     digest = crc32(f"{site.name}/{port}".encode())
     octets = (0x02, 0xFE, *digest.to_bytes(4, "big"))
     return ":".join(f"{octet:02x}" for octet in octets)
+
+
+GROUP_BIT = "01:00:00:00:00:00"
+"""Of a link-layer address: it is a group's (IEEE 802, section 8.2)."""
+
+
+def group_mac(site: Site, port: str) -> str:
+    """Link-layer address of the interface behind ``port`` for what conntrack does not know.
+
+    The proxy's namespace answers it only if it has a socket for it.
+    """
+    return "03" + port_mac(site, port)[2:]
 
 
 class SocketMark(IntEnum):

@@ -5,9 +5,10 @@ Those of the provider network, that is: others' do not come beyond ``network``.
 Outbound connections belong to the socksifier, inbound ones to the SOCKS server. Conntrack learns
 the direction from the proxy's packets alone: a VM's neighbours can forge its packets. One without
 conntrack state (the userspace datapath loses all of it when ovs-vswitchd restarts) goes to both
-ports: the proxy's namespace drops the copy at the port without its socket, and the owner's answer
-commits the connection again. A SYN on an inbound connection goes to both ports, too: its socket, if
-it still lives, answers with a challenge ACK (RFC 5961, section 4), and the socksifier otherwise.
+ports, by addresses of their own: the proxy's namespace drops the copy at the port without its
+socket, and the owner's answer commits the connection again. A SYN on an inbound connection goes to
+both ports, too: its socket, if it still lives, answers with a challenge ACK (RFC 5961, section 4),
+and the socksifier otherwise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedsdn.pipeline.declarations import (
     CtMark,
     HookPriority,
     Table,
+    group_mac,
     port_mac,
 )
 from fedsdn.pipeline.flows import (
@@ -75,6 +77,7 @@ def flows(context: Context) -> Iterator[Flow]:
     yield from _syn_on_inbound(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
+    yield from _delivery_to_both(context)
 
 
 def _by_state(context: Context) -> Iterator[Flow]:
@@ -98,7 +101,7 @@ def _by_state(context: Context) -> Iterator[Flow]:
         yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol),
-            *_TO_BOTH,
+            Resubmit(Table.TO_BOTH),
             why="no conntrack state: a copy to each proxy port, the owner takes it",
         )
     for mark, delivery in _DELIVERY.items():
@@ -155,3 +158,18 @@ def _delivery(context: Context, table: Table, port: str) -> Iterator[Flow]:
         table, tagged, *learn, PopVlan(), *to_proxy, why="to the proxy, without its tag"
     )
     yield context.flow(table, untagged, *learn, *to_proxy, why="to the proxy")
+
+
+def _delivery_to_both(context: Context) -> Iterator[Flow]:
+    """Flows that hand both ports a copy, by addresses that tell it from a known connection's."""
+    learn = (AddressToSender(), Normal())
+    copies = [
+        action
+        for port in (SOCKSIFIER_PORT, SERVER_PORT)
+        for action in (SetDestinationMac(group_mac(context.site, port)), Output(port))
+    ]
+    tagged, untagged = Match(tag=Tag.PRESENT), Match(tag=Tag.ABSENT)
+    yield context.flow(
+        Table.TO_BOTH, tagged, *learn, PopVlan(), *copies, why="to both ports, without its tag"
+    )
+    yield context.flow(Table.TO_BOTH, untagged, *learn, *copies, why="to both ports")

@@ -8,8 +8,9 @@ destination has answered, its worker sends it once more, to itself: with a mark 
 loopback interface and, here, to that worker's listener. A reset without a socket takes the same
 way: the VM may have given a held SYN up. Other TCP that belongs to no socket is reset: a VM whose
 connection was reset while segments were lost on the way to it asks once more (RFC 5961, section
-3.2), and would hang without an answer. Towards the uplinks it takes connections from peers only;
-the bridge has the same rule.
+3.2), and would hang without an answer. But what the bridge's conntrack does not know either, which
+comes to a group address, is not answered: the destination may not exist. Towards the uplinks it
+takes connections from peers only; the bridge has the same rule.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from fedsdn.config.model import Address, Federation, Network, Site
 from fedsdn.pipeline.declarations import (
     FIRST_HANDED_IN_MARK,
+    GROUP_BIT,
     HANDED_IN_MASK,
     HELD_DEVICE,
     SERVER_PORT,
@@ -34,6 +36,7 @@ TABLE = "inet fedsdn"
 
 _FAMILIES = ((4, "ip"), (6, "ip6"))
 _PORTS = "listen_ports"
+_UNKNOWN = f"ether daddr & {GROUP_BIT} == {GROUP_BIT}"
 _OPENING = "tcp flags & (syn | ack) == syn"
 _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 
@@ -74,6 +77,7 @@ def _chain(name: str, rules: Iterable[str]) -> str:
 
 def _prerouting() -> Iterator[str]:
     yield "type filter hook prerouting priority mangle; policy accept;"
+    yield f"meta l4proto tcp {_UNKNOWN} meta pkttype set host"
     yield f'iifname "{SOCKSIFIER_PORT}" jump {SOCKSIFIER_PORT}'
     yield f'iifname "{SERVER_PORT}" jump {SERVER_PORT}'
     handed_in = f"meta mark & {HANDED_IN_MASK:#x} == {FIRST_HANDED_IN_MARK:#x}"
@@ -151,8 +155,12 @@ def _from_tenants() -> Iterator[str]:
         (SERVER_PORT, SocketMark.SERVER),
     ):
         yield f'iifname "{port}" meta mark set {mark:#x}'
+    yield f"meta l4proto tcp {_UNKNOWN} socket wildcard 1 " + _drop(
+        "of no connection, to a listener"
+    )
     yield "socket wildcard 1 " + _reset("a listener, not a connection")
     yield "socket transparent 1 accept"
+    yield f"meta l4proto tcp {_UNKNOWN} " + _drop("of no connection")
     yield "meta l4proto tcp " + _reset("no socket")
     yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
     yield _drop("nothing of the proxy's")

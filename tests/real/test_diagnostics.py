@@ -108,7 +108,7 @@ def test_a_site_that_is_well_says_so_on_one_screen(lab: Lab) -> None:
     answer = json.loads(lab.host("a").run(*FEDSDN, "status", "--json"))
     assert [part["name"] for part in answer["parts"] if part["fix"]] == []
     text = lab.host("a").run(*FEDSDN, "status")
-    assert "✓ flows        102 of 102" in text
+    assert "✓ flows        104 of 104" in text
     assert "b (2 of 2 paths" in text
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 TOPOLOGIES = sorted((ROOT / "topo").glob("*.yaml"))
 PACKETS = 500
-FLOWS = 102
+FLOWS = 104
 """Of site a, with two VMs and the bridge's own port."""
 FEDSDN = "python -m fedsdn.cli.main flows"
 HERE = "--config-file /run/fedsdn.conf"

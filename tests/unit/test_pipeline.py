@@ -18,6 +18,7 @@ from fedsdn.pipeline.declarations import (
     SOCKSIFIER_PORT,
     CtMark,
     Table,
+    group_mac,
     port_mac,
 )
 from fedsdn.pipeline.flows import Protocol, icmp, tcp, udp
@@ -162,7 +163,7 @@ def test_both_copies_carry_the_right_mac_and_no_tag(ends: Ends) -> None:
     bridge = TableModel(pipeline_flows(federation, "a", [trunk]))
     deliveries = bridge.push(replace(from_near(ends), tag=101))
     assert {delivery.port: delivery.packet.mac for delivery in deliveries} == {
-        port: port_mac(SITE_A, port) for port in (SOCKSIFIER_PORT, SERVER_PORT)
+        port: group_mac(SITE_A, port) for port in (SOCKSIFIER_PORT, SERVER_PORT)
     }
     assert {delivery.packet.tag for delivery in deliveries} == {None}
 
