@@ -282,13 +282,15 @@ def test_somebody_who_asks_for_statistics_and_does_not_read_holds_nothing_up(net
 
 
 def sockets_of(site: SiteOfNet) -> int:
-    """How many sockets the workers have open."""
+    """How many sockets the workers have open, without those that are ready for connections."""
     links = [link for pid in site.proxy_pids()[1:] for link in Path(f"/proc/{pid}/fd").iterdir()]
     names = []
     for link in links:
         with suppress(FileNotFoundError):
             names.append(str(link.readlink()))
-    return sum(name.startswith("socket:") for name in names)
+    counted = site.statistics()
+    ready: int = counted["pool_open"] + counted["idle_open"]
+    return sum(name.startswith("socket:") for name in names) - ready
 
 
 def test_whatever_ended_a_connection_no_socket_is_left(net: Net) -> None:
