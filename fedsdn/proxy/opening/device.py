@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import NoReturn
 
 from fedsdn.config.model import Address
@@ -21,6 +23,9 @@ _LOG = logging.getLogger(__name__)
 _AT_ONCE = 64
 """How many packets are read before connections get their turn."""
 
+_PAUSE_SECONDS = 0.005
+"""How long none is read when VMs send more than they may: the queue has room for 500."""
+
 _LONGEST = 1 << 16
 
 
@@ -33,6 +38,10 @@ def _keep_order(queue: int) -> None:
             "does not let a program choose the worker (%s); run one worker to keep the order",
             error.strerror,
         )
+
+
+class TooManyError(Exception):
+    """VMs send more SYNs than they may."""
 
 
 class HeldDevice:
@@ -66,21 +75,19 @@ class HeldDevice:
         return sockets
 
     async def run(self, take: Callable[[bytes], None]) -> NoReturn:
-        """Give packets to ``take`` until cancelled."""
+        """Give packets to ``take`` until cancelled.
+
+        It raises ``TooManyError`` when there is a pause to be made: with each packet of a flood
+        alone, the event loop would have much to do.
+        """
         queue = self._queue
         if queue is None:
             raise ValueError("closed")
-
-        def read() -> None:
-            with suppress(BlockingIOError):
-                for _ in range(_AT_ONCE):
-                    packet = os.read(queue, _LONGEST)
-                    try:
-                        take(packet)
-                    except Exception:
-                        _LOG.exception("a held packet is dropped: handling it failed")
-
-        await when_readable(queue, read)
+        while True:
+            try:
+                await when_readable(queue, partial(_read, queue, take))
+            except TooManyError:
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     def hand_in(self, segment: Segment) -> None:
         """Send a VM's segment to the listener of this worker."""
@@ -109,6 +116,27 @@ class HeldDevice:
         """Close the queue and the sockets."""
         self.close_queue()
         self._opened.close()
+
+
+def _read(queue: int, take: Callable[[bytes], None]) -> None:
+    """Read some packets.
+
+    Raises:
+        TooManyError: some of them were too many.
+
+    """
+    too_many: TooManyError | None = None
+    with suppress(BlockingIOError):
+        for _ in range(_AT_ONCE):
+            packet = os.read(queue, _LONGEST)
+            try:
+                take(packet)
+            except TooManyError as error:
+                too_many = error
+            except Exception:
+                _LOG.exception("a held packet is dropped: handling it failed")
+    if too_many is not None:
+        raise too_many
 
 
 def check_device() -> None:

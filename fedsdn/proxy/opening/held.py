@@ -18,13 +18,13 @@ from fedsdn.proxy.opening.segments import Segment
 from fedsdn.proxy.opening.tables import HeldTuples
 from fedsdn.socket_address import SocketAddress
 
-MOST_HELD = 512
+MOST_HELD = 256
 """Connections that are being opened by all VMs of a worker."""
 
 VMS_SHARE = 1 / 4
 """The share of one VM before others come first."""
 
-AFTERMATH_SECONDS = 1.0
+AFTERMATH_SECONDS = 2.0
 """How long a connection that came to nothing counts still. So a VM that is refused everything, or
 does not end its handshakes, costs so many requests a second at most."""
 

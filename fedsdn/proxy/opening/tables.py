@@ -24,7 +24,7 @@ _PLACES = 1 << 16
 """Of known destinations: 512 KiB."""
 
 _HELD_PLACES = 1 << 12
-"""Of the SYNs that one worker holds: eight times as many as it may hold, 32 KiB."""
+"""Of the SYNs that one worker holds: sixteen times as many as it may hold, 32 KiB."""
 
 _PROBES = 8
 """In so many places next to each other an entry may stand."""

@@ -22,7 +22,7 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.slots import Slots
-from fedsdn.proxy.opening.device import HeldDevice
+from fedsdn.proxy.opening.device import HeldDevice, TooManyError
 from fedsdn.proxy.opening.held import Opening, Openings
 from fedsdn.proxy.opening.segments import Segment, Unreachable, read_segment
 from fedsdn.proxy.opening.tables import KnownDestinations
@@ -105,7 +105,12 @@ class Socksifier:
     # What comes from VMs
 
     def take(self, packet: bytes) -> None:
-        """Take a packet that was held: a SYN, or a reset."""
+        """Take a packet that was held: a SYN, or a reset.
+
+        Raises:
+            TooManyError: it is a SYN more than its VM may have held.
+
+        """
         segment = read_segment(packet)
         if segment is None:
             return
@@ -123,7 +128,7 @@ class Socksifier:
         slots = self._parts.slots
         if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
             self._statistics.add(Counter.OUTBOUND_UNASKED)
-            return
+            raise TooManyError
         if self._openings.is_held(segment):
             return
         peer = self.policy.peer_towards(destination.address)
