@@ -7,7 +7,7 @@ import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 from fedsdn.config.model import AddressPair, Site
@@ -39,8 +39,9 @@ ORDER_SECONDS = 3.0
 _SOONEST, _LATEST = 0.001, 0.016
 """Interval at which that answer is looked for, as another worker may get it: short at first."""
 
-_EARLY_BYTES = 1 << 14
-"""The VM's first data that a ready connection takes with a request: ten segments (RFC 6928)."""
+_EARLY_BYTES = 1 << 16
+"""The most of the VM's data that a ready connection takes before the answer: more than the first
+flight carries (RFC 6928), less than ``window.FIRST_BYTES``."""
 
 ReadEarly = Callable[[int], bytes]
 """Returns the VM's first bytes, at most so many, and takes them off its socket."""
@@ -65,6 +66,7 @@ class Asked:
         self._read_early = read_early
         self._first_data = b""
         self._has_more_early = False
+        self._unsent = b""
         self._connection: Connection | None = None
         self._was_ready = False
         self._reply: Reply | None = None
@@ -96,11 +98,6 @@ class Asked:
     def token(self) -> int:
         """The connection's name in this namespace; 0 if it is plain TCP."""
         return self.connection.managed.token
-
-    @property
-    def takes_more(self) -> bool:
-        """Whether ``send_early`` may be used before the answer."""
-        return self._was_ready
 
     def nudge(self) -> None:
         """Wake the peer's kernel."""
@@ -136,9 +133,9 @@ class Asked:
 
     async def _send_anew(self) -> None:
         """Send the request on a new connection, with the greeting."""
+        self._was_ready = False
         self._close()
         self._connection = await self._peers.connector.connect(self._peer)
-        self._was_ready = False
         said = protocol.GREETING + replace(self._request, after=0).encode()
         await self._write(said, transport.FIRST_SEGMENT_BYTES - len(said) - records.HEADER.size)
 
@@ -149,17 +146,34 @@ class Asked:
             self._first_data = records.record(Kind.DATA, self.early) + data
         await asyncio.get_running_loop().sock_sendall(self.far, said + self._first_data)
 
-    async def send_early(self, data: bytes) -> None:
-        """Send more of the VM's data before the answer, if the connection ``takes_more``.
+    @contextmanager
+    def forwarding(self, near: socket.socket) -> Iterator[None]:
+        """Send on what ``near``, the VM, says before the answer, if the connection is a ready one.
 
-        Raises:
-            OSError: the connection broke.
-
+        A new one takes no more than its first segment until the peer answers.
         """
-        self.early += len(data)
-        self._has_more_early = True
-        said = records.record(Kind.DATA, len(data)) + data
-        await asyncio.get_running_loop().sock_sendall(self.far, said)
+        if not self._was_ready:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(near, self._forward, near)
+        try:
+            yield
+        finally:
+            loop.remove_reader(near)
+
+    def _forward(self, near: socket.socket) -> None:
+        data = self._read_early(_EARLY_BYTES - self.early) if self._was_ready else b""
+        if data:
+            self.early += len(data)
+            self._has_more_early = True
+            said = records.record(Kind.DATA, len(data)) + data
+            sent = 0
+            with suppress(OSError):  # a broken connection is found by whoever reads the answer
+                sent = self.far.send(said)
+            self._unsent = said[sent:]
+        if not data or self._unsent or self.early == _EARLY_BYTES:
+            asyncio.get_running_loop().remove_reader(near)
 
     async def answer(self) -> Reply:
         """Return the peer's answer.
@@ -180,6 +194,8 @@ class Asked:
                 if not self._peers.carries(self.far, self._peer):
                     raise fallen_back()
                 self._reply = reply
+                if reply is Reply.SUCCEEDED and self._unsent:
+                    await asyncio.get_running_loop().sock_sendall(self.far, self._unsent)
                 return reply
             if self._has_more_early:
                 raise fallen_back()

@@ -40,7 +40,7 @@ _VMS_SHARE = 5 / 8
 """The share of a worker's connections that one VM may have before others come first."""
 
 _UNANSWERED_SECONDS = 1.0
-"""How long a VM's reset waits for the answer to the request, if that carried its first data."""
+"""How long a VM's reset waits for the answer to the request, which may carry its first data."""
 
 _UNREACHABLE = {
     Reply.HOST_UNREACHABLE: Unreachable.HOST,
@@ -267,8 +267,10 @@ class Socksifier:
             with self._poller.cancelled_by_reset(near):
                 asked = await opened.enter_async_context(asking)
             opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
-            grace = _UNANSWERED_SECONDS if asked.early else 0.0
-            with self._poller.cancelled_by_reset(near, grace):
+            with (
+                self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS),
+                asked.forwarding(near),
+            ):
                 reply = await asked.answer()
         if reply is not Reply.SUCCEEDED:
             raise _NotConnectedError(reply)
@@ -290,8 +292,8 @@ class Socksifier:
 
 
 def _read_early(near: socket.socket, most: int) -> bytes:
-    """Read what the VM has said already."""
+    """Read what the VM has said already, up to an urgent octet, which the relay passes on."""
     try:
-        return near.recv(most)
+        return b"" if tcp.at_urgent_octet(near) else near.recv(most)
     except OSError:  # nothing, or it is reset, which the relay finds out
         return b""

@@ -1,0 +1,248 @@
+"""Requests to a peer on a ready connection: what is repeated, what is not, and what goes early."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from ipaddress import ip_address
+from typing import cast
+
+import pytest
+
+from fedsdn.proxy.relay import records
+from fedsdn.proxy.relay.peer_relay import Relays
+from fedsdn.proxy.relay.records import Kind
+from fedsdn.proxy.sockets import tcp
+from fedsdn.proxy.sockets.path_manager import Managed
+from fedsdn.proxy.socks.connection import Connection, Connector
+from fedsdn.proxy.socks.order import Order
+from fedsdn.proxy.socks.peers import Peers
+from fedsdn.proxy.socks.pool import Pool
+from fedsdn.proxy.socks.protocol import (
+    GREETING,
+    Reply,
+    Request,
+    Selection,
+    SocksError,
+    encode_reply,
+)
+from fedsdn.socket_address import SocketAddress
+from tests.unit.federations import two_sites
+from tests.unit.loopback import asynchronous, tcp_pair
+
+PEER = two_sites().site("b")
+CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
+SERVER = SocketAddress(ip_address("10.2.0.11"), 80)
+
+
+class FakePool:
+    """Has one ready connection, or none."""
+
+    def __init__(self) -> None:
+        self.ready: list[Connection] = []
+        self.given_back: list[Connection] = []
+
+    def asked(self, peer: str) -> None:
+        assert peer == PEER.name
+
+    def take(self, _peer: str, worker: int | None = None) -> Connection | None:
+        fit = [one for one in self.ready if worker in (None, one.worker)]
+        if fit:
+            self.ready.remove(fit[0])
+        return fit[0] if fit else None
+
+    def give_back(self, connection: Connection) -> None:
+        self.given_back.append(connection)
+        connection.close()
+
+
+class Net:
+    """Peers that are asked, and the other ends of the connections."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.pool = FakePool()
+        self.ends: list[socket.socket] = []
+        self.order = Order(1)
+        self.peers = Peers(
+            cast("Connector", self),
+            cast("Pool", self.pool),
+            self.order.of(0),
+            cast("Relays", self),
+        )
+
+    @property
+    def statistics(self) -> Net:
+        return self
+
+    def carries(self, _far: socket.socket, _peer: object) -> bool:
+        return True
+
+    def fell_back(self, _peer: object) -> None:
+        raise AssertionError("no Multipath TCP here")
+
+    async def connect(self, _peer: object, worker: int | None = None) -> Connection:
+        far, end = tcp_pair()
+        tcp.prepare(far)
+        self.ends.append(self._stack.enter_context(end))
+        opened = ExitStack()
+        opened.enter_context(far)
+        return Connection(far, PEER, Managed(far, 0, PEER.name, int), opened, worker)
+
+    async def selected(self, connection: Connection) -> None:
+        selection = await asyncio.get_running_loop().sock_recv(connection.far, 3)
+        connection.worker = selection[2]
+
+    async def read(self, end: int, count: int) -> bytes:
+        read = b""
+        while len(read) < count:
+            read += await asyncio.get_running_loop().sock_recv(self.ends[end], count - len(read))
+        return read
+
+    async def say(self, end: int, said: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.ends[end], said)
+
+
+@asynccontextmanager
+async def asking(*, ready: bool = True) -> AsyncIterator[tuple[Net, Request]]:
+    with ExitStack() as stack:
+        net = Net(stack)
+        if ready:
+            net.pool.ready.append(await net.connect(PEER, worker=3))
+        with net.peers.opening(CLIENT, SERVER) as request:
+            yield net, request
+
+
+SUCCEEDED = encode_reply(Reply.SUCCEEDED)
+
+
+@asynchronous
+async def test_a_ready_connection_needs_no_greeting_and_tells_the_worker_at_once() -> None:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        assert await net.read(0, len(request.encode())) == request.encode()
+        known = net.order.unanswered(request.number)
+        assert known is not None
+        assert known.worker == 3
+        await net.say(0, SUCCEEDED)
+        assert await asked.answer() is Reply.SUCCEEDED
+
+
+@asynchronous
+async def test_a_new_connection_takes_all_in_one_flight() -> None:
+    async with asking(ready=False) as (net, request):
+        async with net.peers.asked(PEER, request, lambda most: b"?"[:most]) as asked:
+            assert asked.early == 1
+            sent = GREETING + request.encode() + records.record(Kind.DATA, 1) + b"?"
+            assert await net.read(0, len(sent)) == sent
+            await net.say(0, Selection(5).encode() + SUCCEEDED)
+            assert await asked.answer() is Reply.SUCCEEDED
+        assert net.pool.given_back == []
+
+
+@asynchronous
+async def test_a_refusal_gives_the_connection_back_unless_data_were_sent() -> None:
+    for early, given_back in ((b"", 1), (b"?", 0)):
+        async with asking() as (net, request):
+            async with net.peers.asked(PEER, request, lambda _, early=early: early) as asked:  # type: ignore[misc]
+                await net.say(0, encode_reply(Reply.REFUSED))
+                assert await asked.answer() is Reply.REFUSED
+            assert len(net.pool.given_back) == given_back
+
+
+@asynchronous
+async def test_a_request_whose_connection_breaks_is_made_again() -> None:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        answer = asyncio.create_task(asked.answer())
+        await net.read(0, len(request.encode()))
+        net.ends[0].close()
+        sent = GREETING + request.encode()
+        while len(net.ends) < 2:
+            await asyncio.sleep(0)
+        assert await net.read(1, len(sent)) == sent
+        await net.say(1, Selection(0).encode() + SUCCEEDED)
+        assert await answer is Reply.SUCCEEDED
+        assert asked.far.getpeername() == net.ends[1].getsockname()
+
+
+@asynchronous
+async def test_a_request_with_data_is_never_made_twice() -> None:
+    async with asking() as (net, request):
+        async with net.peers.asked(PEER, request, lambda _: b"?") as asked:
+            await net.read(0, len(request.encode()) + records.HEADER.size + 1)
+            net.ends[0].close()
+            with pytest.raises((OSError, SocksError)):
+                await asked.answer()
+        assert len(net.ends) == 1
+
+
+@asynchronous
+async def test_what_the_vm_says_before_the_answer_is_sent_on() -> None:
+    async with asking() as (net, request):
+        vm, near = tcp_pair()
+
+        def read_early(most: int) -> bytes:
+            try:
+                return near.recv(most)
+            except BlockingIOError:
+                return b""
+
+        with vm, near:
+            async with net.peers.asked(PEER, request, read_early) as asked:
+                answer = asyncio.create_task(asked.answer())
+                await net.read(0, len(request.encode()))
+                with asked.forwarding(near):
+                    for said in (b"one", b"another"):
+                        vm.send(said)
+                        record = records.record(Kind.DATA, len(said)) + said
+                        assert await net.read(0, len(record)) == record
+                    await net.say(0, SUCCEEDED)
+                    assert await answer is Reply.SUCCEEDED
+                assert asked.early == len(b"oneanother")
+
+
+@asynchronous
+async def test_more_than_the_connection_takes_is_sent_behind_the_answer() -> None:
+    async with asking() as (net, request):
+        vm, near = tcp_pair()
+        size = 1 << 16
+        with vm, near:
+            reading = partial(near.recv)
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = reading
+                asked.far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                with asked.forwarding(near):
+                    answer = asyncio.create_task(asked.answer())
+                    await asyncio.get_running_loop().sock_sendall(vm, bytes(size))
+                    while asked.early < size:
+                        await asyncio.sleep(0)
+                    vm.send(b"for the relay")
+                    await net.read(0, len(request.encode()))
+                    await net.say(0, SUCCEEDED)
+                    got = 0
+                    while got < size:
+                        header = await net.read(0, records.HEADER.size)
+                        length = int.from_bytes(header[1:], "big")
+                        assert await net.read(0, length) == bytes(length)
+                        got += length
+                    assert await answer is Reply.SUCCEEDED
+                assert got == size
+                assert near.recv(100) == b"for the relay"
+
+
+@asynchronous
+async def test_a_request_waits_for_a_connection_to_the_worker_of_the_one_before() -> None:
+    async with asking() as (net, first), net.peers.asked(PEER, first) as _:
+        net.pool.ready.append(await net.connect(PEER, worker=4))
+        with net.peers.opening(CLIENT, SERVER) as second:
+            assert second.after == first.number
+            taking = asyncio.create_task(net.peers.next_in_order(PEER, second.after))
+            await asyncio.sleep(0.05)
+            assert not taking.done()
+            net.pool.ready.append(await net.connect(PEER, worker=3))
+            taken, after = await taking
+            assert taken is not None
+            assert (taken.worker, after) == (3, first.number)
+            taken.close()
