@@ -55,7 +55,11 @@ def many(net: Net) -> Iterator[tuple[socket.socket, dict[Name, socket.socket]]]:
         yield listener, {client.getsockname(): client for client in clients}
     # Clients that were not answered have gone silently: the proxy asks for them to the end.
     limit = REPLY_SECONDS + LIMIT_S
-    wait_at_most(lambda: not any(map(open_connections, net)), limit, lambda: "some are open still")
+    wait_at_most(
+        lambda: not any(map(open_connections, net)),
+        limit,
+        lambda: f"open still: {[site.statistics() for site in net]}",
+    )
 
 
 def connecting(to: Name) -> socket.socket:
