@@ -156,7 +156,7 @@ PARTS = [
     "record.write",
     "namespace.create",
     "firewall.apply",
-    "Network.apply_veths",
+    "Network.apply_interfaces",
     "Network._create",
     "Network.apply_addresses",
     "Network.apply_routes",

@@ -128,6 +128,23 @@ async def test_only_a_reset_with_the_right_number_is_believed(
 
 
 @asynchronous
+async def test_a_repeated_syn_that_was_read_late_is_known_as_such() -> None:
+    worker = Worker()
+    opening = worker.hold(segment(1024))
+    near, other = socket.socketpair()
+    with near, other:
+        letting_in = asyncio.create_task(opening.let_in())
+        await asyncio.sleep(0)
+        worker.openings.accept(opening, near)
+        await letting_in
+        assert worker.openings.is_late(segment(1024))
+        assert not worker.openings.is_late(segment(1024, sequence=101)), "a new connection"
+        assert not worker.openings.is_late(segment(1025))
+        worker.openings.end(opening)
+        assert not worker.openings.is_late(segment(1024))
+
+
+@asynchronous
 async def test_others_see_what_is_held() -> None:
     worker = Worker()
     opening = worker.hold(segment(1024))

@@ -116,6 +116,8 @@ class Openings:
         self._tuples = tuples
         self._count = count
         self._openings: dict[tuple[SocketAddress, SocketAddress], Opening] = {}
+        self._accepted: dict[tuple[SocketAddress, SocketAddress], Opening] = {}
+        """Those whose VMs have ended the handshake, until the connection ends."""
         self._loop = asyncio.get_running_loop()
         self._shares = Shares(MOST_HELD)
         self._early: Counter[Address] = Counter()
@@ -131,6 +133,11 @@ class Openings:
     def find(self, client: SocketAddress, destination: SocketAddress) -> Opening | None:
         """Return the connection that ``client`` is opening to ``destination``, if there is one."""
         return self._openings.get((client, destination))
+
+    def is_late(self, segment: Segment) -> bool:
+        """Whether a SYN was still in the queue when its connection was accepted."""
+        accepted = self._accepted.get((segment.client, segment.destination))
+        return accepted is not None and accepted.segment.sequence == segment.sequence
 
     def is_held(self, segment: Segment) -> bool:
         """Whether any worker holds the SYN: which reads a VM's packets may change."""
@@ -157,6 +164,7 @@ class Openings:
         """Note that the VM has ended its handshake on ``near``."""
         if self._remove(opening):
             self._shares.give_back(opening.segment.client.address)
+            self._accepted[opening.segment.client, opening.segment.destination] = opening
         opening.accepted(near)
 
     def end(self, opening: Opening) -> None:
@@ -164,6 +172,9 @@ class Openings:
         if self._remove(opening):
             owner = opening.segment.client.address
             self._loop.call_later(AFTERMATH_SECONDS, self._shares.give_back, owner)
+        key = opening.segment.client, opening.segment.destination
+        if self._accepted.get(key) is opening:
+            del self._accepted[key]
         opening.close()
 
     def _remove(self, opening: Opening) -> bool:

@@ -120,7 +120,7 @@ class Socksifier:
                 opening.give_up()
         elif opening is not None and segment.opens:
             opening.repeated(segment)
-        elif segment.opens:
+        elif segment.opens and not self._openings.is_late(segment):
             self._begin(segment)
 
     def _begin(self, segment: Segment) -> None:
