@@ -40,6 +40,9 @@ _IPV4 = slice(4, 8)
 _IPV6 = slice(8, 24)
 """Where ``struct sockaddr_in`` and ``sockaddr_in6`` have the address."""
 
+_UNANSWERED = slice(2, 4)
+"""``tcpi_retransmits`` and ``tcpi_probes`` in ``struct tcp_info``: an octet each."""
+
 _libc = ctypes.CDLL(None)
 
 
@@ -75,6 +78,16 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
 
     """
     return unpack_tcp_info(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
+
+
+def unanswered(sock: socket.socket) -> int:
+    """Return how many retransmissions and probes of a TCP socket in a row had no answer.
+
+    Raises:
+        OSError: it is none.
+
+    """
+    return sum(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNANSWERED.stop)[_UNANSWERED])
 
 
 def subflow_infos(sock: socket.socket) -> list[TcpInfo]:

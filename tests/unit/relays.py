@@ -18,6 +18,7 @@ from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.relay.relay import Relay
 from fedsdn.proxy.relay.stream import Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
+from fedsdn.proxy.relay.vm_watch import VmWatch
 from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import tcp
 from tests.unit.loopback import polling, receive, tcp_pair
@@ -42,6 +43,7 @@ class Half:
         self.received = 0
         self.trusted = True
         self.window = Window(Budget(), "vm")
+        self.watch = VmWatch(near)
         self.records = records
         self.relay = Relay(near, far, poller, buffers, self._streams)
 
@@ -51,7 +53,10 @@ class Half:
             out = Stream(relay, near, far, self.count_sent)
             return out, Stream(relay, far, near, self.count_received, self.may_be_used)
         to_peer = ToPeer(relay, near, far, self.count_sent, self.window)
-        return to_peer, FromPeer(relay, far, near, self.count_received, to_peer, self.may_be_used)
+        self.watch.tell = to_peer.say_silence
+        return to_peer, FromPeer(
+            *(relay, far, near, self.count_received, to_peer, self.may_be_used, self.watch)
+        )
 
     def may_be_used(self) -> bool:
         return self.trusted

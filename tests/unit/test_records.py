@@ -19,10 +19,12 @@ from fedsdn.proxy.relay.window import FIRST_BYTES, Budget, Window
 DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
 
 Said = list[tuple[Kind, int]]
+ANY_VALUE = [kind for kind in Kind if kind not in (Kind.DATA, Kind.SILENT)]
 SAID = st.lists(
     st.one_of(
         st.tuples(st.just(Kind.DATA), st.integers(1, 50)),
-        st.tuples(st.sampled_from([kind for kind in Kind if kind]), st.integers(1, MOST)),
+        st.tuples(st.just(Kind.SILENT), st.integers(0, 1)),
+        st.tuples(st.sampled_from(ANY_VALUE), st.integers(1, MOST)),
     ),
     max_size=20,
 )
@@ -55,8 +57,13 @@ def test_records_are_found_however_they_are_cut_up(said: Said, cuts: list[int]) 
 
 
 def test_an_unknown_kind_is_none() -> None:
-    with pytest.raises(RecordError, match="0x6"):
-        Parser().header(memoryview(bytes([6, 0, 0, 0])))
+    with pytest.raises(RecordError, match="0x7"):
+        Parser().header(memoryview(bytes([7, 0, 0, 0])))
+
+
+def test_a_vm_is_silent_or_not() -> None:
+    with pytest.raises(RecordError, match="SILENT with value 2"):
+        Parser().header(memoryview(record(Kind.SILENT, 2)))
 
 
 @pytest.mark.parametrize("kind", [Kind.DATA, Kind.CONSUMED])

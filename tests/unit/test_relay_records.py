@@ -58,7 +58,7 @@ async def test_the_end_of_the_connection_between_two_proxies_is_no_end_of_stream
 @pytest.mark.parametrize(
     "said",
     [
-        b"\x06\0\0\0",
+        b"\x07\0\0\0",
         record(Kind.CONSUMED, 1),
         record(Kind.END) + record(Kind.DATA, 1) + b"x",
         record(Kind.END) + record(Kind.END),

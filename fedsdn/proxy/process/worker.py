@@ -27,6 +27,7 @@ from fedsdn.proxy.process.parts import Parts, callbacks_failing
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.relay.poller import Poller
+from fedsdn.proxy.relay.vm_watch import Sweep
 from fedsdn.proxy.relay.window import Budget
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.sockets.live_paths import LivePaths
@@ -146,7 +147,8 @@ class _Worker:
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        relays = Relays(self._poller, BufferPool(), Budget(), statistics)
+        self._sweep = Sweep()
+        relays = Relays(self._poller, BufferPool(), Budget(), self._sweep, statistics)
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connector = Connector(self._policy, relays, self._live_paths, self._path_manager)
         self._pool = Pool(
@@ -193,6 +195,7 @@ class _Worker:
         self._parts = parts
         parts.last("event loop", callbacks_failing())
         parts.last("poller", self._poller.run())
+        parts.last("sweep", self._sweep.run())
         parts.last("path manager", self._path_manager.run())
         parts.last("pool", self._pool.run())
         parts.last("channel", self._channel.run())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from fedsdn.proxy.relay.records import Kind, Parser, RecordError
 from fedsdn.proxy.relay.stream import VM_SECONDS, Count, Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
+from fedsdn.proxy.relay.vm_watch import VmWatch
 from fedsdn.proxy.relay.window import MOST_BYTES
 
 _LOG = logging.getLogger(__name__)
@@ -38,10 +39,15 @@ class FromPeer(Stream):
         count: Count,
         other: ToPeer,
         trusted: Callable[[], bool],
+        watch: VmWatch,
     ) -> None:
-        """Prepare; records about this stream are sent in the ``other``."""
+        """Prepare; records about this stream are sent in the ``other``.
+
+        ``watch`` is told when the peer's VM is silent.
+        """
         super().__init__(relay, source, sink, count, trusted)
         self._other = other
+        self._vms = watch
         self._parser = Parser()
         self._consumed = 0
         self._kept: deque[tuple[memoryview, int]] = deque()
@@ -140,6 +146,8 @@ class FromPeer(Stream):
         """
         if self._has_ended and kind in (Kind.DATA, Kind.END):
             raise RecordError(f"{kind.name} after END")
+        if self._vms.other_is_silent and kind in (Kind.DATA, Kind.END):
+            self._vms.peer_says(silent=False)
         if kind is Kind.CONSUMED:
             self._other.window.consumed(value)
             self._other.pump()
@@ -155,6 +163,8 @@ class FromPeer(Stream):
             self._other.pump()
         elif kind is Kind.URGENT:
             self._urgent = True
+        elif kind is Kind.SILENT:
+            self._vms.peer_says(silent=bool(value))
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True
             self._reset_vm()

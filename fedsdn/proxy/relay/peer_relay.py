@@ -19,6 +19,7 @@ from fedsdn.proxy.relay.relay import Relay
 from fedsdn.proxy.relay.stream import Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.unheard_end import EndWatch
+from fedsdn.proxy.relay.vm_watch import Sweep, VmWatch
 from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.send_queue import SendQueue
@@ -57,6 +58,7 @@ class Relays:
     poller: Poller
     buffers: BufferPool
     budget: Budget
+    sweep: Sweep
     statistics: WorkerStatistics
 
     def carries(self, far: socket.socket, peer: Site) -> bool:
@@ -84,20 +86,22 @@ class Relays:
         window = Window(self.budget, _sender(connection))
         traffic = _Traffic(self.statistics, connection, SendQueue(far), window)
 
-        def streams(relay: StreamRelay) -> tuple[Stream, Stream]:
+        def streams(watch: VmWatch, relay: StreamRelay) -> tuple[Stream, Stream]:
             trusted = partial(self.carries, far, peer)
             if peer.proxy == "socks5":
                 watch = EndWatch(relay, far, nudge, lambda: self.statistics.end_unheard(peer))
                 outward = Stream(relay, near, far, traffic.sent, end_sent=watch.begin)
                 return outward, Stream(relay, far, near, traffic.received, trusted)
             to_peer = ToPeer(relay, near, far, traffic.sent, window)
-            from_peer = FromPeer(relay, far, near, traffic.received, to_peer, trusted)
+            from_peer = FromPeer(relay, far, near, traffic.received, to_peer, trusted, vms)
+            vms.tell = to_peer.say_silence
             return to_peer, from_peer
 
         try:
             traffic.sent(early)
             window.sent(early)
-            yield Relay(near, far, self.poller, self.buffers, streams)
+            with self.sweep.watching(near) as watch:
+                yield Relay(near, far, self.poller, self.buffers, partial(streams, watch))
         finally:
             window.close()
 

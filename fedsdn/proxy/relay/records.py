@@ -36,6 +36,8 @@ class Kind(IntEnum):
     """The VM has reset the connection; nothing follows."""
     URGENT = 5
     """The first octet of the next DATA is urgent (RFC 9293, section 3.8.5)."""
+    SILENT = 6
+    """Whether the VM is silent: 1, or 0. Its DATA and END say that it is not, too."""
 
 
 class RecordError(Exception):
@@ -65,7 +67,7 @@ class Parser:
         while its header is incomplete. The value of data is in ``left``, too.
 
         Raises:
-            RecordError: there is no such kind, or no octet is meant.
+            RecordError: there is no such kind, or it has no such value.
 
         """
         taken = HEADER.size - len(self._header)
@@ -81,6 +83,8 @@ class Parser:
             raise RecordError(f"record of kind {number:#x}") from None
         if not value and kind in (Kind.DATA, Kind.CONSUMED):
             raise RecordError(f"{kind.name} of nothing")
+        if value > 1 and kind is Kind.SILENT:
+            raise RecordError(f"{kind.name} with value {value}")
         if kind is Kind.DATA:
             self.left = value
         return taken, (kind, value)

@@ -43,6 +43,11 @@ class ToPeer(Stream):
         """Send a record, behind the data in the buffer."""
         self._records += record(kind, value)
 
+    def say_silence(self, silent: bool) -> None:
+        """Say whether the VM is silent."""
+        self.say(Kind.SILENT, int(silent))
+        self.pump()
+
     def _flush(self) -> bool:
         if not super()._flush():
             return False

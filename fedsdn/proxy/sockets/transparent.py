@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fedsdn.pipeline.declarations import SocketMark
-from fedsdn.proxy.sockets import tcp
+from fedsdn.proxy.sockets import tcp, vm_liveness
 from fedsdn.socket_address import SocketAddress
 
 _IP_TRANSPARENT = 19
@@ -48,7 +48,7 @@ _RETRY_SECONDS = 0.05
 def listen(port: int, mark: SocketMark) -> socket.socket:
     """Listen for connections to foreign addresses, which TPROXY redirects to ``port``.
 
-    Accepted sockets inherit the mark and what ``tcp.prepare`` sets.
+    Accepted sockets inherit the mark and all other options.
 
     Raises:
         OSError: the port is taken, or the process lacks CAP_NET_ADMIN.
@@ -159,6 +159,7 @@ def _socket(mark: SocketMark) -> socket.socket:
         with suppress(OSError):  # before Linux 6.15, which has no namespace's one second, either
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_SECONDS * 1000)
         tcp.prepare(sock)
+        vm_liveness.watch(sock)
     except OSError:
         sock.close()
         raise

@@ -1,0 +1,148 @@
+"""A VM that is silent has the other muted, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from fedsdn.mptcp.connection import tcp_info, unanswered
+from fedsdn.proxy.relay import vm_watch
+from fedsdn.proxy.relay.records import Kind, record
+from fedsdn.proxy.relay.vm_watch import Sweep, VmWatch
+from fedsdn.proxy.sockets import vm_liveness
+from tests.unit.loopback import asynchronous, tcp_pair
+from tests.unit.relays import half_ground, has_something, is_reset
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    vm, near = tcp_pair()
+    with closing(vm), closing(near):
+        vm_liveness.watch(near)
+        yield vm, near
+
+
+async def until_unanswered(vm: socket.socket) -> None:
+    """Wait until a segment of the VM has been sent again in vain."""
+    while not unanswered(vm):
+        await asyncio.sleep(0.01)
+
+
+async def until_acknowledged(vm: socket.socket) -> None:
+    while tcp_info(vm).unacked:
+        await asyncio.sleep(0.01)
+
+
+@asynchronous
+async def test_what_a_muted_vm_sends_waits_with_it(pair: Pair) -> None:
+    vm, near = pair
+    watch = VmWatch(near)
+    watch.peer_says(silent=True)
+    vm.send(b"hello")
+    await until_unanswered(vm)
+    assert not has_something(near)
+    watch.peer_says(silent=False)
+    await until_acknowledged(vm)
+    assert near.recv(100) == b"hello"
+
+
+@asynchronous
+async def test_a_muted_vms_probes_end_its_connection_and_ours(pair: Pair) -> None:
+    vm, near = pair
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+        vm.setsockopt(socket.IPPROTO_TCP, option, 1)
+    vm.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    VmWatch(near).peer_says(silent=True)
+    with pytest.raises(TimeoutError):
+        await asyncio.get_running_loop().sock_recv(vm, 1)
+    assert await is_reset(near), "its kernel has said so"
+
+
+@asynchronous
+async def test_a_vm_is_muted_when_it_has_what_was_under_way(pair: Pair) -> None:
+    vm, near = pair
+    watch = VmWatch(near)
+    VmWatch(vm).peer_says(silent=True)  # so that it does not acknowledge
+    near.send(b"answer")
+    watch.peer_says(silent=True)
+    vm_liveness.unmute(vm)
+    await until_acknowledged(near)
+    assert vm.recv(100) == b"answer"
+    vm.send(b"x")
+    await asyncio.get_running_loop().sock_recv(near, 1)
+    watch.look()
+    vm.send(b"y")
+    await until_unanswered(vm)
+    assert not has_something(near)
+
+
+@asynchronous
+async def test_a_silent_vm_is_told_of_once_and_its_return_too(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm_watch, "SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(vm_watch, "is_silent", lambda unanswered, _: unanswered >= 2)
+    vm, near = pair
+    told: list[bool] = []
+    sweep = Sweep()
+    with sweep.watching(near) as watch:
+        watch.tell = told.append
+        sweeping = asyncio.create_task(sweep.run())
+        vm_liveness.mute(vm)  # it stands still
+        near.send(b"?")
+        while not told:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert told == [True]
+        vm_liveness.unmute(vm)
+        while len(told) < 2:
+            await asyncio.sleep(0.01)
+        assert told == [True, False]
+        sweeping.cancel()
+
+
+@asynchronous
+async def test_a_fault_in_one_watch_resets_its_connection_alone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: socket.socket) -> int:
+        raise RuntimeError
+
+    monkeypatch.setattr(vm_watch, "unanswered", fail)
+    sweep = Sweep()
+
+    async def connection() -> None:
+        with sweep.watching(pair[1]):
+            await asyncio.sleep(60)
+
+    connected = asyncio.create_task(connection())
+    sweeping = asyncio.create_task(sweep.run())
+    with pytest.raises(asyncio.CancelledError):
+        await connected
+    assert not sweeping.done()
+    sweeping.cancel()
+
+
+@pytest.mark.parametrize(
+    "sign_of_life",
+    [record(Kind.SILENT, 0), record(Kind.DATA, 1) + b"!", record(Kind.END)],
+    ids=["record", "data", "end of stream"],
+)
+@asynchronous
+async def test_the_peers_records_mute_a_vm_and_end_that(sign_of_life: bytes) -> None:
+    with half_ground() as (client, peer, running):
+        peer.send(record(Kind.SILENT, 1))
+        await asyncio.sleep(0)
+        while not unanswered(client):
+            client.send(b"x")
+            await asyncio.sleep(0.1)
+        peer.send(sign_of_life)
+        await until_acknowledged(client)
+        running.cancel()
+        await asyncio.wait([running])
