@@ -40,8 +40,8 @@ _IPV4 = slice(4, 8)
 _IPV6 = slice(8, 24)
 """Where ``struct sockaddr_in`` and ``sockaddr_in6`` have the address."""
 
-_UNANSWERED = slice(2, 4)
-"""``tcpi_retransmits`` and ``tcpi_probes`` in ``struct tcp_info``: an octet each."""
+_UNANSWERED = (socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+"""The first octets of ``struct tcp_info``: state, ``ca_state``, ``retransmits``, ``probes``."""
 
 _libc = ctypes.CDLL(None)
 
@@ -87,7 +87,8 @@ def unanswered(sock: socket.socket) -> int:
         OSError: it is none.
 
     """
-    return sum(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNANSWERED.stop)[_UNANSWERED])
+    _, _, retransmissions, probes = sock.getsockopt(*_UNANSWERED)
+    return retransmissions + probes
 
 
 def subflow_infos(sock: socket.socket) -> list[TcpInfo]:

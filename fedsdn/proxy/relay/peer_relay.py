@@ -86,7 +86,7 @@ class Relays:
         window = Window(self.budget, _sender(connection))
         traffic = _Traffic(self.statistics, connection, SendQueue(far), window)
 
-        def streams(watch: VmWatch, relay: StreamRelay) -> tuple[Stream, Stream]:
+        def streams(vms: VmWatch, relay: StreamRelay) -> tuple[Stream, Stream]:
             trusted = partial(self.carries, far, peer)
             if peer.proxy == "socks5":
                 watch = EndWatch(relay, far, nudge, lambda: self.statistics.end_unheard(peer))
@@ -100,8 +100,8 @@ class Relays:
         try:
             traffic.sent(early)
             window.sent(early)
-            with self.sweep.watching(near) as watch:
-                yield Relay(near, far, self.poller, self.buffers, partial(streams, watch))
+            with self.sweep.watching(near) as vms:
+                yield Relay(near, far, self.poller, self.buffers, partial(streams, vms))
         finally:
             window.close()
 

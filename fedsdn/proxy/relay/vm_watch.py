@@ -14,7 +14,7 @@ from fedsdn.proxy.relay.poller import reset_after_fault, running_task
 from fedsdn.proxy.relay.silence import UNANSWERED, Silences, is_silent, probe_interval
 from fedsdn.proxy.sockets import tcp, vm_liveness
 
-SWEEP_SECONDS = 4.0
+SWEEP_SECONDS = 5.0
 """Every VM is looked at once in this time."""
 
 _AT_ONCE = 256
@@ -46,12 +46,13 @@ class VmWatch:
 
     def look(self) -> None:
         """See whether the VM here is silent."""
-        if not self._muted:
-            count = unanswered(self._vm)
-            if count >= UNANSWERED or self._silences.own:
-                self._note(is_silent(count, tcp_info(self._vm).last_ack_recv / 1000))
         if self._silences.other:
             self._settle()
+        if self._muted:
+            return
+        count = unanswered(self._vm)
+        if count >= UNANSWERED or self._silences.own:
+            self._note(is_silent(count, tcp_info(self._vm).last_ack_recv / 1000))
 
     def _note(self, silent: bool) -> None:
         changes = silent is not self._silences.own
