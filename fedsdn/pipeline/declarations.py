@@ -175,3 +175,20 @@ HANDED_IN_MASK = 0xFFFFFFFF & ~(MOST_WORKERS - 1)
 def handed_in_mark(worker: int) -> int:
     """Packet mark of a held SYN that the worker hands to its own listening port."""
     return FIRST_HANDED_IN_MARK + worker
+
+
+_FIRST_CLASS_MARK = 0x200
+_ECN_BITS = 2
+
+TRAFFIC_CLASSES = range(1 << _ECN_BITS, 1 << 8, 1 << _ECN_BITS)
+"""The traffic classes that are not the default: DSCP in the upper six bits (RFC 2474)."""
+
+
+def traffic_class_mark(traffic_class: int) -> int:
+    """Packet mark of what goes to a peer with a traffic class; none for the default."""
+    return _FIRST_CLASS_MARK + codepoint(traffic_class) if traffic_class else 0
+
+
+def codepoint(traffic_class: int) -> int:
+    """Return the DSCP of a traffic class."""
+    return traffic_class >> _ECN_BITS

@@ -10,7 +10,8 @@ way: the VM may have given a held SYN up. Other TCP that belongs to no socket is
 connection was reset while segments were lost on the way to it asks once more (RFC 5961, section
 3.2), and would hang without an answer. But what the bridge's conntrack does not know either, which
 comes to a group address, is not answered: the destination may not exist. Towards the uplinks it
-takes connections from peers only; the bridge has the same rule.
+takes connections from peers only; the bridge has the same rule. What goes to peers gets the traffic
+class that its mark says.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from fedsdn.pipeline.declarations import (
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
+    TRAFFIC_CLASSES,
     SocketMark,
+    codepoint,
     handed_in_mark,
+    traffic_class_mark,
     wan_port,
 )
 
@@ -54,6 +58,7 @@ def ruleset(federation: Federation, site: Site) -> str:
         _chain("from_tenants", _from_tenants()),
         _chain("from_uplinks", _from_uplinks(federation, site)),
         _chain("from_peer", _from_peer(federation)),
+        _chain("to_peers", _to_peers()),
     )
     return f"table {TABLE} {{\n{_listen_ports()}" + "\n".join(chains) + "}\n"
 
@@ -193,6 +198,17 @@ def _from_peer(federation: Federation) -> Iterator[str]:
     # came from. An answer ends that at once; silence would keep a subflow's place taken.
     yield f"{_OPENING} " + _reset("a peer's subflow of its own")
     yield "accept"
+
+
+def _to_peers() -> Iterator[str]:
+    yield "type filter hook postrouting priority mangle; policy accept;"
+    yield f"meta mark < {traffic_class_mark(TRAFFIC_CLASSES[0]):#x} accept"
+    for traffic_class in TRAFFIC_CLASSES:
+        for _, word in _FAMILIES:
+            yield (
+                f"meta mark {traffic_class_mark(traffic_class):#x} "
+                f"{word} dscp set {codepoint(traffic_class)}"
+            )
 
 
 def _drop(comment: str) -> str:

@@ -240,7 +240,8 @@ async def test_a_clients_port_may_be_one_that_the_proxy_listens_on(
         vm.bind((str(FAR_6.ip if ":" in client else FAR.ip), 0))
         vm.listen()
         destination = SocketAddress(tcp.unmapped(vm.getsockname()[0]), vm.getsockname()[1])
-        near = await transparent.connect_as(endpoint, destination, SocketMark.SERVER, int)
+        call = transparent.Call(destination, 0, int)
+        near = await transparent.connect_as(endpoint, call, SocketMark.SERVER)
         with near, vm.accept()[0] as accepted:
             assert accepted.getpeername()[:2] == (client, port)
 
@@ -249,12 +250,10 @@ async def test_a_clients_port_may_be_one_that_the_proxy_listens_on(
 async def test_a_port_that_is_still_in_use_is_waited_for(ground: str) -> None:
     client = SocketAddress(tcp.unmapped("10.1.0.11"), 50_001)
     with socket.create_server((str(FAR.ip), 0)) as vm:
-        destination = SocketAddress(FAR.ip, vm.getsockname()[1])
+        call = transparent.Call(SocketAddress(FAR.ip, vm.getsockname()[1]), 0, int)
         before = len(descriptors())
-        first = await transparent.connect_as(client, destination, SocketMark.SERVER, int)
-        second = asyncio.create_task(
-            transparent.connect_as(client, destination, SocketMark.SERVER, int)
-        )
+        first = await transparent.connect_as(client, call, SocketMark.SERVER)
+        second = asyncio.create_task(transparent.connect_as(client, call, SocketMark.SERVER))
         await asyncio.sleep(0)
         assert not second.done()
         first.close()

@@ -13,6 +13,7 @@ from fedsdn.config.model import Address
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.proxy.sockets import transparent
+from fedsdn.proxy.sockets.transparent import Call
 from fedsdn.socket_address import SocketAddress
 
 ANSWER_SECONDS = 10.0
@@ -25,15 +26,9 @@ RequestRestoration = Callable[[Restoration], Awaitable[None]]
 
 
 async def connect_restored(
-    client: SocketAddress,
-    destination: SocketAddress,
-    own: Address,
-    restore: RequestRestoration,
-    begun: Callable[[], object],
+    client: SocketAddress, call: Call, own: Address, restore: RequestRestoration
 ) -> socket.socket:
-    """Connect to ``destination`` from ``own``, seen there as from ``client``.
-
-    ``begun`` is called when the SYN has been sent.
+    """Make a connection from ``own``, seen at its destination as from ``client``.
 
     Raises:
         OSError: the connection failed; ``EAGAIN`` when the bridge could not be told.
@@ -42,28 +37,22 @@ async def connect_restored(
     try:
         # The client's own port, if nobody else has it: what conntrack still knows of the client's
         # last connection can only be forgotten if this one is between the same sockets.
-        return await _connect_from(
-            SocketAddress(own, client.port), client, destination, restore, begun
-        )
+        return await _connect_from(SocketAddress(own, client.port), client, call, restore)
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
     any_port = SocketAddress(own, transparent.ANY_PORT)
-    return await _connect_from(any_port, client, destination, restore, begun)
+    return await _connect_from(any_port, client, call, restore)
 
 
 async def _connect_from(
-    own: SocketAddress,
-    client: SocketAddress,
-    destination: SocketAddress,
-    restore: RequestRestoration,
-    begun: Callable[[], object],
+    own: SocketAddress, client: SocketAddress, call: Call, restore: RequestRestoration
 ) -> socket.socket:
     with _claimed(own) as claimed:
         sock = transparent.bound(claimed, SocketMark.SERVER, alone=True)
         try:
-            await _restored(Restoration(claimed, client, destination), restore)
-            await transparent.connect(sock, destination, begun)
+            await _restored(Restoration(claimed, client, call.destination), restore)
+            await transparent.connect(sock, call)
         except BaseException:
             sock.close()
             raise

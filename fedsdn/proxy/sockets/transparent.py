@@ -10,9 +10,10 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from fedsdn.pipeline.declarations import SocketMark
-from fedsdn.proxy.sockets import tcp, vm_liveness
+from fedsdn.proxy.sockets import tcp, traffic_class, vm_liveness
 from fedsdn.socket_address import SocketAddress
 
 _IP_TRANSPARENT = 19
@@ -64,16 +65,23 @@ def listen(port: int, mark: SocketMark) -> socket.socket:
     return listener
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A connection to a VM that is to be made."""
+
+    destination: SocketAddress
+    traffic_class: int
+    begun: Callable[[], object]
+    """Called when the SYN has been sent."""
+
+
 async def connect_as(
     client: SocketAddress,
-    destination: SocketAddress,
+    call: Call,
     mark: SocketMark,
-    begun: Callable[[], object],
     reuse_seconds: float = REUSE_SECONDS,
 ) -> socket.socket:
-    """Connect to ``destination`` from the client's own address and port, or ``ANY_PORT``.
-
-    ``begun`` is called when the SYN has been sent.
+    """Make a connection from the client's own address and port, or ``ANY_PORT``.
 
     Waits up to ``reuse_seconds`` for the end of the client's last connection between the two: the
     client may see that end before us, and reuse its port at once.
@@ -89,7 +97,7 @@ async def connect_as(
         try:
             sock = bound(client, mark)
             try:
-                await connect(sock, destination, begun)
+                await connect(sock, call)
             except BaseException:
                 sock.close()
                 raise
@@ -101,10 +109,8 @@ async def connect_as(
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def connect(
-    sock: socket.socket, destination: SocketAddress, begun: Callable[[], object]
-) -> None:
-    """Connect a socket made by ``bound``; ``begun`` is called when the SYN has been sent.
+async def connect(sock: socket.socket, call: Call) -> None:
+    """Connect a socket made by ``bound``.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
@@ -112,10 +118,11 @@ async def connect(
     """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            address = tcp.mapped(destination.address), destination.port
-            await tcp.connect(sock, address, begun)
+            traffic_class.towards_vm(sock, call.traffic_class)
+            address = tcp.mapped(call.destination.address), call.destination.port
+            await tcp.connect(sock, address, call.begun)
     except TimeoutError as error:
-        raise OSError(errno.ETIMEDOUT, f"{destination} does not answer") from error
+        raise OSError(errno.ETIMEDOUT, f"{call.destination} does not answer") from error
 
 
 def bound(own: SocketAddress, mark: SocketMark, *, alone: bool = False) -> socket.socket:

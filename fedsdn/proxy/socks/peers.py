@@ -14,7 +14,7 @@ from fedsdn.config.model import AddressPair, Site
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path
 from fedsdn.proxy.relay.records import Kind
-from fedsdn.proxy.sockets import tcp, transport
+from fedsdn.proxy.sockets import tcp, traffic_class, transport
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly, read_reply
@@ -112,6 +112,7 @@ class Asked:
         """
         if self._peer.proxy != "fedsdn":
             self._connection = await self._peers.connector.connect(self._peer)
+            traffic_class.towards_peer(self.far, self._request.traffic_class)
             return
         ready, after = await self._peers.next_in_order(self._peer, self._request.after)
         self._request = replace(self._request, after=after)
@@ -141,6 +142,7 @@ class Asked:
 
     async def _write(self, said: bytes, room: int) -> None:
         """Send the request, and the VM's first data; these are kept for repetitions."""
+        traffic_class.towards_peer(self.far, self._request.traffic_class)
         if not self.early and (data := self._read_early(room)):
             self.early = len(data)
             self._first_data = records.record(Kind.DATA, self.early) + data

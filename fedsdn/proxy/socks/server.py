@@ -21,10 +21,10 @@ from fedsdn.proxy.admission.slots import Work
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
-from fedsdn.proxy.sockets import tcp, transport
+from fedsdn.proxy.sockets import tcp, traffic_class, transport
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
-from fedsdn.proxy.sockets.transparent import ANY_PORT, connect_as
+from fedsdn.proxy.sockets.transparent import ANY_PORT, Call, connect_as
 from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, Dialogue
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
@@ -175,6 +175,7 @@ class Server:
             near = await self._connect(dialogue, request, peer)
             if near is not None:
                 with near:
+                    traffic_class.towards_peer(dialogue.far, request.traffic_class)
                     await dialogue.accept()
                     await self._relay(near, dialogue.far, request, peer)
         finally:
@@ -218,16 +219,15 @@ class Server:
             OSError: the connection failed.
 
         """
+        call = Call(request.destination, request.traffic_class, begun)
         how = self.policy.source_restore(peer)
         if how == "transparent":
-            return await connect_as(request.client, request.destination, SocketMark.SERVER, begun)
+            return await connect_as(request.client, call, SocketMark.SERVER)
         own = self.policy.own_address(request.destination.address)
         if how == "none":
             ourselves = SocketAddress(own, ANY_PORT)
-            return await connect_as(ourselves, request.destination, SocketMark.SERVER, begun)
-        near = await connect_restored(
-            request.client, request.destination, own, self._restore, begun
-        )
+            return await connect_as(ourselves, call, SocketMark.SERVER)
+        near = await connect_restored(request.client, call, own, self._restore)
         self._statistics.add(Counter.INBOUND_RESTORED)
         return near
 

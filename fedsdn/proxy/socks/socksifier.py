@@ -27,7 +27,7 @@ from fedsdn.proxy.opening.held import Opening, Openings
 from fedsdn.proxy.opening.segments import Segment, Unreachable, read_segment
 from fedsdn.proxy.opening.tables import KnownDestinations
 from fedsdn.proxy.relay.peer_relay import Relays
-from fedsdn.proxy.sockets import tcp, transparent
+from fedsdn.proxy.sockets import tcp, traffic_class, transparent
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.socks.peers import Asked, Peers
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
@@ -224,8 +224,8 @@ class Socksifier:
         """Make a request; the block asks, and what comes of it is noted."""
         client, destination = opening.segment.client, opening.segment.destination
         asked_at = self._known.now()
-        traffic_class = opening.segment.traffic_class & _DSCP
-        with self._parts.peers.opening(client, destination, traffic_class) as request:
+        dscp = opening.segment.traffic_class & _DSCP
+        with self._parts.peers.opening(client, destination, dscp) as request:
             try:
                 yield request
             except BaseException as error:
@@ -278,6 +278,7 @@ class Socksifier:
 
     async def _relay(self, near: socket.socket, asked: Asked, request: Request, peer: Site) -> None:
         client, destination = request.client, request.destination
+        traffic_class.towards_vm(near, request.traffic_class)
         with (
             self._parts.report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, asked.token
