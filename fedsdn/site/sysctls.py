@@ -145,9 +145,10 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
             "full wires also look as if they swallowed large packets: not down to 48 bytes then",
         ),
         "fwmark_reflect": ("1", "an answer without a socket leaves by the port that was asked"),
+        "tcp_ecn": ("1", "VMs that know ECN are asked for it, as other VMs ask them; peers, too"),
         "tcp_tw_reuse": ("1", "a VM may use the same port again for the next connection"),
         "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),
-        "ip_local_port_range": ("10240 65535", "source ports of connections to a peer"),
+        "ip_local_port_range": ("1024 65535", "source ports of connections to a peer"),
         "ip_local_reserved_ports": (
             _ranges({proxy_port, *SOCKSIFIER_LISTEN_PORTS}),
             "never taken as a source port",

@@ -14,7 +14,7 @@ from fedsdn.proxy.relay.poller import reset_after_fault, running_task
 from fedsdn.proxy.relay.silence import UNANSWERED, Silences, is_silent, probe_interval
 from fedsdn.proxy.sockets import tcp, vm_liveness
 
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 6.0
 """Every VM is looked at once in this time."""
 
 _AT_ONCE = 256
