@@ -24,6 +24,9 @@ ROUNDS = 20
 _ALL = 0x0003
 """``ETH_P_ALL`` (linux/if_ether.h)."""
 
+_ECN = 0x03
+"""The bits that the kernels set (RFC 3168)."""
+
 _IPV4, _IPV6 = 0x0800, 0x86DD
 Class = tuple[int, int]
 """IP version and traffic class."""
@@ -44,7 +47,7 @@ def read(packet: bytes, protocol: int) -> tuple[int, int] | None:
         family, value, tcp = 6, first >> 20 & 0xFF, packet[40:]
     else:
         return None
-    return (family, value) if len(tcp) > 1000 else None
+    return (family, value & ~_ECN) if len(tcp) > 1000 else None
 
 
 class Wire:
