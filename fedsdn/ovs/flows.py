@@ -13,7 +13,7 @@ from ovs.flow.kv import ParseError
 from ovs.flow.ofp import OFPFlow
 
 from fedsdn.errors import FedsdnError
-from fedsdn.ovs.commands import run
+from fedsdn.ovs.commands import check_switch, run
 from fedsdn.pipeline.cookie import Origin, origin
 from fedsdn.pipeline.declarations import Table
 from fedsdn.shell import Shell
@@ -135,6 +135,7 @@ def parse_dump(lines: Iterable[str], source: str) -> list[DumpedFlow]:
 
 
 def _dump(shell: Shell, bridge: str, *which: str) -> str:
+    check_switch(shell)  # whether it hangs is known sooner so than from a dump that does not come
     command = ("ovs-ofctl", "-O", _VERSIONS, "--names", "dump-flows", bridge, *which)
     return run(shell, *command, bridge=bridge)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -22,6 +24,7 @@ from fedsdn.ovs.wanted import wanted_flows
 from fedsdn.pipeline.flows import Flow
 from fedsdn.shell import Shell
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
 BRIDGE = "br-provider"
 LIMIT_S = 20.0
@@ -105,6 +108,7 @@ class SiteHost:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         self.pid = int(children.read_text().split()[0])
         self.run_directory = Path(f"/proc/{self.pid}/root/run")
+        self._runners: dict[str, subprocess.Popen[str]] = {}
         self.limit = 60.0
         """Seconds that a command may take."""
         if tso:
@@ -134,6 +138,8 @@ class SiteHost:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        for runner in self._runners.values():
+            runner.communicate()  # it has ended with the host
 
     def start_switch(self) -> None:
         self.output("ovs-vswitchd --pidfile --detach --no-chdir --log-file=/run/db/vswitchd.log")
@@ -215,10 +221,50 @@ class SiteHost:
             f"[fedsdn]\nsite = {site}\nfederation = /run/federation.yaml\n"
         )
 
-    def site(self, command: str, **environment: str) -> Done:
-        """Run ``fedsdn site COMMAND``."""
+    def site(self, command: str, *, first: str = "", **environment: str) -> Done:
+        """Run ``fedsdn site COMMAND``; ``first`` is a program that it runs before."""
         environment = {"FEDSDN_CONFIG_FILE": "/run/fedsdn.conf"} | environment
-        return self.run(f"fedsdn site {command}", **environment)
+        [done] = self.fedsdn([f"site {command}"], first=first, environment=environment)
+        return done
+
+    def fedsdn(
+        self,
+        commands: Sequence[str],
+        *,
+        first: str = "",
+        environment: Mapping[str, str] | None = None,
+        user: str = "",
+    ) -> list[Done]:
+        """Run commands of ``fedsdn``, a few at once, in children of one process for each user.
+
+        ``user`` is a command that changes to another user.
+        """
+        if user not in self._runners:
+            self._runners[user] = self._start_runner(user)
+        runner = self._runners[user]
+        assert runner.stdin is not None
+        assert runner.stdout is not None
+        words = [shlex.split(command) for command in commands]
+        request = {"commands": words, "environment": environment or {}, "first": first}
+        runner.stdin.write(f"{json.dumps(request)}\n")
+        runner.stdin.flush()
+        assert select.select([runner.stdout], [], [], self.limit)[0], f"{commands} do not end"
+        ended = json.loads(runner.stdout.readline())
+        return [Done(command, *one) for command, one in zip(commands, ended, strict=True)]
+
+    def _start_runner(self, user: str) -> subprocess.Popen[str]:
+        program = (*shlex.split(user), sys.executable, "-m", "tests.real.many_commands")
+        return subprocess.Popen(
+            [_NSENTER, "-t", str(self.pid), "-n", "-m", "-p", *program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                "PATH": f"{COMMANDS}:{os.environ['PATH']}",
+                "LANG": "C.UTF-8",
+                "PYTHONPATH": str(ROOT),
+            },
+        )
 
     def up(self) -> str:
         done = self.site("up")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +11,6 @@ from tests.real.site_host import Done, SiteHost
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 300
 CONFIG = "--config-file=/run/fedsdn.conf"
 LOOKING = (
@@ -159,21 +154,8 @@ def test_a_command_ends_in_one_line(state: tuple[SiteHost, State]) -> None:
     host, what = state
     looking = [command for command in what.commands if command not in CHANGING]
     changing = [command for command in CHANGING if command in what.commands]
-    ended = run(host, what.user, looking) + [
-        one for command in changing for one in run(host, what.user, [command])
-    ]
+    ended = host.fedsdn(looking, user=what.user)
+    for command in changing:
+        ended += host.fedsdn([command], user=what.user)
     complaints = [complaint(*one) for one in zip(looking + changing, ended, strict=True)]
     assert not any(complaints), "\n".join(filter(None, complaints))
-
-
-def run(host: SiteHost, user: str, commands: Sequence[str]) -> list[Done]:
-    """Run commands of ``fedsdn``, a few at once."""
-    done = host.run(
-        f"{user}{sys.executable} -m tests.real.many_commands",
-        stdin=json.dumps([shlex.split(command) for command in commands]),
-        PYTHONPATH=str(ROOT),
-    )
-    assert done.returncode == 0, done.stderr
-    return [
-        Done(command, *one) for command, one in zip(commands, json.loads(done.stdout), strict=True)
-    ]

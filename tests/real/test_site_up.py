@@ -167,8 +167,7 @@ PARTS = [
 
 # The process ends as if by SIGKILL, right after the part has done its work.
 KILLED_AT = """
-import os, sys
-from fedsdn.cli.main import main
+import os
 from fedsdn.site import setup
 owner, name = {part!r}.split(".")
 target = getattr(setup, owner)
@@ -177,14 +176,11 @@ def killed(*arguments):
     work(*arguments)
     os._exit(9)
 setattr(target, name, killed)
-sys.argv = ["fedsdn", "site", "up"]
-main()
 """
 
 
 def kill_up(host: SiteHost, part: str) -> None:
-    program = KILLED_AT.format(part=part)
-    done = host.run("python -", stdin=program, FEDSDN_CONFIG_FILE="/run/fedsdn.conf")
+    done = host.site("up", first=KILLED_AT.format(part=part))
     assert done.returncode == 9, done.stderr
 
 
