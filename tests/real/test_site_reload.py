@@ -56,9 +56,9 @@ def test_the_application_refuses_what_site_up_refuses(
     host: SiteHost, wanted: Federation, trouble: str, said: str
 ) -> None:
     with application(host) as program:
-        wait_until(lambda: len(own(host)) > 50)
-        before = dump(host)
         host.output(trouble)
+        wait_until(lambda: len(own(host)) == len(host.wanted_flows(federation())))
+        before = dump(host)
         host.write(wanted)
         refused = host.site("up")
         assert refused.returncode == 1
@@ -72,13 +72,12 @@ def test_the_application_refuses_what_site_up_refuses(
 def test_what_was_refused_is_taken_up_once_the_host_is_ready(host: SiteHost) -> None:
     with application(host) as program:
         wait_until(lambda: len(own(host)) > 50)
-        before = len(own(host))
         host.write(with_third_uplink())
         assert program.stdout is not None
         assert next(line for line in program.stdout if "keeping the federation" in line)
         host.output(f"ovs-vsctl add-port {BRIDGE} far1 tag=4003")
         host.up()
-        wait_until(lambda: len(own(host)) > before)
+        wait_until(lambda: len(own(host)) == len(host.wanted_flows(with_third_uplink())))
 
 
 def test_the_application_goes_over_to_another_bridge_after_site_up(host: SiteHost) -> None:
