@@ -34,6 +34,7 @@ from fedsdn.channel.messages import (
     restore,
 )
 from fedsdn.channel.report import Report
+from fedsdn.damped_log import DampedLog
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.uplinks.status import SiteStatus
 
@@ -51,7 +52,8 @@ TRAFFIC_SECONDS = 1.0
 _MISUNDERSTOOD_SECONDS = 5.0
 """The same after a message that a worker cannot take: the next application may be no other."""
 
-_SAY_AGAIN_SECONDS = 60.0
+_GONE_AND_BACK = 2
+"""So many changes of the channel's state are logged at once, and of more the last each minute."""
 
 Waiting = asyncio.Future[None]
 
@@ -83,7 +85,7 @@ class ChannelClient:
         self._numbers = itertools.count(1)
         self._wanted: list[tuple[Restoration, Waiting]] = []
         self._asked: dict[int, list[tuple[Restoration, Waiting]]] = {}
-        self._quiet_until = 0.0
+        self._log = DampedLog(_LOG)
 
     async def restore(self, wanted: Restoration) -> None:
         """Return when the bridge restores the client of a connection that is to be opened.
@@ -142,8 +144,7 @@ class ChannelClient:
         reader, writer = await asyncio.open_unix_connection(str(self._path), limit=LONGEST_LINE)
         try:
             await self._introduce(reader, writer)
-            self._quiet_until = 0.0
-            _LOG.info("worker %d: the application is here", self._worker)
+            self._say(logging.INFO, "the application is here")
             self._writer = writer
             self._report.begin_again()
             reporting = self._loop.create_task(self._tell_for_ever(writer))
@@ -222,9 +223,10 @@ class ChannelClient:
 
     def _complain(self, text: str) -> None:
         """Log once in a while that there is no channel: everything but nat goes on without."""
-        if time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + _SAY_AGAIN_SECONDS
-            _LOG.warning("worker %d: no channel to the application: %s", self._worker, text)
+        self._say(logging.WARNING, f"no channel to the application: {text}")
+
+    def _say(self, level: int, text: str) -> None:
+        self._log.say(level, "channel", f"worker {self._worker}: {text}", _GONE_AND_BACK)
 
 
 def _settle(done: Waiting, error: str | None) -> None:

@@ -39,6 +39,7 @@ from fedsdn.channel.messages import (
     encode_error,
     restorations,
 )
+from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.uplinks.status import SiteStatus
@@ -79,6 +80,7 @@ class Channel:
         """Unanswered reload requests; the answer is how many connections the worker has reset."""
         self._status: bytes | None = None
         self._tasks = asyncio.TaskGroup()
+        self._log = DampedLog(_LOG)
         self._socket = _listen(path)
 
     async def run(self) -> None:
@@ -115,7 +117,8 @@ class Channel:
         for key in asked:
             self._reloading.pop(key, None)
         if late:
-            _LOG.warning("%d workers of the proxy do not answer; going on without them", len(late))
+            text = f"{len(late)} workers of the proxy do not answer; going on without them"
+            self._log.say(logging.WARNING, "late", text)
         count = sum(answer.result() for answer in done)
         if count or late:
             await asyncio.sleep(_SETTLE_SECONDS)
@@ -124,7 +127,8 @@ class Channel:
     def _tell(self, writer: asyncio.StreamWriter, line: bytes) -> None:
         writer.write(line)
         if writer.transport.get_write_buffer_size() > _MOST_UNREAD:
-            _LOG.warning("a worker of the proxy does not read what it is told; channel closed")
+            text = "a worker of the proxy does not read what it is told; channel closed"
+            self._log.say(logging.WARNING, "unread", text)
             writer.transport.abort()
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -138,7 +142,7 @@ class Channel:
                 except ChannelError as error:
                     self._refuse(writer, error)
         except (OSError, ChannelError) as error:
-            _LOG.warning("channel: %s", error)
+            self._complain(error)
         finally:
             self._workers.pop(writer, None)
             for key in [key for key in self._reloading if key[0] is writer]:
@@ -178,8 +182,11 @@ class Channel:
     async def _reload_for(self, number: int | None, writer: asyncio.StreamWriter) -> None:
         self._answer(writer, number, Reloaded(await self.reload()))
 
+    def _complain(self, error: Exception) -> None:
+        self._log.say(logging.WARNING, "trouble", f"channel: {error}")
+
     def _refuse(self, writer: asyncio.StreamWriter, error: ChannelError) -> None:
-        _LOG.warning("channel: %s", error)
+        self._complain(error)
         self._tell(writer, encode_error(error))
 
     def _answer(self, writer: asyncio.StreamWriter, number: int | None, result: Result) -> None:
@@ -195,7 +202,8 @@ class Channel:
                 number,
             )
         self._workers[writer] = {}
-        _LOG.info("worker %d of the proxy is here", hello.worker)
+        text = f"worker {hello.worker} of the proxy is here"
+        self._log.say(logging.INFO, ("here", hello.worker), text)
         return Welcome(VERSION, self._site)
 
     def _page(self, skip: int) -> Page:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
+from fedsdn.damped_log import DampedLog
 from fedsdn.openflow.difference import Difference, difference
 from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
 from fedsdn.openflow.session import Session, SessionError
@@ -26,6 +27,9 @@ RECHECK_SECONDS = 10.0
 causes no message."""
 
 RETRY_SECONDS = 1.0
+
+_CHANGES_AT_ONCE = 4
+"""So many changes of the flows are logged at once, and of more the last one each minute."""
 
 Steering = Callable[[str], AbstractContextManager[bool]]
 """Says whether the flows of a bridge may be changed while a block runs."""
@@ -45,6 +49,7 @@ class Reconciler:
         self._tells_news: Session | None = None
         self._due = asyncio.Event()
         self._complaint = ""
+        self._log = DampedLog(_LOG)
 
     def want(self, bridge: str, flows: tuple[Flow, ...]) -> None:
         """Have ``flows`` on ``bridge`` from now on."""
@@ -60,7 +65,9 @@ class Reconciler:
     def disconnect(self, datapath: Any) -> None:
         """Note that a connection has ended."""
         if self.session is not None and self.session.datapath is datapath:
-            _LOG.warning("%s: the bridge has disconnected", datapath.bridge)
+            self._log.say(
+                logging.WARNING, "gone", f"{datapath.bridge}: the bridge has disconnected"
+            )
             self._leave()
 
     def _leave(self) -> None:
@@ -140,13 +147,11 @@ class Reconciler:
 
     def _report(self, found: Difference, ports: dict[str, int]) -> None:
         if found.messages:
-            _LOG.info(
-                "%s: %d flows wanted, %d added, %d deleted",
-                self._bridge,
-                len(self._flows),
-                len(found.additions),
-                len(found.deletions),
+            text = (
+                f"{self._bridge}: {len(self._flows)} flows wanted, {len(found.additions)} added, "
+                f"{len(found.deletions)} deleted"
             )
+            self._log.say(logging.INFO, "changed", text, _CHANGES_AT_ONCE)
         # A tenant's port that is missing is about to come, or has just gone.
         missing = [flow for flow in found.missing if not is_of_a_port(flow)]
         absent = sorted({port for flow in missing for port in flow.ports} - ports.keys())
@@ -161,5 +166,5 @@ class Reconciler:
     def _complain(self, text: str) -> None:
         """Log a trouble once, however often it is found again."""
         if text != self._complaint:
-            _LOG.warning("%s", text)
+            self._log.say(logging.WARNING, text, text)
         self._complaint = text

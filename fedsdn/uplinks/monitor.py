@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from fedsdn.config.model import Federation
+from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.path import Path
@@ -38,7 +39,8 @@ _CHECK_SECONDS = 1.0
 _REPEATS = (0.01, 0.03)
 """A round with news is sent at once, and again after so many seconds: a probe may be lost."""
 
-_SAY_AGAIN_SECONDS = 60.0
+_CHANGES_AT_ONCE = 4
+"""So many changes of a path or a port are logged at once, and of more the last one each minute."""
 
 
 class UplinkMonitor:
@@ -68,7 +70,7 @@ class UplinkMonitor:
         self._plan = Plan(self._paths.orders(), federation.site(site))
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
-        self._said: dict[str, float] = {}
+        self._log = DampedLog(_LOG)
         self._loop = asyncio.get_running_loop()
         self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
         self._kernel_due = asyncio.Event()
@@ -114,7 +116,8 @@ class UplinkMonitor:
         for name, state in states.items():
             if before.get(name) is not state:
                 self._port_since[name] = time.time()
-                _LOG.info("uplink %s: port %s", name, state)
+                text = f"uplink {name}: port {state}"
+                self._log.say(logging.INFO, ("port", name), text, _CHANGES_AT_ONCE)
         self._judge()
 
     def set_federation(self, federation: Federation) -> None:
@@ -171,7 +174,8 @@ class UplinkMonitor:
         now = time.monotonic()
         changed = self._paths.judge(now)
         for path in changed:
-            _LOG.info("path %s: %s: %s", path.name, path.state, path.why)
+            text = f"path {path.name}: {path.state}: {path.why}"
+            self._log.say(logging.INFO, path.name, text, _CHANGES_AT_ONCE)
         before, self._plan = self._plan, replace(self._plan, orders=self._paths.orders())
         if self._paths.urgent:  # after the plan: the peer relies on what we acknowledge
             self._send_news()
@@ -255,11 +259,7 @@ class UplinkMonitor:
         )
 
     def _complain(self, text: str) -> None:
-        """Log a trouble, at most once in ``_SAY_AGAIN_SECONDS``."""
-        now = time.monotonic()
-        if now >= self._said.get(text, 0.0):
-            _LOG.warning("%s", text)
-            self._said[text] = now + _SAY_AGAIN_SECONDS
+        self._log.say(logging.WARNING, text, text)
 
 
 def _way(path: Path) -> Way:

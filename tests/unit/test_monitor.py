@@ -133,6 +133,29 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_a_port_that_flaps_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with running(federation(), "a") as a:
+        a.kernel.released.set()
+        await until(lambda: bool(a.told))
+        for _ in range(50):
+            for up1 in (PortState.DOWN, PortState.UP):
+                a.monitor.set_ports(PORTS | {"up1": up1})
+                await asyncio.sleep(0)
+        await until(lambda: a.kernel.obeyed[-1].orders == a.monitor._plan.orders)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.startswith("uplink up1")] == [
+        "uplink up1: port up",
+        "uplink up1: port down",
+        "uplink up1: port up",
+        "uplink up1: port down",
+    ]
+    assert 0 < sum(line.startswith("path up1") for line in lines) <= 2 * 4
+
+
+@asynchronous
 async def test_a_loss_is_told_while_the_kernel_is_busy() -> None:
     """And the next one: nobody waits until the subflows of the first have ended."""
     both = federation()
