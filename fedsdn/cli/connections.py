@@ -1,4 +1,4 @@
-"""fedsdn connections: every federated connection, its peer and its uplinks."""
+"""fedsdn connections: every federated connection, and the last that failed or were ended."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from fedsdn.cli.watch import watch_blocks
 from fedsdn.config.loader import load_federation
 from fedsdn.errors import FedsdnError
 from fedsdn.inspect.connections import ConnectionView, by_rate, document, read_connections
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy.ended.record import Ended
+from fedsdn.proxy.ended.record import document as ended_document
+from fedsdn.proxy.process.stats_socket import check_namespace, read_ended
 from fedsdn.units import ago, size
 
+_ENDED_HEADINGS = ("ago", "why", "by", "direction", "client", "destination", "peer", "detail")
 _HEADINGS = ("direction", "client", "destination", "peer", "sent", "received", "uplinks", "age")
 
 
@@ -25,6 +30,10 @@ def connections(
     *,
     watch: Annotated[
         bool, typer.Option("--watch", help="Refresh every second, the fastest first.")
+    ] = False,
+    ended: Annotated[
+        bool,
+        typer.Option("--ended", help="Those that failed or were ended by us instead, and why."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config_file: ConfigFile = None,
@@ -34,6 +43,11 @@ def connections(
     """List the connections that this site's proxy carries, with their subflows."""
     if watch and as_json:
         raise FedsdnError("--json prints one document: leave out --watch")
+    if ended:
+        if watch:
+            raise FedsdnError("--ended prints what was: leave out --watch")
+        _print_ended(as_json=as_json)
+        return
     local = settings(config_file, site, federation)
     here = load_federation(local.federation).local_site(local.site)
     collect = partial(read_connections, here)
@@ -43,6 +57,34 @@ def connections(
         watch_blocks(collect, _with_rates)
     else:
         print("\n".join(lines(collect(), time.time())))
+
+
+def _print_ended(*, as_json: bool) -> None:
+    check_namespace(PROXY_NAMESPACE)
+    found = read_ended()
+    if as_json:
+        print(json.dumps([ended_document(one) for one in found], indent=2))
+    else:
+        print("\n".join(ended_lines(found, time.time())))
+
+
+def ended_lines(found: Sequence[Ended], now: float) -> list[str]:
+    """Write records as a table, the last first, under a line that counts them."""
+    count = f"the last {len(found)} connections that failed or were ended by us"
+    rows = [
+        (
+            ago(one.time, now),
+            str(one.reason),
+            str(one.who),
+            str(one.direction or "?"),
+            str(one.client or "?"),
+            str(one.destination or "?"),
+            one.peer or "?",
+            f"{one.count} connections: {one.detail}" if one.count > 1 else one.detail,
+        )
+        for one in found
+    ]
+    return [count, *plain_table([_ENDED_HEADINGS, *rows])] if rows else [count]
 
 
 def _with_rates(

@@ -17,9 +17,12 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS, PROXY_NAMESPACE
 from fedsdn.proxy.process import workers
 from fedsdn.proxy.process.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
+from fedsdn.proxy.stats import counted_reasons
+from fedsdn.units import ago
 
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
 
+_OF_A_REASON = ("ended_", "last_", "now")
 _MPTCP = Path("/proc/sys/net/mptcp/enabled")
 
 
@@ -67,7 +70,16 @@ def stats(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        print_table("proxy", ["counter", "value"], [[name, str(n)] for name, n in found.items()])
+        counters = [(name, n) for name, n in found.items() if not name.startswith(_OF_A_REASON)]
+        print_table("proxy", ["counter", "value"], [[name, str(n)] for name, n in counters])
+        print_table(
+            "connections that failed or were ended, by reason",
+            ["reason", "connections", "the last"],
+            [
+                [str(reason), str(count), f"{ago(last, found['now'])} ago"]
+                for reason, count, last in counted_reasons(found)
+            ],
+        )
 
 
 def _check_mptcp() -> None:

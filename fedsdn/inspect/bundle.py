@@ -27,6 +27,8 @@ _OWN = {
     "uplinks.txt": ("uplinks",),
     "connections.txt": ("connections",),
     "connections.json": ("connections", "--json"),
+    "connections-ended.txt": ("connections", "--ended"),
+    "connections-ended.json": ("connections", "--ended", "--json"),
     "proxy-stats.txt": ("proxy", "stats"),
     "site-show.txt": ("site", "show"),
     "verify.txt": ("verify",),

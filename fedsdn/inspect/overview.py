@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, 
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.failures import failures
 from fedsdn.verify.view import SiteView
+
+_TOLD_LOSS, _BAD_LOSS = 0.01, 0.05
+"""Part of the last probes on a path: so much is said, so much is wrong."""
+
+_SILENT_SECONDS = 10.0
+"""How long after a start a peer's probes may be missing."""
 
 Status = Callable[[], SiteStatus | None]
 """What the application reports of this site; None while it reports nothing."""
@@ -43,7 +51,7 @@ def overview(view: SiteView) -> list[Line]:
         ("peers", partial(_peers, view, status)),
         ("connections", lambda: _connections(counted())),
         ("fallbacks", lambda: proxy_checks.no_fallbacks(view, counted())),
-        ("refusals", lambda: proxy_checks.refused(counted())),
+        ("failures", lambda: failures(counted())),
         ("sources", partial(proxy_checks.sources, view)),
     )
     return [_line(name, look) for name, look in parts]
@@ -104,9 +112,27 @@ def _peers(view: SiteView, status: Status) -> str:
         by_peer[path.peer].append(path)
     peers = view.federation.peers(view.name)
     shown = ", ".join(_peer(peer.name, by_peer[peer.name]) for peer in peers)
-    if any(path.state is PathState.DOWN for path in found.paths):
+    if any(_is_bad(path) for path in found.paths):
         raise CheckFailedError(shown, "fedsdn uplinks")
+    for peer in peers:
+        if view.federation.probes and peer.proxy == "fedsdn" and _is_silent(by_peer[peer.name]):
+            raise CheckFailedError(
+                f"{shown}: no probe of {peer.name} comes, on no path",
+                f"see at site {peer.name} whether its application runs: fedsdn status",
+            )
     return shown
+
+
+def _is_bad(path: PathStatus) -> bool:
+    return path.state is PathState.DOWN or (path.loss or 0.0) >= _BAD_LOSS
+
+
+def _is_silent(paths: list[PathStatus]) -> bool:
+    """Whether nothing is known of any path, and not only because all has just been started."""
+    latest = time.time() - _SILENT_SECONDS
+    return bool(paths) and all(
+        path.state is PathState.UNKNOWN and path.since < latest for path in paths
+    )
 
 
 def _reported(view: SiteView, status: Status) -> SiteStatus:
@@ -122,13 +148,14 @@ def _peer(name: str, paths: list[PathStatus]) -> str:
     nearest = min((path.rtt_ms for path in up if path.rtt_ms is not None), default=None)
     distance = "" if nearest is None else f", {nearest:.0f} ms"
     doubt = f", {unknown} unknown" if unknown else ""
-    return f"{name} ({len(up)} of {len(paths)} paths{doubt}{distance})"
+    most = max((path.loss or 0.0 for path in up), default=0.0)
+    loss = f", up to {100 * most:.0f} % loss" if most >= _TOLD_LOSS else ""
+    return f"{name} ({len(up)} of {len(paths)} paths{doubt}{distance}{loss})"
 
 
 def _connections(counted: Mapping[str, int]) -> str:
     ways = ", ".join(
-        f"{counted[f'{way}_open']} {way} of {counted[way]}, {counted[f'{way}_failed']} failed"
-        for way in ("outbound", "inbound")
+        f"{counted[f'{way}_open']} {way} open of {counted[way]}" for way in ("outbound", "inbound")
     )
     return f"{ways}, {counted['pool_open']} to peers ready"
 

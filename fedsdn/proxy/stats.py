@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import mmap
+import time
+from collections.abc import Iterator, Mapping
 from enum import IntEnum, auto
-from zlib import crc32
 
-from fedsdn.config.model import Site
+from fedsdn.proxy.ended.record import Ended, Reason
+from fedsdn.proxy.ended.ring import RING_BYTES, Ring
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,19 +50,14 @@ class Counter(IntEnum):
     """Connections between sites that were, or became, TCP instead of Multipath TCP."""
     ASKED_AGAIN = auto()
     """Connections that had fallen back before anything was done; the peer repeats its request."""
-    ENDS_UNHEARD = auto()
-    """Connections reset because a foreign proxy did not acknowledge an end of stream."""
-    REFUSED_NOT_A_PEER = auto()
-    REFUSED_FOREIGN_CLIENT = auto()
-    REFUSED_FOREIGN_DESTINATION = auto()
-    REFUSED_UNFEDERATED = auto()
-    REFUSED_PROTOCOL = auto()
-    """Connections without a valid SOCKS request, or without one in time."""
 
 
 _WORD = 8
-_MESSAGES = 1 << 16
-_SEE = "(said once; see 'fedsdn proxy stats')"
+_REASONS = {reason: place for place, reason in enumerate(Reason)}
+_ENDED = len(Counter)
+"""Behind the counters: for each reason a count, then for each the time of the last."""
+
+_ROW = len(Counter) + 2 * len(Reason)
 
 
 class Statistics:
@@ -70,39 +67,73 @@ class Statistics:
         """Make the shared memory, all zero."""
         self._rows = workers
         self.running = 0
-        """Workers that run now; the parent's own figure."""
-        self._words = memoryview(mmap.mmap(-1, workers * len(Counter) * _WORD)).cast("q")
-        self._said = memoryview(mmap.mmap(-1, _MESSAGES))
+        """Workers that run now; the parent's own figure, like the next two."""
+        self.restarts = 0
+        """Workers that ended by themselves, and were started again."""
+        self.last_restart = 0.0
+        """When the last of them ended, in Unix time; 0: none has."""
+        self._words = memoryview(mmap.mmap(-1, workers * _ROW * _WORD)).cast("q")
+        self._rings = memoryview(mmap.mmap(-1, workers * RING_BYTES))
 
     def row(self, worker: int) -> WorkerStatistics:
         """Return the counters that the worker with this number may change."""
-        start = worker * len(Counter)
-        return WorkerStatistics(worker, self._words[start : start + len(Counter)], self._said)
+        start, ring = worker * _ROW, worker * RING_BYTES
+        return WorkerStatistics(
+            worker,
+            self._words[start : start + _ROW],
+            Ring(self._rings[ring : ring + RING_BYTES]),
+        )
 
-    def forget_open(self, worker: int) -> None:
-        """Set the open connections of a worker that ended to none: they ended with it."""
+    def _all_rows(self) -> list[WorkerStatistics]:
+        return [self.row(worker) for worker in range(self._rows)]
+
+    def forget_open(self, worker: int) -> int:
+        """Set the gauges of a worker that ended to zero; return how many connections it had."""
         row = self.row(worker)
+        lost = row.value(Counter.OUTBOUND_OPEN) + row.value(Counter.INBOUND_OPEN)
         for counter in Counter:
             if counter.name.endswith(("_OPEN", "_HELD")):
                 row.add(counter, -row.value(counter))
+        return lost
 
     def totals(self) -> dict[str, int]:
-        """Return the number of workers, of running ones, and the sums of each counter by name."""
-        rows = [self.row(worker) for worker in range(self._rows)]
+        """Return all figures by name.
+
+        These are the number of workers, of running ones and of restarts; the sums of each counter;
+        for each reason how many connections ended for it; when the last restart was, and the last
+        end for each reason (Unix time; 0: never); and the time ``now``, to compare with.
+        """
+        rows = self._all_rows()
         totals = {
             counter.name.lower(): sum(row.value(counter) for row in rows) for counter in Counter
         }
-        return {"workers": self._rows, "running": self.running, **totals}
+        for reason in Reason:
+            totals[f"ended_{reason.key}"] = sum(row.ended_for(reason) for row in rows)
+        for reason in Reason:
+            totals[f"last_{reason.key}"] = max(row.last_for(reason) for row in rows)
+        return {
+            "workers": self._rows,
+            "running": self.running,
+            "restarts": self.restarts,
+            **totals,
+            "last_restart": int(self.last_restart),
+            "now": int(time.time()),
+        }
+
+    def ended(self) -> Iterator[Ended]:
+        """Yield the last connections that failed or were ended by us, the oldest first."""
+        found = [one for row in self._all_rows() for one in row.ring.records()]
+        yield from sorted(found, key=lambda one: one.time)
 
 
 class WorkerStatistics:
-    """One worker's counters."""
+    """One worker's counters and records."""
 
-    def __init__(self, number: int, words: memoryview[int], said: memoryview[int]) -> None:
-        """Count in ``words``, one for each ``Counter``; all workers share ``said``."""
+    def __init__(self, number: int, words: memoryview[int], ring: Ring) -> None:
+        """Count in ``words``, and keep records in ``ring``."""
         self.number = number
+        self.ring = ring
         self._words = words
-        self._said = said
 
     def add(self, counter: Counter, amount: int = 1) -> None:
         """Add to a counter."""
@@ -112,28 +143,26 @@ class WorkerStatistics:
         """Return the value of a counter."""
         return self._words[counter]
 
-    def refused(self, counter: Counter, who: str, reason: str) -> None:
-        """Count a refusal; log it once for each peer and reason."""
-        self.add(counter)
-        self.say_once(f"{who}: refused: {reason} {_SEE}")
+    def ended(self, ended: Ended) -> None:
+        """Count a connection that failed or was ended by us, and keep its record for a while."""
+        place = _ENDED + _REASONS[ended.reason]
+        self._words[place] += ended.count
+        self._words[place + len(Reason)] = int(ended.time)
+        self.ring.put(ended)
+        _LOG.debug("%s", ended)
 
-    def fell_back(self, peer: Site) -> None:
-        """Count a connection with ``peer`` that is not Multipath TCP; log it once for each peer."""
-        self.add(Counter.FALLBACKS)
-        what = "it is reset" if peer.proxy == "fedsdn" else "one uplink carries it"
-        self.say_once(f"site {peer.name}: no Multipath TCP, only TCP: {what} {_SEE}")
+    def ended_for(self, reason: Reason) -> int:
+        """How many connections have ended for this reason."""
+        return self._words[_ENDED + _REASONS[reason]]
 
-    def end_unheard(self, peer: Site) -> None:
-        """Count a connection whose end ``peer`` has not acknowledged; log it once for each peer."""
-        self.add(Counter.ENDS_UNHEARD)
-        self.say_once(
-            f"site {peer.name}: a connection is reset: the peer lives, but acknowledges no "
-            f"end of stream {_SEE}"
-        )
+    def last_for(self, reason: Reason) -> int:
+        """When the last of them did, in Unix time; 0: none has."""
+        return self._words[_ENDED + len(Reason) + _REASONS[reason]]
 
-    def say_once(self, message: str) -> None:
-        """Log a message that no worker has logged yet; at most ``_MESSAGES`` in all."""
-        place = crc32(message.encode()) % _MESSAGES
-        if not self._said[place]:
-            self._said[place] = 1
-            _LOG.warning("%s", message)
+
+def counted_reasons(totals: Mapping[str, int]) -> list[tuple[Reason, int, int]]:
+    """Return each reason that was counted, how often, and when last, the most frequent first."""
+    found = [
+        (reason, totals[f"ended_{reason.key}"], totals[f"last_{reason.key}"]) for reason in Reason
+    ]
+    return sorted((one for one in found if one[1]), key=lambda one: -one[1])

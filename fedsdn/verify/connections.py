@@ -43,7 +43,7 @@ def path_checks(path: VmPath, connections: int) -> list[Check]:
             partial(_connects, path),
             path.prerequisites(),
         ),
-        check("refusal", "a closed port resets the connection", partial(_refusal, path)),
+        check("refusal", "a closed port refuses the connection", partial(_refusal, path)),
         check("data intact", "both directions of data arrive unchanged", partial(_intact, path)),
         check(
             "source address and port",
@@ -97,7 +97,7 @@ def _refusal(path: VmPath) -> str:
     transfer = Transfer(path.destination, _MESSAGE, port=_CLOSED_PORT)
     connection = send(path.near_vm.shell, transfer)[0]
     error = connection.error or "a connection"
-    if "reset" not in error.lower():
+    if "refused" not in error.lower():
         raise CheckFailedError(
             f"{path.destination} port {_CLOSED_PORT} is closed, and gave: {error}", path.ask_proxies
         )

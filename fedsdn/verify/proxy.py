@@ -169,7 +169,9 @@ def ping(view: SiteView, source: str, address: str) -> str:
             + view.proxy.by_hand(f"ip route get {address} from {source}"),
         )
     times = re.search(r"= ([\d.]+)/([\d.]+)/", answer.stdout)
-    return f"{address} in {times[2]} ms" if times else address
+    came = re.search(r"(\d+) received", answer.stdout)
+    lost = f", {came[1]} of 3 answers" if came and came[1] != "3" else ""
+    return f"{address} in {times[2]} ms{lost}" if times else address
 
 
 def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
@@ -182,16 +184,6 @@ def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
             "without MPTCP: " + view.proxy.by_hand("ss -tinM"),
         )
     return "0"
-
-
-def refused(counted: Mapping[str, int]) -> str:
-    """List what the proxy refused: no fault of the site, but somebody ought to know."""
-    found = {
-        name.removeprefix("refused_").replace("_", " "): count
-        for name, count in counted.items()
-        if name.startswith("refused_") and count
-    }
-    return ", ".join(f"{count} {reason}" for reason, count in found.items()) or "none"
 
 
 def sources(view: SiteView) -> str:

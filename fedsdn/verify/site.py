@@ -14,6 +14,7 @@ from fedsdn.config.model import Site, Uplink
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
+from fedsdn.verify.failures import failures
 from fedsdn.verify.view import SiteView
 
 
@@ -35,7 +36,7 @@ class SiteCheck(StrEnum):
     LISTENING = "proxy listens"
     SET_UP = "rest of the set-up"
     FALLBACKS = "no fallbacks"
-    REFUSALS = "refusals"
+    FAILURES = "failures"
     SOURCES = "clients' addresses"
 
 
@@ -200,9 +201,9 @@ def traffic_counter_checks(view: SiteView) -> list[Check]:
         ),
         _check(
             view,
-            SiteCheck.REFUSALS,
-            "what the proxy refused can be seen",
-            lambda _: proxy_checks.refused(counted()),
+            SiteCheck.FAILURES,
+            "no connection failed in the last ten minutes for a reason that somebody can mend",
+            lambda _: failures(counted()),
             SiteCheck.PROXY,
         ),
         _check(

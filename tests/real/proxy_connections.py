@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from fedsdn.proxy.ended.record import FAULTS
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
@@ -112,8 +113,8 @@ def check_that_nothing_went_wrong(net: Net) -> None:
         wrong = {
             name: count
             for name, count in counted.items()
-            if count and (name == "fallbacks" or name.startswith("refused_"))
+            if count and name in {"fallbacks", *(f"ended_{reason.key}" for reason in FAULTS)}
         }
-        assert wrong == {}
+        assert wrong == {}, [str(one) for one in site.ended()]
         assert "Traceback" not in site.log
         assert "ERROR" not in site.log

@@ -31,7 +31,8 @@ from fedsdn.pipeline.declarations import (
     port_mac,
     wan_port,
 )
-from fedsdn.proxy.process.stats_socket import read_statistics
+from fedsdn.proxy.ended.record import Ended
+from fedsdn.proxy.process.stats_socket import read_ended, read_statistics
 from fedsdn.site import firewall
 from fedsdn.site.network import Network
 from fedsdn.site.plan import site_plan
@@ -266,6 +267,10 @@ class SiteOfNet:
 
     def statistics(self) -> dict[str, Any]:
         return read_statistics(self.run_directory / "fedsdn/proxy.sock")
+
+    def ended(self) -> list[Ended]:
+        """The connections that failed or were ended, the last ones first."""
+        return read_ended(self.run_directory / "fedsdn/proxy.sock")
 
     @contextmanager
     def counts(self, **expected: int) -> Iterator[None]:

@@ -144,6 +144,8 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
             texts[member.name.partition("/")[2]] = content.read().decode()
     assert "100 flows" in texts["flows.txt"]
     assert "0 failed" in texts["verify.txt"]
+    assert "the last " in texts["connections-ended.txt"]
+    assert isinstance(json.loads(texts["connections-ended.json"]), list)
     assert "nw_dst=10.2.0.0/24" in texts["bridge/dump-flows.txt"]
     key = lab.topology.federation.probes
     assert key is not None

@@ -156,7 +156,7 @@ def test_a_refusal_by_anothers_server_is_one(served: Net, family: int) -> None:
     with far.vm.listen(address) as closed:
         port = closed.getsockname()[1]
     with (
-        near.counts(outbound=1, outbound_failed=1),
+        near.counts(outbound=1, outbound_failed=1, ended_refused=1),
         pytest.raises(ConnectionRefusedError),
     ):
         near.vm.connect(address, port)
@@ -210,11 +210,11 @@ def test_a_program_without_multipath_tcp_is_served_and_counted(net: Net) -> None
 @pytest.mark.parametrize(
     ("option", "url", "counter", "said"),
     [
-        ("--socks5", "http://10.1.0.2/", "refused_foreign_destination", "(2)"),
-        ("--socks5", "http://10.2.0.11/", "refused_foreign_destination", "(2)"),
-        ("--socks5", "http://192.0.2.1:1080/", "refused_foreign_destination", "(2)"),
-        ("--socks5-hostname", "http://a-vm.example/", "refused_protocol", "(8)"),
-        ("--socks5", "http://10.1.0.11:9/", "inbound_failed", "(5)"),
+        ("--socks5", "http://10.1.0.2/", "ended_foreign_destination", "(2)"),
+        ("--socks5", "http://10.2.0.11/", "ended_foreign_destination", "(2)"),
+        ("--socks5", "http://192.0.2.1:1080/", "ended_foreign_destination", "(2)"),
+        ("--socks5-hostname", "http://a-vm.example/", "ended_protocol", "(8)"),
+        ("--socks5", "http://10.1.0.11:9/", "ended_refused", "(5)"),
     ],
     ids=["our proxy's address", "back to the peer", "our uplink", "a name", "a closed port"],
 )

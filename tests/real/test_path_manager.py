@@ -18,6 +18,7 @@ from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.info import ESTABLISHED
 from fedsdn.mptcp.requests import SubflowRequests
 from fedsdn.mptcp.subflows import Subflows
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets import path_manager
 from fedsdn.proxy.sockets.path_manager import Managed, PathManager
 from tests.real.in_namespace import inside_namespace, namespace_with
@@ -210,7 +211,8 @@ class Managing:
         monkeypatch.setattr(path_manager, "open_pairs", noted)
 
     def manage(self, sock: socket.socket) -> Managed:
-        def give_up() -> None:
+        def give_up(reason: Reason, who: Who, detail: str) -> None:
+            assert (reason, who, detail) == (Reason.LOST, Who.PEER, "the peer has it no more")
             self.given_up.append(sock)
 
         return self._stack.enter_context(self.manager.managing(sock, "b", give_up))

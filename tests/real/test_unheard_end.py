@@ -59,7 +59,7 @@ def idle(near: SiteOfNet, client: socket.socket, server: socket.socket) -> None:
 def test_it_is_reset(net: Net) -> None:
     near, far = net
     with (
-        near.counts(ends_unheard=1, outbound_open=0),
+        near.counts(ended_end_unheard=1, outbound_open=0),
         connection(near, far, 4) as (client, server),
     ):
         idle(near, client, server)
@@ -67,12 +67,12 @@ def test_it_is_reset(net: Net) -> None:
             client.shutdown(socket.SHUT_WR)
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
-    assert "acknowledges no end of stream" in near.log
+    wait_until(lambda: "end not acknowledged: outbound, " in near.log)
 
 
 def test_one_that_is_acknowledged_late_goes_on(net: Net) -> None:
     near, far = net
-    with near.counts(ends_unheard=0), connection(near, far, 4) as (client, server):
+    with near.counts(ended_end_unheard=0), connection(near, far, 4) as (client, server):
         idle(near, client, server)
         with ends_taken_off(far):
             client.shutdown(socket.SHUT_WR)

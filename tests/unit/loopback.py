@@ -82,7 +82,7 @@ async def receive(sock: socket.socket) -> tuple[int, str]:
 @contextmanager
 def polling() -> Iterator[Poller]:
     """Run a poller during the block."""
-    poller = Poller()
+    poller = Poller(lambda task, _error: task.cancel())
     run = asyncio.get_running_loop().create_task(poller.run())
     try:
         yield poller

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay import from_peer
 from fedsdn.proxy.relay import relay as relay_module
 from fedsdn.proxy.relay.buffers import BufferPool
@@ -45,7 +46,12 @@ class Half:
         self.window = Window(Budget(), "vm")
         self.watch = VmWatch(near)
         self.records = records
-        self.relay = Relay(near, far, poller, buffers, self._streams)
+        self.ended: list[tuple[Reason, Who]] = []
+        """What the relay says of the end of the connection."""
+        self.relay = Relay(near, far, poller, buffers, self._streams, self._note_end)
+
+    def _note_end(self, _task: object, reason: Reason, who: Who, _detail: str) -> None:
+        self.ended.append((reason, who))
 
     def _streams(self, relay: StreamRelay) -> tuple[Stream, Stream]:
         near, far = self.near, self.far

@@ -81,16 +81,14 @@ class Net:
     def carries(self, _far: socket.socket, _peer: object) -> bool:
         return True
 
-    def fell_back(self, _peer: object) -> None:
-        raise AssertionError("no Multipath TCP here")
-
     async def connect(self, _peer: object, worker: int | None = None) -> Connection:
         far, end = tcp_pair()
         tcp.prepare(far)
         self.ends.append(self._stack.enter_context(end))
         opened = ExitStack()
         opened.enter_context(far)
-        return Connection(far, PEER, Managed(far, 0, PEER.name, int), opened, worker)
+        managed = Managed(far, 0, PEER.name, lambda *_: None)
+        return Connection(far, PEER, managed, opened, lambda *_: None, worker)
 
     async def selected(self, connection: Connection) -> None:
         selection = await asyncio.get_running_loop().sock_recv(connection.far, 3)

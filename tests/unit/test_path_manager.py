@@ -79,4 +79,4 @@ def test_refusals_count_only_in_a_flow() -> None:
 
 
 def managed(asked: frozenset[AddressPair]) -> Managed:
-    return Managed(socket.socket(), 1, "b", lambda: None, asked)
+    return Managed(socket.socket(), 1, "b", lambda *_: None, asked)

@@ -53,7 +53,7 @@ async def test_one_callback_that_raises_takes_no_event_of_the_others_along(
         for task in tasks[1:]:
             task.cancel()
         await asyncio.wait(tasks)
-    assert [record.getMessage() for record in caplog.records] == [FAULT]
+    assert [record.getMessage().splitlines()[0] for record in caplog.records] == [FAULT]
 
 
 @pytest.mark.parametrize("records", [False, True], ids=["bytes", "records"])
@@ -81,7 +81,7 @@ async def test_a_relay_that_fails_is_reset_at_both_ends_and_the_others_go_on(
             assert received == (100_000, sent)
             ground.server.shutdown(socket.SHUT_WR)
         await asyncio.wait(running)
-    assert [record.getMessage() for record in caplog.records] == [FAULT]
+    assert [record.getMessage().splitlines()[0] for record in caplog.records] == [FAULT]
 
 
 @asynchronous
@@ -97,4 +97,4 @@ async def test_a_relay_that_fails_later_is_reset_and_logged(
         assert await is_reset(ground.server)
         await asyncio.wait([running])
         ground.close()
-    assert [record.getMessage() for record in caplog.records] == [FAULT]
+    assert [record.getMessage().splitlines()[0] for record in caplog.records] == [FAULT]

@@ -37,7 +37,7 @@ class Net:
     def __init__(self, stack: ExitStack, most: int) -> None:
         self._stack = stack
         self.statistics = Statistics(1).row(0)
-        self.carried = Carried()
+        self.carried = Carried(self.statistics.ended)
         self.ends: list[socket.socket] = []
         self.worker = 0
         self.fails = False
@@ -54,7 +54,8 @@ class Net:
         self.ends.append(self._stack.enter_context(end))
         opened = ExitStack()
         opened.enter_context(far)
-        return ReadyConnection(far, PEER, Managed(far, 0, PEER.name, int), opened, self.worker)
+        managed = Managed(far, 0, PEER.name, lambda *_: None)
+        return ReadyConnection(far, PEER, managed, opened, self.carried.end, self.worker)
 
     def ask(self, times: int = 1) -> None:
         for _ in range(times):

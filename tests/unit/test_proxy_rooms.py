@@ -12,13 +12,14 @@ import fedsdn.proxy
 PROXY = Path(fedsdn.proxy.__file__).parent
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "process": {"opening", "socks", "relay", "sockets", "admission", "stats"},
-    "socks": {"opening", "relay", "sockets", "admission", "stats", "memory"},
-    "opening": {"admission", "sockets", "memory"},
-    "relay": {"sockets", "stats"},
-    "sockets": set(),
-    "admission": set(),
-    "stats": set(),
+    "process": {"opening", "socks", "relay", "sockets", "admission", "stats", "ended"},
+    "socks": {"opening", "relay", "sockets", "admission", "stats", "memory", "ended"},
+    "opening": {"admission", "sockets", "memory", "ended"},
+    "relay": {"sockets", "stats", "ended"},
+    "sockets": {"ended"},
+    "admission": {"ended"},
+    "stats": {"ended"},
+    "ended": set(),
     "memory": set(),
 }
 

@@ -14,6 +14,9 @@ from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Sourc
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
+from fedsdn.proxy.ended.record import Ended, Reason, Who
+from fedsdn.proxy.relay.poller import running_task
+from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
     three_sites,
     with_foreign_proxy,
@@ -23,8 +26,10 @@ from tests.unit.federations import (
 from tests.unit.loopback import asynchronous, until
 
 OUT, IN = Direction.OUTBOUND, Direction.INBOUND
-HERE, THERE = ip_address("10.1.0.11"), ip_address("10.3.0.11")
-HERE6, THERE6 = ip_address("fd00:1::11"), ip_address("fd00:3::11")
+HERE, THERE, AT_B, HERE6, THERE6 = (
+    SocketAddress(ip_address(address), 40000)
+    for address in ("10.1.0.11", "10.3.0.11", "10.2.0.11", "fd00:1::11", "fd00:3::11")
+)
 PATH = ip_address("192.0.2.1"), ip_address("192.0.2.3")
 
 CONNECTIONS = {
@@ -33,7 +38,7 @@ CONNECTIONS = {
     "out6": PeerConnection(OUT, "c", HERE6, THERE6),
     "in6": PeerConnection(IN, "c", THERE6, HERE6),
     "unasked": PeerConnection(IN, "c"),
-    "b": PeerConnection(OUT, "b", HERE, ip_address("10.2.0.11")),
+    "b": PeerConnection(OUT, "b", HERE, AT_B),
 }
 """Of site a: with c both ways, one that has not said what it wants, and one with b."""
 
@@ -108,7 +113,7 @@ def test_a_prefix_that_moves_to_another_site_takes_no_connections_along() -> Non
 
 def test_an_address_that_becomes_the_proxys_is_no_vms() -> None:
     def move(site: Site) -> Site:
-        prefix = replace(site.prefixes[0], proxy_address=THERE)
+        prefix = replace(site.prefixes[0], proxy_address=THERE.address)
         return replace(site, prefixes=(prefix, site.prefixes[1]))
 
     said = "10.3.0.11 is the proxy's own address at site c now"
@@ -173,7 +178,7 @@ def test_in_another_network_the_same_addresses_are_other_vms() -> None:
 def test_a_peer_with_another_proxy_names_no_client() -> None:
     """Its client is the proxy, outside its prefixes; that is no reason."""
     before = Policy.at(with_foreign_proxy(three_sites(), "c"), "a")
-    connection = PeerConnection(IN, "c", ip_address("192.0.2.3"), HERE)
+    connection = PeerConnection(IN, "c", SocketAddress(ip_address("192.0.2.3"), 1), HERE)
     assert revoked(connection, before, before) is None
 
 
@@ -181,7 +186,8 @@ def test_a_peer_with_another_proxy_names_no_client() -> None:
 async def test_what_is_reset_is_counted_by_reason_and_the_rest_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    carried = Carried()
+    kept: list[Ended] = []
+    carried = Carried(kept.append)
     forever = asyncio.Event()
     running = 0
 
@@ -206,6 +212,8 @@ async def test_what_is_reset_is_counted_by_reason_and_the_rest_goes_on(
         "200 connections reset: of c",
         "1 connection reset: to us",
     ]
+    assert {(one.reason, one.who, one.peer) for one in kept} == {(Reason.REVOKED, Who.HERE, "c")}
+    assert [one.client for one in kept] == [HERE] * 200 + [THERE]
     assert not rest.done()
     forever.set()
     await rest
@@ -216,7 +224,7 @@ async def test_what_is_reset_is_counted_by_reason_and_the_rest_goes_on(
 async def test_one_that_cannot_be_judged_is_reset_and_keeps_none_of_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    carried = Carried()
+    carried = Carried(lambda _ended: None)
 
     async def carry(one: PeerConnection) -> None:
         with carried.carrying(one):
@@ -234,3 +242,20 @@ async def test_one_that_cannot_be_judged_is_reset_and_keeps_none_of_the_others(
     assert [task.cancelled() for task in tasks] == [True, True, True, False]
     tasks[3].cancel()
     assert "a connection with site c cannot be judged" in caplog.text
+
+
+@asynchronous
+async def test_what_is_said_first_of_a_connection_counts() -> None:
+    kept: list[Ended] = []
+    carried = Carried(kept.append)
+    carried.ended(Reason.FAULT, Who.HERE)
+    with carried.carrying(CONNECTIONS["unasked"]):
+        for _ in range(2):
+            with carried.carrying(CONNECTIONS["in"]):
+                with carried.carrying(replace(CONNECTIONS["in"], path=PATH)):
+                    carried.ended(Reason.SILENT, Who.VM_HERE, "first")
+                carried.ended(Reason.FAULT, Who.HERE, "second")
+        carried.note(running_task(), Reason.LOST, Who.PEER)  # carries nothing for a VM
+    assert [(one.reason, one.detail, one.client) for one in kept] == [
+        (Reason.SILENT, "first", THERE)
+    ] * 2

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.process.stats_socket import StatisticsSocket, check_workers, read_statistics
+from fedsdn.proxy.ended.record import Ended, Reason, Who
+from fedsdn.proxy.ended.ring import RECORDS
+from fedsdn.proxy.process.stats_socket import (
+    RECENT_SECONDS,
+    StatisticsSocket,
+    check_workers,
+    read_ended,
+    read_statistics,
+)
 from fedsdn.proxy.stats import Counter, Statistics
+from fedsdn.socket_address import SocketAddress
 
 
 @pytest.fixture
@@ -30,20 +42,27 @@ def served(path: Path, statistics: Statistics) -> Iterator[StatisticsSocket]:
         one.remove()
 
 
-def asked(one: StatisticsSocket, path: Path) -> dict[str, int]:
+Found = TypeVar("Found", dict[str, int], list[Ended])
+
+
+def answered(one: StatisticsSocket, path: Path, read: Callable[[Path], Found]) -> Found:
     """Ask as the command does, and let the proxy's process answer."""
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(read_statistics, path)
+        answer = threads.submit(read, path)
         while not answer.done():
             one.answer()
         return answer.result()
+
+
+def asked(one: StatisticsSocket, path: Path) -> dict[str, int]:
+    return answered(one, path, read_statistics)
 
 
 def count_in_another_process(statistics: Statistics, worker: int) -> None:
     if (pid := os.fork()) == 0:
         statistics.row(worker).add(Counter.OUTBOUND, 2)
         statistics.row(worker).add(Counter.OUTBOUND_OPEN)
-        statistics.row(worker).say_once("said by one worker, and so by all")
+        statistics.row(worker).ended(Ended(Reason.REFUSED, Who.VM_THERE))
         os._exit(0)
     os.waitpid(pid, 0)
 
@@ -58,6 +77,17 @@ def test_a_worker_that_does_not_run_is_said(path: Path) -> None:
         assert check_workers(asked(one, path)) == "2 workers"
 
 
+def test_a_worker_that_has_ended_lately_is_said(path: Path) -> None:
+    statistics = Statistics(2)
+    statistics.running, statistics.restarts = 2, 3
+    with served(path, statistics) as one:
+        statistics.last_restart = time.time() - RECENT_SECONDS
+        assert check_workers(asked(one, path)) == "2 workers, 3 times one was started again"
+        statistics.last_restart = time.time() - 60
+        with pytest.raises(FedsdnError, match="started again, the last 1 min ago: "):
+            check_workers(asked(one, path))
+
+
 def test_what_workers_count_is_summed(path: Path) -> None:
     statistics = Statistics(2)
     with served(path, statistics) as one:
@@ -70,17 +100,30 @@ def test_what_workers_count_is_summed(path: Path) -> None:
         assert (totals["outbound"], totals["outbound_open"]) == (4, 1)
 
 
-def test_what_one_worker_has_said_no_other_says_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_has_ended_is_told_the_last_first(path: Path) -> None:
     statistics = Statistics(2)
-    count_in_another_process(statistics, 0)
-    row = statistics.row(1)
-    row.say_once("said by one worker, and so by all")
-    for _ in range(2):
-        row.refused(Counter.REFUSED_NOT_A_PEER, "192.0.2.9", "not a peer's uplink")
-    assert [record.getMessage() for record in caplog.records] == [
-        "192.0.2.9: refused: not a peer's uplink (said once; see 'fedsdn proxy stats')"
-    ]
-    assert row.value(Counter.REFUSED_NOT_A_PEER) == 2
+    with served(path, statistics) as one:
+        for worker in (0, 1):
+            count_in_another_process(statistics, worker)
+        statistics.row(0).ended(Ended(Reason.NO_PATH, Who.PATHS, peer="b"))
+        found = answered(one, path, read_ended)
+        assert [ended.reason for ended in found] == [Reason.NO_PATH, *[Reason.REFUSED] * 2]
+
+
+def test_full_rings_of_many_workers_are_told_at_once(path: Path) -> None:
+    statistics = Statistics(8)
+    address = SocketAddress(ip_address("fd00:1111:2222:3333:4444:5555:6666:7777"), 65535)
+    long = Ended(
+        *(Reason.FOREIGN_DESTINATION, Who.VM_THERE, None, "b" * 60),
+        client=address,
+        destination=address,
+        detail="words " * 30,
+    )
+    with served(path, statistics) as one:
+        for worker in range(8):
+            for _ in range(RECORDS):
+                statistics.row(worker).ended(long)
+        assert len(answered(one, path, read_ended)) == 1000
 
 
 def test_a_second_proxy_is_refused_and_harms_no_first(path: Path) -> None:

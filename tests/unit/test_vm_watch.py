@@ -90,7 +90,7 @@ async def test_a_silent_vm_is_told_of_once_and_its_return_too(
     monkeypatch.setattr(vm_watch, "is_silent", lambda unanswered, _: unanswered >= 2)
     vm, near = pair
     told: list[bool] = []
-    sweep = Sweep()
+    sweep = Sweep(lambda task, _error: task.cancel())
     with sweep.watching(near) as watch:
         watch.tell = told.append
         sweeping = asyncio.create_task(sweep.run())
@@ -115,7 +115,7 @@ async def test_a_fault_in_one_watch_resets_its_connection_alone(
         raise RuntimeError
 
     monkeypatch.setattr(vm_watch, "unanswered", fail)
-    sweep = Sweep()
+    sweep = Sweep(lambda task, _error: task.cancel())
 
     async def connection() -> None:
         with sweep.watching(pair[1]):

@@ -1,4 +1,4 @@
-"""The connections that a worker carries, and resetting those that are not allowed any more."""
+"""The connections that a worker carries, why they end, and resetting those not allowed any more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from fedsdn.channel.connection import Direction
-from fedsdn.config.model import Address, AddressPair
+from fedsdn.config.model import AddressPair
+from fedsdn.damped_log import DampedLog
+from fedsdn.proxy.ended.record import Ended, Reason, Who
+from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,17 +36,21 @@ class PeerConnection:
 
     direction: Direction
     peer: str
-    client: Address | None = None
-    destination: Address | None = None
+    client: SocketAddress | None = None
+    destination: SocketAddress | None = None
     path: AddressPair | None = None
 
 
 class Carried:
     """The connections of a worker by their tasks, from accept to close."""
 
-    def __init__(self) -> None:
-        """Begin without any."""
+    def __init__(self, ended: Callable[[Ended], None]) -> None:
+        """Begin without any; ``ended`` keeps the record of one that failed or was ended."""
+        self._keep = ended
         self._connections: dict[asyncio.Task[object], PeerConnection] = {}
+        self._ended: set[asyncio.Task[object]] = set()
+        """Tasks whose connections have left a record."""
+        self._log = DampedLog(_LOG)
 
     @contextmanager
     def carrying(self, connection: PeerConnection) -> Iterator[None]:
@@ -61,6 +68,38 @@ class Carried:
                 del self._connections[task]
             else:
                 self._connections[task] = outer
+            if outer is None or outer.client is None:  # the next request is another VM's connection
+                self._ended.discard(task)
+
+    def ended(self, reason: Reason, who: Who, detail: str = "") -> None:
+        """Say why the running task's connection ends; what was said of it first counts."""
+        self._leave_record(
+            cast("asyncio.Task[object]", asyncio.current_task()), reason, who, detail
+        )
+
+    def note(self, task: asyncio.Task[object], reason: Reason, who: Who, detail: str = "") -> None:
+        """Say why the connection of ``task`` ends; what was said of it first counts.
+
+        One with a peer that carries nothing for a VM leaves no record.
+        """
+        one = self._connections.get(task)
+        if one is not None and one.client is not None:
+            self._leave_record(task, reason, who, detail)
+
+    def _leave_record(
+        self, task: asyncio.Task[object], reason: Reason, who: Who, detail: str
+    ) -> None:
+        one = self._connections.get(task)
+        if one is not None and task not in self._ended:
+            self._ended.add(task)
+            self._keep(
+                Ended(reason, who, one.direction, one.peer, one.client, one.destination, detail)
+            )
+
+    def end(self, task: asyncio.Task[object], reason: Reason, who: Who, detail: str = "") -> None:
+        """Reset the connection of a task at both ends."""
+        self.note(task, reason, who, detail)
+        task.cancel()
 
     async def reset(self, why: Callable[[PeerConnection], str | None]) -> int:
         """Reset, at both ends, each connection that ``why`` gives a reason for; return how many.
@@ -70,23 +109,25 @@ class Carried:
         reasons = {
             task: reason
             for task, connection in self._connections.items()
-            if (reason := _judged(why, connection)) is not None
+            if (reason := self._judged(why, connection)) is not None
         }
-        for place, task in enumerate(reasons, 1):
-            task.cancel()
+        for place, (task, reason) in enumerate(reasons.items(), 1):
+            self.end(task, Reason.REVOKED, Who.HERE, reason)
             if place % _AT_ONCE == 0:
                 await asyncio.sleep(_PAUSE_SECONDS)
         if reasons:
             await asyncio.wait(reasons, timeout=_END_SECONDS)
         for reason, count in Counter(reasons.values()).items():
-            _LOG.warning("%d connection%s reset: %s", count, "s" * (count > 1), reason)
+            text = f"{count} connection{'s' * (count > 1)} reset: {reason}"
+            self._log.say(logging.WARNING, reason, text)
         return len(reasons)
 
-
-def _judged(why: Callable[[PeerConnection], str | None], connection: PeerConnection) -> str | None:
-    """Ask ``why``. A connection that cannot be judged is reset: it may be one to be revoked."""
-    try:
-        return why(connection)
-    except Exception:
-        _LOG.exception("a connection with site %s cannot be judged", connection.peer)
-        return "it cannot be judged by the changed federation file"
+    def _judged(
+        self, why: Callable[[PeerConnection], str | None], connection: PeerConnection
+    ) -> str | None:
+        """Ask ``why``. A connection that cannot be judged is reset: it may be one to be revoked."""
+        try:
+            return why(connection)
+        except Exception as error:
+            self._log.fault(f"a connection with site {connection.peer} cannot be judged", error)
+            return "it cannot be judged by the changed federation file"

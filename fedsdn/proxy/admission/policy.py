@@ -8,19 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsdn.config.model import Address, Federation, Prefix, Site, SourceRestore, Uplink
+from fedsdn.proxy.ended.record import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something is not allowed; ``reason`` is a few words, the same for the same cause."""
+    """Why something is not allowed."""
 
-    reason: str
+    reason: Reason
 
 
-NOT_A_PEER = Refusal("not a peer's uplink")
-FOREIGN_CLIENT = Refusal("client outside the peer's prefixes")
-FOREIGN_DESTINATION = Refusal("destination outside this site's prefixes")
-UNFEDERATED_DESTINATION = Refusal("destination outside all peers' prefixes")
+NOT_A_PEER = Refusal(Reason.NOT_A_PEER)
+FOREIGN_CLIENT = Refusal(Reason.FOREIGN_CLIENT)
+FOREIGN_DESTINATION = Refusal(Reason.FOREIGN_DESTINATION)
+UNFEDERATED_DESTINATION = Refusal(Reason.UNFEDERATED)
 
 
 @dataclass(frozen=True, slots=True)

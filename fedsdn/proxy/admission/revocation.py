@@ -43,9 +43,9 @@ def _name(network: ProviderNetwork) -> str:
 
 def _foreign(judged: PeerConnection, peer: Site, before: Policy, now: Policy) -> str | None:
     """Check that client and destination are still VMs of their sites."""
-    client, destination = judged.client, judged.destination
-    if client is None or destination is None:
+    if judged.client is None or judged.destination is None:
         return None
+    client, destination = judged.client.address, judged.destination.address
     if judged.direction is Direction.OUTBOUND:
         return _left(client, now.site, before, now) or _left(destination, peer, before, now)
     # The client behind another's proxy is not known: the caller is the proxy itself.
@@ -93,5 +93,6 @@ def _shown_otherwise(
         return None
     if was != is_now:
         return f"source_restore is {is_now} now, no longer {was}, for clients at site {judged.peer}"
-    own, own_now = (policy.own_address(judged.destination) for policy, _ in (before, now))
+    destination = judged.destination.address
+    own, own_now = (policy.own_address(destination) for policy, _ in (before, now))
     return None if own == own_now else f"the proxy's own address is {own_now} now, no longer {own}"

@@ -11,14 +11,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.admission.shares import Owner, Shares
 
 _LOG = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
 """How long a connection may wait for a slot until it is reset."""
-
-_SAY_AGAIN_SECONDS = 60.0
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 """Makes the coroutine that handles a connection to its end."""
@@ -37,15 +36,24 @@ class _Waiting:
 class Slots:
     """At most ``most`` running connections, and ``waiting`` more that wait for their turn."""
 
-    def __init__(self, most: int, waiting: int = 0) -> None:
-        """Begin without any, in the running event loop."""
+    def __init__(
+        self,
+        most: int,
+        waiting: int = 0,
+        failed: Callable[[Owner, BaseException], object] = lambda *_: None,
+    ) -> None:
+        """Begin without any, in the running event loop.
+
+        ``failed`` is told of a handler's exception, which has been logged.
+        """
+        self._failed = failed
         self.tasks: dict[asyncio.Task[None], Owner] = {}
         self._shares = Shares(most)
         self._most_waiting = waiting
         self._waiting: dict[Owner, deque[_Waiting]] = {}
         """By owner, in the order of their turns."""
         self._loop = asyncio.get_running_loop()
-        self._quiet_until = 0.0
+        self._log = DampedLog(_LOG)
 
     def full(self) -> bool:
         """Whether no more connections can run, of any owner."""
@@ -103,23 +111,21 @@ class Slots:
             self._waiting[waiting.owner] = queue
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._shares.give_back(self.tasks.pop(task))
-        if not task.cancelled() and task.exception() is not None:
-            _LOG.error("a connection's handler failed", exc_info=task.exception())
+        owner_of_it = self.tasks.pop(task)
+        self._shares.give_back(owner_of_it)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.fault("a connection is reset: handling it failed", error)
+            self._failed(owner_of_it, error)
         for owner, queue in self._waiting.items():
             if self.allow(owner, queue[0].share):
                 self._run_waiting(queue[0])
                 return
 
     def _say(self, owner: Owner) -> None:
-        if self._loop.time() >= self._quiet_until:
-            self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
-            _LOG.warning(
-                "%s has %d of the %d connections that this worker carries, of at most %d: "
-                "its new ones wait until some end, %g s at most, or are reset",
-                owner,
-                self._shares.held[owner],
-                self._shares.taken,
-                self._shares.most,
-                WAIT_SECONDS,
-            )
+        self._log.say(
+            logging.WARNING,
+            "waiting",
+            f"{owner} has {self._shares.held[owner]} of the {self._shares.taken} connections that "
+            f"this worker carries, of at most {self._shares.most}: its new ones wait until some "
+            f"end, {WAIT_SECONDS:g} s at most, or are reset",
+        )

@@ -12,6 +12,7 @@ from functools import partial
 from typing import NoReturn
 
 from fedsdn.config.model import Address
+from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import HELD_DEVICE, PROXY_NAMESPACE, SocketMark, handed_in_mark
 from fedsdn.proxy.opening.segments import Segment, Unreachable, reset_of, unreachable
@@ -83,9 +84,10 @@ class HeldDevice:
         queue = self._queue
         if queue is None:
             raise ValueError("closed")
+        read = partial(_read, queue, take, DampedLog(_LOG))
         while True:
             try:
-                await when_readable(queue, partial(_read, queue, take))
+                await when_readable(queue, read)
             except TooManyError:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -118,8 +120,8 @@ class HeldDevice:
         self._opened.close()
 
 
-def _read(queue: int, take: Callable[[bytes], None]) -> None:
-    """Read some packets.
+def _read(queue: int, take: Callable[[bytes], None], log: DampedLog) -> None:
+    """Read some packets; a fault with one of them goes into ``log``.
 
     Raises:
         TooManyError: some of them were too many.
@@ -133,8 +135,8 @@ def _read(queue: int, take: Callable[[bytes], None]) -> None:
                 take(packet)
             except TooManyError as error:
                 too_many = error
-            except Exception:
-                _LOG.exception("a held packet is dropped: handling it failed")
+            except Exception as error:
+                log.fault("a held packet is dropped: handling it failed", error)
     if too_many is not None:
         raise too_many
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from fedsdn.config.model import Address
 from fedsdn.proxy.admission.shares import Shares
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.opening.segments import Segment
 from fedsdn.proxy.opening.tables import HeldTuples
 from fedsdn.socket_address import SocketAddress
@@ -52,8 +53,8 @@ class Opening:
         self.segment = segment
         self.early = early
         self.handed_in = False
-        self.give_up: Callable[[], object] = lambda: None
-        """Ends the task of this opening."""
+        self.give_up: Callable[[Reason, Who], object] = lambda *_: None
+        """Ends the task of this opening: why, and by whom."""
         self._hand_in = hand_in
         self._accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
 
@@ -126,7 +127,7 @@ class Openings:
         """Give up what is not handed in, and let VMs end the handshakes that they are in."""
         for opening in list(self._openings.values()):
             if not opening.handed_in:
-                opening.give_up()
+                opening.give_up(Reason.STOPPING, Who.HERE)
         if ending := [opening.over for opening in self._openings.values() if opening.handed_in]:
             await asyncio.wait(ending, timeout=_LAST_SECONDS)
 

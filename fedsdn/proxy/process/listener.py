@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from fedsdn.config.model import Address
+from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.sockets.readable import when_readable
@@ -24,7 +25,6 @@ _AT_ONCE = 64
 """How many connections are accepted before running ones get their turn."""
 
 _PAUSE_SECONDS = 0.1
-_SAY_AGAIN_SECONDS = 60.0
 
 _OF_A_CONNECTION = {
     errno.ECONNABORTED,
@@ -58,8 +58,7 @@ class Listener:
         """Take over ``sock``; connections are accepted, for ``take``, while ``run`` does."""
         self._sock = sock
         self._take = take
-        self._loop = asyncio.get_running_loop()
-        self._quiet_until = 0.0
+        self._log = DampedLog(_LOG)
 
     async def run(self) -> NoReturn:
         """Accept connections until cancelled.
@@ -112,15 +111,13 @@ class Listener:
         try:
             connection.setblocking(False)
             take(connection, socket_address(name))
-        except Exception:
-            _LOG.exception("a new connection is reset: handling it failed")
+        except Exception as error:
+            self._log.fault("a new connection is reset: handling it failed", error)
             connection.close()
         return True
 
     def _say(self, reason: str) -> None:
-        if self._loop.time() >= self._quiet_until:
-            self._quiet_until = self._loop.time() + _SAY_AGAIN_SECONDS
-            _LOG.warning("%s: new connections wait", reason)
+        self._log.say(logging.WARNING, reason, f"{reason}: new connections wait")
 
     def close(self) -> None:
         """Accept what already waits, and no more. ``run`` must have ended."""
@@ -142,18 +139,21 @@ class HandlingListener(Listener):
         sock: socket.socket,
         handle: Handler,
         slots: Slots,
+        refused: Callable[[SocketAddress], object],
         share: float = 1.0,
         owner: Callable[[SocketAddress], Owner] | None = None,
     ) -> None:
         """Take over ``sock``; connections are accepted while ``run`` does.
 
-        Handlers run in ``slots``. ``owner`` says who is counted for a connection (without it, its
+        Handlers run in ``slots``; ``refused`` is told of connections that get none in time, and are
+        reset. ``owner`` says who is counted for a connection (without it, its
         address), and ``share`` is what owners may have before others come first. While no slot is
         free, new connections wait in the kernel.
         """
         super().__init__(sock, self._take_in_turn)
         self._handle = handle
         self._slots = slots
+        self._refused = refused
         self._share = share
         self._owner = owner or _address
 
@@ -162,8 +162,12 @@ class HandlingListener(Listener):
             raise _PauseError("as many connections as the descriptors allow")
 
     def _take_in_turn(self, connection: socket.socket, caller: SocketAddress) -> None:
+        def refuse() -> None:
+            self._refused(caller)
+            connection.close()
+
         work = partial(self._handle, connection, caller)
-        self._slots.take(self._owner(caller), self._share, work, connection.close)
+        self._slots.take(self._owner(caller), self._share, work, refuse)
 
     def _take_last(self, connection: socket.socket, caller: SocketAddress) -> None:
         self._slots.run(self._owner(caller), partial(self._handle, connection, caller))

@@ -10,13 +10,26 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.stats import Counter, Statistics
+from fedsdn.proxy.ended.record import Ended, document, from_document
+from fedsdn.proxy.sockets.tcp import SO_SNDBUFFORCE
+from fedsdn.proxy.stats import Statistics
+from fedsdn.units import ago
 
 STATISTICS_SOCKET = Path("/run/fedsdn/proxy.sock")
 _ANSWER_SECONDS = 5.0
+RECENT_SECONDS = 600
+"""For so long after a fault the proxy is not called well. What is over for longer is counted."""
+
+_MOST_TOLD = 1000
+"""Ended connections in one answer: the last ones of all workers."""
+
+_MOST_BYTES = 1 << 20
+"""So much one answer may be, with what the kernel needs to keep it."""
+
 _UCRED = struct.Struct("iII")
 """Process, user and group at the other end (``SO_PEERCRED``, unix(7))."""
 
@@ -79,7 +92,17 @@ class StatisticsSocket:
         with suppress(OSError):
             connection, _address = self.socket.accept()
             with connection:
-                connection.send(json.dumps(self._statistics.totals()).encode() + b"\n")
+                connection.setblocking(False)  # who does not read gets what the socket takes
+                with suppress(OSError):  # it takes less then
+                    connection.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, _MOST_BYTES)
+                connection.send(json.dumps(self._told()).encode() + b"\n")
+
+    def _told(self) -> dict[str, object]:
+        newest = list(self._statistics.ended())[-_MOST_TOLD:]
+        return {
+            "statistics": self._statistics.totals(),
+            "ended": [document(one) for one in newest],
+        }
 
     def remove(self) -> None:
         """Stop listening, and remove the socket."""
@@ -89,12 +112,30 @@ class StatisticsSocket:
 
 
 def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, int]:
-    """Ask a running proxy.
+    """Ask a running proxy for its counters.
 
     Raises:
         FedsdnError: none answers, or one of another version.
 
     """
+    return checked(_asked(path)["statistics"])
+
+
+def read_ended(path: Path = STATISTICS_SOCKET) -> list[Ended]:
+    """Ask a running proxy for the connections that failed or were ended, the last ones first.
+
+    Raises:
+        FedsdnError: none answers, or one of another version.
+
+    """
+    found = _asked(path)["ended"]
+    try:
+        return [from_document(one) for one in reversed(found)]
+    except (ValueError, TypeError) as error:
+        raise _another_version() from error
+
+
+def _asked(path: Path) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_SECONDS)
         try:
@@ -105,7 +146,16 @@ def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, int]:
             raise FedsdnError(
                 f"{path}: no proxy answers ({error}); start it with 'fedsdn proxy run'"
             ) from error
-        return checked(found)
+    if not isinstance(found, dict) or {"statistics", "ended"} - found.keys():
+        raise _another_version()
+    return found
+
+
+def _another_version() -> FedsdnError:
+    return FedsdnError(
+        "the proxy's statistics are those of another version of fedsdn: restart it "
+        "(systemctl restart fedsdn-proxy) with the version of this command"
+    )
 
 
 def checked(found: object) -> dict[str, int]:
@@ -115,12 +165,8 @@ def checked(found: object) -> dict[str, int]:
         FedsdnError: it is a proxy of another version of fedsdn.
 
     """
-    wanted = {"workers", "running", *(counter.name.lower() for counter in Counter)}
-    if not isinstance(found, dict) or wanted - found.keys():
-        raise FedsdnError(
-            "the proxy's statistics are those of another version of fedsdn: restart it "
-            "(systemctl restart fedsdn-proxy) with the version of this command"
-        )
+    if not isinstance(found, dict) or Statistics(1).totals().keys() - found.keys():
+        raise _another_version()
     return found
 
 
@@ -128,7 +174,7 @@ def check_workers(statistics: Mapping[str, int]) -> str:
     """Return how many workers run.
 
     Raises:
-        FedsdnError: not all of them do.
+        FedsdnError: not all of them do, or one has ended lately.
 
     """
     running, workers = statistics["running"], statistics["workers"]
@@ -137,7 +183,15 @@ def check_workers(statistics: Mapping[str, int]) -> str:
             f"{running} of {workers} workers run: the proxy's log says why the others ended "
             "(journalctl -u fedsdn-proxy)"
         )
-    return f"{workers} workers"
+    restarts, now = statistics["restarts"], statistics["now"]
+    again = f", {restarts} times one was started again" if restarts else ""
+    if now - statistics["last_restart"] < RECENT_SECONDS:
+        last = ago(statistics["last_restart"], now)
+        raise FedsdnError(
+            f"{workers} workers{again}, the last {last} ago: the proxy's log says why they ended "
+            "(journalctl -u fedsdn-proxy)"
+        )
+    return f"{workers} workers{again}"
 
 
 def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:

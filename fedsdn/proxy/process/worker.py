@@ -6,19 +6,23 @@ import asyncio
 import logging
 import resource
 import signal
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 
 from fedsdn.channel.client import ChannelClient
+from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.proxy.admission.carried import Carried
-from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.revocation import revoked
+from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.device import HeldDevice
 from fedsdn.proxy.opening.held import Openings
 from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
@@ -42,6 +46,7 @@ from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Parts as SocksifierParts
 from fedsdn.proxy.socks.socksifier import Socksifier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.status import STALE_SECONDS, SiteStatus
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +107,7 @@ async def run(
             worker.start(parts)
             await worker.stop.wait()
             await worker.take_no_more()
-            await _drain(worker.connections, drain_seconds, worker.at_once)
+            await _drain(worker.connections, drain_seconds, worker.at_once, worker.reset)
             await parts.end_all()
 
 
@@ -136,9 +141,9 @@ class _Worker:
         self._site = site
         self._statistics = statistics
         self._policy = self._policy_now()
-        self._carried = Carried()
+        self._carried = Carried(statistics.ended)
         self._reloading = asyncio.Lock()
-        self._poller = opened.enter_context(closing(Poller()))
+        self._poller = opened.enter_context(closing(Poller(self._reset_after_fault)))
         self._live_paths = LivePaths()
         self._path_manager = opened.enter_context(
             closing(PathManager(self._usable_paths, lambda: self._policy.federation.proxy_port))
@@ -147,14 +152,18 @@ class _Worker:
         self._channel = ChannelClient(
             CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
         )
-        self._sweep = Sweep()
-        relays = Relays(self._poller, BufferPool(), Budget(), self._sweep, statistics)
+        self._sweep = Sweep(self._poller.reset_after_fault)
+        relays = Relays(
+            *(self._poller, BufferPool(), Budget(), self._sweep, statistics, self._carried.note)
+        )
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._connector = Connector(self._policy, relays, self._live_paths, self._path_manager)
+        self._connector = Connector(
+            self._policy, relays, self._live_paths, self._path_manager, self._carried.end
+        )
         self._pool = Pool(
             int(limit * _READY), self._connector.make_ready, self._poller, self._carried, statistics
         )
-        self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING))
+        self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING), self._note_fault)
         self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
         number = statistics.number
         self._device = opened.enter_context(closing(HeldDevice(number)))
@@ -207,15 +216,34 @@ class _Worker:
     def _policy_now(self) -> Policy:
         """Return the policy of the federation file as it is now, and log its warnings."""
         policy = Policy.at(self._federation.current, self._site)
-        for warning in policy.warnings():
-            self._statistics.say_once(warning)
+        if self._statistics.number == 0:
+            for warning in policy.warnings():
+                _LOG.warning("%s", warning)
         return policy
+
+    def _reset_after_fault(self, task: asyncio.Task[object], error: Exception) -> None:
+        self._carried.end(task, Reason.FAULT, Who.HERE, f"{type(error).__name__}: {error}")
+
+    def _note_fault(self, owner: Owner, error: BaseException) -> None:
+        """Keep a record of a connection of ``owner`` whose handler has failed."""
+        detail = f"{type(error).__name__}: {error}; a connection of {owner}"
+        self._statistics.ended(Ended(Reason.FAULT, Who.HERE, detail=detail))
+
+    def _note_overload(self, caller: SocketAddress) -> None:
+        """Keep a record of a peer's connection that is not taken."""
+        peer = self._policy.peer_behind(caller.address)
+        name = "" if isinstance(peer, Refusal) else peer.name
+        detail = f"no slot is free; from {caller.address}"
+        self._statistics.ended(
+            Ended(Reason.OVERLOAD, Who.HERE, Direction.INBOUND, name, detail=detail)
+        )
 
     def _listen_for_peers(self) -> Listener:
         return HandlingListener(
             transport.listen(self._policy.federation.proxy_port),
             self._server.handle,
             self._slots,
+            self._note_overload,
             _PEERS_SHARE,
             self._server.peer_called,
         )
@@ -279,6 +307,10 @@ class _Worker:
         """The tasks of the connections that run."""
         return set(self._slots.tasks)
 
+    def reset(self, connection: asyncio.Task[None]) -> None:
+        """Reset a connection because the worker stops."""
+        self._carried.end(connection, Reason.STOPPING, Who.HERE)
+
     async def take_no_more(self) -> None:
         """Take no more connections; VMs end the handshakes that they are in."""
         await self._parts.end(self._held)
@@ -291,7 +323,10 @@ class _Worker:
 
 
 async def _drain(
-    connections: set[asyncio.Task[None]], seconds: float, at_once: asyncio.Event
+    connections: set[asyncio.Task[None]],
+    seconds: float,
+    at_once: asyncio.Event,
+    reset: Callable[[asyncio.Task[None]], None],
 ) -> None:
     """Let connections end by themselves for a while, then reset the rest."""
     if not connections:
@@ -306,5 +341,5 @@ async def _drain(
     if left := {connection for connection in connections if not connection.done()}:
         _LOG.warning("resetting %d connections that did not end in time", len(left))
         for connection in left:
-            connection.cancel()
+            reset(connection)
         await asyncio.wait(left)

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,10 +24,13 @@ from typing import NoReturn
 from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
+from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.device import check_device
 from fedsdn.proxy.process import worker
+from fedsdn.proxy.process.ended_log import EndedLog
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.socks import socksifier
@@ -132,6 +136,8 @@ class _Parent:
         self._delays: dict[int, float] = {}
         """How long a worker that ends is waited for, by number."""
         self._stopping = False
+        self._ended = EndedLog(statistics)
+        self._log = DampedLog(_LOG)
         self._home = namespace.own_identity()
         self._signals, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -161,6 +167,9 @@ class _Parent:
                             self._take(signal.Signals(received))
                 self._check_home()
                 self._start_missing()
+                self._ended.look()
+                self._log.say_rest()
+        self._ended.look(at_the_end=True)
 
     def _take(self, received: signal.Signals) -> None:
         if received is signal.SIGCHLD:
@@ -192,7 +201,8 @@ class _Parent:
             self._statistics.running = len(self._workers)
             self._started[number] = time.monotonic()
         except OSError as error:
-            _LOG.error("worker %d cannot be started, trying again: %s", number, error.strerror)
+            text = f"worker {number} cannot be started, trying again: {error.strerror}"
+            self._log.say(logging.ERROR, "not started", text)
             self._missing[number] = time.monotonic() + self._delay(number)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
@@ -212,16 +222,20 @@ class _Parent:
             asyncio.Runner().run(work)
             status = 0
         except OSError as error:
-            _LOG.error("worker %d: %s", number, error)
+            self._say_end(number, str(error))
         except ExceptionGroup as group:
-            for failure in group.exceptions:
-                _LOG.error("worker %d ends: %s", number, failure, exc_info=failure)
+            why = "; ".join(str(failure) for failure in group.exceptions)
+            self._say_end(number, f"{why}\n{''.join(traceback.format_exception(group))}")
         except BaseException:
-            _LOG.exception("worker %d ends", number)
+            self._say_end(number, traceback.format_exc())
         finally:
             logging.shutdown()
             sys.stderr.flush()
             os._exit(status)
+
+    def _say_end(self, number: int, why: str) -> None:
+        """Say why this worker ends, unless the parent has told of its last end a moment ago."""
+        self._log.say(logging.ERROR, ("ended", number), f"worker {number} ends: {why}")
 
     def _leave_parent(self) -> None:
         """Close, in a worker, what belongs to the parent alone."""
@@ -239,11 +253,16 @@ class _Parent:
                     return
                 number = self._workers.pop(pid)
                 self._statistics.running = len(self._workers)
-                self._statistics.forget_open(number)
+                ended = f"worker {number} ended (status {os.waitstatus_to_exitcode(status)})"
+                if lost := self._statistics.forget_open(number):
+                    self._statistics.row(number).ended(
+                        Ended(Reason.WORKER_ENDED, Who.HERE, detail=ended, count=lost)
+                    )
                 self._shared.held.release_all(number)
                 if not self._stopping:
-                    how = os.waitstatus_to_exitcode(status)
-                    _LOG.error("worker %d ended (status %d); starting it again", number, how)
+                    self._statistics.restarts += 1
+                    self._statistics.last_restart = time.time()
+                    self._log.say(logging.ERROR, ("ended", number), f"{ended}; starting it again")
                     self._missing[number] = time.monotonic() + self._delay(number)
 
     def _delay(self, number: int) -> float:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay.records import Kind, Parser, RecordError
 from fedsdn.proxy.relay.stream import VM_SECONDS, Count, Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.vm_watch import VmWatch
 from fedsdn.proxy.relay.window import MOST_BYTES
-
-_LOG = logging.getLogger(__name__)
 
 CONSUMED_BYTES = 1 << 16
 """Whenever the VM has taken so many bytes, CONSUMED is sent: less than ``window.FIRST_BYTES``, so
@@ -116,8 +114,7 @@ class FromPeer(Stream):
             if found is not None:
                 self._take(*found)
         except RecordError as error:
-            _LOG.debug("a peer's records are wrong: %s", error)
-            self.relay.abort()
+            self.relay.fail(Reason.PROTOCOL, Who.PEER, str(error))
         return not self.relay.over
 
     def _keep(self, data: memoryview, flags: int, *, first: bool = False) -> None:
@@ -125,7 +122,7 @@ class FromPeer(Stream):
             (self._kept.appendleft if first else self._kept.append)((data, flags))
             self._kept_bytes += len(data)
             if self._kept_bytes > MOST_BYTES:
-                self.relay.abort()
+                self.relay.fail(Reason.PROTOCOL, Who.PEER, "more data than the window allows")
 
     def _taken(self, moved: int) -> None:
         if self.sink_broke or not moved:
@@ -177,6 +174,8 @@ class FromPeer(Stream):
     def pass_on_reset(self) -> None:
         """Reset the VM's connection, unless everything had been said."""
         if not self.has_everything:
+            if not self.sink_broke:
+                self.relay.note(Reason.LOST, Who.PEER)
             self._reset_vm()
 
     @property

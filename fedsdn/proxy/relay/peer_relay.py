@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from fedsdn.mptcp.connection import Carrier, carrier
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.from_peer import FromPeer
 from fedsdn.proxy.relay.poller import Poller
-from fedsdn.proxy.relay.relay import Relay
+from fedsdn.proxy.relay.relay import NoteEnd, Relay
 from fedsdn.proxy.relay.stream import Stream, StreamRelay
 from fedsdn.proxy.relay.to_peer import ToPeer
 from fedsdn.proxy.relay.unheard_end import EndWatch
@@ -24,8 +23,6 @@ from fedsdn.proxy.relay.window import Budget, Window
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.send_queue import SendQueue
 from fedsdn.proxy.stats import Counter, WorkerStatistics
-
-_LOG = logging.getLogger(__name__)
 
 
 def is_usable(far: socket.socket, peer: Site) -> bool:
@@ -60,12 +57,13 @@ class Relays:
     budget: Budget
     sweep: Sweep
     statistics: WorkerStatistics
+    note_end: NoteEnd
 
     def carries(self, far: socket.socket, peer: Site) -> bool:
         """Whether a connection with ``peer`` may be used; count it if not."""
         if is_usable(far, peer):
             return True
-        self.statistics.fell_back(peer)
+        self.statistics.add(Counter.FALLBACKS)
         return False
 
     @contextmanager
@@ -89,7 +87,7 @@ class Relays:
         def streams(vms: VmWatch, relay: StreamRelay) -> tuple[Stream, Stream]:
             trusted = partial(self.carries, far, peer)
             if peer.proxy == "socks5":
-                watch = EndWatch(relay, far, nudge, lambda: self.statistics.end_unheard(peer))
+                watch = EndWatch(relay, far, nudge)
                 outward = Stream(relay, near, far, traffic.sent, end_sent=watch.begin)
                 return outward, Stream(relay, far, near, traffic.received, trusted)
             to_peer = ToPeer(relay, near, far, traffic.sent, window)
@@ -101,7 +99,8 @@ class Relays:
             traffic.sent(early)
             window.sent(early)
             with self.sweep.watching(near) as vms:
-                yield Relay(near, far, self.poller, self.buffers, partial(streams, vms))
+                made = partial(streams, vms)
+                yield Relay(near, far, self.poller, self.buffers, made, self.note_end)
         finally:
             window.close()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, cast
 
+from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.sockets.readable import when_readable
 
 _LOG = logging.getLogger(__name__)
@@ -30,17 +31,16 @@ def running_task() -> asyncio.Task[object]:
     return cast("asyncio.Task[object]", asyncio.current_task())
 
 
-def reset_after_fault(task: asyncio.Task[object]) -> None:
-    """Log the exception that is being handled, and have the connection of ``task`` reset."""
-    _LOG.exception("a connection is reset: handling it failed")
-    task.cancel()
-
-
 class Poller:
     """Reports the events of sockets to the tasks that watch them."""
 
-    def __init__(self) -> None:
-        """Start with no sockets; events are reported while ``run`` does."""
+    def __init__(self, reset: Callable[[asyncio.Task[object], Exception], object]) -> None:
+        """Start with no sockets; events are reported while ``run`` does.
+
+        ``reset`` resets the connection of a task after a fault, which has been logged.
+        """
+        self._reset = reset
+        self._log = DampedLog(_LOG)
         self._epoll = select.epoll()
         self._watchers: dict[int, tuple[OnEvents, asyncio.Task[object]]] = {}
 
@@ -87,8 +87,13 @@ class Poller:
                 on_events, task = watcher
                 try:
                     on_events(events)
-                except Exception:  # the rest of the batch is not reported again
-                    reset_after_fault(task)
+                except Exception as error:  # the rest of the batch is not reported again
+                    self.reset_after_fault(task, error)
+
+    def reset_after_fault(self, task: asyncio.Task[object], error: Exception) -> None:
+        """Log ``error``, which is being handled, and have the connection of ``task`` reset."""
+        self._log.fault("a connection is reset: handling it failed", error)
+        self._reset(task, error)
 
     def close(self) -> None:
         """Close the epoll descriptor; no socket is watched any more."""

@@ -7,22 +7,31 @@ were sent before.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import select
 import socket
 from collections.abc import Callable
 from functools import partial
 
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay.buffers import BufferPool
-from fedsdn.proxy.relay.poller import Poller, reset_after_fault, running_task
+from fedsdn.proxy.relay.poller import Poller, running_task
 from fedsdn.proxy.relay.stream import VM_SECONDS, Stream, StreamRelay
 from fedsdn.proxy.sockets import tcp
 
 PEER_SECONDS = 5.0
 """How long a VM's reset waits until the peer has acknowledged the data: uplinks may be down."""
 
+_UNANSWERED = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+"""Errors of a connection whose other side has not answered for as long as TCP waits."""
+
 _SOONEST, _LATEST = 0.001, 0.1
 """Interval at which unacknowledged data are looked for: short at first, then longer."""
 
+
+NoteEnd = Callable[[asyncio.Task[object], Reason, Who, str], None]
+"""Says why the connection of a task ends; what was said of it first counts."""
 
 Streams = Callable[[StreamRelay], tuple[Stream, Stream]]
 """Makes the two streams of a relay: from near to far, and from far to near."""
@@ -41,8 +50,10 @@ class Relay:
         poller: Poller,
         buffers: BufferPool,
         streams: Streams,
+        note_end: NoteEnd,
     ) -> None:
         """Prepare to relay between ``near`` and ``far``."""
+        self._note_end = note_end
         self._loop = asyncio.get_running_loop()
         self._task = running_task()
         self.buffers = buffers
@@ -103,14 +114,19 @@ class Relay:
         if events & select.EPOLLOUT:
             written.sink_has_room()
         if events & select.EPOLLERR:
-            self.broke(sock)
+            self.broke(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
-    def broke(self, sock: socket.socket) -> None:
-        """Note that a socket has been reset by its other side, or has failed."""
+    def broke(self, sock: socket.socket, error: int | None) -> None:
+        """Note that a socket has been reset by its other side, or has failed, with an errno."""
         if self.over:
             return
         if sock is self._far and self._inward.has_everything and self._outward.finished:
             return
+        if error in _UNANSWERED:
+            if sock is self._far:
+                self.note(Reason.LOST, Who.PATHS, os.strerror(error))
+            else:
+                self.note(Reason.SILENT, Who.VM_HERE, os.strerror(error))
         self.give_up_within(VM_SECONDS if sock is self._far else PEER_SECONDS)
         for stream in (self._outward, self._inward):
             if stream.sink is sock:
@@ -165,8 +181,18 @@ class Relay:
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception:  # a fault of this connection is none of the worker's
-            reset_after_fault(self._task)
+        except Exception as error:  # a fault of this connection is none of the worker's
+            self._poller.reset_after_fault(self._task, error)
+
+    def note(self, reason: Reason, who: Who, detail: str = "") -> None:
+        """Say why the connection ends; what was said of it first counts."""
+        self._note_end(self._task, reason, who, detail)
+
+    def fail(self, reason: Reason, who: Who, detail: str = "") -> None:
+        """Reset both sockets, and say why, unless the relay is over."""
+        if not self.over:
+            self.note(reason, who, detail)
+            self.abort()
 
     def abort(self) -> None:
         """Reset both sockets, unless the relay is over."""

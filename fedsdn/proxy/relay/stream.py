@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay.buffers import BUFFER_BYTES, BufferPool
 
 _ROUNDS = 8
@@ -32,14 +33,20 @@ class StreamRelay(Protocol):
     def over(self) -> bool:
         """Whether both sockets have ended, or have been reset."""
 
-    def broke(self, sock: socket.socket) -> None:
-        """Note that a socket has been reset by its other side, or has failed."""
+    def broke(self, sock: socket.socket, error: int | None) -> None:
+        """Note that a socket has been reset by its other side, or has failed, with an errno."""
 
     def reset_in_order(self, sock: socket.socket) -> None:
         """Reset both sockets as soon as ``sock`` has acknowledged all that was sent to it."""
 
     def give_up_within(self, seconds: float) -> None:
         """Reset both sockets after so many seconds, unless that is due earlier."""
+
+    def note(self, reason: Reason, who: Who, detail: str = "") -> None:
+        """Say why the connection ends; what was said of it first counts."""
+
+    def fail(self, reason: Reason, who: Who, detail: str = "") -> None:
+        """Reset both sockets, and say why."""
 
     def abort(self) -> None:
         """Reset both sockets."""
@@ -169,7 +176,7 @@ class Stream:
             self._read_all = True
             self._pass_on_what_ended_it()
         elif self._trusted is not None and not self._trusted():
-            self.relay.abort()
+            self.relay.fail(Reason.FALLBACK, Who.PATHS)
         else:
             self._start, self._stop = self.filled(got)
             return True
@@ -183,11 +190,11 @@ class Stream:
             return room and self.source.recv_into(self._buffer[self.head : self.head + room])
         except BlockingIOError:
             return None
-        except OSError:
+        except OSError as error:
             if self.source_broke:
                 return 0
             # The kernel reports an error once; the next read finds an end of stream that is none.
-            self.relay.broke(self.source)
+            self.relay.broke(self.source, error.errno)
             return None
 
     def _pass_on_what_ended_it(self) -> None:
@@ -217,8 +224,8 @@ class Stream:
         except BlockingIOError:
             self._sink_is_full = True
             return 0
-        except OSError:
-            self.relay.broke(self.sink)
+        except OSError as error:
+            self.relay.broke(self.sink, error.errno)
             return len(data)
         self._sink_is_full = False
         return moved
@@ -253,8 +260,8 @@ class Stream:
         if not self.sink_broke:
             try:
                 self.sink.shutdown(socket.SHUT_WR)
-            except OSError:
-                self.relay.broke(self.sink)
+            except OSError as error:
+                self.relay.broke(self.sink, error.errno)
                 return
             self._end_sent()
         self.relay.may_be_finished()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from fedsdn.mptcp.connection import subflow_infos
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay.stream import StreamRelay
 from fedsdn.proxy.sockets import tcp
 
@@ -36,13 +37,11 @@ class EndWatch:
         relay: StreamRelay,
         far: socket.socket,
         nudge: Callable[[], None],
-        count: Callable[[], None],
     ) -> None:
-        """``nudge`` wakes the peer's worker; ``count`` is called before a reset."""
+        """``nudge`` wakes the peer's worker."""
         self._relay = relay
         self._far = far
         self._nudge = nudge
-        self._count = count
         self._looks = 0
         """Checks without acknowledgement by a live peer."""
 
@@ -59,8 +58,7 @@ class EndWatch:
         elif self._looks < NUDGES_FROM or self._is_heard():
             self._looks += 1
         if self._looks >= LOOKS:
-            self._count()
-            self._relay.abort()
+            self._relay.fail(Reason.END_UNHEARD, Who.PEER, "it answers, but acknowledges no end")
             return
         if self._looks >= NUDGES_FROM:
             self._ask_for_life()

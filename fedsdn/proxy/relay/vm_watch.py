@@ -10,7 +10,7 @@ from time import monotonic
 from typing import NoReturn
 
 from fedsdn.mptcp.connection import tcp_info, unanswered
-from fedsdn.proxy.relay.poller import reset_after_fault, running_task
+from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.relay.silence import UNANSWERED, Silences, is_silent, probe_interval
 from fedsdn.proxy.sockets import tcp, vm_liveness
 
@@ -79,11 +79,18 @@ class VmWatch:
             self._muted = mute
 
 
+ResetAfterFault = Callable[[asyncio.Task[object], Exception], object]
+
+
 class Sweep:
     """Looks at the VMs of all connections of a worker, in portions."""
 
-    def __init__(self) -> None:
-        """Start with none; they are looked at while ``run`` runs."""
+    def __init__(self, reset_after_fault: ResetAfterFault) -> None:
+        """Start with none; they are looked at while ``run`` runs.
+
+        ``reset_after_fault`` is told of a fault, and of the task whose connection has it.
+        """
+        self._reset = reset_after_fault
         self._watched: dict[VmWatch, asyncio.Task[object]] = {}
 
     @contextmanager
@@ -110,5 +117,5 @@ class Sweep:
             if task := self._watched.get(watch):
                 try:
                     watch.look()
-                except Exception:  # a fault of this connection is none of the others'
-                    reset_after_fault(task)
+                except Exception as error:  # a fault of this connection is none of the others'
+                    self._reset(task, error)

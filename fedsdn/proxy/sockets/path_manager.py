@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedsdn.config.model import Address, AddressPair, Uplink
+from fedsdn.damped_log import DampedLog
 from fedsdn.mptcp.connection import open_pairs, token
 from fedsdn.mptcp.events import SubflowEvents
 from fedsdn.mptcp.requests import SubflowRequests
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.readable import when_readable
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ _AT_ONCE = 50
 
 _IDENTIFIERS = 255
 """Address identifiers are an octet, and 0 is the address that a connection began with."""
+
+GiveUp = Callable[[Reason, Who, str], object]
+"""Ends a connection: why, by whom, and a few words."""
 
 Paths = Sequence[tuple[Uplink, Uplink]]
 """Pairs of a local and a remote uplink, the best first."""
@@ -80,7 +85,7 @@ class Managed:
     sock: socket.socket
     token: int
     peer: str
-    give_up: Callable[[], object]
+    give_up: GiveUp
     asked: frozenset[AddressPair] = frozenset()
     rests_until: float = float("-inf")
     refused: int = 0
@@ -117,6 +122,7 @@ class PathManager:
         """
         self._paths = paths
         self._port = port
+        self._log = DampedLog(_LOG)
         self._requests = SubflowRequests()
         try:
             self._events = SubflowEvents()
@@ -151,9 +157,7 @@ class PathManager:
         self._old_paths = asyncio.get_running_loop().call_later(seconds, self.look)
 
     @contextmanager
-    def managing(
-        self, sock: socket.socket, peer: str, give_up: Callable[[], object]
-    ) -> Iterator[Managed]:
+    def managing(self, sock: socket.socket, peer: str, give_up: GiveUp) -> Iterator[Managed]:
         """Manage a connection to ``peer`` during the block; ``give_up`` if the peer has lost it."""
         connection = Managed(sock, token(sock), peer, give_up)
         if not connection.token:
@@ -191,9 +195,9 @@ class PathManager:
     def _join_or_give_up(self, connection: Managed) -> None:
         try:
             self.join(connection)
-        except Exception:
-            _LOG.exception("site %s: a connection is given up", connection.peer)
-            connection.give_up()
+        except Exception as error:
+            self._log.fault(f"site {connection.peer}: a connection is given up", error)
+            connection.give_up(Reason.FAULT, Who.HERE, f"{type(error).__name__}: {error}")
 
     def _take_events(self) -> None:
         tokens = self._events.ended()
@@ -227,8 +231,7 @@ class PathManager:
         there = open_pairs(connection.sock)
         now = asyncio.get_running_loop().time()
         if connection.has_lost_its_peer(there, now):
-            _LOG.info("site %s: a connection is given up: the peer has it no more", connection.peer)
-            connection.give_up()
+            connection.give_up(Reason.LOST, Who.PEER, "the peer has it no more")
             return
         lacks = [
             (own.address.ip, other.peer_address)

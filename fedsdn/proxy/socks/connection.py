@@ -6,12 +6,15 @@ import asyncio
 import errno
 import itertools
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from fedsdn.config.model import Site
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.sockets import tcp, transport
@@ -20,6 +23,9 @@ from fedsdn.proxy.sockets.path_manager import Managed, PathManager
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import read_selection
+
+EndTask = Callable[[asyncio.Task[object], Reason, Who, str], object]
+"""Ends the connection of a task: why, by whom, and a few words."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,11 +39,12 @@ class Connection:
     peer: Site
     managed: Managed
     opened: ExitStack
+    end_task: EndTask
     worker: int | None = None
 
     def belongs_to_this_task(self) -> None:
         """Have the running task cancelled when the peer has lost the connection."""
-        self.managed.give_up = running_task().cancel
+        self.managed.give_up = partial(self.end_task, running_task())
 
     def has_subflow(self) -> bool:
         """Whether a request would reach the peer, as far as the kernel knows."""
@@ -62,9 +69,11 @@ class Connector:
         relays: Relays,
         live_paths: LivePaths,
         path_manager: PathManager,
+        end_task: EndTask,
     ) -> None:
         """Connect as ``policy`` says; the policy may be replaced at any time."""
         self.policy = policy
+        self._end_task = end_task
         self._relays = relays
         self._live_paths = live_paths
         self._path_manager = path_manager
@@ -79,9 +88,9 @@ class Connector:
         """
         with ExitStack() as opened:
             far = opened.enter_context(await self._connect(peer))
-            managing = self._path_manager.managing(far, peer.name, running_task().cancel)
-            managed = opened.enter_context(managing)
-            return Connection(far, peer, managed, opened.pop_all())
+            give_up = partial(self._end_task, running_task())
+            managed = opened.enter_context(self._path_manager.managing(far, peer.name, give_up))
+            return Connection(far, peer, managed, opened.pop_all(), self._end_task)
 
     async def make_ready(self, name: str) -> Connection:
         """Connect to one of our servers, and do all that needs no request.

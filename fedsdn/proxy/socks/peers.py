@@ -22,6 +22,7 @@ from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import WorkerOrder
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
+from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class Asked:
             if self._has_more_early:
                 raise fallen_back()
             await self._send_anew()
-        self._peers.fell_back(self._peer)
+        self._peers.statistics.add(Counter.FALLBACKS)
         raise fallen_back()
 
     async def _reply_or_again(self) -> Reply:
@@ -271,7 +272,7 @@ class Peers:
         self.pool = pool
         self.order = order
         self.carries = relays.carries
-        self.fell_back = relays.statistics.fell_back
+        self.statistics = relays.statistics
 
     @contextmanager
     def opening(

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from fedsdn.channel.connection import Direction
+from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.socks.connection import Connection
@@ -34,7 +35,7 @@ class _Ready:
         self.taken = False
         self._watching = ExitStack()
         self._watching.enter_context(poller.watch(connection.far, self._on_events))
-        connection.managed.give_up = self._leave
+        connection.managed.give_up = lambda *_: self._leave()
 
     def _on_events(self, events: int) -> None:
         if events & ~select.EPOLLOUT:
@@ -90,6 +91,7 @@ class Pool:
         """
         self._most = most
         self._make_connection = make
+        self._log = DampedLog(_LOG)
         self._poller = poller
         self._carried = carried
         self._statistics = statistics
@@ -154,13 +156,12 @@ class Pool:
             pool.making += 1
             self._tasks.create_task(self._guarded(self._make(peer, pool)))
 
-    @staticmethod
-    async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something for one connection; a fault there is none of the others'."""
         try:
             await work
-        except Exception:
-            _LOG.exception("a ready connection is ended: handling it failed")
+        except Exception as error:
+            self._log.fault("a ready connection is ended: handling it failed", error)
 
     async def _make(self, peer: str, pool: _PeerPool) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from fedsdn.config.model import Site
 from fedsdn.mptcp.connection import Carrier, carrier, token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
-from fedsdn.proxy.admission.policy import FOREIGN_CLIENT, Policy, Refusal
+from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Work
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
@@ -26,6 +28,7 @@ from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, Call, connect_as
 from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, Dialogue
+from fedsdn.proxy.socks.causes import in_words, not_connected
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
 from fedsdn.proxy.socks.sequence import Sequence
@@ -82,8 +85,9 @@ class Server:
         peer = self.policy.peer_behind(caller.address)
         if isinstance(peer, Refusal):
             far.close()
-            who = str(caller.address)
-            self._statistics.refused(Counter.REFUSED_NOT_A_PEER, who, peer.reason)
+            self._statistics.ended(
+                Ended(*(peer.reason, Who.HERE, Direction.INBOUND), detail=f"from {caller.address}")
+            )
             return
         await self._go_on(Dialogue(far, caller, peer, self._statistics.number))
 
@@ -122,14 +126,12 @@ class Server:
                     await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
                     return
                 peer = self.policy.federation.site(peer.name)  # as the file has it by now
-                if not self._admits(request, peer):
-                    await dialogue.refuse(Reply.NOT_ALLOWED)
-                    continue
-                client, destination = request.client.address, request.destination.address
-                with self._carried.carrying(
-                    replace(asking, client=client, destination=destination)
-                ):
-                    await self._carry(dialogue, request, peer)
+                known = replace(asking, client=request.client, destination=request.destination)
+                with self._carried.carrying(known):
+                    if self._admits(request, peer):
+                        await self._carry(dialogue, request, peer)
+                    else:
+                        await dialogue.refuse(Reply.NOT_ALLOWED)
 
     async def _next_request(self, dialogue: Dialogue) -> Request | None:
         """Return what a peer asks for; None, once it is answered, if it is not understood.
@@ -138,29 +140,22 @@ class Server:
             OSError: the connection broke.
 
         """
-        who = f"site {dialogue.peer.name}"
         try:
             return await dialogue.request()
         except TimeoutError:
             late = f"no request within {HANDSHAKE_SECONDS:g} s"
-            self._statistics.refused(Counter.REFUSED_PROTOCOL, who, late)
+            self._carried.ended(Reason.PROTOCOL, Who.PEER, late)
         except SocksError as error:
-            self._statistics.refused(Counter.REFUSED_PROTOCOL, who, str(error))
+            self._carried.ended(Reason.PROTOCOL, Who.PEER, str(error))
             await dialogue.turn_away(error.answer)
         return None
 
     def _admits(self, request: Request, peer: Site) -> bool:
-        """Whether the federation file allows a request; count it if not."""
+        """Whether the federation file allows a request; say it if not."""
         refusal = self.policy.admits(peer, request.client.address, request.destination.address)
-        if refusal is None:
-            return True
-        counter = (
-            Counter.REFUSED_FOREIGN_CLIENT
-            if refusal is FOREIGN_CLIENT
-            else Counter.REFUSED_FOREIGN_DESTINATION
-        )
-        self._statistics.refused(counter, f"site {peer.name}", refusal.reason)
-        return False
+        if refusal is not None:
+            self._carried.ended(refusal.reason, Who.HERE)
+        return refusal is None
 
     async def _carry(self, dialogue: Dialogue, request: Request, peer: Site) -> None:
         """Carry a connection to its end, or refuse it.
@@ -204,9 +199,12 @@ class Server:
                 await self._sequence.turn(peer.name, request.after)
                 async with self._turns.turn(client, destination):
                     return await self._connect_to_vm(request, peer, begun)
+        except asyncio.CancelledError:
+            self._carried.ended(Reason.GIVEN_UP, Who.PEER)  # unless it was we who ended it
+            raise
         except OSError as error:
             self._statistics.add(Counter.INBOUND_FAILED)
-            _LOG.debug("%s to %s: %s", request.client, request.destination, error)
+            self._carried.ended(*not_connected(error), in_words(error))
             await dialogue.refuse(reply_for(error))
             return None
 
@@ -237,7 +235,7 @@ class Server:
         if peer.proxy == "socks5":
             self._path_manager.announce(far, peer.name)
             if carrier(far) is Carrier.TCP:
-                self._statistics.fell_back(peer)
+                self._statistics.add(Counter.FALLBACKS)
         with (
             self._report.carried(
                 Direction.INBOUND,

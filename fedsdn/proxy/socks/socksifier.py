@@ -8,7 +8,6 @@ made first, and the request takes the VM's first data along.
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -22,6 +21,8 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.slots import Slots
+from fedsdn.proxy.ended.overload import Overload
+from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.device import HeldDevice, TooManyError
 from fedsdn.proxy.opening.held import Opening, Openings
 from fedsdn.proxy.opening.segments import Segment, Unreachable, read_segment
@@ -29,12 +30,19 @@ from fedsdn.proxy.opening.tables import KnownDestinations
 from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.sockets import tcp, traffic_class, transparent
 from fedsdn.proxy.sockets.live_paths import LivePaths
+from fedsdn.proxy.socks.causes import (
+    ASKING,
+    CONNECTING,
+    HANDSHAKE,
+    Phase,
+    in_words,
+    not_opened,
+    refused_by_peer,
+)
 from fedsdn.proxy.socks.peers import Asked, Peers
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
-
-_LOG = logging.getLogger(__name__)
 
 _VMS_SHARE = 5 / 8
 """The share of a worker's connections that one VM may have before others come first."""
@@ -101,6 +109,7 @@ class Socksifier:
         self._known, self._openings, self._device = parts.known, parts.openings, parts.device
         self._statistics = parts.relays.statistics
         self._poller = parts.relays.poller
+        self._overload = Overload(self._statistics.ended)
 
     # What comes from VMs
 
@@ -117,7 +126,7 @@ class Socksifier:
         opening = self._openings.find(segment.client, segment.destination)
         if segment.resets:
             if opening is not None and opening.is_reset_by(segment):
-                opening.give_up()
+                opening.give_up(Reason.GIVEN_UP, Who.VM_HERE)
         elif opening is not None and segment.opens:
             opening.repeated(segment)
         elif segment.opens and not self._openings.is_late(segment):
@@ -128,13 +137,20 @@ class Socksifier:
         slots = self._parts.slots
         if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
             self._statistics.add(Counter.OUTBOUND_UNASKED)
+            self._overload.note(client, destination)
             raise TooManyError
         if self._openings.is_held(segment):
             return
         peer = self.policy.peer_towards(destination.address)
         if isinstance(peer, Refusal) or not self.policy.is_vm(client.address, self.policy.site):
-            reason = peer.reason if isinstance(peer, Refusal) else "client is no VM of this site"
-            self._statistics.refused(Counter.REFUSED_UNFEDERATED, str(client.address), reason)
+            self._statistics.ended(
+                Ended(
+                    *(Reason.UNFEDERATED, Who.HERE, Direction.OUTBOUND),
+                    client=client,
+                    destination=destination,
+                    detail="" if isinstance(peer, Refusal) else "client is no VM of this site",
+                )
+            )
             self._tell(segment, Reply.NOT_ALLOWED)
             return
         early = (
@@ -145,7 +161,7 @@ class Socksifier:
         opening = Opening(segment, early=early, hand_in=self._device.hand_in)
         self._openings.add(opening)
         task = slots.run(client.address, lambda: self._carry(opening, peer))
-        opening.give_up = task.cancel
+        opening.give_up = partial(self._parts.carried.end, task)
         task.add_done_callback(lambda _: self._openings.end(opening))
 
     def accept(self, near: socket.socket, client: SocketAddress) -> None:
@@ -170,7 +186,7 @@ class Socksifier:
     async def _carry(self, opening: Opening, peer: Site) -> None:
         """Carry one connection to its end."""
         client, destination = opening.segment.client, opening.segment.destination
-        judged = PeerConnection(Direction.OUTBOUND, peer.name, client.address, destination.address)
+        judged = PeerConnection(Direction.OUTBOUND, peer.name, client, destination)
         self._statistics.add(Counter.OUTBOUND)
         self._statistics.add(Counter.OUTBOUND_OPEN)
         try:
@@ -194,13 +210,14 @@ class Socksifier:
             _NotConnectedError: the peer does not connect; the VM is told.
 
         """
-        with self._asking(opening, peer) as request:
+        with self._asking(opening) as request:
             try:
                 asked = await self._ask(opened, peer, request, judged)
             except _NotConnectedError as error:
                 self._tell(opening.segment, error.reply)
                 raise
-        return await opening.let_in(), asked, request
+        with self._failing(HANDSHAKE):
+            return await opening.let_in(), asked, request
 
     async def _connect_early(
         self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
@@ -214,13 +231,14 @@ class Socksifier:
 
         """
         self._statistics.add(Counter.OUTBOUND_EARLY)
-        with self._asking(opening, peer) as request:
-            near = await opening.let_in()
+        with self._asking(opening) as request:
+            with self._failing(HANDSHAKE):
+                near = await opening.let_in()
             asked = await self._ask(opened, peer, request, judged, near)
         return near, asked, request
 
     @contextmanager
-    def _asking(self, opening: Opening, peer: Site) -> Iterator[Request]:
+    def _asking(self, opening: Opening) -> Iterator[Request]:
         """Make a request; the block asks, and what comes of it is noted."""
         client, destination = opening.segment.client, opening.segment.destination
         asked_at = self._known.now()
@@ -232,13 +250,18 @@ class Socksifier:
                 self._known.forget(destination)
                 if not (isinstance(error, _NotConnectedError) and error.by_both):
                     self._statistics.add(Counter.OUTBOUND_FAILED)
-                reason = error or type(error).__name__
-                _LOG.debug(
-                    "%s to %s at site %s: not connected: %s",
-                    *(client, destination, peer.name, reason),
-                )
                 raise
         self._known.learn(destination, asked_at)
+
+    @contextmanager
+    def _failing(self, phase: Phase) -> Iterator[None]:
+        """Say why the connection is not opened, if this part of it fails."""
+        try:
+            yield
+        except BaseException as error:
+            if cause := not_opened(error, phase):
+                self._parts.carried.ended(*cause, in_words(error))
+            raise
 
     async def _ask(
         self,
@@ -259,20 +282,25 @@ class Socksifier:
 
         """
         if near is None:
-            asked = await opened.enter_async_context(self._parts.peers.asked(peer, request))
+            with self._failing(CONNECTING):
+                asked = await opened.enter_async_context(self._parts.peers.asked(peer, request))
             opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
-            reply = await asked.answer()
+            with self._failing(ASKING):
+                reply = await asked.answer()
         else:
             asking = self._parts.peers.asked(peer, request, partial(_read_early, near))
-            with self._poller.cancelled_by_reset(near):
+            with self._failing(CONNECTING), self._poller.cancelled_by_reset(near):
                 asked = await opened.enter_async_context(asking)
             opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
             with (
+                self._failing(ASKING),
                 self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS),
                 asked.forwarding(near),
             ):
                 reply = await asked.answer()
         if reply is not Reply.SUCCEEDED:
+            if reply is not Reply.OPENED_BY_BOTH:
+                self._parts.carried.ended(*refused_by_peer(reply))
             raise _NotConnectedError(reply)
         return asked
 

@@ -1,0 +1,152 @@
+"""Records of ended connections: in shared memory, in JSON, in words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import signal
+import time
+from ipaddress import ip_address
+
+import pytest
+
+from fedsdn.channel.connection import Direction
+from fedsdn.proxy.ended.record import Ended, Reason, Who, document, from_document, reason_for
+from fedsdn.proxy.ended.ring import RECORDS, RING_BYTES, Ring
+from fedsdn.proxy.stats import Counter, Statistics
+from fedsdn.socket_address import SocketAddress
+
+CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
+DESTINATION = SocketAddress(ip_address("fd00:2::11"), 80)
+FULL = Ended(
+    Reason.REFUSED, Who.VM_THERE, Direction.OUTBOUND, "b", CLIENT, DESTINATION, "port closed", 3
+)
+BARE = Ended(Reason.NOT_A_PEER, Who.HERE)
+
+
+def ring() -> Ring:
+    return Ring(memoryview(mmap.mmap(-1, RING_BYTES)))
+
+
+def test_a_new_ring_is_empty() -> None:
+    assert list(ring().records()) == []
+
+
+@pytest.mark.parametrize("ended", [FULL, BARE])
+def test_what_is_put_in_comes_out(ended: Ended) -> None:
+    one = ring()
+    one.put(ended)
+    assert list(one.records()) == [ended]
+
+
+@pytest.mark.parametrize("ended", [FULL, BARE])
+def test_json_loses_nothing(ended: Ended) -> None:
+    assert from_document(json.loads(json.dumps(document(ended)))) == ended
+
+
+@pytest.mark.parametrize(
+    "found", [{}, document(FULL) | {"reason": "weather"}, document(FULL) | {"client": 5}]
+)
+def test_json_of_another_version_is_refused(found: dict[str, object]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        from_document(found)
+
+
+def test_every_reason_and_everybody_can_be_told() -> None:
+    one = ring()
+    every = [Ended(reason, who) for reason in Reason for who in Who]
+    for ended in every:
+        one.put(ended)
+    assert list(one.records()) == every
+
+
+def test_the_oldest_makes_room() -> None:
+    one = ring()
+    for number in range(RECORDS + 5):
+        one.put(Ended(Reason.FAULT, Who.HERE, detail=str(number)))
+    assert [ended.detail for ended in one.records()] == [
+        str(number) for number in range(5, RECORDS + 5)
+    ]
+
+
+def test_long_words_are_cut_between_characters() -> None:
+    one = ring()
+    one.put(Ended(Reason.FAULT, Who.HERE, peer="ß" * 100, detail="x" + "ü" * 500))
+    (found,) = one.records()
+    assert found.peer == "ß" * 31
+    assert found.detail.rstrip("ü") == "x"
+    assert len(found.detail) > 40
+
+
+def test_a_record_that_is_half_written_is_left_out() -> None:
+    memory = memoryview(mmap.mmap(-1, RING_BYTES))
+    one = Ring(memory)
+    for _ in range(3):
+        one.put(FULL)
+    second = memory.tobytes().index(b"port closed") + 256
+    memory[second] ^= 1
+    assert list(one.records()) == [FULL, FULL]
+
+
+def test_what_a_killed_worker_has_written_stays() -> None:
+    statistics = Statistics(2)
+    if (pid := os.fork()) == 0:
+        row = statistics.row(1)
+        while True:
+            row.ended(FULL)
+    while not list(statistics.ended()):
+        time.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    found = list(statistics.ended())
+    assert found
+    assert all(ended == FULL for ended in found)
+
+
+def test_reasons_are_counted_with_their_last_time() -> None:
+    statistics = Statistics(2)
+    statistics.row(0).ended(FULL)
+    statistics.row(1).ended(BARE)
+    totals = statistics.totals()
+    assert totals["ended_refused"] == 3
+    assert totals["ended_not_a_peer"] == 1
+    assert totals["ended_fault"] == totals["last_fault"] == 0
+    assert totals["last_refused"] == int(FULL.time) <= totals["now"]
+    assert [ended.reason for ended in statistics.ended()] == [Reason.REFUSED, Reason.NOT_A_PEER]
+
+
+def test_counters_and_reasons_share_no_word() -> None:
+    statistics = Statistics(2)
+    for worker in (0, 1):
+        row = statistics.row(worker)
+        for counter in Counter:
+            row.add(counter, counter + 1)
+        for reason in Reason:
+            row.ended(Ended(reason, Who.HERE, time=1.0))
+    for worker in (0, 1):
+        row = statistics.row(worker)
+        assert [row.value(counter) for counter in Counter] == [n + 1 for n in Counter]
+        assert {row.ended_for(reason) for reason in Reason} == {1}
+        assert {row.last_for(reason) for reason in Reason} == {1}
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ECONNREFUSED, Reason.REFUSED),
+        (errno.EPERM, Reason.PROHIBITED),
+        (errno.EPIPE, Reason.FAULT),
+        (None, Reason.FAULT),
+    ],
+)
+def test_errors_of_a_connection_have_a_reason(number: int | None, reason: Reason) -> None:
+    assert reason_for(OSError(number, "")) is reason
+
+
+def test_a_line_for_people() -> None:
+    assert str(FULL) == (
+        "refused: outbound, 10.1.0.11:40000 to [fd00:2::11]:80, site b, by VM at peer, port closed"
+    )
+    assert str(BARE) == "not a peer's uplink: by proxy"
