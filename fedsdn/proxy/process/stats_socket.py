@@ -1,4 +1,4 @@
-"""The Unix socket that serves the proxy's statistics: connect, and read one JSON document."""
+"""The Unix sockets that serve the proxy's statistics: connect, and read one JSON document."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
@@ -53,7 +52,10 @@ class StatisticsSocket:
         self._lock_path = path.with_suffix(".lock")
         try:
             self._lock = self._take_lock()
-            self.socket = self._listen()
+            self._answers: dict[socket.socket, Callable[[], object]] = {
+                _listen(path, self._lock): statistics.totals,
+                _listen(_of_ended(path), self._lock): self._last_ended,
+            }
         except OSError as error:
             raise FedsdnError(
                 f"{path}: the statistics' socket cannot be made ({error.strerror}): "
@@ -73,42 +75,52 @@ class StatisticsSocket:
             ) from error
         return lock
 
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._path.unlink(missing_ok=True)
-            listener.bind(str(self._path))
-            self._path.chmod(0o600)
-            listener.listen()
-            listener.setblocking(False)
-        except OSError:
-            listener.close()
-            os.close(self._lock)
-            raise
-        return listener
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Where it listens: for who wants the counters, and for who wants what has ended."""
+        return list(self._answers)
 
     def answer(self) -> None:
-        """Accept one connection and answer it."""
-        with suppress(OSError):
-            connection, _address = self.socket.accept()
-            with connection:
-                connection.setblocking(False)  # who does not read gets what the socket takes
-                with suppress(OSError):  # it takes less then
-                    connection.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, _MOST_BYTES)
-                connection.send(json.dumps(self._told()).encode() + b"\n")
+        """Accept a connection where one waits, and answer it."""
+        for listener, told in self._answers.items():
+            with suppress(OSError):
+                connection, _address = listener.accept()
+                with connection:
+                    connection.setblocking(False)  # who does not read gets what the socket takes
+                    with suppress(OSError):  # it takes less then
+                        connection.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, _MOST_BYTES)
+                    connection.send(json.dumps(told()).encode() + b"\n")
 
-    def _told(self) -> dict[str, object]:
-        newest = list(self._statistics.ended())[-_MOST_TOLD:]
-        return {
-            "statistics": self._statistics.totals(),
-            "ended": [document(one) for one in newest],
-        }
+    def _last_ended(self) -> list[dict[str, object]]:
+        return [document(one) for one in list(self._statistics.ended())[-_MOST_TOLD:]]
 
     def remove(self) -> None:
-        """Stop listening, and remove the socket."""
-        self._path.unlink(missing_ok=True)
-        self.socket.close()
+        """Stop listening, and remove the sockets."""
+        for listener in self._answers:
+            Path(listener.getsockname()).unlink(missing_ok=True)
+            listener.close()
         os.close(self._lock)
+
+
+def _of_ended(path: Path) -> Path:
+    """Return the socket that serves the records, beside that of the counters."""
+    return path.with_name(f"{path.stem}-ended{path.suffix}")
+
+
+def _listen(path: Path, lock: int) -> socket.socket:
+    """Listen; if that fails, ``lock`` is given back."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        os.close(lock)
+        raise
+    return listener
 
 
 def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, int]:
@@ -118,7 +130,7 @@ def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, int]:
         FedsdnError: none answers, or one of another version.
 
     """
-    return checked(_asked(path)["statistics"])
+    return checked(_asked(path))
 
 
 def read_ended(path: Path = STATISTICS_SOCKET) -> list[Ended]:
@@ -128,27 +140,26 @@ def read_ended(path: Path = STATISTICS_SOCKET) -> list[Ended]:
         FedsdnError: none answers, or one of another version.
 
     """
-    found = _asked(path)["ended"]
+    found = _asked(_of_ended(path))
+    if not isinstance(found, list):
+        raise _another_version()
     try:
         return [from_document(one) for one in reversed(found)]
     except (ValueError, TypeError) as error:
         raise _another_version() from error
 
 
-def _asked(path: Path) -> dict[str, Any]:
+def _asked(path: Path) -> object:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_SECONDS)
         try:
             connection.connect(str(path))
             with connection.makefile() as stream:
-                found = json.load(stream)
+                return json.load(stream)
         except (OSError, ValueError) as error:
             raise FedsdnError(
                 f"{path}: no proxy answers ({error}); start it with 'fedsdn proxy run'"
             ) from error
-    if not isinstance(found, dict) or {"statistics", "ended"} - found.keys():
-        raise _another_version()
-    return found
 
 
 def _another_version() -> FedsdnError:

@@ -156,15 +156,16 @@ class _Parent:
             self._federation.current.proxy_port,
         )
         with selectors.DefaultSelector() as selector:
-            selector.register(self._served.socket, selectors.EVENT_READ)
+            for listener in self._served.sockets:
+                selector.register(listener, selectors.EVENT_READ)
             selector.register(self._signals, selectors.EVENT_READ)
             while self._workers or self._missing:
                 for key, _events in selector.select(self._until_next_start()):
-                    if key.fileobj is self._served.socket:
-                        self._served.answer()
-                    else:
+                    if key.fileobj is self._signals:
                         for received in self._signals.recv(_MOST_SIGNALS):
                             self._take(signal.Signals(received))
+                    else:
+                        self._served.answer()
                 self._check_home()
                 self._start_missing()
                 self._ended.look()
@@ -242,7 +243,7 @@ class _Parent:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        for sock in (self._served.socket, self._signals, self._wakeup):
+        for sock in (*self._served.sockets, self._signals, self._wakeup):
             sock.close()
 
     def _reap(self) -> None:
