@@ -107,9 +107,11 @@ def talking(lab: Lab, family: int) -> Iterator[list[Pair]]:
 
 
 def exchange(pairs: list[Pair]) -> None:
-    for ends in pairs:
-        for one, other in (ends, ends[::-1]):
+    """Send a byte each way on every connection, all at once."""
+    for ways in (pairs, [ends[::-1] for ends in pairs]):
+        for one, _ in ways:
             one.sendall(b"?")
+        for _, other in ways:
             assert other.recv(1) == b"?"
 
 
