@@ -77,7 +77,7 @@ def flows(context: Context) -> Iterator[Flow]:
     yield from _syn_on_inbound(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
-    yield from _delivery_to_both(context)
+    yield from () if restored else _delivery_to_both(context)
 
 
 def _by_state(context: Context) -> Iterator[Flow]:
@@ -101,7 +101,7 @@ def _by_state(context: Context) -> Iterator[Flow]:
         yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol),
-            Resubmit(Table.TO_BOTH),
+            *_of_no_connection(context),
             why="no conntrack state: a copy to each proxy port, the owner takes it",
         )
     for mark, delivery in _DELIVERY.items():
@@ -173,3 +173,13 @@ def _delivery_to_both(context: Context) -> Iterator[Flow]:
         Table.TO_BOTH, tagged, *learn, PopVlan(), *copies, why="to both ports, without its tag"
     )
     yield context.flow(Table.TO_BOTH, untagged, *learn, *copies, why="to both ports")
+
+
+def _of_no_connection(context: Context) -> tuple[Resubmit, ...]:
+    """Actions for what conntrack does not know.
+
+    Where it restores sources, a connection that it has lost is lost for good: then the VM is to be
+    answered by a reset.
+    """
+    restored = context.site.source_restore == "nat"
+    return _TO_BOTH if restored else (Resubmit(Table.TO_BOTH),)

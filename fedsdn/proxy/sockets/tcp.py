@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -78,6 +79,13 @@ def unacknowledged(sock: socket.socket) -> int:
         return 0
     (waiting,) = _INT.unpack(answer)
     return int(waiting)
+
+
+def is_broken(sock: socket.socket) -> bool:
+    """Whether a connection has been reset or has failed; the error stays to be read."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def at_urgent_octet(sock: socket.socket) -> bool:

@@ -322,7 +322,9 @@ class Socksifier:
 
 def _read_early(near: socket.socket, most: int) -> bytes:
     """Read what the VM has said already, up to an urgent octet, which the relay passes on."""
+    if tcp.is_broken(near) or tcp.at_urgent_octet(near):
+        return b""  # the relay finds it out: an error is read once
     try:
-        return b"" if tcp.at_urgent_octet(near) else near.recv(most)
-    except OSError:  # nothing, or it is reset, which the relay finds out
+        return near.recv(most)
+    except OSError:
         return b""
