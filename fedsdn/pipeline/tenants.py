@@ -13,8 +13,9 @@ and the socksifier otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from fedsdn.config.model import Site
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import (
     SERVER_PORT,
@@ -77,7 +78,7 @@ def flows(context: Context) -> Iterator[Flow]:
     yield from _syn_on_inbound(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
-    yield from () if restored else _delivery_to_both(context)
+    yield from _delivery_to_both(context, port_mac if restored else group_mac)
 
 
 def _by_state(context: Context) -> Iterator[Flow]:
@@ -101,7 +102,7 @@ def _by_state(context: Context) -> Iterator[Flow]:
         yield context.flow(
             Table.TENANT_STATE,
             Match(protocol=protocol),
-            *_of_no_connection(context),
+            Resubmit(Table.TO_BOTH),
             why="no conntrack state: a copy to each proxy port, the owner takes it",
         )
     for mark, delivery in _DELIVERY.items():
@@ -160,26 +161,20 @@ def _delivery(context: Context, table: Table, port: str) -> Iterator[Flow]:
     yield context.flow(table, untagged, *learn, *to_proxy, why="to the proxy")
 
 
-def _delivery_to_both(context: Context) -> Iterator[Flow]:
-    """Flows that hand both ports a copy, by addresses that tell it from a known connection's."""
+def _delivery_to_both(context: Context, mac: Callable[[Site, str], str]) -> Iterator[Flow]:
+    """Flows that hand both ports a copy, by addresses that tell it from a known connection's.
+
+    Where the bridge restores sources they do not: a connection that conntrack has lost is lost for
+    good there, and the proxy is to reset it.
+    """
     learn = (AddressToSender(), Normal())
     copies = [
         action
         for port in (SOCKSIFIER_PORT, SERVER_PORT)
-        for action in (SetDestinationMac(group_mac(context.site, port)), Output(port))
+        for action in (SetDestinationMac(mac(context.site, port)), Output(port))
     ]
     tagged, untagged = Match(tag=Tag.PRESENT), Match(tag=Tag.ABSENT)
     yield context.flow(
         Table.TO_BOTH, tagged, *learn, PopVlan(), *copies, why="to both ports, without its tag"
     )
     yield context.flow(Table.TO_BOTH, untagged, *learn, *copies, why="to both ports")
-
-
-def _of_no_connection(context: Context) -> tuple[Resubmit, ...]:
-    """Actions for what conntrack does not know.
-
-    Where it restores sources, a connection that it has lost is lost for good: then the VM is to be
-    answered by a reset.
-    """
-    restored = context.site.source_restore == "nat"
-    return _TO_BOTH if restored else (Resubmit(Table.TO_BOTH),)
