@@ -1,16 +1,25 @@
-"""unshare(2) and setns(2), which Python 3.11 does not have."""
+"""Linux namespaces: unshare(2) and setns(2), which Python 3.11 does not have."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+
+SOCKET_SECONDS = 20.0
+"""Time-out of the sockets that ``Namespace`` makes."""
+_BACKLOG = 2000
+
+Result = TypeVar("Result")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,16 +43,16 @@ def _setns(descriptor: int) -> None:
 
 
 @contextmanager
-def entered_network(pid: int) -> Iterator[None]:
-    """Be in the network namespace of process ``pid`` while the block runs.
+def entered_network(namespace: Path) -> Iterator[None]:
+    """Have the calling thread in a network namespace, named by its file, while the block runs.
 
     Raises:
-        OSError: there is no such process, or the kernel refuses.
+        OSError: there is no such namespace, or the kernel refuses.
 
     """
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _setns(there)
         finally:
@@ -54,3 +63,50 @@ def entered_network(pid: int) -> Iterator[None]:
             _setns(home)
     finally:
         os.close(home)
+
+
+class Namespace:
+    """A network namespace in which this process makes sockets."""
+
+    def __init__(self, path: Path) -> None:
+        """Name it by its file."""
+        self.path = path
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Return the result of ``work``, done inside."""
+        with entered_network(self.path):
+            return work()
+
+    def open(self, address: str, protocol: int = 0) -> socket.socket:
+        """Make a TCP socket for the address's family."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = self.call(lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.settimeout(SOCKET_SECONDS)
+        return sock
+
+    def raw(self, family: int) -> socket.socket:
+        """Make a socket that sends packets with their headers."""
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        return self.call(lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
+
+    def listen(self, address: str, port: int = 0) -> socket.socket:
+        """Make a listening socket."""
+        sock = self.open(address)
+        sock.bind((address, port))
+        sock.listen(_BACKLOG)
+        return sock
+
+    def connect(
+        self, address: str, port: int, source: tuple[str, int] | None = None, protocol: int = 0
+    ) -> socket.socket:
+        """Open a connection."""
+        sock = self.open(address, protocol)
+        try:
+            if source is not None:
+                sock.bind(source)
+            sock.connect((address, port))
+        except OSError:
+            sock.close()
+            raise
+        return sock

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.real.proxy_net import Namespace
+from fedsdn.lab.namespaces import Namespace
 
 Ends = tuple[str, str]
 """An address here and one there, with their prefix length."""

@@ -7,22 +7,20 @@ proxy's ports, and answers on the one that it was asked on. Tests hold the VMs' 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fedsdn import namespace
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Site
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
@@ -43,10 +41,6 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
 LIMIT_S = 20.0
 _NSENTER = shutil.which("nsenter") or "nsenter"
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-Result = TypeVar("Result")
 
 _START = """
 set -e
@@ -83,57 +77,6 @@ ip route add fd00:{own}::2 via fe80::1 dev server table 100
 ip rule add fwmark 1 lookup 100
 ip -6 rule add fwmark 1 lookup 100
 """
-
-
-class Namespace:
-    """A network namespace in which the test makes sockets."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def call(self, work: Callable[[], Result]) -> Result:
-        """Return the result of ``work``, done by a thread inside."""
-
-        def enter_and_work() -> Result:
-            with self.path.open("rb") as target:
-                if _libc.setns(target.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns {self.path}")
-            return work()
-
-        with ThreadPoolExecutor(max_workers=1) as threads:
-            return threads.submit(enter_and_work).result()
-
-    def open(self, address: str, protocol: int = 0) -> socket.socket:
-        """Make a socket for the address's family."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = self.call(lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.settimeout(LIMIT_S)
-        return sock
-
-    def raw(self, family: int) -> socket.socket:
-        """Make a socket that sends packets with their headers."""
-        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
-        return self.call(lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
-
-    def listen(self, address: str, port: int = 0) -> socket.socket:
-        sock = self.open(address)
-        sock.bind((address, port))
-        sock.listen(2000)
-        return sock
-
-    def connect(
-        self, address: str, port: int, source: tuple[str, int] | None = None, protocol: int = 0
-    ) -> socket.socket:
-        sock = self.open(address, protocol)
-        try:
-            if source is not None:
-                sock.bind(source)
-            sock.connect((address, port))
-        except OSError:
-            sock.close()
-            raise
-        return sock
 
 
 class SiteOfNet:

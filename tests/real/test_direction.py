@@ -15,11 +15,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.sockets import tcp, transparent
 from fedsdn.socket_address import SocketAddress
 from tests.real.handing_in import handing_in
-from tests.real.proxy_net import Namespace
 from tests.real.site_host import SiteHost
 from tests.real.test_site_traffic import Ground
 

@@ -19,12 +19,12 @@ import pytest
 from fedsdn.lab import build
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.lab.operator import CONTROLLER
 from fedsdn.lab.wait import wait_until
 from fedsdn.ovs.wanted import wanted_flows
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, port_mac
 from fedsdn.shell import Shell
-from tests.real.proxy_net import Namespace
 
 pytestmark = pytest.mark.real
 

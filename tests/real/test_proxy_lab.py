@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from fedsdn.lab.lab import Lab
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.lab.wait import wait_until
 from fedsdn.proxy.process.stats_socket import read_statistics
-from tests.real.proxy_net import Namespace
 
 pytestmark = pytest.mark.real
 

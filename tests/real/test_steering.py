@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.site import steering, tun
-from tests.real.proxy_net import Namespace
 
 pytestmark = pytest.mark.real
 

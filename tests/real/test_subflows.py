@@ -23,13 +23,13 @@ from fedsdn.cli.views import lab_views
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.lab.wait import wait_until
 from fedsdn.mptcp.subflows import Subflows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy.socks.protocol import Request
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
-from tests.real.proxy_net import Namespace
 from tests.real.test_proxy_lab import Vm, connections
 
 pytestmark = pytest.mark.real

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.pipeline.declarations import wan_port
 from tests.real.proxy_connections import Net, proxies
-from tests.real.proxy_net import LIMIT_S, Namespace, SiteOfNet
+from tests.real.proxy_net import LIMIT_S, SiteOfNet
 
 pytestmark = pytest.mark.real
 

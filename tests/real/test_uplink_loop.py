@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.proxy_net import Namespace
+from fedsdn.lab.namespaces import Namespace
 from tests.real.site_host import BRIDGE, SiteHost, federation
 
 pytestmark = pytest.mark.real

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fedsdn.lab.namespaces import Namespace
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.proxy.process.stats_socket import read_statistics
 from tests.real.faulty_proxy import FAILING, FAULTS, REASON, STARTED
-from tests.real.proxy_net import LIMIT_S, ROOT, Namespace
+from tests.real.proxy_net import LIMIT_S, ROOT
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
 
