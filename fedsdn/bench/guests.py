@@ -84,19 +84,28 @@ class Guest:
         finally:
             self.run("ip", "address", "del", *command[3:])
 
+    @property
+    def mac(self) -> str:
+        """Its interface's MAC address."""
+        with self._frames() as sock:
+            return bytes(sock.getsockname()[4]).hex(":")
+
     def announce(self, address: str) -> None:
         """Tell everybody on the network that it has the address (RFC 5227, RFC 4861)."""
-        one = ip_address(address)
-        with self.namespace.call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sock:
-            sock.bind((DEVICE, 0))
-            mac: bytes = sock.getsockname()[4]
-            if one.version == 4:
+        one, mac = ip_address(address), bytes.fromhex(self.mac.replace(":", ""))
+        if one.version == 4:
+            with self._frames() as sock:
                 sock.send(_BROADCAST + mac + _GRATUITOUS + (mac + one.packed) * 2)
-                return
+            return
         with self.raw(6, socket.IPPROTO_ICMPV6) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE.encode())
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
             sock.sendto(_UNASKED + one.packed + _TARGET_MAC + mac, ("ff02::1", 0))
+
+    def _frames(self) -> socket.socket:
+        sock = self.namespace.call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        sock.bind((DEVICE, 0))
+        return sock
 
     @contextmanager
     def filtering(self, *rules: str, hook: str = "input") -> Iterator[None]:

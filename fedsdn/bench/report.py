@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any, ClassVar, Protocol
 
 from fedsdn.bench.harm import HarmResults
 from fedsdn.bench.restore import RestoreResults
@@ -154,6 +155,16 @@ def stalled_table(results: StalledResults) -> tuple[str, Sequence[str], Rows]:
     )
 
 
-def as_json(results: Results | RestoreResults | HarmResults | StalledResults) -> str:
+class Measured(Protocol):
+    """Results of a benchmark, and what in them may not be."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def broken(self) -> Sequence[str]:
+        """A line for each."""
+
+
+def as_json(results: Measured) -> str:
     """Return every single measurement as one JSON object."""
     return json.dumps(asdict(results), indent=2)

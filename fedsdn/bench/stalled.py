@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fedsdn.bench.connection import FastConnection, fast_connection
+from fedsdn.bench.memory import Memory, memory
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Address, Family
 from fedsdn.errors import FedsdnError
@@ -23,7 +23,6 @@ _WARM_UP_SECONDS = 5.0
 _WATCH_SECONDS = 10.0
 _GONE_SECONDS = 60.0
 _FAMILIES: tuple[Family, ...] = (4, 6)
-_PAGE_KILOBYTES = 4
 
 LEAST_PART = 0.9
 """What a transfer is to keep of its rate."""
@@ -39,14 +38,6 @@ class Effort:
 
 FULL = Effort(rounds=4, readers=1000)
 QUICK = Effort(rounds=2, readers=100)
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Kilobytes of this machine's TCP sockets, both hosts' and their VMs', and of the proxies."""
-
-    sockets: int
-    proxies: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +104,7 @@ def run(rig: Rig, effort: Effort, results: StalledResults, report: Progress) -> 
 
 def _round(rig: Rig, family: Family, readers: int) -> Round:
     near, far = rig.sites
-    memory = _memory(rig)
+    without = memory(rig.sites)
     with fast_connection(
         near.vms[0].shell, far.vms[0].shell, _address(far.vms[0], family), "upload"
     ) as transfer:
@@ -122,7 +113,7 @@ def _round(rig: Rig, family: Family, readers: int) -> Round:
         with _stalled(near.vms[-1], far.vms[-1], family, readers) as (taken, errors):
             filled = time.monotonic()
             beside = _rate(transfer, _WARM_UP_SECONDS)
-            held = _memory(rig)
+            held = memory(rig.sites)
         filling = _mbit(transfer, began, filled)
         _wait_until_only(rig, 1)
         after = _rate(transfer, _WARM_UP_SECONDS)
@@ -130,7 +121,7 @@ def _round(rig: Rig, family: Family, readers: int) -> Round:
     _wait_until_only(rig, 0)
     return Round(
         *(family, readers, before, filling, beside, after, filled - began, taken),
-        Memory(held.sockets - memory.sockets, held.proxies - memory.proxies),
+        held - without,
         errors,
         ending.error,
     )
@@ -180,19 +171,3 @@ def _wait_until_only(rig: Rig, count: int) -> None:
 def _open(view: SiteView) -> int:
     stats = view.shell.json(*view.fedsdn, "proxy", "stats", "--json")
     return int(stats["outbound_open"]) + int(stats["inbound_open"])
-
-
-def _memory(rig: Rig) -> Memory:
-    return Memory(_socket_kilobytes(), sum(_proxy_kilobytes(view) for view in rig.sites))
-
-
-def _socket_kilobytes() -> int:
-    """Memory of all TCP sockets (``mem`` in proc(5)): the kernel counts no namespace apart."""
-    lines = Path("/proc/net/sockstat").read_text().splitlines()
-    (fields,) = [line.split() for line in lines if line.startswith("TCP:")]
-    return int(fields[fields.index("mem") + 1]) * _PAGE_KILOBYTES
-
-
-def _proxy_kilobytes(view: SiteView) -> int:
-    lines = view.shell.output("ps", "-e", "-o", "rss=,args=").splitlines()
-    return sum(int(line.split()[0]) for line in lines if "fedsdn proxy run" in line)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,17 +22,18 @@ from fedsdn.bench import stalled as stalled_bench
 from fedsdn.bench.failover import Part
 from fedsdn.bench.harm import HarmResults
 from fedsdn.bench.report import as_json, harm_table, restore_table, stalled_table, tables
-from fedsdn.bench.restore import RestoreResults
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
 from fedsdn.bench.stalled import StalledResults
+from fedsdn.cli import bench_behaviour
+from fedsdn.cli.bench_lab import lab_of_our_own, show_table
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
-from fedsdn.lab import build
-from fedsdn.lab.lab import Lab
 
 app = typer.Typer(help="Measure, mostly in a lab made for it.")
+for command in bench_behaviour.COMMANDS:
+    app.command()(command)
 
 
 @app.callback()
@@ -71,7 +68,7 @@ def failover(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = Results()
     try:
-        with _lab(topology, console) as lab:
+        with lab_of_our_own(topology, console) as lab:
             failover_bench.run(
                 *(Rig(lab, lab_views(lab)), effort, part or list(Part)),
                 secrets.randbelow(1_000_000) if seed is None else seed,
@@ -94,21 +91,6 @@ def _show(results: Results, console: Console, *, json_output: bool) -> None:
         console.print(f"[bold red]broken:[/] {escape(line)}")
 
 
-def _show_table(
-    results: RestoreResults | HarmResults | StalledResults,
-    table: tuple[str, Sequence[str], Sequence[Sequence[str]]],
-    console: Console,
-    *,
-    json_output: bool,
-) -> None:
-    if json_output:
-        print(as_json(results))
-    else:
-        print_table(*table)
-    for line in results.broken:
-        console.print(f"[bold red]broken:[/] {escape(line)}")
-
-
 @app.command()
 def restore(
     *,
@@ -124,11 +106,11 @@ def restore(
     """
     effort = restore_bench.QUICK if quick else restore_bench.FULL
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with _lab(topology, console) as lab:
+    with lab_of_our_own(topology, console) as lab:
         results = restore_bench.run(
             lab, lab_views(lab), effort, lambda line: console.print(f"  {line}")
         )
-    _show_table(results, restore_table(results), console, json_output=json_output)
+    show_table(results, restore_table(results), console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
 
@@ -171,13 +153,13 @@ def harm(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = HarmResults()
     try:
-        with _lab(topology, console) as lab:
+        with lab_of_our_own(topology, console) as lab:
             harm_bench.run(
                 *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts, loss), results),
                 lambda line: console.print(f"  {line}"),
             )
     finally:
-        _show_table(results, harm_table(results), console, json_output=json_output)
+        show_table(results, harm_table(results), console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
 
@@ -204,13 +186,13 @@ def stalled(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = StalledResults()
     try:
-        with _lab(topology, console) as lab:
+        with lab_of_our_own(topology, console) as lab:
             stalled_bench.run(
                 *(Rig(lab, lab_views(lab)), effort, results),
                 lambda line: console.print(f"  {line}"),
             )
     finally:
-        _show_table(results, stalled_table(results), console, json_output=json_output)
+        show_table(results, stalled_table(results), console, json_output=json_output)
     if results.broken:
         raise typer.Exit(1)
 
@@ -269,16 +251,3 @@ def load(
         print(json.dumps([asdict(one) for one in costs], indent=2))
     else:
         print_table(*scale_bench.table(costs))
-
-
-@contextmanager
-def _lab(topology: Path, console: Console) -> Iterator[Lab]:
-    """Have a lab of our own while the block runs, and remove it also when we are told to end."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    name = f"bench-{os.getpid()}"
-    console.print(f"[bold]lab {name}[/]")
-    lab = build.up(topology, name, report=lambda line: console.print(f"  {line}"))
-    try:
-        yield lab
-    finally:
-        build.down(name)

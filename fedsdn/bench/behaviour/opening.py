@@ -29,7 +29,7 @@ _AT_ONCE_SECONDS = 2.5
 """Less than the kernel waits for a neighbour that is not there, more than a busy machine takes."""
 _LIMIT_SECONDS = 9.0
 _CHECK_SECONDS = 0.2
-_DEAD_CHECK = 2
+DEAD_CHECK = 2
 """A dead backend is to be seen by the next check but one."""
 _MOST_CHECKS = 20
 _AGAIN_SECONDS = 0.02
@@ -94,7 +94,7 @@ def _unreachable(kind: str) -> Callable[[Ends], str]:
 
 
 def _health(ends: Ends) -> str:
-    late = [count for count in dead_checks(ends, ends.lengths.rounds) if count > _DEAD_CHECK]
+    late = [count for count in dead_checks(ends, ends.lengths.rounds) if count > DEAD_CHECK]
     return f"later: {late}" if late else "by the next check but one"
 
 

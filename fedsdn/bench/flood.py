@@ -1,0 +1,282 @@
+"""The benchmark of a VM's SYN flood: what others' connections, a transfer and the memory feel."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from enum import StrEnum
+from threading import Event, Thread
+
+from fedsdn.bench.connection import FastConnection, fast_connection
+from fedsdn.bench.figures import Summary, summary
+from fedsdn.bench.first_byte import answering, first_byte
+from fedsdn.bench.guests import Guest, guests
+from fedsdn.bench.memory import Memory, memory
+from fedsdn.bench.rig import Rig
+from fedsdn.config.model import Family
+from fedsdn.errors import FedsdnError
+from fedsdn.lab.build import Progress
+
+_PROGRAM = "fedsdn.bench.syns"
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_WARM_UP_SECONDS = 4.0
+_SAMPLE_SECONDS = 0.25
+_PAUSE_SECONDS = 0.02
+
+MOST_TIMES = 2.0
+"""What others' new connections may take, in times of what they take without a flood."""
+LEAST_PART = 0.9
+"""What an established transfer is to keep of its rate."""
+
+
+class Port(StrEnum):
+    """What the flood goes to."""
+
+    CLOSED = "closed port"
+    SILENT = "silent host"
+    OPEN = "open port"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many SYNs in how many seconds, and how long before and after it is measured."""
+
+    count: int
+    seconds: float
+    rest: float
+    families: tuple[Family, ...]
+
+
+FULL = Effort(20_000, 5.0, 20.0, _FAMILIES)
+QUICK = Effort(20_000, 5.0, 8.0, (4,))
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Others' new connections, in ms to the first byte: of those there were, and those failed."""
+
+    known: Summary
+    first: Summary
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One flood: connections, rates in Mbit/s and memory before, during and after it."""
+
+    port: Port
+    family: Family
+    seconds: float
+    before: Times
+    during: Times
+    after: Times
+    rate_before: float
+    rate_during: float
+    rate_after: float
+    at_most: Memory
+    """Beyond what there was before."""
+    left: Memory
+    broken: str | None
+
+    @property
+    def part(self) -> float:
+        """What the transfer kept, of the mean before and after."""
+        alone = (self.rate_before + self.rate_after) / 2
+        return self.rate_during / alone if alone else 0.0
+
+    @property
+    def times(self) -> float:
+        """How many times longer others' connections took, at the median of the worse kind."""
+        return max(
+            self.during.known.median / self.before.known.median,
+            self.during.first.median / self.before.first.median,
+        )
+
+
+@dataclass(slots=True)
+class FloodResults:
+    """All rounds so far."""
+
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[str]:
+        """Say what failed."""
+        return [
+            f"{one.port}, IPv{one.family}: {what}" for one in self.rounds for what in _failed(one)
+        ]
+
+
+def _failed(one: Round) -> Iterator[str]:
+    if one.broken:
+        yield f"the transfer: {one.broken}"
+    if failed := one.during.failed:
+        yield f"{failed} connections of others failed"
+
+
+def run(rig: Rig, effort: Effort, results: FloodResults, report: Progress) -> None:
+    """Measure; ``results`` has what was found so far at any time.
+
+    Raises:
+        FedsdnError: something cannot be measured.
+
+    """
+    near, far = rig.sites
+    with guests(rig.lab, {near.name: 2, far.name: 2}) as made:
+        scene = _Scene(rig, effort, *made[near.name], *made[far.name])
+        for family in effort.families:
+            for port in Port:
+                one = scene.flood(port, family)
+                results.rounds.append(one)
+                report(f"{port}, IPv{family}: others' connections took {one.times:.1f} times")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    rig: Rig
+    effort: Effort
+    flooder: Guest
+    neighbour: Guest
+    flooded: Guest
+    server: Guest
+
+    def flood(self, port: Port, family: Family) -> Round:
+        near, far = (view.vms[0] for view in self.rig.sites)
+        address = far.address(family)
+        if address is None:
+            raise FedsdnError(f"VM {far.name} has no IPv{family} address")
+        with (
+            fast_connection(near.shell, far.shell, address, "upload") as transfer,
+            self._target(port, family) as target,
+        ):
+            time.sleep(_WARM_UP_SECONDS)
+            without = memory(self.rig.sites)
+            rate_before, before, _ = self._watch(transfer, family, self._rest)
+            seconds: list[float] = []
+            rate_during, during, most = self._watch(
+                transfer, family, lambda: seconds.append(self._send(target, family))
+            )
+            rate_after, after, later = self._watch(transfer, family, self._rest)
+            left = memory(self.rig.sites)
+            ending = transfer.finish()
+        return Round(
+            *(port, family, seconds[0], before, during, after),
+            *(rate_before, rate_during, rate_after),
+            (most | later) - without,
+            left - without,
+            ending.error,
+        )
+
+    def _rest(self) -> None:
+        time.sleep(self.effort.rest)
+
+    @contextmanager
+    def _target(self, port: Port, family: Family) -> Iterator[tuple[str, int]]:
+        with self.flooded.listen(family) as listener:
+            address: tuple[str, int] = listener.getsockname()[:2]
+            if port is Port.CLOSED:
+                listener.close()
+            silent = self.flooded.filtering("meta l4proto tcp drop")
+            with silent if port is Port.SILENT else nullcontext():
+                yield address
+
+    def _send(self, target: tuple[str, int], family: Family) -> float:
+        shell, effort = self.flooder.shell, self.effort
+        said = shell.output(
+            *shell.module(_PROGRAM),
+            *(self.flooder.address(family), target[0], str(target[1])),
+            *(str(effort.count), str(effort.seconds)),
+            timeout=10 * effort.seconds,
+        )
+        seconds: float = json.loads(said)["seconds"]
+        return seconds
+
+    def _watch(
+        self, transfer: FastConnection, family: Family, work: Callable[[], None]
+    ) -> tuple[float, Times, Memory]:
+        """Open connections and look at the memory while ``work`` goes on."""
+        ended, most = Event(), memory(self.rig.sites)
+        connections = _Connections(self.neighbour, self.server, family, ended)
+        began = time.monotonic()
+        working = Thread(target=work, daemon=True)
+        working.start()
+        while working.is_alive():
+            working.join(_SAMPLE_SECONDS)
+            most |= memory(self.rig.sites)
+        end = time.monotonic()
+        ended.set()
+        connections.join()
+        rate = transfer.received(began, end) * 8e-6 / (end - began)
+        return rate, connections.times(), most | memory(self.rig.sites)
+
+
+class _Connections(Thread):
+    """A neighbour's new connections, one after the other, to a known destination and a new one."""
+
+    def __init__(self, client: Guest, server: Guest, family: Family, ended: Event) -> None:
+        super().__init__(daemon=True)
+        self._client, self._server, self._family = client, server, family
+        self._ended = ended
+        self._known: list[float] = []
+        self._first: list[float] = []
+        self._failed = 0
+        self.start()
+
+    def run(self) -> None:
+        with answering(self._server, self._family) as known:
+            self._connect(known, [])  # from now on it is
+            while not self._ended.wait(_PAUSE_SECONDS):
+                self._connect(known, self._known)
+                with answering(self._server, self._family) as new:
+                    self._connect(new, self._first)
+
+    def _connect(self, address: tuple[str, int], times: list[float]) -> None:
+        try:
+            times.append(first_byte(self._client, self._family, address) * 1000)
+        except OSError:
+            self._failed += 1
+
+    def times(self) -> Times:
+        known, first = summary(self._known), summary(self._first)
+        if known is None or first is None:
+            raise FedsdnError(f"{self._client.shell.name}: no connection was made in time")
+        return Times(known, first, self._failed)
+
+
+Rows = Sequence[Sequence[str]]
+
+
+def table(results: FloodResults) -> tuple[str, Sequence[str], Rows]:
+    """Return title, headings and rows."""
+    marks = {True: "✓", False: "✗"}
+    return (
+        "A VM's flood of SYNs beside others (ms to the first byte; MB beyond what there was)",
+        (
+            *("to", "IP", "s", "known: before", "during", "worst", "new: before", "during"),
+            *("worst", "times", "", "transfer keeps", "", "proxies at most", "left"),
+            *("TCP at most", "left", "slab at most", "left"),
+        ),
+        [
+            (
+                *(one.port, f"IPv{one.family}", f"{one.seconds:.1f}"),
+                *(f"{one.before.known.median:.0f}", f"{one.during.known.median:.0f}"),
+                f"{one.during.known.worst:.0f}",
+                *(f"{one.before.first.median:.0f}", f"{one.during.first.median:.0f}"),
+                f"{one.during.first.worst:.0f}",
+                *(f"{one.times:.1f}", marks[one.times <= MOST_TIMES]),
+                *(f"{one.part:.2f}", marks[one.part >= LEAST_PART]),
+                *(
+                    f"{kilobytes / 1000:.1f}"
+                    for kilobytes in (
+                        *(one.at_most.proxies, one.left.proxies),
+                        *(one.at_most.sockets, one.left.sockets),
+                        *(one.at_most.slab, one.left.slab),
+                    )
+                ),
+            )
+            for one in results.rounds
+        ],
+    )
