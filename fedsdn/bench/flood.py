@@ -24,6 +24,8 @@ _PROGRAM = "fedsdn.bench.syns"
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _WARM_UP_SECONDS = 4.0
 _SAMPLE_SECONDS = 0.25
+_NO_RESETS = "tcp flags & rst == rst drop"
+"""The flooder's kernel, which knows nothing of the SYNs, is not to tidy up behind them."""
 _PAUSE_SECONDS = 0.02
 
 MOST_TIMES = 2.0
@@ -151,6 +153,7 @@ class _Scene:
         with (
             fast_connection(near.shell, far.shell, address, "upload") as transfer,
             self._target(port, family) as target,
+            self.flooder.filtering(_NO_RESETS, hook="output"),
         ):
             time.sleep(_WARM_UP_SECONDS)
             without = memory(self.rig.sites)

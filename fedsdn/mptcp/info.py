@@ -17,14 +17,16 @@ ESTABLISHED, SYN_SENT, CLOSED = SS_ESTABLISHED, SS_SYN_SENT, SS_CLOSE
 class TcpInfo(NamedTuple):
     """The state of a TCP socket, under the kernel's names and in its order.
 
-    ``state`` is ``ESTABLISHED``, ``SYN_SENT``, ... ``unacked`` and ``snd_cwnd`` are in segments of
-    ``snd_mss`` bytes. ``last_data_recv`` and ``last_ack_recv`` are ms since something came, in
-    whole ticks of the kernel's clock. ``rtt`` (smoothed) and ``min_rtt`` are in µs,
-    ``pacing_rate`` in bytes per second. ``bytes_sent`` counts what was retransmitted, too, and
-    ``bytes_retrans`` only that; ``notsent_bytes`` wait in the send buffer.
+    ``state`` is ``ESTABLISHED``, ``SYN_SENT``, ... ``options`` are what both ends use: ``ECN``, ...
+    ``unacked`` and ``snd_cwnd`` are in segments of ``snd_mss`` bytes. ``last_data_recv`` and
+    ``last_ack_recv`` are ms since something came, in whole ticks of the kernel's clock. ``rtt``
+    (smoothed) and ``min_rtt`` are in µs, ``pacing_rate`` in bytes per second. ``bytes_sent`` counts
+    what was retransmitted, too, and ``bytes_retrans`` only that; ``notsent_bytes`` wait in the send
+    buffer.
     """
 
     state: int
+    options: int
     snd_mss: int
     unacked: int
     last_data_recv: int
@@ -49,6 +51,9 @@ class MptcpInfo(NamedTuple):
     flags: int
     token: int
 
+
+ECN, SYN_DATA = 8, 32
+"""``TCPI_OPT_ECN``; ``TCPI_OPT_SYN_DATA``: data in the SYN were acknowledged with it."""
 
 FALLBACK = 0x1
 """``MPTCP_INFO_FLAG_FALLBACK``."""

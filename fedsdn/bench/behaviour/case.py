@@ -172,11 +172,6 @@ def tell(part: int, whole: int) -> str:
     return "all" if part == whole else f"{part} of {whole}"
 
 
-def options_of(sock: socket.socket) -> int:
-    """Return ``tcpi_options`` of a connection's TCP_INFO (linux/tcp.h)."""
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5]
-
-
 def until(deadline: float) -> float:
     """Return the seconds that are left, at least a moment."""
     return max(0.001, deadline - time.monotonic())

@@ -13,19 +13,18 @@ from fedsdn.bench.behaviour.case import (
     Ends,
     both,
     in_thread,
-    options_of,
     read_exactly,
     tell,
 )
 from fedsdn.bench.guests import DEVICE
 from fedsdn.bench.segments import Opening
+from fedsdn.mptcp.connection import tcp_info
+from fedsdn.mptcp.info import ECN
 
 _LARGE = bytes(range(256)) * 1000
 _LEAST_MSS = 88
 """Linux ``TCP_MIN_MSS``."""
 _JUMBO_MTU = 9040
-_ECN = 8
-"""``TCPI_OPT_ECN`` of linux/tcp.h, in ``tcpi_options``: both ends agreed on ECN."""
 _EXPEDITED, _CLASS_1 = 0xB8, 0x20
 """IPv4's type of service: DSCP EF (RFC 3246) and CS1 (RFC 2474), no ECN."""
 _DSCP = {_EXPEDITED: "ef", _CLASS_1: "cs1"}
@@ -82,7 +81,7 @@ def _explicit_congestion(ends: Ends) -> str:
         ends.server.sysctls(tcp_ecn=1),
         ends.connected() as pair,
     ):
-        agreed = [_yes(seen=bool(options_of(one) & _ECN)) for one in pair]
+        agreed = [_yes(seen=bool(tcp_info(one).options & ECN)) for one in pair]
     return f"client: {agreed[0]}, server: {agreed[1]}"
 
 

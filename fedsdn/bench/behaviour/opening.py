@@ -18,12 +18,13 @@ from fedsdn.bench.behaviour.case import (
     both,
     error_word,
     in_thread,
-    options_of,
     port_of,
     read_exactly,
     tell,
 )
 from fedsdn.lab.wait import wait_until
+from fedsdn.mptcp.connection import tcp_info
+from fedsdn.mptcp.info import SYN_DATA
 
 _AT_ONCE_SECONDS = 2.5
 """Less than the kernel waits for a neighbour that is not there, more than a busy machine takes."""
@@ -217,12 +218,8 @@ def _fast_open(ends: Ends) -> str:
                     server.settimeout(_LIMIT_SECONDS)
                     if read_exactly(server, 5) != b"hello":
                         return "other data"
-                    taken = options_of(client)
-    return f"data arrive, {'with the SYN' if taken & _SYN_DATA else 'after the handshake'}"
-
-
-_SYN_DATA = 32
-"""``TCPI_OPT_SYN_DATA`` of linux/tcp.h, in ``tcpi_options``: the SYN's data were acknowledged."""
+                    taken = tcp_info(client).options
+    return f"data arrive, {'with the SYN' if taken & SYN_DATA else 'after the handshake'}"
 
 
 def _reserved_ports(ends: Ends) -> str:

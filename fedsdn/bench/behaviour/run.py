@@ -26,7 +26,7 @@ CASES: tuple[Case, ...] = (
     *crowd.CASES,
 )
 
-_LANES = 6
+_LANES = 10
 """Cases that run at a time near, and as many far; each has VMs of its own."""
 _MISSING = 3
 
