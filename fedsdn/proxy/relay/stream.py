@@ -165,7 +165,7 @@ class Stream:
     def _fill(self) -> bool:
         """Read into the empty buffer; False when there is nothing to send."""
         room = 0 if self._read_all else self.room()
-        if not room and (self._read_all or not self.source_broke):
+        if not room:
             self.release()
             return False
         got = self._read(room)
@@ -186,8 +186,7 @@ class Stream:
         """Read at most ``room`` bytes; 0 at the end, None when nothing is there now."""
         self._buffer = self._buffer or self.relay.buffers.take()
         try:
-            # Without room, what is still unread is lost with the reset, as it is without a proxy.
-            return room and self.source.recv_into(self._buffer[self.head : self.head + room])
+            return self.source.recv_into(self._buffer[self.head : self.head + room])
         except BlockingIOError:
             return None
         except OSError as error:
