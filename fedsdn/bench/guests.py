@@ -17,12 +17,14 @@ from fedsdn.lab.namespaces import Namespace
 from fedsdn.lab.switch import kernel_datapath, make_bridge
 from fedsdn.lab.topology import LabSite, Vm
 from fedsdn.lab.vms import make_vms
+from fedsdn.lab.wait import wait_until
 from fedsdn.shell import Shell
 
 DEVICE = "eth0"
 """A VM's only interface."""
 FIRST_HOST = 100
 """Added VMs have the host numbers from here on in their prefixes; those of the topology fewer."""
+_SEEN_SECONDS = 20.0
 _TABLE = "measured"
 """The nftables tables that we make in VMs."""
 
@@ -191,6 +193,8 @@ def guests(lab: Lab, wanted: dict[str, int]) -> Iterator[dict[str, list[Guest]]]
     try:
         for name, vms in added.items():
             _plug_in(lab, sites[name], vms)
+        for name in added:
+            _wait_for_flows(lab, name)
         made = {name: [_guest(lab, name, vm) for vm in vms] for name, vms in added.items()}
         for guest in (one for several in made.values() for one in several):
             for address in guest.vm.addresses:  # neighbours may remember who had it before
@@ -220,6 +224,16 @@ def _plug_in(lab: Lab, site: LabSite, vms: Sequence[Vm]) -> None:
     whole = LabSite(site.name, site.gateways, (*site.vms, *vms))
     make_vms(host, whole)
     make_bridge(host, lab.topology.federation.site(site.name), whole, system=kernel_datapath())
+
+
+def _wait_for_flows(lab: Lab, site: str) -> None:
+    """Wait until the application has seen the new ports."""
+    host = Shell(site, lab.prefix(site))
+    wait_until(
+        lambda: not host.run("fedsdn", "flows", "diff").returncode,
+        _SEEN_SECONDS,
+        lambda: f"site {site}: the flows of the VMs' ports are missing: run 'fedsdn flows diff'",
+    )
 
 
 def _unplug(host: Host, vms: Sequence[Vm]) -> None:
