@@ -203,6 +203,8 @@ def guests(lab: Lab, wanted: dict[str, int]) -> Iterator[dict[str, list[Guest]]]
     finally:
         for name, vms in added.items():
             _unplug(lab.host(name), vms)
+    for name in added:
+        _wait_for_flows(lab, name)
 
 
 def _addresses(site: Site, number: int) -> tuple[Interface, ...]:
@@ -227,12 +229,12 @@ def _plug_in(lab: Lab, site: LabSite, vms: Sequence[Vm]) -> None:
 
 
 def _wait_for_flows(lab: Lab, site: str) -> None:
-    """Wait until the application has seen the new ports."""
+    """Wait until the application has seen which ports there are now."""
     host = Shell(site, lab.prefix(site))
     wait_until(
         lambda: not host.run("fedsdn", "flows", "diff").returncode,
         _SEEN_SECONDS,
-        lambda: f"site {site}: the flows of the VMs' ports are missing: run 'fedsdn flows diff'",
+        lambda: f"site {site}: the flows are not those of the ports: run 'fedsdn flows diff'",
     )
 
 
