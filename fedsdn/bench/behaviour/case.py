@@ -26,6 +26,10 @@ class Where(StrEnum):
     """At another."""
 
 
+NEVER_OPEN = 9
+"""A port where no server ever was: what one knows of a port that was open may be out of date."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """How long the longest cases take, in seconds, and how much the largest do."""

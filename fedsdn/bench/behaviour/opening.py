@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from fedsdn.bench.behaviour.case import (
+    NEVER_OPEN,
     Case,
     Difference,
     Ends,
@@ -55,13 +56,8 @@ def _opened(ends: Ends, address: str, port: int, limit: float = _LIMIT_SECONDS) 
         return f"{said}, {'at once' if time.monotonic() - began < _AT_ONCE_SECONDS else 'later'}"
 
 
-def _closed_port(ends: Ends) -> int:
-    with ends.listen() as listener:
-        return port_of(listener)
-
-
 def _refused(ends: Ends) -> str:
-    return _opened(ends, ends.address, _closed_port(ends))
+    return _opened(ends, ends.address, NEVER_OPEN)
 
 
 def _silent(ends: Ends) -> str:
@@ -104,7 +100,9 @@ def dead_checks(ends: Ends, rounds: int) -> list[int]:
 
     Before each death two checks in a row must have gone well.
     """
-    port, found = _closed_port(ends), []
+    found = []
+    with ends.listen() as listener:
+        port = port_of(listener)
     for _ in range(rounds):
         with ends.listen(port) as listener:
             dropping = in_thread(_accept_and_drop, listener)

@@ -12,7 +12,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from fedsdn.bench.behaviour.case import Case, Ends, accepted, both, in_thread, port_of, tell
+from fedsdn.bench.behaviour.case import (
+    NEVER_OPEN,
+    Case,
+    Ends,
+    accepted,
+    both,
+    in_thread,
+    port_of,
+    tell,
+)
 from fedsdn.bench.behaviour.terminal import Terminal
 
 _LIMIT_SECONDS = 30.0
@@ -67,9 +76,8 @@ def _answer_http(listener: socket.socket) -> None:
 
 def _scan(kind: str, ends: Ends) -> str:
     """Scan a server with one open port, a host with none, and addresses that nobody has."""
-    with ends.listen() as listener, ends.listen() as closed:
-        opened, other = port_of(listener), port_of(closed)
-        closed.close()
+    with ends.listen() as listener:
+        opened, other = port_of(listener), NEVER_OPEN
         targets = (ends.address, ends.spare.address(ends.family), *ends.missing[:2])
         names = dict(zip(targets, ("server", "spare", "missing", "missing"), strict=True))
         family = ("-6",) if ends.family == 6 else ()
