@@ -67,6 +67,6 @@ if __name__ == "__main__":
         socks.encode_reply(socks.Reply.REFUSED),
         socks.PLAIN_GREETING,
         socks.GREETING,
-        socks.Selection(1).encode(),
+        socks.SELECTION,
     ]
     fuzz(one_input, GOOD)

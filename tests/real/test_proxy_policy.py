@@ -22,9 +22,9 @@ from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks.protocol import (
     GREETING,
     NO_METHOD,
+    SELECTION,
     Reply,
     Request,
-    Selection,
     encode_reply,
 )
 from fedsdn.socket_address import SocketAddress
@@ -76,9 +76,8 @@ def receive_exactly(sock: socket.socket, count: int) -> bytes:
 
 
 def is_selected(peer: socket.socket) -> bool:
-    """Whether the server takes the greeting; whichever worker it is."""
-    selection = receive_exactly(peer, len(Selection(0).encode()))
-    return selection[:2] == Selection(0).encode()[:2]
+    """Whether the server takes the greeting."""
+    return receive_exactly(peer, len(SELECTION)) == SELECTION
 
 
 def receive(sock: socket.socket) -> bytes:

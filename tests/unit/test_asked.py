@@ -23,9 +23,9 @@ from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import (
     GREETING,
+    SELECTION,
     Reply,
     Request,
-    Selection,
     SocksError,
     encode_reply,
 )
@@ -48,11 +48,8 @@ class FakePool:
     def asked(self, peer: str) -> None:
         assert peer == PEER.name
 
-    def take(self, _peer: str, worker: int | None = None) -> Connection | None:
-        fit = [one for one in self.ready if worker in (None, one.worker)]
-        if fit:
-            self.ready.remove(fit[0])
-        return fit[0] if fit else None
+    def take(self, _peer: str) -> Connection | None:
+        return self.ready.pop() if self.ready else None
 
     def give_back(self, connection: Connection) -> None:
         self.given_back.append(connection)
@@ -66,11 +63,10 @@ class Net:
         self._stack = stack
         self.pool = FakePool()
         self.ends: list[socket.socket] = []
-        self.order = Order(1)
         self.peers = Peers(
             cast("Connector", self),
             cast("Pool", self.pool),
-            self.order.of(0),
+            Order(0),
             cast("Relays", self),
         )
 
@@ -81,18 +77,17 @@ class Net:
     def carries(self, _far: socket.socket, _peer: object) -> bool:
         return True
 
-    async def connect(self, _peer: object, worker: int | None = None) -> Connection:
+    async def connect(self, _peer: object) -> Connection:
         far, end = tcp_pair()
         tcp.prepare(far)
         self.ends.append(self._stack.enter_context(end))
         opened = ExitStack()
         opened.enter_context(far)
         managed = Managed(far, 0, PEER.name, lambda *_: None)
-        return Connection(far, PEER, managed, opened, lambda *_: None, worker)
+        return Connection(far, PEER, managed, opened, lambda *_: None)
 
     async def selected(self, connection: Connection) -> None:
-        selection = await asyncio.get_running_loop().sock_recv(connection.far, 3)
-        connection.worker = selection[2]
+        assert await asyncio.get_running_loop().sock_recv(connection.far, 2) == SELECTION
 
     async def read(self, end: int, count: int) -> bytes:
         read = b""
@@ -109,7 +104,7 @@ async def asking(*, ready: bool = True) -> AsyncIterator[tuple[Net, Request]]:
     with ExitStack() as stack:
         net = Net(stack)
         if ready:
-            net.pool.ready.append(await net.connect(PEER, worker=3))
+            net.pool.ready.append(await net.connect(PEER))
         with net.peers.opening(CLIENT, SERVER) as request:
             yield net, request
 
@@ -118,12 +113,9 @@ SUCCEEDED = encode_reply(Reply.SUCCEEDED)
 
 
 @asynchronous
-async def test_a_ready_connection_needs_no_greeting_and_tells_the_worker_at_once() -> None:
+async def test_a_ready_connection_needs_no_greeting() -> None:
     async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         assert await net.read(0, len(request.encode())) == request.encode()
-        known = net.order.unanswered(request.number)
-        assert known is not None
-        assert known.worker == 3
         await net.say(0, SUCCEEDED)
         assert await asked.answer() is Reply.SUCCEEDED
 
@@ -135,7 +127,7 @@ async def test_a_new_connection_takes_all_in_one_flight() -> None:
             assert asked.early == 1
             sent = GREETING + request.encode() + records.record(Kind.DATA, 1) + b"?"
             assert await net.read(0, len(sent)) == sent
-            await net.say(0, Selection(5).encode() + SUCCEEDED)
+            await net.say(0, SELECTION + SUCCEEDED)
             assert await asked.answer() is Reply.SUCCEEDED
         assert net.pool.given_back == []
 
@@ -160,7 +152,7 @@ async def test_a_request_whose_connection_breaks_is_made_again() -> None:
         while len(net.ends) < 2:
             await asyncio.sleep(0)
         assert await net.read(1, len(sent)) == sent
-        await net.say(1, Selection(0).encode() + SUCCEEDED)
+        await net.say(1, SELECTION + SUCCEEDED)
         assert await answer is Reply.SUCCEEDED
         assert asked.far.getpeername() == net.ends[1].getsockname()
 
@@ -231,16 +223,10 @@ async def test_more_than_the_connection_takes_is_sent_behind_the_answer() -> Non
 
 
 @asynchronous
-async def test_a_request_waits_for_a_connection_to_the_worker_of_the_one_before() -> None:
-    async with asking() as (net, first), net.peers.asked(PEER, first) as _:
-        net.pool.ready.append(await net.connect(PEER, worker=4))
+async def test_a_request_says_which_one_it_comes_after_and_does_not_wait() -> None:
+    async with asking() as (net, first), net.peers.asked(PEER, first):
         with net.peers.opening(CLIENT, SERVER) as second:
-            assert second.after == first.number
-            taking = asyncio.create_task(net.peers.next_in_order(PEER, second.after))
-            await asyncio.sleep(0.05)
-            assert not taking.done()
-            net.pool.ready.append(await net.connect(PEER, worker=3))
-            taken, after = await taking
-            assert taken is not None
-            assert (taken.worker, after) == (3, first.number)
-            taken.close()
+            async with net.peers.asked(PEER, second):
+                sent = GREETING + second.encode()
+                assert await net.read(1, len(sent)) == sent
+                assert second.after == first.number

@@ -39,7 +39,6 @@ class Net:
         self.statistics = Statistics(1).row(0)
         self.carried = Carried(self.statistics.ended)
         self.ends: list[socket.socket] = []
-        self.worker = 0
         self.fails = False
         poller = stack.enter_context(polling())
         self.pool = Pool(most, self.make, poller, self.carried, self.statistics)
@@ -55,7 +54,7 @@ class Net:
         opened = ExitStack()
         opened.enter_context(far)
         managed = Managed(far, 0, PEER.name, lambda *_: None)
-        return ReadyConnection(far, PEER, managed, opened, self.carried.end, self.worker)
+        return ReadyConnection(far, PEER, managed, opened, self.carried.end)
 
     def ask(self, times: int = 1) -> None:
         for _ in range(times):
@@ -111,24 +110,6 @@ async def test_no_more_than_the_most_are_made() -> None:
         net.ask(5)
         await until(lambda: net.ready == 2)
         assert len(net.ends) == 2
-
-
-@asynchronous
-async def test_the_peers_worker_can_be_chosen_and_the_fullest_is_taken_first() -> None:
-    async with pooling() as net:
-        net.ask(1)
-        await until(lambda: net.ready == 1)
-        net.worker = 1
-        net.ask(2)
-        await until(lambda: net.ready == 3)
-        assert net.pool.take(PEER.name, 7) is None
-        workers = []
-        for wanted in (None, 0, None):
-            taken = net.pool.take(PEER.name, wanted)
-            assert taken is not None
-            taken.close()
-            workers.append(taken.worker)
-        assert workers == [1, 0, 1]
 
 
 @asynchronous

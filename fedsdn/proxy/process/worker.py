@@ -42,6 +42,7 @@ from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.pool import Pool
+from fedsdn.proxy.socks.sequence import Begun, Sequence
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Parts as SocksifierParts
 from fedsdn.proxy.socks.socksifier import Socksifier
@@ -76,12 +77,12 @@ class Shared:
 
     known: KnownDestinations
     held: HeldTuples
-    order: Order
+    begun: Begun
 
     @classmethod
     def between(cls, workers: int) -> Shared:
         """Make it for so many workers."""
-        return cls(KnownDestinations(), HeldTuples(workers), Order(workers))
+        return cls(KnownDestinations(), HeldTuples(workers), Begun())
 
 
 async def run(
@@ -173,7 +174,7 @@ class _Worker:
             relays,
             report,
             self._carried,
-            Peers(self._connector, self._pool, shared.order.of(number), relays),
+            Peers(self._connector, self._pool, Order(number), relays),
             self._live_paths,
             shared.known,
             self._openings,
@@ -190,6 +191,7 @@ class _Worker:
             self._path_manager,
             Turns(workers),
             shared.held,
+            Sequence(shared.begun),
             self._parked,
             lambda peer, work, refuse: self._slots.take(peer, _PEERS_SHARE, work, refuse),
         )

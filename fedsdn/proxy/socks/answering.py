@@ -11,7 +11,7 @@ from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.socks import parsing, protocol
-from fedsdn.proxy.socks.protocol import Reply, Request, Selection
+from fedsdn.proxy.socks.protocol import Reply, Request
 from fedsdn.proxy.socks.reading import read_message
 from fedsdn.socket_address import SocketAddress
 
@@ -28,15 +28,11 @@ _FAREWELL_BYTES = 1 << 16
 class Dialogue:
     """What is said on one connection with ``peer`` until a VM is connected."""
 
-    def __init__(self, far: socket.socket, caller: SocketAddress, peer: Site, worker: int) -> None:
-        """Begin; to the client of another's proxy nothing is said of our ``worker``.
-
-        That client is not known; ``caller`` is the proxy, and stands for it.
-        """
+    def __init__(self, far: socket.socket, caller: SocketAddress, peer: Site) -> None:
+        """Begin. The client of another's proxy is not known: ``caller`` stands for it."""
         self.far = far
         self.caller = caller
         self.peer = peer
-        self._worker = worker
         self._loop = asyncio.get_running_loop()
         self.pauses = False
         """Whether the peer has asked for nothing when ``request`` looked, and may do so later."""
@@ -61,7 +57,7 @@ class Dialogue:
                 return await self._plain_request()
             if not self._greeted:
                 await read_message(self.far, parsing.parse_greeting)
-                await self._loop.sock_sendall(self.far, Selection(self._worker).encode())
+                await self._loop.sock_sendall(self.far, protocol.SELECTION)
                 self._greeted = True
             try:
                 first = self.far.recv(1)

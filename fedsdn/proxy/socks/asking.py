@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from fedsdn.proxy.socks import parsing, protocol
-from fedsdn.proxy.socks.protocol import Reply, Selection
+from fedsdn.proxy.socks.protocol import Reply
 from fedsdn.proxy.socks.reading import read_message
 from fedsdn.socket_address import SocketAddress
 
@@ -32,8 +32,8 @@ async def ask_plainly(far: socket.socket, destination: SocketAddress) -> Reply:
         return await read_reply(far)
 
 
-async def read_selection(far: socket.socket) -> Selection:
-    """Return the first answer of one of our servers.
+async def read_selection(far: socket.socket) -> None:
+    """Read the first answer of one of our servers.
 
     Raises:
         OSError: the connection broke, or the server does not answer in time.
@@ -41,7 +41,7 @@ async def read_selection(far: socket.socket) -> Selection:
 
     """
     async with asyncio.timeout(REPLY_SECONDS):
-        return await read_message(far, parsing.parse_selection)
+        await read_message(far, parsing.parse_selection)
 
 
 async def read_reply(far: socket.socket) -> Reply:

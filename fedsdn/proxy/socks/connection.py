@@ -30,17 +30,13 @@ EndTask = Callable[[asyncio.Task[object], Reason, Who, str], object]
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """A connection to ``peer``; ``opened`` closes it.
-
-    ``worker`` of the peer has it; None: it has not said so yet.
-    """
+    """A connection to ``peer``; ``opened`` closes it."""
 
     far: socket.socket
     peer: Site
     managed: Managed
     opened: ExitStack
     end_task: EndTask
-    worker: int | None = None
 
     def belongs_to_this_task(self) -> None:
         """Have the running task cancelled when the peer has lost the connection."""
@@ -121,7 +117,7 @@ class Connector:
             SocksError: the server does not speak our SOCKS.
 
         """
-        connection.worker = (await read_selection(connection.far)).worker
+        await read_selection(connection.far)
         self.join(connection)
 
     def join(self, connection: Connection) -> None:

@@ -18,13 +18,13 @@ from fedsdn.proxy.socks.protocol import (
     NUMBER_BYTES,
     PLAIN_SELECTION,
     PORT_BYTES,
+    SELECTION,
     SOCKS_VERSION,
     TYPE_IPV4,
     TYPE_IPV6,
     TYPE_NAME,
     Reply,
     Request,
-    Selection,
     SocksError,
     encode_reply,
 )
@@ -37,7 +37,6 @@ _SHORTEST_REQUEST = 27
 _SHORTEST_CONNECT = 10
 """IPv4 addresses."""
 
-_SHORTEST_SELECTION = 3
 _SHORTEST_REPLY = 8
 """A bound name of one letter, as another's server may have."""
 
@@ -132,6 +131,13 @@ def _parse_greeting(data: bytes, wanted: int, lacks: str) -> bytes | int:
     return methods
 
 
+def _parse_selection(data: bytes, wanted: bytes) -> bytes | int:
+    found = data[: len(wanted)]
+    if found != wanted[: len(found)]:
+        raise SocksError(f"method selection {found.hex()} instead of {wanted.hex()}")
+    return len(wanted) - len(found) or found
+
+
 # With client metadata, message by message; all return missing bytes, and raise SocksError if this
 # is not the beginning of such a message
 
@@ -141,15 +147,9 @@ def parse_greeting(data: bytes) -> bytes | int:
     return _parse_greeting(data, METHOD_CLIENT_METADATA, "no method with client metadata offered")
 
 
-def parse_selection(data: bytes) -> Selection | int:
-    """Return the answer to our greeting."""
-    reader = _Reader(data, _SHORTEST_SELECTION)
-    try:
-        reader.expect("SOCKS version", SOCKS_VERSION)
-        reader.expect("method", METHOD_CLIENT_METADATA)
-        return Selection(reader.byte())
-    except _ShortError as short:
-        return short.missing
+def parse_selection(data: bytes) -> bytes | int:
+    """Return the method that a server has selected; it must be ours."""
+    return _parse_selection(data, SELECTION)
 
 
 def parse_request(data: bytes) -> Request | int:
@@ -199,12 +199,7 @@ def parse_plain_greeting(data: bytes) -> bytes | int:
 
 def parse_plain_selection(data: bytes) -> bytes | int:
     """Return the method that a server has selected; it must be ours."""
-    if len(data) < len(PLAIN_SELECTION):
-        return len(PLAIN_SELECTION) - len(data)
-    found = data[: len(PLAIN_SELECTION)]
-    if found != PLAIN_SELECTION:
-        raise SocksError(f"method selection {found.hex()} instead of {PLAIN_SELECTION.hex()}")
-    return found
+    return _parse_selection(data, PLAIN_SELECTION)
 
 
 def parse_plain_connect(data: bytes) -> SocketAddress | int:

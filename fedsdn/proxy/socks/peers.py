@@ -8,7 +8,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 
 from fedsdn.config.model import AddressPair, Site
 from fedsdn.proxy.relay import records
@@ -19,7 +18,7 @@ from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly, read_reply
 from fedsdn.proxy.socks.connection import Connection, Connector
-from fedsdn.proxy.socks.order import WorkerOrder
+from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
 from fedsdn.proxy.stats import Counter
@@ -33,12 +32,6 @@ _ATTEMPTS = 3
 VANISHED_SECONDS = 1.0
 """How long a request on a ready connection may be unacknowledged. The peer may have gone without a
 word; a subflow on a dead path alone delays it less (RFC 6298: one time-out)."""
-
-ORDER_SECONDS = 3.0
-"""How long a request waits for the answer to the one before it, at most."""
-
-_SOONEST, _LATEST = 0.001, 0.016
-"""Interval at which that answer is looked for, as another worker may get it: short at first."""
 
 _EARLY_BYTES = 1 << 16
 """The most of the VM's data that a ready connection takes before the answer: more than the first
@@ -115,16 +108,14 @@ class Asked:
             self._connection = await self._peers.connector.connect(self._peer)
             traffic_class.towards_peer(self.far, self._request.traffic_class)
             return
-        ready, after = await self._peers.next_in_order(self._peer, self._request.after)
-        self._request = replace(self._request, after=after)
-        if ready is not None and await self._sent_on(ready):
-            return
-        await self._send_anew()
+        self._peers.pool.asked(self._peer.name)
+        ready = self._peers.pool.take(self._peer.name)
+        if ready is None or not await self._sent_on(ready):
+            await self._send_anew()
 
     async def _sent_on(self, ready: Connection) -> bool:
         """Send the request on a ready connection; False if that is broken already."""
         self._connection, self._was_ready = ready, True
-        self._note_worker()
         try:
             await self._write(self._request.encode(), _EARLY_BYTES)
         except OSError:
@@ -138,7 +129,7 @@ class Asked:
         self._was_ready = False
         self._close()
         self._connection = await self._peers.connector.connect(self._peer)
-        said = protocol.GREETING + replace(self._request, after=0).encode()
+        said = protocol.GREETING + self._request.encode()
         await self._write(said, transport.FIRST_SEGMENT_BYTES - len(said) - records.HEADER.size)
 
     async def _write(self, said: bytes, room: int) -> None:
@@ -215,7 +206,6 @@ class Asked:
         try:
             if not self._was_ready:
                 await self._peers.connector.selected(self.connection)
-                self._note_worker()
             return await self._read_reply()
         except (OSError, SocksError) as error:
             if not self._was_ready or self.early:
@@ -242,11 +232,6 @@ class Asked:
     def _may_repeat(self) -> bool:
         return self._was_ready and not self.early
 
-    def _note_worker(self) -> None:
-        worker = self.connection.worker
-        if worker is not None:
-            self._peers.order.sent(self._request.number, worker)
-
     def leave(self) -> None:
         """Close the connection; if the request was refused, it is usable, and is kept instead."""
         refused = self._reply not in (None, Reply.SUCCEEDED)
@@ -264,13 +249,11 @@ class Asked:
 class Peers:
     """What a worker asks of peers' servers."""
 
-    def __init__(
-        self, connector: Connector, pool: Pool, order: WorkerOrder, relays: Relays
-    ) -> None:
+    def __init__(self, connector: Connector, pool: Pool, order: Order, relays: Relays) -> None:
         """Ask over connections of ``pool``, or new ones."""
         self.connector = connector
         self.pool = pool
-        self.order = order
+        self._order = order
         self.carries = relays.carries
         self.statistics = relays.statistics
 
@@ -283,7 +266,7 @@ class Peers:
         It is in order behind what was taken up before; so the block begins before the VM gets any
         answer. It ends when the peer has answered, or will not be asked after all.
         """
-        with self.order.asking(client, destination) as (number, after):
+        with self._order.asking(client, destination) as (number, after):
             yield Request(client, destination, number, after, traffic_class)
 
     @asynccontextmanager
@@ -304,21 +287,3 @@ class Peers:
             yield asked
         finally:
             asked.leave()
-
-    async def next_in_order(self, peer: Site, after: int) -> tuple[Connection | None, int]:
-        """Wait until a request may be made that comes after the one with number ``after``.
-
-        Returns a ready connection, None if there is none, and the number that the peer's worker has
-        to wait for, or 0.
-        """
-        self.pool.asked(peer.name)
-        loop = asyncio.get_running_loop()
-        last_look, pause = loop.time() + ORDER_SECONDS, _SOONEST
-        while (before := self.order.unanswered(after)) and loop.time() < last_look:
-            if before.worker is not None:
-                ready = self.pool.take(peer.name, before.worker)
-                if ready is not None:
-                    return ready, after
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LATEST)
-        return self.pool.take(peer.name), 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-from collections import Counter as Numbers
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, NoReturn
@@ -114,20 +113,10 @@ class Pool:
         pool.demand.asked(self._loop.time())
         self._fill(peer)
 
-    def take(self, peer: str, worker: int | None = None) -> Connection | None:
-        """Take a ready connection, to that worker of the peer or to any; None if there is none.
-
-        Of any the worker with most of them has it: a request that must follow this one will need
-        another.
-        """
-        pool = self._peers.get(peer)
-        if pool is None:
-            return None
-        numbers = Numbers(one.connection.worker for one in pool.ready)
-        candidates = [one for one in pool.ready if worker in (None, one.connection.worker)]
-        candidates.sort(key=lambda one: numbers[one.connection.worker])
-        while candidates:
-            ready = candidates.pop()
+    def take(self, peer: str) -> Connection | None:
+        """Take a ready connection; None if there is none."""
+        pool = self._peers.setdefault(peer, _PeerPool())
+        for ready in list(pool.ready):
             if ready.connection.has_subflow():
                 pool.ready.remove(ready)
                 self._statistics.add(Counter.FROM_POOL)

@@ -110,18 +110,8 @@ class Request:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Our server's answer to the greeting: it takes the method, and says which worker it is."""
-
-    worker: int
-
-    def encode(self) -> bytes:
-        """Write the method selection, with one octet more than RFC 1928 has."""
-        return bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA, self.worker])
-
-
 GREETING = bytes([SOCKS_VERSION, 1, METHOD_CLIENT_METADATA])
+SELECTION = bytes([SOCKS_VERSION, METHOD_CLIENT_METADATA])
 PLAIN_GREETING = bytes([SOCKS_VERSION, 1, METHOD_NO_AUTHENTICATION])
 PLAIN_SELECTION = bytes([SOCKS_VERSION, METHOD_NO_AUTHENTICATION])
 NO_METHOD = bytes([SOCKS_VERSION, METHOD_NONE_ACCEPTABLE])

@@ -54,6 +54,7 @@ class Server:
         path_manager: PathManager,
         turns: Turns,
         held: HeldTuples,
+        sequence: Sequence,
         parked: Parked,
         take_slot: TakeSlot,
     ) -> None:
@@ -63,7 +64,7 @@ class Server:
         """
         self._parked = parked
         self._take_slot = take_slot
-        self._sequence = Sequence()
+        self._sequence = sequence
         self.policy = policy
         self._report = report
         self._carried = carried
@@ -89,7 +90,7 @@ class Server:
                 Ended(*(peer.reason, Who.HERE, Direction.INBOUND), detail=f"from {caller.address}")
             )
             return
-        await self._go_on(Dialogue(far, caller, peer, self._statistics.number))
+        await self._go_on(Dialogue(far, caller, peer))
 
     async def _go_on(self, dialogue: Dialogue) -> None:
         """Do what a peer asks for; leave its connection alone when it pauses."""
