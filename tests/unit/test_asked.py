@@ -45,9 +45,6 @@ class FakePool:
         self.ready: list[Connection] = []
         self.given_back: list[Connection] = []
 
-    def asked(self, peer: str) -> None:
-        assert peer == PEER.name
-
     def take(self, _peer: str) -> Connection | None:
         return self.ready.pop() if self.ready else None
 

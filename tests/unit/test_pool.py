@@ -44,8 +44,9 @@ class Net:
         self.pool = Pool(most, self.make, poller, self.carried, self.statistics)
 
     async def make(self, peer: str) -> Connection:
-        assert peer == PEER.name
         await asyncio.sleep(0)
+        if peer != PEER.name:
+            raise OSError("no such peer")
         if self.fails:
             raise OSError("no path")
         far, end = tcp_pair()
@@ -58,7 +59,7 @@ class Net:
 
     def ask(self, times: int = 1) -> None:
         for _ in range(times):
-            self.pool.asked(PEER.name)
+            assert self.pool.take(PEER.name) is None
 
     @property
     def ready(self) -> int:
@@ -89,14 +90,13 @@ async def is_over(end: socket.socket) -> bool:
 @asynchronous
 async def test_a_request_has_connections_made_for_the_next_ones() -> None:
     async with pooling() as net:
-        assert net.pool.take(PEER.name) is None
         net.ask(3)
         await until(lambda: net.ready == 3)
         taken = net.pool.take(PEER.name)
         assert taken is not None
         with taken.far:
             assert net.pool.take("another peer") is None
-            await until(lambda: net.ready == 2)
+            await until(lambda: net.ready == 4 and len(net.ends) == 5)
             await asyncio.get_running_loop().sock_sendall(taken.far, b"?")
 
 
@@ -110,6 +110,21 @@ async def test_no_more_than_the_most_are_made() -> None:
         net.ask(5)
         await until(lambda: net.ready == 2)
         assert len(net.ends) == 2
+
+
+@asynchronous
+async def test_one_request_now_and_then_finds_a_ready_connection_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fedsdn.proxy.socks.demand._BURST_SECONDS", 0.0)
+    async with pooling() as net:
+        net.ask()
+        for made in range(1, 4):
+            await until(lambda: net.ready == 1)
+            taken = net.pool.take(PEER.name)
+            assert taken is not None
+            taken.close()
+            await until(lambda made=made: len(net.ends) == made + 1)  # type: ignore[misc]
 
 
 @asynchronous
@@ -149,16 +164,20 @@ async def test_idle_ones_are_given_up_in_order(monkeypatch: pytest.MonkeyPatch) 
 @asynchronous
 async def test_one_that_is_given_back_is_ready_again_if_it_is_wanted() -> None:
     async with pooling() as net:
-        net.ask(1)
-        await until(lambda: net.ready == 1)
+        net.ask(2)
+        await until(lambda: net.ready == 2)
+        net.fails = True
         taken = net.pool.take(PEER.name)
         assert taken is not None
-        await until(lambda: net.ready == 0)
-        net.pool.give_back(taken)
         await until(lambda: net.ready == 1)
-        assert len(net.ends) == 1
-        net.pool.give_back(await net.make(PEER.name))
-        assert await is_over(net.ends[1])
+        net.pool.give_back(taken)
+        await until(lambda: net.ready == 2)
+        assert len(net.ends) == 2
+        net.fails = False
+        more = [await net.make(PEER.name) for _ in range(2)]
+        for one in more:
+            net.pool.give_back(one)
+        assert await is_over(net.ends[3])
 
 
 @asynchronous

@@ -108,7 +108,6 @@ class Asked:
             self._connection = await self._peers.connector.connect(self._peer)
             traffic_class.towards_peer(self.far, self._request.traffic_class)
             return
-        self._peers.pool.asked(self._peer.name)
         ready = self._peers.pool.take(self._peer.name)
         if ready is None or not await self._sent_on(ready):
             await self._send_anew()

@@ -107,20 +107,18 @@ class Pool:
             self._tasks = None
         raise AssertionError("a future without a result")
 
-    def asked(self, peer: str) -> None:
-        """Note a request for a peer: connections for the next ones are made."""
+    def take(self, peer: str) -> Connection | None:
+        """Take a ready connection for a request, if there is one; the next ones are made."""
         pool = self._peers.setdefault(peer, _PeerPool())
         pool.demand.asked(self._loop.time())
-        self._fill(peer)
-
-    def take(self, peer: str) -> Connection | None:
-        """Take a ready connection; None if there is none."""
-        pool = self._peers.setdefault(peer, _PeerPool())
-        for ready in list(pool.ready):
-            if ready.connection.has_subflow():
-                pool.ready.remove(ready)
-                self._statistics.add(Counter.FROM_POOL)
-                return ready.take()
+        try:
+            for ready in pool.ready:
+                if ready.connection.has_subflow():
+                    pool.ready.remove(ready)
+                    self._statistics.add(Counter.FROM_POOL)
+                    return ready.take()
+        finally:
+            self._fill(peer)
         return None
 
     def give_back(self, connection: Connection) -> None:
