@@ -142,7 +142,7 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
             content = archive.extractfile(member)
             assert content is not None
             texts[member.name.partition("/")[2]] = content.read().decode()
-    assert "100 flows" in texts["flows.txt"]
+    assert "104 flows" in texts["flows.txt"]
     assert "0 failed" in texts["verify.txt"]
     assert "the last " in texts["connections-ended.txt"]
     assert isinstance(json.loads(texts["connections-ended.json"]), list)
