@@ -11,11 +11,20 @@ import pytest
 
 from fedsdn.mptcp.connection import tcp_info, unanswered
 from fedsdn.proxy.relay import vm_watch
+from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.records import Kind, record
 from fedsdn.proxy.relay.vm_watch import Sweep, VmWatch
-from fedsdn.proxy.sockets import vm_liveness
-from tests.unit.loopback import asynchronous, tcp_pair
-from tests.unit.relays import half_ground, has_something, is_reset
+from fedsdn.proxy.sockets import tcp, vm_liveness
+from tests.unit.loopback import asynchronous, polling, tcp_pair
+from tests.unit.relays import (
+    Half,
+    fill,
+    ground,
+    half_ground,
+    has_something,
+    is_reset,
+    receive_until_reset,
+)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -83,7 +92,7 @@ async def test_a_vm_is_muted_when_it_has_what_was_under_way(pair: Pair) -> None:
 
 
 @asynchronous
-async def test_a_silent_vm_is_told_of_once_and_its_return_too(
+async def test_a_silent_vm_is_told_of_again_and_again_and_its_return_once(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vm_watch, "SWEEP_SECONDS", 0.02)
@@ -96,15 +105,71 @@ async def test_a_silent_vm_is_told_of_once_and_its_return_too(
         sweeping = asyncio.create_task(sweep.run())
         vm_liveness.mute(vm)  # it stands still
         near.send(b"?")
-        while not told:
+        while len(told) < 3:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
-        assert told == [True]
+        assert all(told)
         vm_liveness.unmute(vm)
-        while len(told) < 2:
+        while told[-1]:
             await asyncio.sleep(0.01)
-        assert told == [True, False]
+        told.clear()
+        await asyncio.sleep(0.1)
+        assert told == []
         sweeping.cancel()
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Sockets whose VMs are taken for silent."""
+    found: list[socket.socket] = []
+    monkeypatch.setattr(vm_watch, "unanswered", lambda vm: 2 * (vm in found))
+    monkeypatch.setattr(vm_watch, "is_silent", lambda unanswered, _: unanswered >= 2)
+    return found
+
+
+@asynchronous
+async def test_data_that_are_read_late_hide_a_silence_for_a_moment_only(
+    still: list[socket.socket],
+) -> None:
+    with ground(1 << 15, records=True) as g:
+        running = g.start()
+        here, there = (half.watch for half in g.halves)
+        sent = await fill(g.server)
+        still.append(g.halves[1].near)
+        there.look()
+        while not here.other_is_silent:
+            await asyncio.sleep(0.01)
+        while sent:
+            sent -= len(await asyncio.get_running_loop().sock_recv(g.client, 1 << 16))
+        assert not here.other_is_silent
+        there.look()
+        while not here.other_is_silent:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@asynchronous
+async def test_nothing_is_said_of_silence_behind_a_reset(still: list[socket.socket]) -> None:
+    with polling() as poller:
+        client, near = tcp_pair()
+        far, peer = tcp_pair()
+        half = Half(near, far, poller, BufferPool(), records=True)
+        running = asyncio.create_task(half.run())
+        still.append(near)
+        half.watch.look()
+        await asyncio.sleep(0)
+        vm_liveness.mute(peer)  # it does not acknowledge the reset yet
+        tcp.reset(client)
+        while not unanswered(far):
+            await asyncio.sleep(0.01)
+        still.clear()
+        half.watch.look()
+        vm_liveness.unmute(peer)
+        with closing(client), closing(peer):
+            got, reset = await receive_until_reset(peer)
+        assert reset
+        assert got == len(record(Kind.SILENT, 1) + record(Kind.RESET))
+        await running
 
 
 @asynchronous

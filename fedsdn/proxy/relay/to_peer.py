@@ -44,9 +44,10 @@ class ToPeer(Stream):
         self._records += record(kind, value)
 
     def say_silence(self, silent: bool) -> None:
-        """Say whether the VM is silent."""
-        self.say(Kind.SILENT, int(silent))
-        self.pump()
+        """Say whether the VM is silent, unless it is gone: nothing follows RESET."""
+        if not self.source_broke:
+            self.say(Kind.SILENT, int(silent))
+            self.pump()
 
     def _flush(self) -> bool:
         if not super()._flush():

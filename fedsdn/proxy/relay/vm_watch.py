@@ -32,7 +32,10 @@ class VmWatch:
         self._since = 0.0
         """When the VM here was first found silent, on the monotonic clock."""
         self.tell: Callable[[bool], None] = lambda silent: None
-        """Tells the peer that the VM here is silent, or not any more."""
+        """Tells the peer that the VM here is silent, at each look, or once that it is no more.
+
+        Data that the VM has sent before may go out after that, and count as a sign of life.
+        """
 
     @property
     def other_is_silent(self) -> bool:
@@ -61,7 +64,6 @@ class VmWatch:
         if changes or silent:
             with suppress(OSError):  # it has been reset
                 vm_liveness.probe_every(self._vm, probe_interval(monotonic() - self._since))
-        if changes:
             self._silences.own = silent
             self.tell(silent)
             self._settle()
