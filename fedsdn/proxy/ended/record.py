@@ -58,6 +58,8 @@ class Reason(StrEnum):
     NO_PATH = "no path to peer"
     PEER_SILENT = "peer silent"
     """The peer's server did not answer the request."""
+    FAILED_AT_PEER = "failed at peer"
+    """The peer's server could not make the connection; there it has a record that says why."""
     LOST = "connection between proxies lost"
     """The peer has reset it, has it no more, or could not be reached for as long as TCP waits."""
     FALLBACK = "fallback to TCP"

@@ -20,9 +20,14 @@ _BY_REPLY: dict[Reply, Cause] = {
 }
 
 
-def refused_by_peer(reply: Reply) -> Cause:
-    """Say what a peer's answer means; one that is not listed is a fault of the peer."""
-    return _BY_REPLY.get(reply, (Reason.FAULT, Who.PEER))
+_SEE_THERE = "the peer's site knows why: fedsdn connections --ended"
+
+
+def refused_by_peer(reply: Reply) -> tuple[Reason, Who, str]:
+    """Say what a peer's answer means, with a detail where it alone knows more."""
+    if reply in _BY_REPLY:
+        return *_BY_REPLY[reply], ""
+    return Reason.FAILED_AT_PEER, Who.PEER, _SEE_THERE
 
 
 @dataclass(frozen=True, slots=True)
