@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.watch import WatchedFederation
-from fedsdn.proxy.process import workers
+from fedsdn.proxy.process import worker, workers
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.stats import Statistics
 from tests.unit.federations import two_sites
@@ -49,6 +51,31 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
     parent._missing[0] = 0.0
     parent._start_missing()
     assert parent._workers == {4711: 0}
+
+
+def test_a_worker_says_why_it_ends_although_the_last_end_was_a_moment_ago(
+    parent: workers._Parent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(reason: str, *_: object) -> None:
+        raise OSError(reason)
+
+    monkeypatch.setattr(workers, "RESTART_SECONDS", 3600.0)
+    log = logging.FileHandler(tmp_path / "log")
+    workers._LOG.addHandler(log)
+    try:
+        for reason in ("one", "two", "three"):
+            monkeypatch.setattr(worker, "run", partial(fail, reason))
+            parent._start(0)
+            os.waitid(os.P_PID, next(iter(parent._workers)), os.WEXITED | os.WNOWAIT)
+            parent._reap()
+    finally:
+        workers._LOG.removeHandler(log)
+        log.close()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in lines if "ends" in line] == [
+        f"worker 0 ends: {told}" for told in ("one", "two", "three")
+    ]
+    assert sum("starting it again" in line for line in lines) == 1
 
 
 def test_a_worker_that_ends_soon_waits_longer_each_time(

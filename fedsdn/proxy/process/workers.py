@@ -223,20 +223,16 @@ class _Parent:
             asyncio.Runner().run(work)
             status = 0
         except OSError as error:
-            self._say_end(number, str(error))
+            _say_end(number, str(error))
         except ExceptionGroup as group:
             why = "; ".join(str(failure) for failure in group.exceptions)
-            self._say_end(number, f"{why}\n{''.join(traceback.format_exception(group))}")
+            _say_end(number, f"{why}\n{''.join(traceback.format_exception(group))}")
         except BaseException:
-            self._say_end(number, traceback.format_exc())
+            _say_end(number, traceback.format_exc())
         finally:
             logging.shutdown()
             sys.stderr.flush()
             os._exit(status)
-
-    def _say_end(self, number: int, why: str) -> None:
-        """Say why this worker ends, unless the parent has told of its last end a moment ago."""
-        self._log.say(logging.ERROR, ("ended", number), f"worker {number} ends: {why}")
 
     def _leave_parent(self) -> None:
         """Close, in a worker, what belongs to the parent alone."""
@@ -294,6 +290,11 @@ class _Parent:
             if due <= time.monotonic():
                 del self._missing[number]
                 self._start(number)
+
+
+def _say_end(number: int, why: str) -> None:
+    """Say why this worker ends; that is often only as far as workers are started again."""
+    _LOG.error("worker %d ends: %s", number, why)
 
 
 def _die_with(parent: int) -> None:
