@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum, auto
 
 from fedsdn.proxy.ended.record import Ended, Reason
-from fedsdn.proxy.ended.ring import RING_BYTES, Ring
+from fedsdn.proxy.ended.ring import RINGS_BYTES, Rings
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,15 +73,15 @@ class Statistics:
         self.last_restart = 0.0
         """When the last of them ended, in Unix time; 0: none has."""
         self._words = memoryview(mmap.mmap(-1, workers * _ROW * _WORD)).cast("q")
-        self._rings = memoryview(mmap.mmap(-1, workers * RING_BYTES))
+        self._rings = memoryview(mmap.mmap(-1, workers * RINGS_BYTES))
 
     def row(self, worker: int) -> WorkerStatistics:
         """Return the counters that the worker with this number may change."""
-        start, ring = worker * _ROW, worker * RING_BYTES
+        start, ring = worker * _ROW, worker * RINGS_BYTES
         return WorkerStatistics(
             worker,
             self._words[start : start + _ROW],
-            Ring(self._rings[ring : ring + RING_BYTES]),
+            Rings(self._rings[ring : ring + RINGS_BYTES]),
         )
 
     def _all_rows(self) -> list[WorkerStatistics]:
@@ -122,17 +122,17 @@ class Statistics:
 
     def ended(self) -> Iterator[Ended]:
         """Yield the last connections that failed or were ended by us, the oldest first."""
-        found = [one for row in self._all_rows() for one in row.ring.records()]
+        found = [one for row in self._all_rows() for one in row.rings.records()]
         yield from sorted(found, key=lambda one: one.time)
 
 
 class WorkerStatistics:
     """One worker's counters and records."""
 
-    def __init__(self, number: int, words: memoryview[int], ring: Ring) -> None:
-        """Count in ``words``, and keep records in ``ring``."""
+    def __init__(self, number: int, words: memoryview[int], rings: Rings) -> None:
+        """Count in ``words``, and keep records in ``rings``."""
         self.number = number
-        self.ring = ring
+        self.rings = rings
         self._words = words
 
     def add(self, counter: Counter, amount: int = 1) -> None:
@@ -148,7 +148,7 @@ class WorkerStatistics:
         place = _ENDED + _REASONS[ended.reason]
         self._words[place] += ended.count
         self._words[place + len(Reason)] = int(ended.time)
-        self.ring.put(ended)
+        self.rings.put(ended)
         _LOG.debug("%s", ended)
 
     def ended_for(self, reason: Reason) -> int:

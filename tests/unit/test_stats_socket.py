@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -123,7 +124,19 @@ def test_full_rings_of_many_workers_are_told_at_once(path: Path) -> None:
         for worker in range(8):
             for _ in range(RECORDS):
                 statistics.row(worker).ended(long)
+                statistics.row(worker).ended(replace(long, reason=Reason.REFUSED))
         assert len(answered(one, path, read_ended)) == 1000
+
+
+def test_a_port_scan_does_not_hide_a_fault(path: Path) -> None:
+    statistics = Statistics(4)
+    with served(path, statistics) as one:
+        statistics.row(0).ended(Ended(Reason.NOT_RESTORED, Who.HERE))
+        for worker in range(4):
+            for _ in range(RECORDS):
+                statistics.row(worker).ended(Ended(Reason.REFUSED, Who.VM_THERE))
+        found = answered(one, path, read_ended)
+        assert found[-1].reason is Reason.NOT_RESTORED
 
 
 def test_a_second_proxy_is_refused_and_harms_no_first(path: Path) -> None:

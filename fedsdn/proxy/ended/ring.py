@@ -13,11 +13,11 @@ from ipaddress import ip_address
 from zlib import crc32
 
 from fedsdn.channel.connection import Direction
-from fedsdn.proxy.ended.record import Ended, Reason, Who
+from fedsdn.proxy.ended.record import FAULTS, Ended, Reason, Who
 from fedsdn.socket_address import SocketAddress
 
 RECORDS = 512
-"""Records of one worker; the next one takes the place of the oldest."""
+"""Records of one ring; the next one takes the place of the oldest."""
 
 _RECORD_BYTES = 256
 _CHECKSUM = struct.Struct("<I")
@@ -29,6 +29,7 @@ _MOST_PEER = 63
 _MOST_DETAIL = _RECORD_BYTES - _CHECKSUM.size - _FIELDS.size - _MOST_PEER
 _NUMBER = struct.Struct("<Q")
 RING_BYTES = _NUMBER.size + RECORDS * _RECORD_BYTES
+RINGS_BYTES = 2 * RING_BYTES
 
 _REASONS, _WHO = tuple(Reason), tuple(Who)
 _DIRECTIONS = (None, *Direction)
@@ -57,6 +58,26 @@ class Ring:
             found = _decode(bytes(self._memory[start : start + _RECORD_BYTES]), number + 1)
             if found is not None:
                 yield found
+
+
+class Rings:
+    """A worker's ring of faults and its ring of all else, in ``RINGS_BYTES`` of shared memory.
+
+    So VMs that have many connections refused leave what somebody ought to mend where it is.
+    """
+
+    def __init__(self, memory: memoryview[int]) -> None:
+        """Use memory that is shared by those who write and read."""
+        self._faults, self._others = Ring(memory[:RING_BYTES]), Ring(memory[RING_BYTES:])
+
+    def put(self, ended: Ended) -> None:
+        """Add a record."""
+        (self._faults if ended.reason in FAULTS else self._others).put(ended)
+
+    def records(self) -> Iterator[Ended]:
+        """Yield what is there: the faults first, of each kind the oldest first."""
+        yield from self._faults.records()
+        yield from self._others.records()
 
 
 def _start(number: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.ended.record import Ended, document, from_document
+from fedsdn.proxy.ended.record import FAULTS, Ended, document, from_document
 from fedsdn.proxy.sockets.tcp import SO_SNDBUFFORCE
 from fedsdn.proxy.stats import Statistics
 from fedsdn.units import ago
@@ -23,8 +23,8 @@ _ANSWER_SECONDS = 5.0
 RECENT_SECONDS = 600
 """For so long after a fault the proxy is not called well. What is over for longer is counted."""
 
-_MOST_TOLD = 1000
-"""Ended connections in one answer: the last ones of all workers."""
+_MOST_TOLD = 500
+"""Ended connections in one answer: the last faults of all workers, and as many of the others."""
 
 _MOST_BYTES = 1 << 20
 """So much one answer may be, with what the kernel needs to keep it."""
@@ -92,7 +92,13 @@ class StatisticsSocket:
                     connection.send(json.dumps(told()).encode() + b"\n")
 
     def _last_ended(self) -> list[dict[str, object]]:
-        return [document(one) for one in list(self._statistics.ended())[-_MOST_TOLD:]]
+        every = list(self._statistics.ended())
+        told = [
+            one
+            for faults in (True, False)
+            for one in [one for one in every if (one.reason in FAULTS) is faults][-_MOST_TOLD:]
+        ]
+        return [document(one) for one in sorted(told, key=lambda one: one.time)]
 
     def remove(self) -> None:
         """Stop listening, and remove the sockets."""
