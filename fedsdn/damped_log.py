@@ -91,10 +91,6 @@ class DampedLog:
         told = "".join(traceback.format_exception(error)).rstrip()
         self.say(logging.ERROR, (text, *place), f"{text}\n{told}")
 
-    def forget(self, kind: Hashable) -> None:
-        """Let the next event of a kind be said at once: it is none of the same series."""
-        self._said.pop(kind, None)
-
     def say_rest(self) -> None:
         """Log the last event of each kind whose minute is over, with how many there were."""
         now = self._clock()

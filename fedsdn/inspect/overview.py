@@ -50,7 +50,6 @@ def overview(view: SiteView) -> list[Line]:
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
         ("connections", lambda: _connections(counted())),
-        ("fallbacks", lambda: proxy_checks.no_fallbacks(view, counted())),
         ("failures", lambda: failures(counted())),
         ("sources", partial(proxy_checks.sources, view)),
     )

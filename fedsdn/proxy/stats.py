@@ -27,8 +27,6 @@ class Counter(IntEnum):
     """A gauge: connections whose handshake with the VM has not ended."""
     OUTBOUND_EARLY = auto()
     """Connections to known destinations: answered to the VM before they were asked for."""
-    OUTBOUND_UNASKED = auto()
-    """SYNs that nobody was asked for, because there were too many; the VM repeats them."""
     INBOUND = auto()
     """Connections from VMs of peers to VMs of this site that were allowed."""
     INBOUND_OPEN = auto()
@@ -46,8 +44,6 @@ class Counter(IntEnum):
     """Bytes sent to peers."""
     BYTES_RECEIVED = auto()
     """Bytes received from peers and passed on to VMs."""
-    FALLBACKS = auto()
-    """Connections between sites that were, or became, TCP instead of Multipath TCP."""
     ASKED_AGAIN = auto()
     """Connections that had fallen back before anything was done; the peer repeats its request."""
 

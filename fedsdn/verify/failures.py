@@ -22,7 +22,8 @@ _REMEDIES = {
     Reason.NO_PATH: "fedsdn uplinks",
     Reason.PEER_SILENT: "see at the peer's site: fedsdn status",
     Reason.LOST: "see at the peer's site whether its proxy was restarted: fedsdn status",
-    Reason.FALLBACK: "look for a firewall or NAT on an uplink that strips TCP option 30",
+    Reason.FALLBACK: "look for a firewall or NAT on an uplink that strips TCP option 30, "
+    "and for a peer without MPTCP",
     Reason.END_UNHEARD: "restart the peer's proxy",
     Reason.PROTOCOL: "install the same version of fedsdn at both sites",
     Reason.NOT_RESTORED: "see whether the application runs: fedsdn status",

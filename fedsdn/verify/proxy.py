@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedsdn.errors import FedsdnError
@@ -172,18 +172,6 @@ def ping(view: SiteView, source: str, address: str) -> str:
     came = re.search(r"(\d+) received", answer.stdout)
     lost = f", {came[1]} of 3 answers" if came and came[1] != "3" else ""
     return f"{address} in {times[2]} ms{lost}" if times else address
-
-
-def no_fallbacks(view: SiteView, counted: Mapping[str, int]) -> str:
-    """See that no connection between proxies fell back to plain TCP."""
-    count = counted["fallbacks"]
-    if count:
-        raise CheckFailedError(
-            f"{count} connections between proxies fell back to TCP; with fedsdn they are reset",
-            "look for a firewall or NAT on an uplink that strips TCP option 30, and for a peer "
-            "without MPTCP: " + view.proxy.by_hand("ss -tinM"),
-        )
-    return "0"
 
 
 def sources(view: SiteView) -> str:

@@ -35,7 +35,6 @@ class SiteCheck(StrEnum):
     PROXY = "proxy runs"
     LISTENING = "proxy listens"
     SET_UP = "rest of the set-up"
-    FALLBACKS = "no fallbacks"
     FAILURES = "failures"
     SOURCES = "clients' addresses"
 
@@ -192,13 +191,6 @@ def traffic_counter_checks(view: SiteView) -> list[Check]:
     """Return the checks of what the proxy has counted, for the end: our own traffic counts too."""
     counted = cache(partial(proxy_checks.proxy_statistics, view))
     return [
-        _check(
-            view,
-            SiteCheck.FALLBACKS,
-            "every connection between proxies is MPTCP, none fell back to plain TCP",
-            lambda view: proxy_checks.no_fallbacks(view, counted()),
-            SiteCheck.PROXY,
-        ),
         _check(
             view,
             SiteCheck.FAILURES,

@@ -113,7 +113,7 @@ def check_that_nothing_went_wrong(net: Net) -> None:
         wrong = {
             name: count
             for name, count in counted.items()
-            if count and name in {"fallbacks", *(f"ended_{reason.key}" for reason in FAULTS)}
+            if count and name in {f"ended_{reason.key}" for reason in FAULTS}
         }
         assert wrong == {}, [str(one) for one in site.ended()]
         assert "Traceback" not in site.log

@@ -52,7 +52,7 @@ def counted(lab: Lab, name: str) -> int:
 
 def test_a_connection_that_falls_back_is_not_made_and_counted(lab: Lab, family: int) -> None:
     near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)
-    before = counted(lab, "fallbacks")
+    before = counted(lab, "ended_fallback")
     with options_taken_off(lab, ""), ExitStack() as stack:
         listener = stack.enter_context(far.namespace.listen(far.address))
         port = listener.getsockname()[1]
@@ -64,7 +64,9 @@ def test_a_connection_that_falls_back_is_not_made_and_counted(lab: Lab, family: 
         with pytest.raises(BlockingIOError):
             listener.accept()
     wait_until(
-        lambda: counted(lab, "fallbacks") > before, LIMIT_SECONDS, lambda: "no fallback was counted"
+        lambda: counted(lab, "ended_fallback") > before,
+        LIMIT_SECONDS,
+        lambda: "no fallback was counted",
     )
     wait_until_all_ended(lab)
 

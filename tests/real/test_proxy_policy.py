@@ -92,7 +92,7 @@ def test_a_peers_request_is_carried(net: Net, family: int) -> None:
     vm = far.addresses[family]
     client = {4: "10.1.0.77", 6: "fd00:1::77"}[family]
     with (
-        far.counts(inbound=1, fallbacks=0),
+        far.counts(inbound=1, ended_fallback=0),
         far.vm.listen(vm) as listener,
         speak(net, family) as peer,
     ):

@@ -46,7 +46,7 @@ def test_one_vm_with_many_unanswered_connections_keeps_no_other_from_being_answe
         listener.settimeout(LIMIT_S)
         for sock in near.vm.call(lambda: [asking(address) for _ in range(CROWD)]):
             stack.enter_context(sock)
-        wait_until(lambda: near.statistics()["outbound_unasked"] > 0)
+        wait_until(lambda: near.statistics()["ended_unasked"] > 0)
         for _ in range(OTHERS):
             port = listener.getsockname()[1]
             client = stack.enter_context(near.vm.connect(address, port, (OTHER, 0)))

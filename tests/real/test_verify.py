@@ -197,7 +197,7 @@ def test_a_proxy_that_ended_fails_its_check_and_skips_what_asks_it(
     with process(host, "fedsdn proxy run", "KILL"):
         failure = the_only_failure(view, SiteCheck.PROXY)
         skipped = names(look(view), Outcome.SKIPPED)
-    assert skipped == {SiteCheck.LISTENING, SiteCheck.FALLBACKS, SiteCheck.FAILURES}
+    assert skipped == {SiteCheck.LISTENING, SiteCheck.FAILURES}
     assert failure.fix.endswith("fedsdn proxy run")
     operator.wait_for_proxy(host, lab.topology.federation, operator.start_proxy(host))
     all_well(view)

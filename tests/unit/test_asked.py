@@ -13,10 +13,10 @@ from typing import cast
 import pytest
 
 from fedsdn.proxy.relay import records
-from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.path_manager import Managed
+from fedsdn.proxy.socks import peers
 from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.peers import Peers
@@ -36,6 +36,12 @@ from tests.unit.loopback import asynchronous, tcp_pair
 PEER = two_sites().site("b")
 CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
 SERVER = SocketAddress(ip_address("10.2.0.11"), 80)
+
+
+@pytest.fixture(autouse=True)
+def every_connection_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those here are plain TCP."""
+    monkeypatch.setattr(peers, "is_usable", lambda _far, _peer: True)
 
 
 class FakePool:
@@ -64,15 +70,7 @@ class Net:
             cast("Connector", self),
             cast("Pool", self.pool),
             Order(0),
-            cast("Relays", self),
         )
-
-    @property
-    def statistics(self) -> Net:
-        return self
-
-    def carries(self, _far: socket.socket, _peer: object) -> bool:
-        return True
 
     async def connect(self, _peer: object) -> Connection:
         far, end = tcp_pair()

@@ -127,13 +127,6 @@ def test_kinds_have_nothing_to_do_with_each_other(
     assert said(caplog) == ["one", "two"]
 
 
-def test_what_is_forgotten_is_new(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    desk.say("gone")
-    desk.log.forget("kind")
-    desk.say("gone")
-    assert said(caplog) == ["gone", "gone"]
-
-
 def test_endless_kinds_fill_nothing(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(5000):
         desk.say("from outside", str(number))

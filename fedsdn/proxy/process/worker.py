@@ -159,7 +159,7 @@ class _Worker:
         )
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connector = Connector(
-            self._policy, relays, self._live_paths, self._path_manager, self._carried.end
+            self._policy, self._live_paths, self._path_manager, self._carried.end
         )
         self._pool = Pool(
             int(limit * _READY), self._connector.make_ready, self._poller, self._carried, statistics
@@ -174,7 +174,7 @@ class _Worker:
             relays,
             report,
             self._carried,
-            Peers(self._connector, self._pool, Order(number), relays),
+            Peers(self._connector, self._pool, Order(number)),
             self._live_paths,
             shared.known,
             self._openings,

@@ -59,13 +59,6 @@ class Relays:
     statistics: WorkerStatistics
     note_end: NoteEnd
 
-    def carries(self, far: socket.socket, peer: Site) -> bool:
-        """Whether a connection with ``peer`` may be used; count it if not."""
-        if is_usable(far, peer):
-            return True
-        self.statistics.add(Counter.FALLBACKS)
-        return False
-
     @contextmanager
     def between(
         self,
@@ -85,7 +78,7 @@ class Relays:
         traffic = _Traffic(self.statistics, connection, SendQueue(far), window)
 
         def streams(vms: VmWatch, relay: StreamRelay) -> tuple[Stream, Stream]:
-            trusted = partial(self.carries, far, peer)
+            trusted = partial(is_usable, far, peer)
             if peer.proxy == "socks5":
                 watch = EndWatch(relay, far, nudge)
                 outward = Stream(relay, near, far, traffic.sent, end_sent=watch.begin)

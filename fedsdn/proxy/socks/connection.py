@@ -15,7 +15,7 @@ from fedsdn.config.model import Site
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
-from fedsdn.proxy.relay.peer_relay import Relays
+from fedsdn.proxy.relay.peer_relay import is_usable
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.live_paths import LivePaths
@@ -62,7 +62,6 @@ class Connector:
     def __init__(
         self,
         policy: Policy,
-        relays: Relays,
         live_paths: LivePaths,
         path_manager: PathManager,
         end_task: EndTask,
@@ -70,7 +69,6 @@ class Connector:
         """Connect as ``policy`` says; the policy may be replaced at any time."""
         self.policy = policy
         self._end_task = end_task
-        self._relays = relays
         self._live_paths = live_paths
         self._path_manager = path_manager
         self._turns = itertools.count()
@@ -133,7 +131,7 @@ class Connector:
         paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         port = self.policy.federation.proxy_port
         far = await transport.connect(paths, port)
-        if self._relays.carries(far, peer):
+        if is_usable(far, peer):
             return far
         far.close()
         if peer.proxy == "fedsdn":

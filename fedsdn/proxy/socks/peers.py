@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 from fedsdn.config.model import AddressPair, Site
 from fedsdn.proxy.relay import records
-from fedsdn.proxy.relay.peer_relay import Relays, fixed_path
+from fedsdn.proxy.relay.peer_relay import fixed_path, is_usable
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
 from fedsdn.proxy.sockets.transport import fallen_back
@@ -21,7 +21,6 @@ from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
-from fedsdn.proxy.stats import Counter
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ class Asked:
         for _ in range(_ATTEMPTS):
             reply = await self._reply_or_again()
             if reply is not Reply.ASK_AGAIN:
-                if not self._peers.carries(self.far, self._peer):
+                if not is_usable(self.far, self._peer):
                     raise fallen_back()
                 self._reply = reply
                 if reply is Reply.SUCCEEDED and self._unsent:
@@ -193,7 +192,6 @@ class Asked:
             if self._has_more_early:
                 raise fallen_back()
             await self._send_anew()
-        self._peers.statistics.add(Counter.FALLBACKS)
         raise fallen_back()
 
     async def _reply_or_again(self) -> Reply:
@@ -248,13 +246,11 @@ class Asked:
 class Peers:
     """What a worker asks of peers' servers."""
 
-    def __init__(self, connector: Connector, pool: Pool, order: Order, relays: Relays) -> None:
+    def __init__(self, connector: Connector, pool: Pool, order: Order) -> None:
         """Ask over connections of ``pool``, or new ones."""
         self.connector = connector
         self.pool = pool
         self._order = order
-        self.carries = relays.carries
-        self.statistics = relays.statistics
 
     @contextmanager
     def opening(

@@ -13,7 +13,7 @@ from functools import partial
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Site
-from fedsdn.mptcp.connection import Carrier, carrier, token
+from fedsdn.mptcp.connection import token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
@@ -235,8 +235,6 @@ class Server:
     ) -> None:
         if peer.proxy == "socks5":
             self._path_manager.announce(far, peer.name)
-            if carrier(far) is Carrier.TCP:
-                self._statistics.add(Counter.FALLBACKS)
         with (
             self._report.carried(
                 Direction.INBOUND,

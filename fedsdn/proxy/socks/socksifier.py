@@ -136,7 +136,6 @@ class Socksifier:
         client, destination = segment.client, segment.destination
         slots = self._parts.slots
         if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
-            self._statistics.add(Counter.OUTBOUND_UNASKED)
             self._overload.note(client, destination)
             raise TooManyError
         if self._openings.is_held(segment):
