@@ -160,12 +160,19 @@ def _asked(path: Path) -> object:
         connection.settimeout(_ANSWER_SECONDS)
         try:
             connection.connect(str(path))
-            with connection.makefile() as stream:
-                return json.load(stream)
-        except (OSError, ValueError) as error:
+            with connection.makefile("rb") as stream:
+                answer = stream.read()
+        except OSError as error:
             raise FedsdnError(
                 f"{path}: no proxy answers ({error}); start it with 'fedsdn proxy run'"
             ) from error
+    try:
+        return json.loads(answer)
+    except ValueError as error:
+        raise FedsdnError(
+            f"{path}: the proxy's answer is cut off after {len(answer)} bytes: ask again; it had "
+            "no memory for more, or has ended (journalctl -u fedsdn-proxy)"
+        ) from error
 
 
 def _another_version() -> FedsdnError:
