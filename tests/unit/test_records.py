@@ -19,12 +19,13 @@ from fedsdn.proxy.relay.window import FIRST_BYTES, Budget, Window
 DOCUMENT = (Path(__file__).parents[2] / "docs/socks-extension.md").read_text()
 
 Said = list[tuple[Kind, int]]
-ANY_VALUE = [kind for kind in Kind if kind not in (Kind.DATA, Kind.SILENT)]
+NO_VALUE = [Kind.END, Kind.SEEN, Kind.RESET, Kind.URGENT]
 SAID = st.lists(
     st.one_of(
         st.tuples(st.just(Kind.DATA), st.integers(1, 50)),
         st.tuples(st.just(Kind.SILENT), st.integers(0, 1)),
-        st.tuples(st.sampled_from(ANY_VALUE), st.integers(1, MOST)),
+        st.tuples(st.just(Kind.CONSUMED), st.integers(1, MOST)),
+        st.tuples(st.sampled_from(NO_VALUE), st.just(0)),
     ),
     max_size=20,
 )
@@ -59,6 +60,12 @@ def test_records_are_found_however_they_are_cut_up(said: Said, cuts: list[int]) 
 def test_an_unknown_kind_is_none() -> None:
     with pytest.raises(RecordError, match="0x7"):
         Parser().header(memoryview(bytes([7, 0, 0, 0])))
+
+
+@pytest.mark.parametrize("kind", NO_VALUE)
+def test_what_has_no_value_has_none(kind: Kind) -> None:
+    with pytest.raises(RecordError, match=f"{kind.name} with value 7"):
+        Parser().header(memoryview(record(kind, 7)))
 
 
 def test_a_vm_is_silent_or_not() -> None:

@@ -40,6 +40,10 @@ class Kind(IntEnum):
     """Whether the VM is silent: 1, or 0. Its DATA and END say that it is not, too."""
 
 
+_MOST_VALUES = {Kind.END: 0, Kind.SEEN: 0, Kind.RESET: 0, Kind.URGENT: 0, Kind.SILENT: 1}
+"""The largest value of a record that holds no number of octets."""
+
+
 class RecordError(Exception):
     """What a peer has sent is no record."""
 
@@ -83,7 +87,7 @@ class Parser:
             raise RecordError(f"record of kind {number:#x}") from None
         if not value and kind in (Kind.DATA, Kind.CONSUMED):
             raise RecordError(f"{kind.name} of nothing")
-        if value > 1 and kind is Kind.SILENT:
+        if value > _MOST_VALUES.get(kind, MOST):
             raise RecordError(f"{kind.name} with value {value}")
         if kind is Kind.DATA:
             self.left = value
