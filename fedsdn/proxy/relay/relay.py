@@ -21,7 +21,8 @@ from fedsdn.proxy.relay.stream import VM_SECONDS, Stream, StreamRelay
 from fedsdn.proxy.sockets import tcp
 
 PEER_SECONDS = 5.0
-"""How long a VM's reset waits until the peer has acknowledged the data: uplinks may be down."""
+"""How long a VM's reset waits for the other VM to read, so that the window opens for what was sent
+before it; and as long again until the peer has acknowledged all: uplinks may be down."""
 
 _UNANSWERED = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 """Errors of a connection whose other side has not answered for as long as TCP waits."""
@@ -64,6 +65,7 @@ class Relay:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._giving_up: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
+        self._cutting: asyncio.TimerHandle | None = None
 
     @property
     def over(self) -> bool:
@@ -96,7 +98,7 @@ class Relay:
             self.abort()
             raise
         finally:
-            for timer in (self._giving_up, self._looking):
+            for timer in (self._giving_up, self._looking, self._cutting):
                 if timer is not None:
                     timer.cancel()
             self._outward.release()
@@ -127,7 +129,11 @@ class Relay:
                 self.note(Reason.LOST, Who.PATHS, os.strerror(error))
             else:
                 self.note(Reason.SILENT, Who.VM_HERE, os.strerror(error))
-        self.give_up_within(VM_SECONDS if sock is self._far else PEER_SECONDS)
+        if sock is self._far:
+            self.give_up_within(VM_SECONDS)
+        else:
+            self.give_up_within(2 * PEER_SECONDS)
+            self._cutting = self.later(PEER_SECONDS, self._outward.cut_off)
         for stream in (self._outward, self._inward):
             if stream.sink is sock:
                 stream.sink_is_broken()

@@ -156,6 +156,12 @@ class Stream:
             else:
                 self.pump()
 
+    def cut_off(self) -> None:
+        """Pass on the source's reset without what the sink has had no room for in all this time."""
+        if not self._read_all:
+            self._read_all = True
+            self.pass_on_reset()
+
     def sink_is_broken(self) -> None:
         """Discard what comes from now on."""
         if not self.sink_broke:
