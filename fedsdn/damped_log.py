@@ -23,6 +23,10 @@ Later = Callable[[float, Callable[[], None]], object]
 """Calls something after so many seconds, as ``call_later`` of an event loop does."""
 
 
+Text = str | Callable[[], str]
+"""What is logged, or what makes it when it is."""
+
+
 @dataclass(slots=True)
 class _Said:
     """A kind: quiet ``until``, but for ``left`` more. ``unsaid`` since; ``text`` the last."""
@@ -30,7 +34,7 @@ class _Said:
     until: float
     left: int
     level: int
-    text: str
+    text: Text
     unsaid: int = 0
 
 
@@ -61,8 +65,10 @@ class DampedLog:
         self._clock = clock
         self._said: dict[Hashable, _Said] = {}
 
-    def say(self, level: int, kind: Hashable, text: str, burst: int = 1) -> None:
+    def say(self, level: int, kind: Hashable, text: Text, burst: int = 1, times: int = 1) -> None:
         """Log ``text``, an event of this ``kind``, unless one was logged in the last minute.
+
+        There may have been several at once, ``times``, of which this is the last.
 
         In a ``burst`` of so many one that differs from the one before is logged nevertheless: with
         2, what changes and changes back once.
@@ -73,14 +79,14 @@ class DampedLog:
         said = self._said.get(kind)
         if said is None or (now >= said.until and not said.unsaid):
             self._said[kind] = _Said(now + AGAIN_SECONDS, burst - 1, level, text)
-            self._logger.log(level, "%s", text)
+            self._logger.log(level, "%s%s", _words(text), _how_often(times, "times"))
             self._later(AGAIN_SECONDS + _LATE_SECONDS, self.say_rest)
             return
         if said.left and text != said.text and now < said.until:
             said.left, said.level, said.text = said.left - 1, level, text
-            self._logger.log(level, "%s", text)
+            self._logger.log(level, "%s", _words(text))
             return
-        said.level, said.text, said.unsaid = level, text, said.unsaid + 1
+        said.level, said.text, said.unsaid = level, text, said.unsaid + times
         if now >= said.until:
             self._say_unsaid(said, now)
 
@@ -91,11 +97,14 @@ class DampedLog:
         told = "".join(traceback.format_exception(error)).rstrip()
         self.say(logging.ERROR, (text, *place), f"{text}\n{told}")
 
-    def say_rest(self) -> None:
-        """Log the last event of each kind whose minute is over, with how many there were."""
+    def say_rest(self, *, at_the_end: bool = False) -> None:
+        """Log the last event of each kind whose minute is over, with how many there were.
+
+        ``at_the_end`` every minute is over.
+        """
         now = self._clock()
         for kind, said in list(self._said.items()):
-            if now < said.until:
+            if now < said.until and not at_the_end:
                 continue
             if said.unsaid:
                 self._say_unsaid(said, now)
@@ -103,7 +112,15 @@ class DampedLog:
                 del self._said[kind]
 
     def _say_unsaid(self, said: _Said, now: float) -> None:
-        more = f" ({said.unsaid} times since)" if said.unsaid > 1 else ""
-        self._logger.log(said.level, "%s%s", said.text, more)
+        more = _how_often(said.unsaid, "times since")
+        self._logger.log(said.level, "%s%s", _words(said.text), more)
         said.until, said.left, said.unsaid = now + AGAIN_SECONDS, 0, 0
         self._later(AGAIN_SECONDS + _LATE_SECONDS, self.say_rest)
+
+
+def _words(text: Text) -> str:
+    return text if isinstance(text, str) else text()
+
+
+def _how_often(number: int, times: str) -> str:
+    return f" ({number} {times})" if number > 1 else ""

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.channel.connection import Direction
+from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.process.ended_log import EndedLog
 from fedsdn.proxy.stats import Statistics
@@ -28,7 +29,8 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 def test_each_reason_once_a_minute_and_how_many_since(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     statistics, now = Statistics(2), 0.0
-    log = EndedLog(statistics, lambda: now)
+    damped = DampedLog(logging.getLogger(__name__), clock=lambda: now)
+    log = EndedLog(statistics, damped)
     log.look()
     assert said(caplog) == []
     statistics.row(1).ended(refused(1))
@@ -46,22 +48,24 @@ def test_each_reason_once_a_minute_and_how_many_since(caplog: pytest.LogCaptureF
         ("WARNING", "internal fault: by proxy, broken (see 'fedsdn connections --ended')")
     ]
     now = 60.0
-    log.look()
-    assert said(caplog) == [("INFO", f"3 connections, the last: {line.format(4)}")]
+    damped.say_rest()
+    assert said(caplog) == [("INFO", f"{line.format(4)} (3 times since)")]
     now = 600.0
     log.look()
+    damped.say_rest()
     assert said(caplog) == []
 
 
 def test_at_the_end_nothing_is_kept_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     statistics = Statistics(1)
-    log = EndedLog(statistics)
+    damped = DampedLog(logging.getLogger(__name__))
+    log = EndedLog(statistics, damped)
     for _ in range(2):
         statistics.row(0).ended(Ended(Reason.STOPPING, Who.HERE))
         log.look()
     assert len(said(caplog)) == 1
-    log.look(at_the_end=True)
+    damped.say_rest(at_the_end=True)
     assert len(said(caplog)) == 1
 
 
@@ -72,8 +76,8 @@ def test_what_the_ring_has_lost_is_said_without_an_example(
     statistics.row(0).ended(Ended(Reason.NO_PATH, Who.PATHS, count=2))
     for _ in range(1000):
         statistics.row(0).ended(Ended(Reason.OVERLOAD, Who.HERE))
-    EndedLog(statistics).look()
+    EndedLog(statistics, DampedLog(logging.getLogger(__name__))).look()
     assert said(caplog)[0] == (
         "WARNING",
-        "2 connections, the last: no path to peer (see 'fedsdn connections --ended')",
+        "no path to peer (see 'fedsdn connections --ended') (2 times)",
     )

@@ -1,17 +1,13 @@
-"""What the log says of connections that failed or were ended: each reason once a minute at most."""
+"""What the log says of connections that failed or were ended, whichever worker had them."""
 
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable
+from functools import partial
 
-from fedsdn.damped_log import AGAIN_SECONDS
+from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.ended.record import FAULTS, Reason
 from fedsdn.proxy.stats import Statistics
-
-_LOG = logging.getLogger(__name__)
 
 _SEE = "see 'fedsdn connections --ended'"
 
@@ -19,28 +15,21 @@ _SEE = "see 'fedsdn connections --ended'"
 class EndedLog:
     """Compares what all workers have counted with what was said; the parent looks now and then."""
 
-    def __init__(self, statistics: Statistics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, statistics: Statistics, log: DampedLog) -> None:
         """Begin with nothing said."""
         self._statistics = statistics
-        self._clock = clock
-        self._said = dict.fromkeys(Reason, 0)
-        self._quiet_until = dict.fromkeys(Reason, -math.inf)
+        self._log = log
+        self._told = dict.fromkeys(Reason, 0)
 
-    def look(self, *, at_the_end: bool = False) -> None:
-        """Say what is new of each reason of which nothing was said in the last minute.
-
-        ``at_the_end`` it is said in any case.
-        """
-        now = self._clock()
+    def look(self) -> None:
+        """Say what is new of each reason: how often, and the last."""
         totals = self._statistics.totals()
-        for reason, said in self._said.items():
-            count = totals[f"ended_{reason.key}"]
-            if count > said and (at_the_end or now >= self._quiet_until[reason]):
-                self._say(reason, count - said)
-                self._said[reason], self._quiet_until[reason] = count, now + AGAIN_SECONDS
+        for reason, told in self._told.items():
+            if (count := totals[f"ended_{reason.key}"]) > told:
+                self._told[reason] = count
+                level = logging.WARNING if reason in FAULTS else logging.INFO
+                self._log.say(level, reason, partial(self._last, reason), times=count - told)
 
-    def _say(self, reason: Reason, count: int) -> None:
+    def _last(self, reason: Reason) -> str:
         records = [one for one in self._statistics.ended() if one.reason is reason]
-        last = str(records[-1]) if records else str(reason)
-        text = last if count == 1 else f"{count} connections, the last: {last}"
-        _LOG.log(logging.WARNING if reason in FAULTS else logging.INFO, "%s (%s)", text, _SEE)
+        return f"{records[-1] if records else reason} ({_SEE})"

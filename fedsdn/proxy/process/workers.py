@@ -136,8 +136,8 @@ class _Parent:
         self._delays: dict[int, float] = {}
         """How long a worker that ends is waited for, by number."""
         self._stopping = False
-        self._ended = EndedLog(statistics)
         self._log = DampedLog(_LOG)
+        self._ended = EndedLog(statistics, self._log)
         self._home = namespace.own_identity()
         self._signals, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -170,7 +170,8 @@ class _Parent:
                 self._start_missing()
                 self._ended.look()
                 self._log.say_rest()
-        self._ended.look(at_the_end=True)
+        self._ended.look()
+        self._log.say_rest(at_the_end=True)
 
     def _take(self, received: signal.Signals) -> None:
         if received is signal.SIGCHLD:
