@@ -7,15 +7,20 @@ import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
-from fedsdn.ovs.wanted import wanted_flows
+from fedsdn.ovs.database import read_bridges
+from fedsdn.ovs.local_vlans import Bridges, ambiguity
+from fedsdn.ovs.wanted import flows_among
 from fedsdn.pipeline.flows import Flow
 from fedsdn.site.database import HERE
 
 _LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 POLL_SECONDS = 1.0
 """How often the file is looked at."""
@@ -38,6 +43,9 @@ class FederationFile:
         self._woken = asyncio.Event()
         self._asked = False
         self._due = True
+        self._bridges: Bridges | None = None
+        """As the database told them last."""
+        self._followed: Federation | None = None
         self._complaint = ""
 
     def read_again(self) -> None:
@@ -52,7 +60,6 @@ class FederationFile:
 
     async def run(self) -> None:
         """Follow the file for ever."""
-        loop = asyncio.get_running_loop()
         while True:
             if self._due:
                 await self._tell()
@@ -61,23 +68,39 @@ class FederationFile:
                     await self._woken.wait()
             self._woken.clear()
             asked, self._asked = self._asked, False
-            changed = await loop.run_in_executor(
-                self._executor, lambda force: self._watched.refresh(force=force), asked
-            )
+            changed = await self._blocking(partial(self._watched.refresh, force=asked))
             self._due |= changed or asked
 
     async def _tell(self) -> None:
-        self._due = False
+        """Follow the file and the ports; while the database is silent, the file and ports known.
+
+        What the file forbids is not to wait for the database.
+        """
         federation = self._watched.current
-        try:
-            flows = await asyncio.get_running_loop().run_in_executor(
-                self._executor, wanted_flows, HERE, federation, self._site
-            )
-        except FedsdnError as error:
-            self._due = True
-            if str(error) != self._complaint:
-                _LOG.warning("%s; flows stay as they are, trying again", error)
-            self._complaint = str(error)
+        self._due = not await self._read_bridges(federation)
+        if self._bridges is None or (self._due and federation == self._followed):
             return
-        self._complaint = ""
+        flows = await self._blocking(flows_among, self._bridges, federation, self._site)
+        self._followed = federation
         await self._follow(federation, flows)
+
+    async def _read_bridges(self, federation: Federation) -> bool:
+        """Ask the database for the bridges; say whether it answers."""
+        site = federation.site(self._site)
+        try:
+            bridges = await self._blocking(read_bridges, HERE, site.provider_network.bridge)
+        except FedsdnError as error:
+            self._complain(f"{error}; ports are taken to be as they were, trying again")
+            return False
+        self._bridges = bridges
+        self._complain(": ".join(ambiguity(site, bridges) or ()))
+        return True
+
+    def _complain(self, complaint: str) -> None:
+        """Log it, once."""
+        if complaint and complaint != self._complaint:
+            _LOG.warning("%s", complaint)
+        self._complaint = complaint
+
+    async def _blocking(self, work: Callable[..., _T], *words: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *words)

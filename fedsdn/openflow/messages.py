@@ -14,13 +14,14 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, CtMark
+from fedsdn.pipeline.declarations import CT_ZONE, HANDED_BACK_REGISTER, LOCAL_PORT, CtMark
 from fedsdn.pipeline.flows import (
     Action,
     AddressToSender,
     Commit,
     ConnState,
     Flow,
+    HandBack,
     Match,
     Normal,
     Output,
@@ -29,6 +30,7 @@ from fedsdn.pipeline.flows import (
     RestoreSource,
     Resubmit,
     SetDestinationMac,
+    SetVlan,
     Tag,
     Track,
 )
@@ -163,6 +165,7 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
         f"icmp{family[2:]}_type": match.icmp_type,
         "ipv6_nd_target": _text(match.nd_target),
         "ct_mark": None if match.ct_mark is None else int(match.ct_mark),
+        HANDED_BACK_REGISTER: None if match.handed_back is None else int(match.handed_back),
     }
     return found | {name: value for name, value in simple.items() if value is not None}
 
@@ -247,6 +250,10 @@ _ACTIONS: dict[type[Any], Callable[..., Any]] = {
         src_field="eth_src_nxm", dst_field="eth_dst_nxm", n_bits=_MAC_BITS
     ),
     PopVlan: lambda _action, _ports: parser.OFPActionPopVlan(),
+    SetVlan: lambda action, _ports: parser.OFPActionSetField(
+        vlan_vid=ofproto.OFPVID_PRESENT | action.vlan
+    ),
+    HandBack: lambda _action, _ports: parser.OFPActionSetField(**{HANDED_BACK_REGISTER: 1}),
     Commit: _commit,
     Track: _track,
     RestoreSource: _restore,

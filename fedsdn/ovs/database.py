@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -15,8 +15,8 @@ from fedsdn.ovs.commands import missing_bridge, run
 from fedsdn.shell import Shell
 
 _COLUMNS = {
-    "Interface": "_uuid,name,ofport,mtu,link_state,error",
-    "Port": "_uuid,name,interfaces,tag,trunks,cvlans,vlan_mode,external_ids",
+    "Interface": "_uuid,name,ofport,mtu,link_state,error,options",
+    "Port": "_uuid,name,interfaces,tag,trunks,cvlans,vlan_mode,external_ids,other_config",
     "Bridge": "name,ports,datapath_type,protocols,external_ids",
     "Open_vSwitch": "other_config",
 }
@@ -30,7 +30,7 @@ class Interface:
     """A port's interface. All but the name is ovs-vswitchd's report, None where it made none.
 
     ``ofport`` is -1 where it could not open the interface, and ``error`` says why.
-    ``link_state`` is "up" or "down".
+    ``link_state`` is "up" or "down". ``peer`` is the other end of a patch port, in another bridge.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Interface:
     mtu: int | None
     link_state: str | None
     error: str | None
+    peer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Port:
     cvlans: tuple[int, ...]
     vlan_mode: str | None
     external_ids: Mapping[str, str]
+    other_config: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def interface(self) -> Interface:
@@ -105,10 +107,20 @@ def read_bridge(shell: Shell, name: str) -> Bridge:
         OvsError: as ``read_database``, or there is no such bridge.
 
     """
+    return read_bridges(shell, name)[name]
+
+
+def read_bridges(shell: Shell, name: str) -> Mapping[str, Bridge]:
+    """Read all bridges, one of which is to be there.
+
+    Raises:
+        OvsError: as ``read_bridge``.
+
+    """
     bridges = read_database(shell).bridges
     if name not in bridges:
         raise missing_bridge(shell, name, list(bridges))
-    return bridges[name]
+    return bridges
 
 
 def parse_database(text: str) -> Database:
@@ -131,6 +143,7 @@ def _interface(record: Record) -> Interface:
         mtu=_one(record["mtu"]),
         link_state=_one(record["link_state"]),
         error=_one(record["error"]),
+        peer=record["options"].get("peer"),
     )
 
 
@@ -143,6 +156,7 @@ def _port(record: Record, interfaces: Mapping[str, Interface]) -> Port:
         cvlans=_many(record["cvlans"]),
         vlan_mode=_one(record["vlan_mode"]),
         external_ids=record["external_ids"],
+        other_config=record["other_config"],
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from fedsdn.config.model import Federation, Site
-from fedsdn.ovs.database import Bridge, Interface, Port, read_bridge
+from fedsdn.ovs.database import Bridge, Interface, Port, read_bridges
+from fedsdn.ovs.local_vlans import Bridges, local_vlan, numbering_bridge
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.pipeline.flows import Flow
@@ -27,33 +28,55 @@ def wanted_flows(shell: Shell, federation: Federation, site_name: str) -> tuple[
         OvsError: the database does not answer, or has no such bridge.
 
     """
-    site = federation.site(site_name)
-    bridge = read_bridge(shell, site.provider_network.bridge)
-    return pipeline_flows(federation, site_name, tenant_ports(site, bridge))
+    name = federation.site(site_name).provider_network.bridge
+    return flows_among(read_bridges(shell, name), federation, site_name)
 
 
-def tenant_ports(site: Site, bridge: Bridge) -> tuple[TenantPort, ...]:
+def flows_among(bridges: Bridges, federation: Federation, site_name: str) -> tuple[Flow, ...]:
+    """Return all flows that a site's bridge is to have if these are all bridges."""
+    ports = tenant_ports(federation.site(site_name), bridges)
+    return pipeline_flows(federation, site_name, ports)
+
+
+def tenant_ports(site: Site, bridges: Bridges) -> tuple[TenantPort, ...]:
     """Find the ports that carry the site's provider network, apart from uplinks and the proxy's.
 
     None, while the proxy's own ports are not (yet) in it: they would answer in another network.
     """
+    bridge = bridges.get(site.provider_network.bridge)
+    if bridge is None:
+        return ()
     vlan = site.provider_network.segmentation_id or _FLAT
     proxy = (SOCKSIFIER_PORT, SERVER_PORT)
     if any(name not in bridge.ports or not _untagged(bridge.ports[name], vlan) for name in proxy):
         return ()
     others = {*proxy, *(name for up in site.uplinks for name in (up.port, wan_port(up)))}
     every = (port for name, port in bridge.ports.items() if name not in others)
-    known = Counter(_name(one, bridge) for port in bridge.ports.values() for one in port.interfaces)
-    return tuple(
-        TenantPort(name, untagged, tagged)
-        for port in every
-        for untagged, tagged in [(_untagged(port, vlan), _tagged(port, vlan))]
-        for name in (_name(one, bridge) for one in port.interfaces if one.ofport not in _NO_NUMBER)
-        if (untagged or tagged) and known[name] == 1
+    known = Counter(
+        openflow_name(one, bridge) for port in bridge.ports.values() for one in port.interfaces
     )
+    found = (
+        _tenant_port(openflow_name(one, bridge), port, site, bridges)
+        for port in every
+        for one in port.interfaces
+        if one.ofport not in _NO_NUMBER
+    )
+    return tuple(port for port in found if port is not None and known[port.name] == 1)
 
 
-def _name(interface: Interface, bridge: Bridge) -> str:
+def _tenant_port(name: str, port: Port, site: Site, bridges: Bridges) -> TenantPort | None:
+    vlan = site.provider_network.segmentation_id or _FLAT
+    untagged, tagged = _untagged(port, vlan), _tagged(port, vlan)
+    if not (untagged or tagged):
+        return None
+    numbering = numbering_bridge(port, bridges)
+    if numbering is None:
+        return TenantPort(name, untagged, tagged)
+    local = local_vlan(site, numbering)
+    return None if local is None else TenantPort(name, untagged=False, tagged=False, local=local)
+
+
+def openflow_name(interface: Interface, bridge: Bridge) -> str:
     """Return the name by which OpenFlow knows a port; two long ones may have the same."""
     return LOCAL_PORT if interface.name == bridge.name else interface.name[:_NAME_OCTETS]
 

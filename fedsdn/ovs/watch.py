@@ -22,10 +22,13 @@ _MONITOR = {
         None,
         {
             "Port": {
-                "columns": ["interfaces", "tag", "trunks", "cvlans", "vlan_mode"],
+                "columns": [
+                    *("interfaces", "tag", "trunks", "cvlans", "vlan_mode"),
+                    "other_config",  # Neutron's agent says there which network's a VLAN is
+                ],
                 "select": _NEWS,
             },
-            "Interface": {"columns": ["ofport"], "select": _NEWS},
+            "Interface": {"columns": ["ofport", "options"], "select": _NEWS},
         },
     ],
 }

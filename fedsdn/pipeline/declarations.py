@@ -26,7 +26,7 @@ class Table(IntEnum):
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
     NETWORK = 107
-    """TCP and ICMP to a remote prefix: on to TENANT if the frame is of the provider network."""
+    """TCP and ICMP to a remote prefix: on to TENANT if of the provider network, else back to 0."""
     TENANT = 110
     """The network's TCP and ICMP: tracked if the source is in a local prefix."""
     TENANT_STATE = 115
@@ -51,6 +51,11 @@ class Table(IntEnum):
     """Delivery to the SOCKS server's port: untagged, to its link-layer address."""
     TO_BOTH = 150
     """Delivery of what conntrack does not know to both ports, to their group addresses."""
+
+
+HANDED_BACK_REGISTER = "reg15"
+"""Register of a frame that is 1 when ``NETWORK`` has handed it back to ``HOOK``, else 0. Neutron's
+flows on provider bridges have no registers."""
 
 
 class CtMark(IntEnum):

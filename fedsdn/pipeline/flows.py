@@ -12,8 +12,17 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from fedsdn.config.model import Address, Network
-from fedsdn.pipeline.declarations import CT_ZONE, LOCAL_PORT, CtMark, Table
+from fedsdn.pipeline.declarations import (
+    CT_ZONE,
+    HANDED_BACK_REGISTER,
+    LOCAL_PORT,
+    CtMark,
+    Table,
+)
 from fedsdn.socket_address import SocketAddress
+
+TAGGED = 0x1000
+"""Bit of ``vlan_vid`` that says that there is a tag (OpenFlow 1.3.5, ``OFPVID_PRESENT``)."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -80,6 +89,7 @@ class Match:
     ``source`` and ``destination`` are of the IP header, ports of the TCP header. ``opening`` is TCP
     with SYN and without ACK: the first segment of a connection (RFC 9293, section 3.5).
     ``syn`` is TCP with SYN, ``reset`` is TCP with RST. ``vlan`` is that of the (outer) tag.
+    ``handed_back`` is what ``HandBack`` makes true of a frame.
     """
 
     protocol: Protocol | None = None
@@ -100,6 +110,7 @@ class Match:
     reset: bool | None = None
     conn_state: ConnState | None = None
     ct_mark: CtMark | None = None
+    handed_back: bool | None = None
 
     def __str__(self) -> str:
         """Text as ``ovs-ofctl add-flow`` reads it; empty for a wildcard of everything."""
@@ -133,6 +144,8 @@ class Match:
                 yield "tcp_flags=+rst"
             elif field.name == "ct_mark":
                 yield f"ct_mark={int(value):#x}"
+            elif field.name == "handed_back":
+                yield f"{HANDED_BACK_REGISTER}={int(value):#x}"
             elif field.name == "in_port":
                 yield f"in_port={_quoted(value)}"
             else:
@@ -195,6 +208,24 @@ class PopVlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SetVlan:
+    """Put another VLAN into the frame's tag."""
+
+    vlan: int
+
+    def __str__(self) -> str:
+        return f"set_field:{TAGGED | self.vlan}->vlan_vid"
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """Note that a frame is not ours: no flow of tenants takes it in ``Table.HOOK`` again."""
+
+    def __str__(self) -> str:
+        return f"set_field:0x1->{HANDED_BACK_REGISTER}"
+
+
+@dataclass(frozen=True, slots=True)
 class Track:
     """Look the packet up in the federation's conntrack zone, and go on in ``table``.
 
@@ -242,6 +273,8 @@ Action = (
     | SetDestinationMac
     | AddressToSender
     | PopVlan
+    | SetVlan
+    | HandBack
     | Track
     | Commit
     | RestoreSource

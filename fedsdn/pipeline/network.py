@@ -2,8 +2,10 @@
 
 A VLAN is not in every frame: Open vSwitch tags those of access ports in NORMAL only. So each port
 that has to do with the network has flows of its own here; what else comes is another network's, or
-nobody's, and stays NORMAL, whatever its addresses. All tables behind see the network's frames only,
-so conntrack's zone is the network's too.
+nobody's, and goes back to table 0, whatever its addresses: the bridge's other owner does with it
+what it would do without us. Neutron translates the integration bridge's VLANs there, so a frame of
+ours with such a tag gets the network's own here. All tables behind see the network's frames only,
+as NORMAL is to take them, so conntrack's zone is the network's too.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ from dataclasses import dataclass
 
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import Table
-from fedsdn.pipeline.flows import Flow, Match, Normal, Resubmit, Tag
+from fedsdn.pipeline.flows import Flow, HandBack, Match, PopVlan, Resubmit, SetVlan, Tag
 
 
 @dataclass(frozen=True, slots=True)
 class TenantPort:
     """A port of the bridge with frames of the provider network.
 
-    ``untagged``: those without a VLAN are. ``tagged``: those with the network's tag are. ``name``
-    is the OpenFlow port's.
+    ``untagged``: those without a VLAN are. ``tagged``: those with the network's tag are.
+    ``local``: those with this tag are, another bridge's for the network. ``name`` is the OpenFlow
+    port's.
     """
 
     name: str
     untagged: bool
     tagged: bool
+    local: int | None = None
 
 
 def flows(context: Context) -> Iterator[Flow]:
@@ -47,7 +51,20 @@ def flows(context: Context) -> Iterator[Flow]:
                 Resubmit(Table.TENANT),
                 why="the provider network's tag, and the port carries it",
             )
-    yield context.default(Table.NETWORK, Normal(), why="another network: its addresses are its own")
+        if port.local is not None:
+            yield context.flow(
+                Table.NETWORK,
+                Match(in_port=port.name, vlan=port.local),
+                PopVlan() if vlan is None else SetVlan(vlan),
+                Resubmit(Table.TENANT),
+                why="Neutron's tag for the provider network: translated as Neutron does",
+            )
+    yield context.default(
+        Table.NETWORK,
+        HandBack(),
+        Resubmit(Table.HOOK),
+        why="another network, its addresses are its own: as if we were not there",
+    )
 
 
 def is_of_a_port(flow: Flow) -> bool:

@@ -46,7 +46,7 @@ def _unrestored(context: Context) -> Iterator[Flow]:
         own, to = prefix.proxy_address, prefix.network
         yield context.flow(
             Table.HOOK,
-            Match(protocol=tcp(to), destination=own),
+            Match(protocol=tcp(to), destination=own, handed_back=False),
             Resubmit(Table.NETWORK),
             priority=HookPriority.PREFIX,
             why="VMs' answers to the server's own address (sources are not restored)",

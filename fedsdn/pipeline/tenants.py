@@ -58,7 +58,7 @@ def flows(context: Context) -> Iterator[Flow]:
         for protocol in (tcp(remote.network), icmp(remote.network)):
             yield context.flow(
                 Table.HOOK,
-                Match(protocol=protocol, destination=remote.network),
+                Match(protocol=protocol, destination=remote.network, handed_back=False),
                 Resubmit(Table.NETWORK),
                 priority=HookPriority.PREFIX,
                 why="packets to another site's prefix",

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 from fedsdn.ovs.comparison import Fault, Finding, compare, summary
 from fedsdn.ovs.daemon import switch_version
-from fedsdn.ovs.database import read_bridge
+from fedsdn.ovs.database import read_bridge, read_bridges
 from fedsdn.ovs.flows import compared_flows
+from fedsdn.ovs.local_vlans import ambiguity
 from fedsdn.ovs.wanted import wanted_flows
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.verify.checks import CheckFailedError
@@ -29,8 +30,9 @@ def bridge(view: SiteView) -> str:
 
 
 def ports(view: SiteView) -> str:
-    """Find the uplinks' ports and ours, and none with an error."""
-    present = read_bridge(view.shell, view.bridge).ports
+    """Find the uplinks' ports and ours, none with an error, and all tenants' to be understood."""
+    bridges = read_bridges(view.shell, view.bridge)
+    present = bridges[view.bridge].ports
     for uplink in view.site.uplinks:
         if uplink.port not in present:
             raise CheckFailedError(
@@ -45,6 +47,8 @@ def ports(view: SiteView) -> str:
     ]
     if broken:
         raise CheckFailedError("; ".join(broken), view.set_up)
+    if doubt := ambiguity(view.site, bridges):
+        raise CheckFailedError(*doubt)
     return f"{len(present) - (view.bridge in present)} ports"
 
 

@@ -18,6 +18,7 @@ from fedsdn.pipeline.flows import (
     Commit,
     ConnState,
     Flow,
+    HandBack,
     Match,
     Normal,
     Output,
@@ -26,6 +27,7 @@ from fedsdn.pipeline.flows import (
     RestoreSource,
     Resubmit,
     SetDestinationMac,
+    SetVlan,
     Tag,
     Track,
 )
@@ -90,6 +92,7 @@ class _Way:
 
     packet: Packet
     tracked: bool = False
+    handed_back: bool = False
     new: bool = False
     mark: int = 0
     deliveries: list[Delivery] = field(default_factory=list)
@@ -135,7 +138,9 @@ class TableModel:
                     way.deliveries.append(Delivery(NORMAL, way.packet))
             case Resubmit(table):
                 self._table(way, table)
-            case SetDestinationMac() | AddressToSender() | PopVlan():
+            case HandBack():
+                way.handed_back = True
+            case SetDestinationMac() | AddressToSender() | PopVlan() | SetVlan():
                 way.packet = _changed(way.packet, action)
             case Track(table, nat):
                 connection = way.packet.connection
@@ -183,7 +188,9 @@ class TableModel:
             way.packet = replace(packet, destination=own.address, destination_port=own.port)
 
 
-def _changed(packet: Packet, action: SetDestinationMac | AddressToSender | PopVlan) -> Packet:
+def _changed(
+    packet: Packet, action: SetDestinationMac | AddressToSender | PopVlan | SetVlan
+) -> Packet:
     match action:
         case SetDestinationMac(mac):
             return replace(packet, mac=mac)
@@ -192,6 +199,9 @@ def _changed(packet: Packet, action: SetDestinationMac | AddressToSender | PopVl
         case PopVlan():
             assert packet.tag is not None, "pop_vlan on an untagged frame"
             return replace(packet, tag=None)
+        case SetVlan(vlan):
+            assert packet.tag is not None, "another VLAN for an untagged frame"
+            return replace(packet, tag=vlan)
 
 
 def _matches(match: Match, way: _Way) -> bool:
@@ -214,6 +224,7 @@ def _matches(match: Match, way: _Way) -> bool:
         and match.syn in {None, packet.syn}
         and match.reset in {None, packet.rst}
         and match.ct_mark in {None, way.mark}
+        and match.handed_back in {None, way.handed_back}
         and _state(match.conn_state, way)
     )
 

@@ -29,6 +29,8 @@ from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
 from fedsdn.ovs.commands import OvsError
+from fedsdn.ovs.database import Bridge, Port
+from fedsdn.ovs.local_vlans import Bridges
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.flows import Flow
 from fedsdn.shell import Shell
@@ -43,6 +45,7 @@ from tests.unit.test_restore import restoration
 FEDERATION = two_sites()
 NEW = "br-new"
 VMS = {"vm1", "vm2"}
+_PORT = Port("", (), None, (), (), None, {})
 
 
 def with_bridge(name: str) -> Federation:
@@ -70,7 +73,8 @@ class Host:
         monkeypatch.setattr(monitor, "write_status", self.statuses.append)
         monkeypatch.setattr(controller_module, "_open_socket", _no_socket)
         monkeypatch.setattr(federation_file, "POLL_SECONDS", 0.01)
-        monkeypatch.setattr(federation_file, "wanted_flows", self._wanted)
+        monkeypatch.setattr(federation_file, "read_bridges", self._read_bridges)
+        monkeypatch.setattr(federation_file, "flows_among", self._flows_among)
         monkeypatch.setattr(controller_module, "DATABASE_SOCKET", directory / "db.sock")
         monkeypatch.setattr(controller_module, "_RETRY_SECONDS", 0.01)
         monkeypatch.setattr("fedsdn.openflow.bridge_socket._reserve", lambda _bridge: _Reserved())
@@ -90,10 +94,13 @@ class Host:
     def _steering(self, _site: str, bridge: str) -> Iterator[bool]:
         yield bridge == self.set_up
 
-    def _wanted(self, _shell: Shell, federation: Federation, site: str) -> tuple[Flow, ...]:
+    def _read_bridges(self, _shell: Shell, _name: str) -> Bridges:
         if self.database_error:
             raise OvsError(self.database_error, "start it")
-        return pipeline_flows(federation, site, tenants(*self.vms))
+        return {"": Bridge("", "", (), {}, dict.fromkeys(self.vms, _PORT))}
+
+    def _flows_among(self, bridges: Bridges, federation: Federation, site: str) -> tuple[Flow, ...]:
+        return pipeline_flows(federation, site, tenants(*bridges[""].ports))
 
     def connect(self, name: str) -> FakeBridge:
         federation = with_bridge(name)
@@ -207,6 +214,29 @@ def test_flows_wait_for_a_database_that_does_not_answer(
         assert bridge.flows == {}
         host.database_error = ""
         await until(complete(bridge))
+
+    run(host, scenario)
+    assert caplog.text.count("does not answer") == 1
+
+
+def test_a_changed_file_is_followed_while_the_database_is_silent(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A prefix that is taken out is closed at once, by the ports as they were."""
+
+    async def scenario() -> None:
+        bridge = host.connect(host.set_up)
+        await until(complete(bridge))
+        host.database_error = "Open vSwitch's database does not answer"
+        sites = (replace(site, prefixes=site.prefixes[:1]) for site in FEDERATION.sites)
+        less = replace(FEDERATION, sites=tuple(sites))
+        host.write(less)
+        wanted = pipeline_flows(less, "a", tenants(*host.vms))
+        await until(lambda: len(bridge.flows) == len(wanted))
+        assert len(wanted) < len(pipeline_flows(FEDERATION, "a", tenants(*host.vms)))
+        host.vms = {"vm1"}
+        host.database_error = ""
+        await until(lambda: len(bridge.flows) == len(wanted) - 1)
 
     run(host, scenario)
     assert caplog.text.count("does not answer") == 1

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
 from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.ovs.database import Bridge, Interface, Port
+from fedsdn.ovs.local_vlans import ambiguity
 from fedsdn.ovs.wanted import tenant_ports
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, Table
-from fedsdn.pipeline.flows import icmp, tcp
+from fedsdn.pipeline.flows import Flow, Match, Output, icmp, tcp
 from fedsdn.pipeline.network import TenantPort
 from tests.unit.federations import two_sites, with_provider_network, with_source_restore
 from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
@@ -36,13 +38,17 @@ def site(network: ProviderNetwork) -> Site:
     return with_provider_network(two_sites(), network).site("a")
 
 
+def bridge(name: str, *ports: Port) -> Bridge:
+    return Bridge(name, "netdev", (), {}, {one.name: one for one in ports})
+
+
 def found(network: ProviderNetwork, *ports: Port, proxy_tag: int | None = -1) -> list[TenantPort]:
     """Return the tenants' ports of a bridge with the site's own ports, and these."""
     tag = (network.segmentation_id or 0) if proxy_tag == -1 else proxy_tag
     own = [port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag)]
     own += [port(name, mode="trunk", trunks=(4095,)) for name in ("up1", "up2", "wan-up1")]
-    every = {one.name: one for one in (*own, *ports)}
-    return list(tenant_ports(site(network), Bridge("br-provider", "netdev", (), {}, every)))
+    every = (*own, *ports)
+    return list(tenant_ports(site(network), {"br-provider": bridge("br-provider", *every)}))
 
 
 NATIVE = ("native-tagged", "native-untagged")
@@ -105,8 +111,8 @@ def test_nobody_is_served_while_the_proxys_ports_are_in_another_network(
     everybody = port("p", network.segmentation_id or 0)
     assert found(network, everybody, proxy_tag=7) == []
     assert found(network, everybody) != []
-    alone = Bridge("br-provider", "netdev", (), {}, {"p": everybody})
-    assert tenant_ports(site(network), alone) == ()
+    assert tenant_ports(site(network), {"br-provider": bridge("br-provider", everybody)}) == ()
+    assert tenant_ports(site(network), {}) == ()
 
 
 ENDS = [("10.1.0.11", "10.2.0.11"), ("fd00:1::11", "fd00:2::11")]
@@ -165,19 +171,19 @@ def test_other_networks_stay_normal_and_share_no_state(
         port("in101", VLAN),
         port("native", VLAN, "native-untagged"),
     )
-    bridge = TableModel(pipeline_flows(federation, "a", ports))
+    model = TableModel(pipeline_flows(federation, "a", ports))
     opening = {place: packet(ends, *place) for place in (*ours, *others)}
     for place in others:
-        assert bridge.push(opening[place]) == [Delivery(NORMAL, opening[place])]
-    assert bridge.connections == {}
+        assert model.push(opening[place]) == [Delivery(NORMAL, opening[place])]
+    assert model.connections == {}
     answer = packet((ends[1], ends[0]), SOCKSIFIER_PORT, None)
     answer = replace(answer, source_port=80, destination_port=40000, ack=True)
     protocol = icmp(ip_address(ends[0]))
     for place in ours:
-        [taken] = bridge.push(opening[place])
+        [taken] = model.push(opening[place])
         assert (taken.port, taken.packet.tag) == (SOCKSIFIER_PORT, None)
-        bridge.push(answer)
-        known = dict(bridge.connections)
+        model.push(answer)
+        known = dict(model.connections)
         for other in others:
             error = replace(opening[other], protocol=protocol, error_about=answer.connection)
             rest = [
@@ -185,17 +191,17 @@ def test_other_networks_stay_normal_and_share_no_state(
                 for syn, ack in ((True, False), (True, True), (False, True))
             ]
             for one in (*rest, error):
-                assert bridge.push(one) == [Delivery(NORMAL, one)]
-        assert bridge.connections == known
+                assert model.push(one) == [Delivery(NORMAL, one)]
+        assert model.connections == known
 
 
 def test_where_sources_are_not_restored_the_proxys_address_is_the_networks_too() -> None:
     federation = with_source_restore(with_provider_network(two_sites(), TAGGED), "none")
     ports = found(TAGGED, port("in7", 7), port("in101", VLAN))
-    bridge = TableModel(pipeline_flows(federation, "a", ports))
+    model = TableModel(pipeline_flows(federation, "a", ports))
     for near, own in (("10.1.0.11", "10.1.0.2"), ("fd00:1::11", "fd00:1::2")):
         for name, to in (("in7", [NORMAL]), ("in101", [SOCKSIFIER_PORT])):
-            sent = bridge.push(packet((near, own), name, None))
+            sent = model.push(packet((near, own), name, None))
             assert [delivery.port for delivery in sent] == to
 
 
@@ -228,3 +234,114 @@ def test_the_network_is_decided_in_one_table_alone() -> None:
         flows = pipeline_flows(federation, "a", found(FLAT, port("p")))
         to_tenants = {flow.table for flow in flows if "resubmit(,110)" in str(flow)}
         assert to_tenants == {Table.NETWORK}
+        to_network = [flow for flow in flows if "resubmit(,107)" in str(flow)]
+        assert to_network
+        assert all(flow.match.handed_back is False for flow in to_network), "none comes twice"
+
+
+# Behind Neutron's integration bridge
+
+PATCH = "phy-br-provider"
+LOCAL_FLAT, LOCAL_VLAN, LOCAL_OTHER = 1, 2, 3
+
+
+def patch(name: str, peer: str, **columns: Any) -> Port:  # noqa: ANN401 -- a port's
+    end = Interface(name, 1, None, "up", None, peer)
+    return replace(port(name, **columns), interfaces=(end,))
+
+
+def bound(tag: int, kind: str, segment: int | None, physical: str = "physnet1") -> Port:
+    """Return a port of br-int as Neutron's agent binds it."""
+    said = {"net_uuid": f"of {tag}", "network_type": kind, "physical_network": physical}
+    said |= {"tag": str(tag)} | ({} if segment is None else {"segmentation_id": str(segment)})
+    return replace(port(f"tap{tag}{physical}", tag), other_config=said)
+
+
+BOUND = (
+    bound(LOCAL_FLAT, "flat", None),
+    bound(LOCAL_VLAN, "vlan", VLAN),
+    bound(LOCAL_OTHER, "vlan", 7),
+    bound(9, "vxlan", VLAN, "None"),
+)
+
+
+def bridges(network: ProviderNetwork, *on_br_int: Port, **columns: Any) -> dict[str, Bridge]:  # noqa: ANN401
+    """Return a provider bridge, and a br-int with these ports behind its patch port."""
+    tag = network.segmentation_id or 0
+    own = (port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag))
+    there = bridge("br-int", *on_br_int, patch("int-br-provider", PATCH))
+    here = bridge("br-provider", *own, patch(PATCH, "int-br-provider", **columns))
+    return {"br-int": there, "br-provider": here}
+
+
+NETWORKS = [(FLAT, LOCAL_FLAT), (TAGGED, LOCAL_VLAN)]
+
+
+@pytest.mark.parametrize(("network", "local"), NETWORKS, ids=["flat", "VLAN"])
+def test_a_patch_port_to_neutrons_bridge_has_the_local_vlan(
+    network: ProviderNetwork, local: int
+) -> None:
+    behind = TenantPort(PATCH, untagged=False, tagged=False, local=local)
+    assert tenant_ports(site(network), bridges(network, *BOUND)) == (behind,)
+    assert ambiguity(site(network), bridges(network, *BOUND)) is None
+    others = tuple(one for one in BOUND if one.tag != local)
+    assert tenant_ports(site(network), bridges(network, *others)) == (), "no VM of it here"
+    carrying_neither = bridges(network, *BOUND, trunks=(8,))
+    assert tenant_ports(site(network), carrying_neither) == (), "NORMAL would drop it"
+    real = TenantPort(PATCH, untagged=network is FLAT, tagged=network is TAGGED)
+    assert tenant_ports(site(network), bridges(network, port("vm", 5))) == (real,), "no agent's"
+
+
+@pytest.mark.parametrize(("network", "local"), NETWORKS, ids=["flat", "VLAN"])
+def test_a_port_that_the_agent_has_not_bound_says_nothing(
+    network: ProviderNetwork, local: int
+) -> None:
+    dead = [replace(one, tag=tag) for one in BOUND if one.tag == local for tag in (None, 4095)]
+    for one in dead:
+        assert tenant_ports(site(network), bridges(network, one)) == ()
+
+
+@pytest.mark.parametrize(("network", "local"), NETWORKS, ids=["flat", "VLAN"])
+def test_of_two_networks_of_one_number_neither_is_served(
+    network: ProviderNetwork, local: int
+) -> None:
+    second = bound(8, "flat" if network is FLAT else "vlan", network.segmentation_id, "physnet2")
+    both = bridges(network, *BOUND, second)
+    assert tenant_ports(site(network), both) == ()
+    assert ambiguity(site(network), both) == (
+        f"the provider network may be local VLAN {local} (physnet1) and 8 (physnet2) of br-int: "
+        f"VMs behind port {PATCH} are not served",
+        "let it differ by type or segmentation id from this host's other networks",
+    )
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize(("network", "local"), NETWORKS, ids=["flat", "VLAN"])
+def test_local_vlans_are_translated_as_neutron_does(
+    ends: tuple[str, str], network: ProviderNetwork, local: int
+) -> None:
+    federation = with_provider_network(two_sites(), network)
+    ports = tenant_ports(site(network), bridges(network, *BOUND))
+    model = TableModel(pipeline_flows(federation, "a", ports))
+    [taken] = model.push(packet(ends, PATCH, local))
+    assert (taken.port, taken.packet.tag) == (SOCKSIFIER_PORT, None)
+    unfederated = packet(("172.16.0.1" if "." in ends[0] else "fd99::1", ends[1]), PATCH, local)
+    translated = replace(unfederated, tag=network.segmentation_id)
+    assert model.push(unfederated) == [Delivery(NORMAL, translated)]
+    for tag in {None, 0, VLAN, *(LOCAL_FLAT, LOCAL_VLAN, LOCAL_OTHER)} - {local}:
+        other = packet(ends, PATCH, tag)
+        assert model.push(other) == [Delivery(NORMAL, other)]
+
+
+@pytest.mark.parametrize("network", [FLAT, TAGGED], ids=["flat", "VLAN"])
+def test_what_is_not_ours_is_the_other_owners(network: ProviderNetwork) -> None:
+    """His flow in table 0 is found, though a flow of ours stands above it."""
+    federation = with_provider_network(two_sites(), network)
+    ours = pipeline_flows(federation, "a", found(network, port("p", network.segmentation_id or 0)))
+    theirs = Flow(Table.HOOK, 4, Match(in_port="q"), (Output("theirs"),), 0x1234, "another's")
+    model = TableModel((*ours, theirs))
+    for ends in ENDS:
+        [sent] = model.push(packet(ends, "q", 5))
+        assert (sent.port, sent.packet.tag) == ("theirs", 5)
+        assert [one.port for one in model.push(packet(ends, "p", None))] == [SOCKSIFIER_PORT]
+    assert len(model.connections) == len(ENDS)

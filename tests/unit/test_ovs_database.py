@@ -12,8 +12,8 @@ from fedsdn.shell import Shell
 
 # As ovs-vsctl 3.1 prints it, a table a line.
 PRINTED = """\
-{"data":[[["uuid","i1"],"up1",1,1500,"up",["set",[]]],[["uuid","i2"],"gone",-1,["set",[]],["set",[]],"could not open network device gone (No such device)"]],"headings":["_uuid","name","ofport","mtu","link_state","error"]}
-{"data":[[["uuid","p1"],"up1",["uuid","i1"],["set",[]],["set",[7,8]],["set",[]],["set",[]],["map",[]]],[["uuid","p2"],"gone",["set",[["uuid","i2"],["uuid","i1"]]],4001,["set",[]],9,"access",["map",[["fedsdn","a"]]]]],"headings":["_uuid","name","interfaces","tag","trunks","cvlans","vlan_mode","external_ids"]}
+{"data":[[["uuid","i1"],"up1",1,1500,"up",["set",[]],["map",[]]],[["uuid","i2"],"gone",-1,["set",[]],["set",[]],"could not open network device gone (No such device)",["map",[["peer","x"]]]]],"headings":["_uuid","name","ofport","mtu","link_state","error","options"]}
+{"data":[[["uuid","p1"],"up1",["uuid","i1"],["set",[]],["set",[7,8]],["set",[]],["set",[]],["map",[]],["map",[["net_uuid","n"]]]],[["uuid","p2"],"gone",["set",[["uuid","i2"],["uuid","i1"]]],4001,["set",[]],9,"access",["map",[["fedsdn","a"]]],["map",[]]]],"headings":["_uuid","name","interfaces","tag","trunks","cvlans","vlan_mode","external_ids","other_config"]}
 {"data":[["br-empty",["set",[]],"",["set",[]],["map",[]]],["br-a",["set",[["uuid","p1"],["uuid","p2"]]],"netdev","OpenFlow13",["map",[["x","1"],["y","2"]]]]],"headings":["name","ports","datapath_type","protocols","external_ids"]}
 {"data":[[["map",[["userspace-tso-enable","true"]]]]],"headings":["other_config"]}
 """  # noqa: E501 -- as printed
@@ -34,9 +34,9 @@ def test_every_kind_of_value_is_decoded() -> None:
     assert bridge.external_ids == {"x": "1", "y": "2"}
     up1 = Interface("up1", 1, 1500, "up", None)
     error = "could not open network device gone (No such device)"
-    gone = Interface("gone", -1, None, None, error)
+    gone = Interface("gone", -1, None, None, error, peer="x")
     assert bridge.ports == {
-        "up1": Port("up1", (up1,), None, (7, 8), (), None, {}),
+        "up1": Port("up1", (up1,), None, (7, 8), (), None, {}, {"net_uuid": "n"}),
         "gone": Port("gone", (gone, up1), 4001, (), (9,), "access", {"fedsdn": "a"}),
     }
     assert list(bridge.ports) == ["gone", "up1"], "a set of OVSDB has no order, a guess needs one"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from fedsdn.config.model import Address, Site
 from fedsdn.errors import FedsdnError
-from fedsdn.ovs.database import read_bridge
+from fedsdn.ovs.database import read_bridges
 from fedsdn.ovs.learned import learned_ports
-from fedsdn.ovs.wanted import tenant_ports
+from fedsdn.ovs.wanted import openflow_name, tenant_ports
 from fedsdn.pipeline.declarations import LOCAL_PORT, PROXY_NAMESPACE
 from fedsdn.shell import Shell
 
@@ -17,7 +17,10 @@ _UNKNOWN_MAC = "00:00:00:00:00:00"
 
 @dataclass(frozen=True, slots=True)
 class VmPort:
-    """A VM's port, ``guessed`` if the bridge has not learned it. ``vlan`` tags its frames."""
+    """A VM's port, ``guessed`` if the bridge has not learned it. ``vlan`` tags its frames.
+
+    ``port`` is the whole name of its interface, longer perhaps than what OpenFlow tells.
+    """
 
     port: str
     mac: str
@@ -32,14 +35,16 @@ def vm_port(shell: Shell, site: Site, address: Address) -> VmPort:
         FedsdnError: the bridge does not answer, or has no port that could be a VM's.
 
     """
-    bridge = read_bridge(shell, site.provider_network.bridge)
+    bridges = read_bridges(shell, site.provider_network.bridge)
+    bridge = bridges[site.provider_network.bridge]
     mac = _neighbour(shell, address)
     network = site.provider_network.segmentation_id
     number = learned_ports(shell, bridge.name, network or 0).get(mac) if mac else None
-    interfaces = [one for port in bridge.ports.values() for one in port.interfaces]
-    learned = {one.name for one in interfaces if one.ofport == number}
-    ports = tenant_ports(site, bridge)
-    found = next((port for port in ports if port.name in learned), None)
+    interfaces = {
+        openflow_name(one, bridge): one for port in bridge.ports.values() for one in port.interfaces
+    }
+    ports = tenant_ports(site, bridges)
+    found = next((port for port in ports if interfaces[port.name].ofport == number), None)
     guess = next((port for port in ports if port.name != LOCAL_PORT), None)
     port = found or guess
     if port is None:
@@ -47,8 +52,8 @@ def vm_port(shell: Shell, site: Site, address: Address) -> VmPort:
             f"bridge {bridge.name} has no port in the provider network on which {address} could "
             "be: see 'ovs-vsctl show'"
         )
-    vlan = None if port.untagged else network
-    return VmPort(port.name, mac or _UNKNOWN_MAC, vlan, guessed=found is None)
+    vlan = port.local or (None if port.untagged else network)
+    return VmPort(interfaces[port.name].name, mac or _UNKNOWN_MAC, vlan, guessed=found is None)
 
 
 def _neighbour(shell: Shell, address: Address) -> str | None:
