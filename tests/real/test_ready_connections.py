@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -12,7 +13,6 @@ import pytest
 
 from tests.real.proxy_connections import (
     Net,
-    check_that_nothing_went_wrong,
     connection,
     proxies,
     wait_until_none_is_open,
@@ -23,6 +23,7 @@ from tests.real.site_host import wait_until
 pytestmark = pytest.mark.real
 
 PAIRS = 200
+SYN_REPEATED_SECONDS = 0.9
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +131,24 @@ def open_at_once(near: SiteOfNet, address: str, port: int) -> list[socket.socket
 def test_pairs_opened_at_the_same_time_arrive_in_order(net: Net, family: int, known: bool) -> None:
     near, far = net
     address = far.addresses[family]
-    swapped = 0
+    swapped = counted = 0
     with ExitStack() as stack:
         listener = stack.enter_context(far.vm.listen(address))
         for _ in range(PAIRS // 2):
             if not known:
                 listener = stack.enter_context(far.vm.listen(address))
+            began = time.monotonic()
             both = open_at_once(near, address, listener.getsockname()[1])
             opened = [sock.getsockname()[1] for sock in both]
             accepted = [listener.accept() for _ in both]
-            swapped += [name[1] for _, name in accepted] != opened
+            # SYNs that nobody takes up for a second are repeated, by timers that know no order.
+            if time.monotonic() - began < SYN_REPEATED_SECONDS:
+                counted += 1
+                swapped += [name[1] for _, name in accepted] != opened
             for sock in (*both, *(server for server, _ in accepted)):
                 sock.close()
     assert swapped == 0
+    assert counted > PAIRS / 4
 
 
 def test_the_pool_is_made_anew_after_the_peer_was_restarted(net: Net) -> None:
@@ -226,5 +232,7 @@ def test_a_request_on_a_connection_whose_peer_has_vanished_is_made_on_another(ne
         far.inside("nft delete table inet deaf")
 
 
-def test_nothing_went_wrong_on_the_way(net: Net) -> None:
-    check_that_nothing_went_wrong(net)
+def test_no_fault_is_logged(net: Net) -> None:
+    for site in net:
+        assert "Traceback" not in site.log
+        assert "ERROR" not in site.log

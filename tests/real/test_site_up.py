@@ -46,7 +46,7 @@ def test_up_makes_what_iproute2_and_ovs_show(host: SiteHost) -> None:
     host.up()
 
     links = {link["ifname"]: link for link in host.json("ip -n fedsdn -json -details link")}
-    assert set(links) == {"lo", "socksifier", "server", "wan-up1", "wan-up2"}
+    assert set(links) == {"lo", "held", "socksifier", "server", "wan-up1", "wan-up2"}
     assert all("UP" in link["flags"] for link in links.values())
     address = "ip -n fedsdn -json address show dev"
     (wan,) = host.json(f"{address} wan-up1")

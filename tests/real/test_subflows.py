@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 
 from fedsdn.bench.subflows import reading
 from fedsdn.cli.views import lab_views
+from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
@@ -30,7 +32,7 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy.socks.protocol import Request
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
-from tests.real.test_proxy_lab import Vm, connections
+from tests.real.test_proxy_lab import Pair, Vm, connections
 
 pytestmark = pytest.mark.real
 
@@ -129,6 +131,32 @@ def proxy_of(lab: Lab, site: str) -> Namespace:
     return Namespace(Path(f"/proc/{pid}/root/run/netns/{PROXY_NAMESPACE}"))
 
 
+def is_whole(subflows: list[dict[str, Any]]) -> bool:
+    """Whether a connection has the subflow that it began with, and another one."""
+    return {one["kind"] for one in subflows} == {"first", "joined"}
+
+
+@contextmanager
+def whole_connection(
+    at_a: SubflowsOf, ends: tuple[Vm, Vm]
+) -> Iterator[tuple[Pair, list[dict[str, Any]]]]:
+    """A connection that no test has taken a subflow from, and its subflows.
+
+    One that was ready may have lost its first in the test before.
+    """
+    with ExitStack() as stack:
+
+        def opened() -> tuple[Pair, list[dict[str, Any]]]:
+            before = at_a.tokens()
+            (pair,) = stack.enter_context(connections(*ends))
+            return pair, both_subflows(at_a, before)
+
+        pair, subflows = opened()
+        while not is_whole(subflows):
+            pair, subflows = opened()
+        yield pair, subflows
+
+
 def pair_of(subflow: dict[str, Any]) -> tuple[str, str]:
     return subflow["local"], subflow["remote"]
 
@@ -163,16 +191,13 @@ def move(sender: socket.socket, receiver: socket.socket, seed: int) -> None:
 
 
 def test_both_subflows_of_a_connection_are_read(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
-    before = at_a.tokens()
-    with connections(*ends) as [(client, server)]:
-        subflows = both_subflows(at_a, before)
+    with whole_connection(at_a, ends) as ((client, server), subflows):
         assert {pair_of(one) for one in subflows} == PAIRS
-        assert {one["kind"] for one in subflows} == {"first", "joined"}
         (token,) = {one["token"] for one in subflows}
         move(client, server, 1)
-        subflows = [one for one in at_a.read() if one["token"] == token]
-        assert sum(one["bytes_sent"] for one in subflows) >= BYTES
-        assert all(one["rtt_ms"] > 29 for one in subflows), "the wires' delay"
+        found = [one for one in at_a.read() if one["token"] == token]
+        assert sum(one["bytes_sent"] for one in found) >= BYTES
+        assert all(one["rtt_ms"] > 29 for one in found), "the wires' delay"
 
 
 @pytest.mark.parametrize("kind", ["first", "joined"])
@@ -180,14 +205,12 @@ def test_a_connection_goes_on_without_an_ended_subflow(
     at_a: SubflowsOf, ends: tuple[Vm, Vm], kind: str
 ) -> None:
     near, far = ends
-    before = at_a.tokens()
     with (
         near.filtering("tcp flags rst counter"),
         far.filtering("tcp flags rst counter"),
-        connections(*ends) as [(client, server)],
+        whole_connection(at_a, ends) as ((client, server), subflows),
         ThreadPoolExecutor() as threads,
     ):
-        subflows = both_subflows(at_a, before)
         token = subflows[0]["token"]
         (doomed,) = [pair_of(one) for one in subflows if one["kind"] == kind]
         moves = threads.submit(move, client, server, 2), threads.submit(move, server, client, 3)
@@ -206,7 +229,11 @@ def test_a_connection_goes_on_without_an_ended_subflow(
         assert other in left
         assert ended not in left
         # Its path lives, so that the proxy opens another.
-        assert {pair_of(one) for one in both_subflows(at_a, before)} == PAIRS
+        wait_until(
+            lambda: {pair_of(one) for one in at_a.read() if one["token"] == token} == PAIRS,
+            LIMIT_SECONDS,
+            lambda: "no other is opened",
+        )
         for one in moves:
             one.result()
         move(client, server, 4)
@@ -241,9 +268,8 @@ def test_a_fallback_is_read_but_not_ended(lab: Lab, at_a: SubflowsOf, protocol: 
 
 
 def test_a_subflow_without_an_answer_is_ended(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
-    before = at_a.tokens()
-    with connections(*ends):
-        (first,) = [one for one in both_subflows(at_a, before) if one["kind"] == "first"]
+    with whole_connection(at_a, ends) as (_, subflows):
+        (first,) = [one for one in subflows if one["kind"] == "first"]
         # The joined subflow's local address has an identifier already; another one is refused.
         local, remote = pair = first["local"], first["remote"] + "9"
         at_a.open(first["token"], local, remote)
@@ -272,12 +298,17 @@ def test_a_benchmark_reads_them_at_the_site(
     (view,) = [one for one in lab_views(lab) if one.name == "a"]
     addresses = [ip_address(local) for local, _ in PAIRS]
     before = at_a.tokens()
+
+    def counts_what_is_read(address: Address) -> bool:
+        """Ready connections come and go between the two."""
+        found = [one for one in at_a.read() if one["local"] == str(address)]
+        return reader.count(address) == len(found) > 0
+
     with reading(view) as reader, connections(*ends) as [(client, server)]:
         opened = {pair_of(one)[0] for one in both_subflows(at_a, before)}
         assert opened == {local for local, _ in PAIRS}
         for address in addresses:
-            found = [one for one in at_a.read() if one["local"] == str(address)]
-            assert reader.count(address) == len(found) > 0
+            wait_until(partial(counts_what_is_read, address), LIMIT_SECONDS, lambda: "they differ")
         assert reader.count(ip_address("192.0.2.99")) == 0
         assert reader.busy() == []
         move(client, server, 5)

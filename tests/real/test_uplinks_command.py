@@ -47,7 +47,7 @@ def test_everything_is_up(lab: Lab, host: Host) -> None:
         def good() -> bool:
             found = document(host)
             return all(
-                (one["state"], one["subflows"]) == ("up", 3)
+                one["state"] == "up" and one["subflows"] >= 3  # and those that are ready
                 for one in found["uplinks"] + found["paths"]
             )
 

@@ -174,10 +174,25 @@ async def test_one_that_is_given_back_is_ready_again_if_it_is_wanted() -> None:
         await until(lambda: net.ready == 2)
         assert len(net.ends) == 2
         net.fails = False
-        more = [await net.make(PEER.name) for _ in range(2)]
+        more = [await net.make(PEER.name) for _ in range(3)]
         for one in more:
             net.pool.give_back(one)
-        assert await is_over(net.ends[3])
+        assert await is_over(net.ends[4])
+
+
+@asynchronous
+async def test_ones_that_are_not_good_any_more_are_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    async with pooling() as net:
+        net.ask(2)
+        await until(lambda: net.ready == 2)
+        bad = net.ends[0].getsockname()
+        net.pool.renew(lambda one: one.far.getpeername() != bad)
+        assert await is_over(net.ends[0])
+        await until(lambda: net.ready == 2)
+        assert len(net.ends) == 3
 
 
 @asynchronous

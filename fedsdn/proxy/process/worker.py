@@ -271,6 +271,7 @@ class _Worker:
         if self._live_paths.take(status):
             self._path_manager.look()
         self._path_manager.look_in(STALE_SECONDS)
+        self._pool.renew(lambda one: one.is_on(self._usable_paths(one.peer.name)))
 
     def _usable_paths(self, peer_name: str) -> Paths:
         peer = self._policy.federation.find_site(peer_name)

@@ -19,7 +19,7 @@ from fedsdn.proxy.relay.peer_relay import is_usable
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.live_paths import LivePaths
-from fedsdn.proxy.sockets.path_manager import Managed, PathManager
+from fedsdn.proxy.sockets.path_manager import Managed, PathManager, Paths
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import read_selection
@@ -45,6 +45,11 @@ class Connection:
     def has_subflow(self) -> bool:
         """Whether a request would reach the peer, as far as the kernel knows."""
         return any(open_pairs(self.far).values())
+
+    def is_on(self, paths: Paths) -> bool:
+        """Whether all its subflows are on these paths; on others they may be without an answer."""
+        pairs = {(own.address.ip, other.peer_address) for own, other in paths}
+        return open_pairs(self.far).keys() <= pairs
 
     def close(self) -> None:
         """Close it: by a reset, unless it was told to end in order."""

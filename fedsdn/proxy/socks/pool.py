@@ -34,13 +34,13 @@ class _Ready:
         self.taken = False
         self._watching = ExitStack()
         self._watching.enter_context(poller.watch(connection.far, self._on_events))
-        connection.managed.give_up = lambda *_: self._leave()
+        connection.managed.give_up = lambda *_: self.leave()
 
     def _on_events(self, events: int) -> None:
         if events & ~select.EPOLLOUT:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         if not self.left.done():
             self.left.set_result(None)
 
@@ -48,7 +48,7 @@ class _Ready:
         """Give the connection to the running task."""
         self.taken = True
         self._watching.close()
-        self._leave()
+        self.leave()
         self.connection.belongs_to_this_task()
         return self.connection
 
@@ -122,14 +122,24 @@ class Pool:
         return None
 
     def give_back(self, connection: Connection) -> None:
-        """Keep a connection whose request was refused, if it is wanted."""
+        """Keep a connection whose request was refused, if it is wanted.
+
+        Another one is being made in its place already, and may be one too many.
+        """
         peer = connection.peer.name
         pool = self._peers.setdefault(peer, _PeerPool())
-        if self._tasks is None or pool.size >= pool.demand.wanted(self._loop.time()):
+        if self._tasks is None or pool.size > pool.demand.wanted(self._loop.time()):
             connection.end()
             return
         pool.making += 1
         self._tasks.create_task(self._guarded(self._keep(peer, pool, connection)))
+
+    def renew(self, is_good: Callable[[Connection], bool]) -> None:
+        """End the ready connections that are not good any more; others are made in their place."""
+        for pool in self._peers.values():
+            for ready in pool.ready:
+                if not is_good(ready.connection):
+                    ready.leave()
 
     def _fill(self, peer: str) -> None:
         """Make as many connections as are wanted."""
