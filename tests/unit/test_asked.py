@@ -14,8 +14,6 @@ import pytest
 
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.records import Kind
-from fedsdn.proxy.sockets import tcp
-from fedsdn.proxy.sockets.path_manager import Managed
 from fedsdn.proxy.socks import peers
 from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
@@ -30,10 +28,9 @@ from fedsdn.proxy.socks.protocol import (
     encode_reply,
 )
 from fedsdn.socket_address import SocketAddress
-from tests.unit.federations import two_sites
 from tests.unit.loopback import asynchronous, tcp_pair
+from tests.unit.peer_connections import PEER, connected
 
-PEER = two_sites().site("b")
 CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
 SERVER = SocketAddress(ip_address("10.2.0.11"), 80)
 
@@ -73,13 +70,9 @@ class Net:
         )
 
     async def connect(self, _peer: object) -> Connection:
-        far, end = tcp_pair()
-        tcp.prepare(far)
+        connection, end = connected(Connection, lambda *_: None)
         self.ends.append(self._stack.enter_context(end))
-        opened = ExitStack()
-        opened.enter_context(far)
-        managed = Managed(far, 0, PEER.name, lambda *_: None)
-        return Connection(far, PEER, managed, opened, lambda *_: None)
+        return connection
 
     async def selected(self, connection: Connection) -> None:
         assert await asyncio.get_running_loop().sock_recv(connection.far, 2) == SELECTION

@@ -11,17 +11,13 @@ import pytest
 
 from fedsdn.channel.connection import Direction
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
-from fedsdn.proxy.sockets import tcp
-from fedsdn.proxy.sockets.path_manager import Managed
 from fedsdn.proxy.socks import pool as module
 from fedsdn.proxy.socks.connection import Connection
 from fedsdn.proxy.socks.demand import MOST_READY
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.stats import Counter, Statistics
-from tests.unit.federations import two_sites
-from tests.unit.loopback import asynchronous, polling, tcp_pair, until
-
-PEER = two_sites().site("b")
+from tests.unit.loopback import asynchronous, polling, until
+from tests.unit.peer_connections import PEER, connected
 
 
 class ReadyConnection(Connection):
@@ -49,17 +45,20 @@ class Net:
             raise OSError("no such peer")
         if self.fails:
             raise OSError("no path")
-        far, end = tcp_pair()
-        tcp.prepare(far)
+        connection, end = connected(ReadyConnection, self.carried.end)
         self.ends.append(self._stack.enter_context(end))
-        opened = ExitStack()
-        opened.enter_context(far)
-        managed = Managed(far, 0, PEER.name, lambda *_: None)
-        return ReadyConnection(far, PEER, managed, opened, self.carried.end)
+        return connection
 
     def ask(self, times: int = 1) -> None:
         for _ in range(times):
             assert self.pool.take(PEER.name) is None
+
+    async def taken(self) -> Connection:
+        """Take one when it is ready."""
+        await until(lambda: self.ready > 0)
+        connection = self.pool.take(PEER.name)
+        assert connection is not None
+        return connection
 
     @property
     def ready(self) -> int:
@@ -92,8 +91,7 @@ async def test_a_request_has_connections_made_for_the_next_ones() -> None:
     async with pooling() as net:
         net.ask(3)
         await until(lambda: net.ready == 3)
-        taken = net.pool.take(PEER.name)
-        assert taken is not None
+        taken = await net.taken()
         with taken.far:
             assert net.pool.take("another peer") is None
             await until(lambda: net.ready == 4 and len(net.ends) == 5)
@@ -120,10 +118,7 @@ async def test_one_request_now_and_then_finds_a_ready_connection_each_time(
     async with pooling() as net:
         net.ask()
         for made in range(1, 4):
-            await until(lambda: net.ready == 1)
-            taken = net.pool.take(PEER.name)
-            assert taken is not None
-            taken.close()
+            (await net.taken()).close()
             await until(lambda made=made: len(net.ends) == made + 1)  # type: ignore[misc]
 
 
@@ -167,8 +162,7 @@ async def test_one_that_is_given_back_is_ready_again_if_it_is_wanted() -> None:
         net.ask(2)
         await until(lambda: net.ready == 2)
         net.fails = True
-        taken = net.pool.take(PEER.name)
-        assert taken is not None
+        taken = await net.taken()
         await until(lambda: net.ready == 1)
         net.pool.give_back(taken)
         await until(lambda: net.ready == 2)
@@ -217,9 +211,7 @@ async def test_a_changed_federation_file_ends_ready_ones() -> None:
 async def test_one_that_is_taken_is_not_ended_with_those_that_are_ready() -> None:
     async with pooling() as net:
         net.ask(1)
-        await until(lambda: net.ready == 1)
-        taken = net.pool.take(PEER.name)
-        assert taken is not None
+        taken = await net.taken()
         await net.carried.reset(lambda _: "all")
         await asyncio.get_running_loop().sock_sendall(taken.far, b"?")
         assert await asyncio.get_running_loop().sock_recv(net.ends[0], 1) == b"?"
