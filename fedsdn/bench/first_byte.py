@@ -40,15 +40,8 @@ BOUNDS: dict[Way, tuple[float, float]] = {Way.KNOWN: (0.6, 0.8), Way.FIRST: (1.1
 """Of the median and the 99th percentile, as parts of the routed path's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How many connections of each way and family."""
-
-    count: int
-
-
-FULL = Effort(500)
-QUICK = Effort(100)
+FULL, QUICK = 500, 100
+"""Connections of each way and family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +65,22 @@ class Figures:
 
 @dataclass(slots=True)
 class FirstByteResults:
-    """Times in ms of all connections so far, and errors."""
+    """Times in ms of all connections so far, and why others failed."""
 
     times_ms: dict[Family, dict[Way, list[float]]] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[str]:
+        """Say what failed, and which figures are beyond their bounds."""
+        beyond = (
+            f"{one.way}, IPv{one.family}: {one.median_part:.2f} of the routed path's median, and "
+            f"{one.p99_part:.2f} of its 99th percentile, are more than {BOUNDS[one.way][0]:g} "
+            f"and {BOUNDS[one.way][1]:g}"
+            for one in self.figures()
+            if one.met is False
+        )
+        return [*self.errors, *beyond]
 
     def figures(self) -> Iterator[Figures]:
         """Sum the classes up."""
@@ -90,7 +95,7 @@ class FirstByteResults:
                     )
 
 
-def run(rig: Rig, effort: Effort, results: FirstByteResults, report: Progress) -> None:
+def run(rig: Rig, count: int, results: FirstByteResults, report: Progress) -> None:
     """Measure; ``results`` has what was found so far at any time.
 
     Raises:
@@ -111,15 +116,15 @@ def run(rig: Rig, effort: Effort, results: FirstByteResults, report: Progress) -
                 Way.FIRST: partial(_first_contact, client, server, family),
             }
             times = results.times_ms[family] = {way: [] for way in Way}
-            _measure(ways, effort.count, times, results.broken)
-            report(f"IPv{family}: {effort.count} connections of each way")
+            _measure(ways, count, times, results.errors)
+            report(f"IPv{family}: {count} connections of each way")
 
 
 def _measure(
     ways: dict[Way, Callable[[], float]],
     count: int,
     times: dict[Way, list[float]],
-    broken: list[str],
+    errors: list[str],
 ) -> None:
     order = list(ways)
     for number in range(-_WARM_UP, count):
@@ -127,7 +132,7 @@ def _measure(
             try:
                 seconds = ways[way]()
             except OSError as error:
-                broken.append(f"{way}: {error.strerror or type(error).__name__}")
+                errors.append(f"{way}: {error.strerror or type(error).__name__}")
                 continue
             if number >= 0:
                 times[way].append(seconds * 1000)

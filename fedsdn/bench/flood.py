@@ -13,12 +13,13 @@ from threading import Event, Thread
 from fedsdn.bench.connection import FastConnection, fast_connection
 from fedsdn.bench.figures import Summary, summary
 from fedsdn.bench.first_byte import answering, first_byte
-from fedsdn.bench.guests import Guest, guests
+from fedsdn.bench.guests import Guest, counting, guests
 from fedsdn.bench.memory import Memory, memory
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.build import Progress
+from fedsdn.pipeline.declarations import SOCKSIFIER_PORT
 
 _PROGRAM = "fedsdn.bench.syns"
 _FAMILIES: tuple[Family, ...] = (4, 6)
@@ -32,6 +33,10 @@ MOST_TIMES = 2.0
 """What others' new connections may take, in times of what they take without a flood."""
 LEAST_PART = 0.9
 """What an established transfer is to keep of its rate."""
+MOST_SECONDS = 1.2
+"""How long the SYNs may take to go out, in times of what they are meant to."""
+LEAST_ARRIVED = 0.95
+"""How many of them are to come to the proxy: of fewer it is no flood."""
 
 
 class Port(StrEnum):
@@ -66,12 +71,22 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
+class Syns:
+    """What became of one flood: ``arrived`` at the flooder's own proxy."""
+
+    count: int
+    arrived: int
+    seconds_meant: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """One flood: connections, rates in Mbit/s and memory before, during and after it."""
 
     port: Port
     family: Family
-    seconds: float
+    syns: Syns
     before: Times
     during: Times
     after: Times
@@ -106,7 +121,7 @@ class FloodResults:
 
     @property
     def broken(self) -> list[str]:
-        """Say what failed."""
+        """Say what failed, and what is beyond its bound."""
         return [
             f"{one.port}, IPv{one.family}: {what}" for one in self.rounds for what in _failed(one)
         ]
@@ -115,8 +130,18 @@ class FloodResults:
 def _failed(one: Round) -> Iterator[str]:
     if one.broken:
         yield f"the transfer: {one.broken}"
-    if failed := one.during.failed:
-        yield f"{failed} connections of others failed"
+    for when, times in (("before", one.before), ("during", one.during), ("after", one.after)):
+        if times.failed:
+            yield f"{times.failed} connections of others failed {when} the flood"
+    if one.times > MOST_TIMES:
+        yield f"others' connections took {one.times:.1f} times as long, more than {MOST_TIMES:g}"
+    if one.part < LEAST_PART:
+        yield f"the transfer kept {one.part:.2f} of its rate, less than {LEAST_PART:g}"
+    syns = one.syns
+    if syns.seconds > MOST_SECONDS * syns.seconds_meant:
+        yield f"the SYNs took {syns.seconds:.1f} s to go out, not {syns.seconds_meant:g}"
+    if syns.arrived < LEAST_ARRIVED * syns.count:
+        yield f"{syns.arrived} of {syns.count} SYNs came to the proxy"
 
 
 def run(rig: Rig, effort: Effort, results: FloodResults, report: Progress) -> None:
@@ -154,6 +179,7 @@ class _Scene:
             fast_connection(near.shell, far.shell, address, "upload") as transfer,
             self._target(port, family) as target,
             self.flooder.filtering(_NO_RESETS, hook="output"),
+            counting(self.rig.sites[0].proxy, self._from_flooder(family)) as arrived,
         ):
             time.sleep(_WARM_UP_SECONDS)
             without = memory(self.rig.sites)
@@ -164,14 +190,19 @@ class _Scene:
             )
             rate_after, after, later = self._watch(transfer, family, self._rest)
             left = memory(self.rig.sites)
+            syns = Syns(self.effort.count, arrived.packets, self.effort.seconds, seconds[0])
             ending = transfer.finish()
         return Round(
-            *(port, family, seconds[0], before, during, after),
+            *(port, family, syns, before, during, after),
             *(rate_before, rate_during, rate_after),
             (most | later) - without,
             left - without,
             ending.error,
         )
+
+    def _from_flooder(self, family: Family) -> str:
+        header = "ip" if family == 4 else "ip6"
+        return f"iifname {SOCKSIFIER_PORT} {header} saddr {self.flooder.address(family)}"
 
     def _rest(self) -> None:
         time.sleep(self.effort.rest)
@@ -264,7 +295,7 @@ def table(results: FloodResults) -> tuple[str, Sequence[str], Rows]:
         ),
         [
             (
-                *(one.port, f"IPv{one.family}", f"{one.seconds:.1f}"),
+                *(one.port, f"IPv{one.family}", f"{one.syns.seconds:.1f}"),
                 *(f"{one.before.known.median:.0f}", f"{one.during.known.median:.0f}"),
                 f"{one.during.known.worst:.0f}",
                 *(f"{one.before.first.median:.0f}", f"{one.during.first.median:.0f}"),

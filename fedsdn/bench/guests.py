@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -109,40 +109,24 @@ class Guest:
         sock.bind((DEVICE, 0))
         return sock
 
-    @contextmanager
-    def filtering(self, *rules: str, hook: str = "input") -> Iterator[None]:
+    def filtering(self, *rules: str, hook: str = "input") -> AbstractContextManager[None]:
         """Have rules in the VM's own packet filter while the block runs (nft(8))."""
-        table = f"inet {_TABLE}_{hook}"
-        chain = f"chain seen {{ type filter hook {hook} priority 0; {'; '.join(rules)}; }};"
-        with self._ruled(table, chain):
-            yield
+        return _filtering(self.shell, *rules, hook=hook)
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> AbstractContextManager[None]:
         """Have it neither hear nor say anything while the block runs, as a VM that stands still."""
         table = f"netdev {_TABLE}"
         chains = (
             f"chain {hook} {{ type filter hook {hook} device {DEVICE} priority 0; policy drop; }};"
             for hook in ("ingress", "egress")
         )
-        with self._ruled(table, *chains):
-            yield
+        return _ruled(self.shell, table, *chains)
 
-    @contextmanager
-    def _ruled(self, table: str, *chains: str) -> Iterator[None]:
-        self.run("nft", f"table {table} {{ {' '.join(chains)} }}")
-        try:
-            yield
-        finally:
-            self.run("nft", f"delete table {table}")
-
-    @contextmanager
     def counting(
         self, match: str, hook: str = "prerouting", verdict: str = "accept"
-    ) -> Iterator[Counted]:
+    ) -> AbstractContextManager[Counted]:
         """Count packets while the block runs."""
-        with self.filtering(f"{match} counter {verdict}", hook=hook):
-            yield Counted(self, f"inet {_TABLE}_{hook}")
+        return counting(self.shell, match, hook, verdict)
 
     @contextmanager
     def sysctls(self, **values: int) -> Iterator[None]:
@@ -162,16 +146,42 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A counter in a VM's packet filter."""
+    """A counter in a packet filter."""
 
-    guest: Guest
+    shell: Shell
     table: str
 
     @property
     def packets(self) -> int:
         """How many packets were counted so far."""
-        words = self.guest.run("nft", "list", "table", *self.table.split()).split()
+        words = self.shell.output("nft", "list", "table", *self.table.split()).split()
         return int(words[words.index("packets") + 1])
+
+
+@contextmanager
+def counting(
+    place: Shell, match: str, hook: str = "prerouting", verdict: str = "accept"
+) -> Iterator[Counted]:
+    """Count packets in a network namespace while the block runs."""
+    with _filtering(place, f"{match} counter {verdict}", hook=hook):
+        yield Counted(place, f"inet {_TABLE}_{hook}")
+
+
+@contextmanager
+def _filtering(place: Shell, *rules: str, hook: str) -> Iterator[None]:
+    """Have rules in a network namespace's packet filter while the block runs (nft(8))."""
+    chain = f"chain seen {{ type filter hook {hook} priority 0; {'; '.join(rules)}; }};"
+    with _ruled(place, f"inet {_TABLE}_{hook}", chain):
+        yield
+
+
+@contextmanager
+def _ruled(place: Shell, table: str, *chains: str) -> Iterator[None]:
+    place.output("nft", f"table {table} {{ {' '.join(chains)} }}")
+    try:
+        yield
+    finally:
+        place.output("nft", f"delete table {table}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fedsdn.bench.behaviour.case import FULL, Ends, Where
-from fedsdn.bench.behaviour.opening import DEAD_CHECK, dead_checks
+from fedsdn.bench.behaviour.opening import DEAD_CHECK, dead_checks, is_late
 from fedsdn.bench.guests import guests
 from fedsdn.config.model import Family
 from fedsdn.lab.build import Progress
@@ -18,17 +18,17 @@ _FAMILIES: tuple[Family, ...] = (4, 6)
 
 @dataclass(slots=True)
 class HealthResults:
-    """By which check each death was seen, near and far, with each IP version."""
+    """By which check each death was seen (None: never), near and far, with each IP version."""
 
-    seen: dict[str, list[int]] = field(default_factory=dict)
+    seen: dict[str, list[int | None]] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[str]:
         """Say which deaths were seen too late."""
         return [
-            f"{name}: {len(late)} deaths seen later than by check {DEAD_CHECK}"
+            f"{name}: {len(late)} deaths seen later than by check {DEAD_CHECK}, or never"
             for name, checks in self.seen.items()
-            if (late := [check for check in checks if check > DEAD_CHECK])
+            if (late := [check for check in checks if is_late(check)])
         ]
 
 
@@ -55,10 +55,10 @@ def table(results: HealthResults) -> tuple[str, Sequence[str], Sequence[Sequence
     rows = []
     for name, checks in results.seen.items():
         counts = Counter(checks)
-        later = sum(n for check, n in counts.items() if check > DEAD_CHECK)
-        rows.append((name, *(str(counts[check]) for check in columns), str(later)))
+        later = sum(map(is_late, checks)) - counts[None]
+        rows.append((name, *(str(counts[one]) for one in columns), str(later), str(counts[None])))
     return (
         "A backend that dies: which health check sees it first",
-        ("backend", *(f"check {check}" for check in columns), "later"),
+        ("backend", *(f"check {check}" for check in columns), "later", "never"),
         rows,
     )

@@ -108,14 +108,19 @@ class RestoreResults:
         return found
 
 
-def run(lab: Lab, views: Sequence[SiteView], effort: Effort, report: Progress) -> RestoreResults:
-    """Measure.
+def run(
+    lab: Lab,
+    views: Sequence[SiteView],
+    effort: Effort,
+    results: RestoreResults,
+    report: Progress,
+) -> None:
+    """Measure; ``results`` has what was found so far at any time.
 
     Raises:
         FedsdnError: something cannot be measured.
 
     """
-    results = RestoreResults()
     near, far = views[0], views[1]
     with far.vms[0].shell.started(*_PROGRAM, "serve", str(_PORT)) as server:
         if not server.line():
@@ -131,7 +136,6 @@ def run(lab: Lab, views: Sequence[SiteView], effort: Effort, report: Progress) -
                     f"{how}, IPv{one.family}: {one.expected or len(one.times_ms)} connections "
                     f"in {one.seconds:.1f} s"
                 )
-    return results
 
 
 def _switch(lab: Lab, crowd: _Crowd, how: SourceRestore) -> None:

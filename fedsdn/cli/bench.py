@@ -10,8 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from fedsdn.bench import channel as channel_bench
 from fedsdn.bench import failover as failover_bench
@@ -21,13 +19,14 @@ from fedsdn.bench import scale as scale_bench
 from fedsdn.bench import stalled as stalled_bench
 from fedsdn.bench.failover import Part
 from fedsdn.bench.harm import HarmResults
-from fedsdn.bench.report import as_json, harm_table, restore_table, stalled_table, tables
+from fedsdn.bench.report import harm_table, restore_table, stalled_table, tables
+from fedsdn.bench.restore import RestoreResults
 from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
 from fedsdn.bench.stalled import StalledResults
 from fedsdn.cli import bench_behaviour
-from fedsdn.cli.bench_lab import lab_of_our_own, show_table
+from fedsdn.cli.bench_lab import measured
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
 
@@ -65,30 +64,17 @@ def failover(
     effort = failover_bench.QUICK if quick else failover_bench.FULL
     if losses is not None:
         effort = replace(effort, losses=losses)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = Results()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            failover_bench.run(
-                *(Rig(lab, lab_views(lab)), effort, part or list(Part)),
-                secrets.randbelow(1_000_000) if seed is None else seed,
-                results,
-                lambda line: console.print(f"  {line}"),
-            )
-    finally:  # an hour's figures are not to be lost by what went wrong in its last minute
-        _show(results, console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
-
-
-def _show(results: Results, console: Console, *, json_output: bool) -> None:
-    if json_output:
-        print(as_json(results))
-        return
-    for title, headings, rows in tables(results):
-        print_table(title, headings, rows)
-    for line in results.broken:
-        console.print(f"[bold red]broken:[/] {escape(line)}")
+    with measured(topology, results, lambda: tables(results), json_output=json_output) as (
+        lab,
+        report,
+    ):
+        failover_bench.run(
+            *(Rig(lab, lab_views(lab)), effort, part or list(Part)),
+            secrets.randbelow(1_000_000) if seed is None else seed,
+            results,
+            report,
+        )
 
 
 @app.command()
@@ -105,14 +91,12 @@ def restore(
     Exit status 1 if one failed, or was seen as somebody else.
     """
     effort = restore_bench.QUICK if quick else restore_bench.FULL
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with lab_of_our_own(topology, console) as lab:
-        results = restore_bench.run(
-            lab, lab_views(lab), effort, lambda line: console.print(f"  {line}")
-        )
-    show_table(results, restore_table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    results = RestoreResults()
+    with measured(topology, results, lambda: [restore_table(results)], json_output=json_output) as (
+        lab,
+        report,
+    ):
+        restore_bench.run(lab, lab_views(lab), effort, results, report)
 
 
 @app.command()
@@ -150,18 +134,12 @@ def harm(
     effort = harm_bench.QUICK if quick else harm_bench.FULL
     given = {Way.DOWNLOAD: downloads, Way.HALF_CLOSE: half_closing, Way.UNREAD: unread}
     counts = effort.count | {way: count for way, count in given.items() if count is not None}
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = HarmResults()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            harm_bench.run(
-                *(Rig(lab, lab_views(lab)), harm_bench.Effort(counts, loss), results),
-                lambda line: console.print(f"  {line}"),
-            )
-    finally:
-        show_table(results, harm_table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    with measured(topology, results, lambda: [harm_table(results)], json_output=json_output) as (
+        lab,
+        report,
+    ):
+        harm_bench.run(Rig(lab, lab_views(lab)), harm_bench.Effort(counts, loss), results, report)
 
 
 @app.command()
@@ -183,18 +161,12 @@ def stalled(
     """
     effort = stalled_bench.QUICK if quick else stalled_bench.FULL
     effort = replace(effort, readers=readers or effort.readers, rounds=rounds or effort.rounds)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = StalledResults()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            stalled_bench.run(
-                *(Rig(lab, lab_views(lab)), effort, results),
-                lambda line: console.print(f"  {line}"),
-            )
-    finally:
-        show_table(results, stalled_table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    with measured(topology, results, lambda: [stalled_table(results)], json_output=json_output) as (
+        lab,
+        report,
+    ):
+        stalled_bench.run(Rig(lab, lab_views(lab)), effort, results, report)
 
 
 @app.command()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedsdn.bench import first_byte as first_byte_bench
 from fedsdn.bench import flood as flood_bench
@@ -16,7 +15,7 @@ from fedsdn.bench.behaviour import run as behaviour_bench
 from fedsdn.bench.behaviour.case import FULL, QUICK
 from fedsdn.bench.behaviour.report import table as behaviour_table
 from fedsdn.bench.rig import Rig
-from fedsdn.cli.bench_lab import lab_of_our_own, show_table
+from fedsdn.cli.bench_lab import measured
 from fedsdn.cli.views import lab_views
 from fedsdn.errors import FedsdnError
 
@@ -46,18 +45,11 @@ def behaviour(
         if name not in known:
             raise FedsdnError(f"no case {name!r}: there are {', '.join(known)}")
     cases = [known[name] for name in case or known]
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = behaviour_bench.BehaviourResults()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            behaviour_bench.run(
-                *(lab, cases, QUICK if quick else FULL, results),
-                lambda line: console.print(f"  {line}"),
-            )
-    finally:
-        show_table(results, behaviour_table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    with measured(
+        topology, results, lambda: [behaviour_table(results)], json_output=json_output
+    ) as (lab, report):
+        behaviour_bench.run(lab, cases, QUICK if quick else FULL, results, report)
 
 
 def first_byte(
@@ -71,22 +63,14 @@ def first_byte(
 ) -> None:
     """Time new connections to the first byte, in turns with those of VMs that a wire joins.
 
-    Exit status 1 if a connection failed; figures beyond their bounds are marked.
+    Exit status 1 if a connection failed, or a figure is beyond its bound.
     """
-    effort = first_byte_bench.QUICK if quick else first_byte_bench.FULL
-    effort = replace(effort, count=connections or effort.count)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    count = connections or (first_byte_bench.QUICK if quick else first_byte_bench.FULL)
     results = first_byte_bench.FirstByteResults()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            first_byte_bench.run(
-                *(Rig(lab, lab_views(lab)), effort, results),
-                lambda line: console.print(f"  {line}"),
-            )
-    finally:
-        show_table(results, first_byte_bench.table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    with measured(
+        topology, results, lambda: [first_byte_bench.table(results)], json_output=json_output
+    ) as (lab, report):
+        first_byte_bench.run(Rig(lab, lab_views(lab)), count, results, report)
 
 
 def flood(
@@ -98,22 +82,16 @@ def flood(
 ) -> None:
     """Flood with SYNs from one VM: others' new connections, a transfer, and memory beside it.
 
-    Exit status 1 if a connection of others failed; figures beyond their bounds are marked.
+    Exit status 1 if a connection of others failed, a figure is beyond its bound, or the SYNs went
+    out too slowly, or did not come to the proxy: that was no flood.
     """
     effort = flood_bench.QUICK if quick else flood_bench.FULL
     effort = replace(effort, count=syns or effort.count)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = flood_bench.FloodResults()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            flood_bench.run(
-                *(Rig(lab, lab_views(lab)), effort, results),
-                lambda line: console.print(f"  {line}"),
-            )
-    finally:
-        show_table(results, flood_bench.table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    with measured(
+        topology, results, lambda: [flood_bench.table(results)], json_output=json_output
+    ) as (lab, report):
+        flood_bench.run(Rig(lab, lab_views(lab)), effort, results, report)
 
 
 def health(
@@ -124,17 +102,13 @@ def health(
 ) -> None:
     """Check a backend every 200 ms, have it die and come back, and say which check saw it.
 
-    Exit status 1 if a death was seen later than by the next check but one.
+    Exit status 1 if a death was seen later than by the next check but one, or never.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     results = health_bench.HealthResults()
-    try:
-        with lab_of_our_own(topology, console) as lab:
-            health_bench.run(lab, rounds, results, lambda line: console.print(f"  {line}"))
-    finally:
-        show_table(results, health_bench.table(results), console, json_output=json_output)
-    if results.broken:
-        raise typer.Exit(1)
+    with measured(
+        topology, results, lambda: [health_bench.table(results)], json_output=json_output
+    ) as (lab, report):
+        health_bench.run(lab, rounds, results, report)
 
 
 COMMANDS = (behaviour, first_byte, flood, health)

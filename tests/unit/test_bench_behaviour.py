@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import ftplib
+import socket
 import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from fedsdn.bench.behaviour.case import Case, Difference, Ends, both
+from fedsdn.bench.behaviour import opening
+from fedsdn.bench.behaviour import run as battery
+from fedsdn.bench.behaviour.case import QUICK, Case, Difference, Ends, Where, both
+from fedsdn.bench.behaviour.life import gone_word
 from fedsdn.bench.behaviour.report import table
 from fedsdn.bench.behaviour.run import CASES, BehaviourResults, Verdict, compare
+from fedsdn.bench.figures import Summary
 from fedsdn.bench.first_byte import FirstByteResults, Way
+from fedsdn.bench.flood import FloodResults, Port, Round, Syns, Times
 from fedsdn.bench.health import HealthResults
+from fedsdn.bench.health import table as health_table
 from fedsdn.bench.memory import Memory
 from fedsdn.bench.segments import SYN, checksum, segment
+from fedsdn.lab.lab import Lab
 
 
 def nothing(_: Ends) -> str:
@@ -81,16 +96,126 @@ def test_checksum_of_rfc_1071() -> None:
 @pytest.mark.parametrize(("known_ms", "met"), [(36.0, True), (37.0, False)])
 def test_first_bytes_are_judged_by_the_routed_path(known_ms: float, *, met: bool) -> None:
     times = {Way.ROUTED: [60.0] * 10, Way.KNOWN: [known_ms] * 10, Way.FIRST: [66.0] * 10}
-    figures = {one.way: one for one in FirstByteResults({4: times}).figures()}
+    results = FirstByteResults({4: times})
+    figures = {one.way: one for one in results.figures()}
     assert figures[Way.ROUTED].met is None
     assert figures[Way.KNOWN].met is met
     assert figures[Way.FIRST].met is True
+    assert [line.partition(",")[0] for line in results.broken] == [Way.KNOWN] * (not met)
+
+
+def test_a_connection_that_failed_is_beyond_every_bound() -> None:
+    assert FirstByteResults(errors=["first contact: reset"]).broken == ["first contact: reset"]
 
 
 def test_late_deaths_are_counted() -> None:
     assert not HealthResults({"far": [1, 2, 2]}).broken
-    (line,) = HealthResults({"near": [1], "far": [1, 3, 99]}).broken
-    assert line.startswith("far: 2 deaths")
+    results = HealthResults({"near": [1], "far": [1, 3, None, None]})
+    (line,) = results.broken
+    assert line.startswith("far: 3 deaths")
+    assert health_table(results)[2][1] == ("far", "1", "0", "1", "2")
+
+
+class Backend:
+    """One whose checks come to what is given, and fail from then on."""
+
+    def __init__(self, checks: Iterable[bool]) -> None:
+        self._checks = iter(checks)
+
+    def listen(self, port: int = 0) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+    def connect(self, _port: int) -> socket.socket:
+        if next(self._checks, False):
+            return socket.socket()
+        raise ConnectionRefusedError
+
+
+@pytest.mark.parametrize(
+    ("checks", "seen"),
+    [
+        ((), None),
+        ((True, False) * 20, None),
+        ((True,) * 50, None),
+        ((True, True), 1),
+        ((False, True, True, True), 2),
+        ((True, True, True, True, True), 4),
+    ],
+)
+def test_a_death_counts_only_of_a_backend_that_lived(
+    checks: tuple[bool, ...], seen: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_CHECK_SECONDS", 0)
+    assert opening.dead_checks(cast("Ends", Backend(checks)), 1) == [seen]
+
+
+def test_a_case_that_goes_wrong_is_one_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a program said: the others are compared all the same."""
+
+    @contextmanager
+    def lanes(*_: object) -> Iterator[dict[Where, SimpleQueue[object]]]:
+        made: dict[Where, SimpleQueue[object]] = {where: SimpleQueue() for where in Where}
+        for queue in made.values():
+            queue.put(SimpleNamespace(ends=lambda _: None))
+        yield made
+
+    def refused(_: Ends) -> str:
+        raise ftplib.error_temp("421 too many")  # noqa: S321 -- nobody is asked
+
+    monkeypatch.setattr(battery, "_lanes", lanes)
+    results = BehaviourResults()
+    cases = [
+        Case("FTP", "fails", refused, {4: "done"}, seconds=9),
+        Case("other", "is right", nothing, {4: ""}),
+    ]
+    battery.run(cast("Lab", None), cases, QUICK, results, lambda _: None)
+    assert [one.verdict for one in results.compared] == [Verdict.UNEXPECTED, Verdict.SAME]
+    (line,) = results.broken
+    assert "error_temp('421 too many')" in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"),
+    [(5, Verdict.SAME), (26, Verdict.EXPLAINED), (60, Verdict.UNEXPLAINED)],
+)
+@pytest.mark.parametrize("name", ["VM killed, idle", "VM killed, busy"])
+def test_a_vm_that_is_gone_is_missed_in_time(name: str, seconds: float, verdict: Verdict) -> None:
+    (killed,) = (one for one in CASES if one.name == name)
+    near, far = (gone_word("No route to host", after) for after in (5, seconds))
+    assert compare(killed, 4, near, far).verdict is verdict
+    assert (compare(killed, 4, far, far).verdict is Verdict.SAME) == (verdict is Verdict.SAME)
+
+
+def times(median: float, failed: int = 0) -> Times:
+    found = Summary(10, median, median, median)
+    return Times(found, found, failed)
+
+
+NO_MEMORY = Memory(0, 0, 0)
+FLOOD = Round(
+    *(Port.CLOSED, 4, Syns(20_000, 20_000, 5.0, 5.1), times(40), times(50), times(40)),
+    *(100.0, 95.0, 100.0, NO_MEMORY, NO_MEMORY, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("flood", "word"),
+    [
+        (replace(FLOOD, broken="reset"), "transfer: reset"),
+        (replace(FLOOD, before=times(40, 1)), "before"),
+        (replace(FLOOD, during=times(50, 1)), "during"),
+        (replace(FLOOD, after=times(40, 1)), "after"),
+        (replace(FLOOD, during=times(90)), "2.2 times"),
+        (replace(FLOOD, rate_during=80.0), "kept 0.80"),
+        (replace(FLOOD, syns=Syns(20_000, 20_000, 5.0, 8.0)), "8.0 s"),
+        (replace(FLOOD, syns=Syns(20_000, 15_000, 5.0, 5.1)), "15000 of 20000"),
+    ],
+)
+def test_what_a_flood_may_not_do(flood: Round, word: str) -> None:
+    assert not FloodResults([FLOOD]).broken
+    (line,) = FloodResults([FLOOD, flood]).broken
+    assert line.startswith("closed port, IPv4: ")
+    assert word in line
 
 
 def test_memory_is_compared_by_kind() -> None:

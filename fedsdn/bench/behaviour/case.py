@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,8 +173,3 @@ def in_thread(work: Callable[..., object], *arguments: object) -> threading.Thre
 def tell(part: int, whole: int) -> str:
     """Say how many of all."""
     return "all" if part == whole else f"{part} of {whole}"
-
-
-def until(deadline: float) -> float:
-    """Return the seconds that are left, at least a moment."""
-    return max(0.001, deadline - time.monotonic())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import array
-import fcntl
 import random
 import select
 import socket
 import struct
-import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +23,7 @@ from fedsdn.bench.behaviour.case import (
     tell,
 )
 from fedsdn.lab.wait import wait_until
+from fedsdn.proxy.sockets.tcp import at_urgent_octet, unacknowledged
 
 _LIMIT_SECONDS = 30.0
 _RESET = struct.pack("ii", 1, 0)
@@ -49,7 +47,7 @@ def _urgent_in_the_middle(ends: Ends) -> str:
 
 
 def _urgent_mark(ends: Ends) -> str:
-    """Read up to the mark: what comes before it, and the byte itself (tcp(7), SIOCATMARK)."""
+    """Read up to the mark: what comes before it, and the byte itself (tcp(7))."""
     with ends.connected() as (client, server):
         client.sendall(b"abc")
         client.send(b"!", socket.MSG_OOB)
@@ -58,19 +56,9 @@ def _urgent_mark(ends: Ends) -> str:
             return "no mark"
         urgent = server.recv(1, socket.MSG_OOB)
         before = bytearray()
-        while not _at_mark(server):
-            before += server.recv(1)
+        while not at_urgent_octet(server) and (data := server.recv(1)):
+            before += data
         return f"{before.decode()} {urgent.decode()} {read_exactly(server, 3).decode()}"
-
-
-def _at_mark(sock: socket.socket) -> bool:
-    answer = array.array("i", [0])
-    fcntl.ioctl(sock, _SIOCATMARK, answer)
-    return bool(answer[0])
-
-
-_SIOCATMARK = 0x8905
-"""Linux ``asm-generic/sockios.h``."""
 
 
 def _urgent_at_the_end(ends: Ends) -> str:
@@ -176,14 +164,8 @@ def _reset(sock: socket.socket) -> None:
 
 
 def _wait_acknowledged(sock: socket.socket) -> None:
-    """Wait until the other kernel has all (tcp(7), SIOCOUTQ)."""
-
-    def left() -> int:
-        answer = array.array("i", [0])
-        fcntl.ioctl(sock, termios.TIOCOUTQ, answer)
-        return answer[0]
-
-    wait_until(lambda: not left(), _LIMIT_SECONDS, lambda: "it is not acknowledged")
+    """Wait until the other kernel has all."""
+    wait_until(lambda: not unacknowledged(sock), _LIMIT_SECONDS, lambda: "it is not acknowledged")
 
 
 def _wait_until_ended(sock: socket.socket) -> None:
@@ -239,8 +221,7 @@ def _burst(ends: Ends) -> str:
     whole = 0
     for _ in range(ends.lengths.rounds):
         with ends.connected() as (client, server):
-            client.sendall(_LARGE[:_BURST])
-            client.close()
+            _send_and_close(client, _LARGE[:_BURST])
             whole += read_all(server) == (_LARGE[:_BURST], "end")
     return tell(whole, ends.lengths.rounds)
 

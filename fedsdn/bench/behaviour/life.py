@@ -8,14 +8,15 @@ from contextlib import ExitStack
 
 from fedsdn.bench.behaviour.case import (
     Case,
+    Difference,
     Ends,
     accepted,
     both,
     error_word,
     port_of,
     read_exactly,
-    until,
 )
+from fedsdn.bench.guests import Guest
 
 _LIMIT_SECONDS = 90.0
 _USER_TIMEOUT_MS = 5000
@@ -23,43 +24,42 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_K
 _KEPT_SECONDS = 12.0
 _TCP_REPAIR = 19
 """Linux ``linux/tcp.h``: a socket that is closed in repair leaves without a word."""
+_GONE_SECONDS = 20.0
+"""A VM that is gone is found out in a quarter of that, on a machine with nothing else to do."""
+_NOTICED_SECONDS = 21.0
+"""So much later, if it is at another site."""
 _GONE = ("Connection timed out", "No route to host")
 """What a kernel says of who does not answer: the second if its ARP is not answered either."""
 
 
-def _paused(ends: Ends) -> str:
-    """Have a VM stand still for long, with data on the way to it, as in a live migration."""
+def _server_paused(ends: Ends) -> str:
     with ends.connected() as (client, server):
-        client.sendall(b"before")
-        read_exactly(server, 6)
-        with ends.server.frozen():
-            client.sendall(b"meanwhile")
-            client.settimeout(ends.lengths.paused)
-            if (seen := _ending(client)) != "nothing":
-                return f"{seen} meanwhile"
-        server.sendall(b"after")
-        client.settimeout(_LIMIT_SECONDS)
-        try:
-            return "goes on" if read_exactly(client, 5) == b"after" else "ended"
-        except OSError as error:
-            return error_word(error)
+        return _paused(ends.server, server, client, ends.lengths.paused)
 
 
-def _paused_client(ends: Ends) -> str:
+def _client_paused(ends: Ends) -> str:
     with ends.connected() as (client, server):
-        client.sendall(b"before")
-        read_exactly(server, 6)
-        with ends.client.frozen():
-            server.sendall(b"meanwhile")
-            server.settimeout(ends.lengths.paused)
-            if (seen := _ending(server)) != "nothing":
-                return f"{seen} meanwhile"
-        client.sendall(b"after")
-        server.settimeout(_LIMIT_SECONDS)
-        try:
-            return "goes on" if read_exactly(server, 5) == b"after" else "ended"
-        except OSError as error:
-            return error_word(error)
+        return _paused(ends.client, client, server, ends.lengths.paused)
+
+
+def _paused(vm: Guest, sock: socket.socket, other: socket.socket, seconds: float) -> str:
+    """Have a VM stand still for long, with data on the way to it, as in a live migration.
+
+    ``sock`` is its end of the connection.
+    """
+    other.sendall(b"before")
+    read_exactly(sock, 6)
+    with vm.frozen():
+        other.sendall(b"meanwhile")
+        other.settimeout(seconds)
+        if (seen := _ending(other)) != "nothing":
+            return f"{seen} meanwhile"
+    sock.sendall(b"after")
+    other.settimeout(_LIMIT_SECONDS)
+    try:
+        return "goes on" if read_exactly(other, 5) == b"after" else "ended"
+    except OSError as error:
+        return error_word(error)
 
 
 def _keepalive(ends: Ends) -> str:
@@ -67,8 +67,9 @@ def _keepalive(ends: Ends) -> str:
     with ends.connected() as (client, _):
         _keep_alive(client)
         with ends.server.frozen():
+            began = time.monotonic()
             client.settimeout(_LIMIT_SECONDS)
-            return _gone_word(_ending(client))
+            return gone_word(_ending(client), time.monotonic() - began)
 
 
 def _keepalive_answered(ends: Ends) -> str:
@@ -86,16 +87,8 @@ def _user_timeout(ends: Ends) -> str:
     with ends.connected() as (client, _):
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
         with ends.server.frozen():
-            client.settimeout(1.0)
-            deadline = time.monotonic() + _LIMIT_SECONDS
-            while time.monotonic() < deadline:
-                try:
-                    client.sendall(b"anybody?")
-                except OSError as error:
-                    return _gone_word(error_word(error))
-                if (seen := _ending(client)) != "nothing":
-                    return _gone_word(seen)
-    return "nothing"
+            began = time.monotonic()
+            return gone_word(_ending_of_writer(client), time.monotonic() - began)
 
 
 def _rebooted(ends: Ends) -> str:
@@ -132,9 +125,9 @@ def _ending_of_writer(sock: socket.socket) -> str:
     sock.settimeout(1.0)
     deadline = time.monotonic() + _LIMIT_SECONDS
     seen = "nothing"
-    while seen == "nothing" and until(deadline) > 0.001:
+    while seen == "nothing" and time.monotonic() < deadline:
         try:
-            sock.sendall(b"?")
+            sock.sendall(b"anybody?")
         except OSError as error:
             return error_word(error)
         seen = _ending(sock)
@@ -149,8 +142,14 @@ def _ending(sock: socket.socket) -> str:
         return error_word(error)
 
 
-def _gone_word(seen: str) -> str:
-    return "timed out" if seen in _GONE else seen
+def gone_word(seen: str, seconds: float) -> str:
+    """Say how a connection to a VM that is gone ended, and how soon after that."""
+    if seen not in _GONE:
+        return seen
+    for bound in (_GONE_SECONDS, _GONE_SECONDS + _NOTICED_SECONDS):
+        if seconds <= bound:
+            return f"timed out within {bound:g} s"
+    return "timed out later"
 
 
 def _keep_alive(sock: socket.socket) -> None:
@@ -159,15 +158,21 @@ def _keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+_TIMED_OUT = gone_word(_GONE[0], 0)
+_NOTICED_LATER = Difference(
+    gone_word(_GONE[0], _GONE_SECONDS + _NOTICED_SECONDS),
+    "a site probes its VM after ten idle seconds, and believes two probes",
+)
+
 CASES = (
-    Case("server paused", "stands still for long, with data on the way to it", _paused,
+    Case("server paused", "stands still for long, with data on the way to it", _server_paused,
          both("goes on"), seconds=125),
-    Case("client paused", "stands still for long, with data on the way to it", _paused_client,
+    Case("client paused", "stands still for long, with data on the way to it", _client_paused,
          both("goes on"), seconds=125),
-    Case("VM killed, idle", "the client's keep-alive finds out", _keepalive, both("timed out"),
-         seconds=40),
+    Case("VM killed, idle", "the client's keep-alive finds out", _keepalive, both(_TIMED_OUT),
+         _NOTICED_LATER, seconds=40),
     Case("VM killed, busy", "the client's user time-out finds out", _user_timeout,
-         both("timed out"), seconds=40),
+         both(_TIMED_OUT), _NOTICED_LATER, seconds=40),
     Case("VM rebooted", "the server knows nothing of the connection", _rebooted, both("reset")),
     Case("keep-alive", "of an idle connection to a VM that lives", _keepalive_answered,
          both("after"), seconds=13),

@@ -34,6 +34,8 @@ _CHECK_SECONDS = 0.2
 DEAD_CHECK = 2
 """A dead backend is to be seen by the next check but one."""
 _MOST_CHECKS = 20
+_WELL_CHECKS = 2
+"""So many in a row, and a backend is up."""
 _AGAIN_SECONDS = 0.02
 _PORT_BY_BOTH = 42_000
 _WAIT = struct.pack("ll", 9, 0)
@@ -91,30 +93,41 @@ def _unreachable(kind: str) -> Callable[[Ends], str]:
 
 
 def _health(ends: Ends) -> str:
-    late = [count for count in dead_checks(ends, ends.lengths.rounds) if count > DEAD_CHECK]
+    late = [check for check in dead_checks(ends, ends.lengths.rounds) if is_late(check)]
     return f"later: {late}" if late else "by the next check but one"
 
 
-def dead_checks(ends: Ends, rounds: int) -> list[int]:
+def is_late(check: int | None) -> bool:
+    """Judge which check was the first to see a death."""
+    return check is None or check > DEAD_CHECK
+
+
+def dead_checks(ends: Ends, rounds: int) -> list[int | None]:
     """Have a backend die so many times, and say which check after that was the first to fail.
 
-    Before each death two checks in a row must have gone well.
+    None: never, or two checks in a row never went well before, as they must.
     """
-    found = []
+    found: list[int | None] = []
     with ends.listen() as listener:
         port = port_of(listener)
     for _ in range(rounds):
         with ends.listen(port) as listener:
             dropping = in_thread(_accept_and_drop, listener)
-            well = 0
-            for _ in range(_MOST_CHECKS):
-                well = well + 1 if _check(ends, port) else 0
-                if well == 2:
-                    break
+            lives = _comes_up(ends, port)
             listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept()
             dropping.join()
-        found.append(next((n for n in range(1, _MOST_CHECKS) if not _check(ends, port)), 99))
+        checks = range(1, _MOST_CHECKS) if lives else ()
+        found.append(next((n for n in checks if not _check(ends, port)), None))
     return found
+
+
+def _comes_up(ends: Ends, port: int) -> bool:
+    well = 0
+    for _ in range(_MOST_CHECKS):
+        well = well + 1 if _check(ends, port) else 0
+        if well == _WELL_CHECKS:
+            return True
+    return False
 
 
 def _check(ends: Ends, port: int) -> bool:

@@ -166,5 +166,7 @@ def _run_case(case: Case, family: Family, lanes: SimpleQueue[_Lane]) -> str:
         return error_word(error)
     except FedsdnError as error:
         return str(error)
+    except Exception as error:
+        return repr(error)
     finally:
         lanes.put(lane)
