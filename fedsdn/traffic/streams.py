@@ -111,7 +111,7 @@ class Client:
         try:
             yield
         except (OSError, ValueError) as error:
-            self.connection.error = str(error) or type(error).__name__
+            self.connection.error = _in_words(error)
 
     async def open(self, address: str, port: int, source: str | None) -> None:
         """Connect, from ``source`` if given, and learn as whom the server sees us."""
@@ -144,3 +144,10 @@ class Client:
         """Close the connection if it was opened."""
         if self.streams is not None:
             self.streams[1].close()
+
+
+def _in_words(error: OSError | ValueError) -> str:
+    """Say what went wrong as the kernel does; asyncio has words of its own, and the address."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +99,7 @@ def _refusal(path: VmPath) -> str:
     transfer = Transfer(path.destination, _MESSAGE, port=_CLOSED_PORT)
     connection = send(path.near_vm.shell, transfer)[0]
     error = connection.error or "a connection"
-    if "refused" not in error.lower():
+    if error != os.strerror(errno.ECONNREFUSED):
         raise CheckFailedError(
             f"{path.destination} port {_CLOSED_PORT} is closed, and gave: {error}", path.ask_proxies
         )

@@ -178,9 +178,11 @@ def test_data_intact_passes_where_nothing_is_wrong(pair: Pair) -> None:
     assert "SHA-256 equal" in checks_by_name(pair, 6)["data intact"].test()
 
 
-def test_a_closed_port_that_does_not_reset_fails_the_refusal_check(pair: Pair) -> None:
-    """A plain network refuses the handshake itself: an error, but not the one to expect."""
-    with pytest.raises(CheckFailedError, match=r"is closed, and gave: .*Connect call failed"):
+def test_a_closed_port_that_does_not_refuse_fails_the_refusal_check(pair: Pair) -> None:
+    assert checks_by_name(pair, 6)["refusal"].test() == "Connection refused"
+    prohibited = "type filter hook input priority 0; tcp dport 15002 reject with icmpx type "
+    pair.far.output("nft", f"table inet no {{ chain in {{ {prohibited} admin-prohibited; }}; }}")
+    with pytest.raises(CheckFailedError, match=r"is closed, and gave: Permission denied"):
         checks_by_name(pair, 6)["refusal"].test()
 
 
