@@ -168,19 +168,6 @@ def test_who_asks_and_goes_away_is_not_waited_for(path: Path) -> None:
         assert asked(one, path)["workers"] == 1
 
 
-@pytest.mark.parametrize("answer", [b"", b'{"workers": 2, "run'], ids=["nothing", "a part"])
-def test_an_answer_that_is_cut_off_is_called_so(path: Path, answer: bytes) -> None:
-    path.parent.mkdir()
-    with socket.socket(socket.AF_UNIX) as proxy, ThreadPoolExecutor(1) as threads:
-        proxy.bind(str(path))
-        proxy.listen()
-        asked = threads.submit(read_statistics, path)
-        with proxy.accept()[0] as connection:
-            connection.sendall(answer)
-        with pytest.raises(FedsdnError, match=f"answer is cut off after {len(answer)} bytes: "):
-            asked.result()
-
-
 def test_without_a_proxy_the_remedy_is_named(path: Path) -> None:
     with pytest.raises(FedsdnError, match="start it with 'fedsdn proxy run'"):
         read_statistics(path)
