@@ -35,7 +35,9 @@ from tests.real.test_networks import (
 pytestmark = pytest.mark.real
 
 INTEGRATION = "br-int"
-HERE, THERE = "phy-br-provider", "int-br-provider"
+HERE, THERE = "phy-br-provider-1", "int-br-provider"
+SHOWN = HERE[:15]
+"""As OpenFlow tells its name."""
 LOCAL_OURS, LOCAL_OTHER, LOCAL_SECOND = 1, 2, 3
 VMS = {4: "10.1.0.31", 6: "fd00:1::31"}
 COOKIE = "cookie=0x1234567890abcdef"
@@ -56,7 +58,7 @@ class Neutron:
             f"options:peer={THERE} -- add-port {INTEGRATION} {THERE} -- set Interface {THERE} "
             f"type=patch options:peer={HERE}",
         )
-        self.flow(BRIDGE, f"priority=2,in_port={HERE},actions=drop")
+        self.flow(BRIDGE, f"priority=2,in_port={SHOWN},actions=drop")
         self.flow(INTEGRATION, "priority=0,actions=NORMAL")
         self.flow(INTEGRATION, f"priority=2,in_port={THERE},actions=drop")
 
@@ -67,7 +69,7 @@ class Neutron:
     def provision(self, local: int, vlan: int) -> None:
         """Translate a network's VLAN, both ways."""
         set_real = f"set_field:{0x1000 | vlan}->vlan_vid" if vlan else "pop_vlan"
-        self.flow(BRIDGE, f"priority=4,in_port={HERE},dl_vlan={local},actions={set_real},NORMAL")
+        self.flow(BRIDGE, f"priority=4,in_port={SHOWN},dl_vlan={local},actions={set_real},NORMAL")
         tagged = f"dl_vlan={vlan}" if vlan else "vlan_tci=0x0000/0x1fff"
         push = "" if vlan else "push_vlan:0x8100,"
         self.flow(
@@ -177,14 +179,14 @@ def test_flows_follow_what_the_agent_binds(neutron: Neutron) -> None:
     before = log.read_text()
     ground.plug("second", "tag=4095", INTEGRATION)
     ground.wait_for_flows()
-    assert HERE in tenants(ground)
+    assert SHOWN in tenants(ground)
     neutron.bind("second", LOCAL_SECOND, ground.vlan, "physnet2")
-    wait_until(lambda: HERE not in tenants(ground), LIMIT_S, lambda: "still served")
+    wait_until(lambda: SHOWN not in tenants(ground), LIMIT_S, lambda: "still served")
     said = [line for line in log.read_text().removeprefix(before).splitlines() if "local" in line]
     assert len(said) == 1
     assert "may be local VLAN 1 (physnet1) and 3 (physnet2) of br-int" in said[0]
     ground.host.run("ovs-vsctl", "del-port", INTEGRATION, "second")
-    wait_until(lambda: HERE in tenants(ground), LIMIT_S, lambda: "not served again")
+    wait_until(lambda: SHOWN in tenants(ground), LIMIT_S, lambda: "not served again")
 
 
 def tenants(ground: Ground) -> str:

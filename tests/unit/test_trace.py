@@ -17,10 +17,12 @@ from fedsdn.inspect.trace.question import (
     peer_of,
 )
 from fedsdn.ovs.conntrack import Entry
+from fedsdn.ovs.learned import learned_ports
 from fedsdn.ovs.packet import TracedPacket, state
 from fedsdn.ovs.trace import Trace, parse_trace
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import Table
+from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import three_sites
 
@@ -205,3 +207,15 @@ def test_a_drop_by_somebody_else_is_theirs() -> None:
 def test_a_flood_is_said() -> None:
     shown = " 0. priority 0, cookie 0x0\n    NORMAL\n     -> flooding\nDatapath actions: a,b\n"
     assert outcome(traced(shown)).startswith("it leaves by every port")
+
+
+def test_an_address_behind_the_bridges_own_port_is_learned_there_too() -> None:
+    """ovs-vswitchd prints that port's name, and no number."""
+    shown = (
+        " port  VLAN  MAC                Age\\n"
+        "LOCAL     0  02:00:00:00:00:01    3\\n"
+        "    7     0  02:00:00:00:00:02    0\\n"
+        "    8   101  02:00:00:00:00:03    0\\n"
+    )
+    shell = Shell("a", ("sh", "-c", f"printf '{shown}'"))
+    assert learned_ports(shell, "br", 0) == {"02:00:00:00:00:01": 65534, "02:00:00:00:00:02": 7}
