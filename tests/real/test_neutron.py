@@ -185,6 +185,7 @@ def test_flows_follow_what_the_agent_binds(neutron: Neutron) -> None:
     said = [line for line in log.read_text().removeprefix(before).splitlines() if "local" in line]
     assert len(said) == 1
     assert "may be local VLAN 1 (physnet1) and 3 (physnet2) of br-int" in said[0]
+    assert f"VMs behind port {HERE} are not served" in ground.sh("fedsdn status || true")
     ground.host.run("ovs-vsctl", "del-port", INTEGRATION, "second")
     wait_until(lambda: SHOWN in tenants(ground), LIMIT_S, lambda: "not served again")
 
