@@ -157,7 +157,10 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
             "0",
             "a VM's reset in the middle of a handshake is routed to the workers, too",
         ),
-        "tcp_syncookies": ("0", "no SYN comes to a listener before its destination has answered"),
+        "tcp_syncookies": (
+            "1",
+            "SYNs in the name of a peer that does not answer fill the queue; others get in still",
+        ),
     }
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
