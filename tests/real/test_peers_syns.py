@@ -1,4 +1,4 @@
-"""SYNs at the listener for peers: whoever sends them may not be the peer whose address they bear."""
+"""SYNs at the listener for peers: their sender may not be the peer whose address they bear."""
 
 from __future__ import annotations
 

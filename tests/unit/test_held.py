@@ -9,7 +9,14 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.proxy.opening import held as module
-from fedsdn.proxy.opening.held import MOST_EARLY, MOST_HELD, Opening, Openings
+from fedsdn.proxy.opening.held import (
+    MOST_EARLY,
+    MOST_FORGOTTEN,
+    MOST_HELD,
+    MOST_OF_PEER,
+    Opening,
+    Openings,
+)
 from fedsdn.proxy.opening.segments import RST, SYN, Segment
 from fedsdn.proxy.opening.tables import HeldTuples
 from fedsdn.socket_address import SocketAddress
@@ -35,8 +42,8 @@ class Worker:
     def _count(self, change: int) -> None:
         self.count += change
 
-    def hold(self, syn: Segment, *, early: bool = False) -> Opening:
-        opening = Opening(syn, early=early, hand_in=self.handed_in.append)
+    def hold(self, syn: Segment, peer: str = "b", *, early: bool = False) -> Opening:
+        opening = Opening(syn, peer, early=early, hand_in=self.handed_in.append)
         self.openings.add(opening)
         return opening
 
@@ -45,11 +52,11 @@ class Worker:
 async def test_one_vm_takes_half_and_leaves_the_rest_to_others() -> None:
     worker = Worker()
     port = 1024
-    while worker.openings.allow(segment(port).client):
+    while worker.openings.allow(segment(port).client, "b"):
         worker.hold(segment(port))
         port += 1
     assert worker.count == MOST_HELD // 2
-    assert worker.openings.allow(segment(1, "10.1.0.12").client)
+    assert worker.openings.allow(segment(1, "10.1.0.12").client, "b")
 
 
 @asynchronous
@@ -57,8 +64,8 @@ async def test_all_vms_together_have_no_more_than_there_are() -> None:
     worker = Worker()
     for number in range(4000):
         syn = segment(1024 + number // 250, f"10.1.1.{number % 250}")
-        if worker.openings.allow(syn.client):
-            worker.hold(syn)
+        if worker.openings.allow(syn.client, peer := "bc"[number % 2]):
+            worker.hold(syn, peer)
     assert worker.count == MOST_HELD
 
 
@@ -72,8 +79,8 @@ async def test_what_came_to_nothing_counts_for_a_while(monkeypatch: pytest.Monke
         worker.openings.end(opening)
     assert worker.count == 0
     client = segment(1).client
-    assert not worker.openings.allow(client)
-    await until(lambda: worker.openings.allow(client))
+    assert not worker.openings.allow(client, "b")
+    await until(lambda: worker.openings.allow(client, "b"))
 
 
 @asynchronous
@@ -86,7 +93,7 @@ async def test_what_is_accepted_counts_no_more() -> None:
         await asyncio.sleep(0)
         worker.openings.accept(held[0], near)
         assert await letting_in is near
-        assert worker.openings.allow(segment(1).client)
+        assert worker.openings.allow(segment(1).client, "b")
         worker.openings.end(held[0])
         assert near.fileno() == -1
 
@@ -151,3 +158,70 @@ async def test_others_see_what_is_held() -> None:
     assert worker.tuples.is_held(segment(1024).client, WEB)
     worker.openings.end(opening)
     assert not worker.tuples.is_held(segment(1024).client, WEB)
+
+
+@asynchronous
+async def test_others_find_room_when_many_sources_fill_every_place() -> None:
+    """Those sources may be forged: nobody is behind them."""
+    worker = Worker()
+    given_up: list[int] = []
+    for number in range(4 * MOST_HELD):
+        syn = segment(1024 + number, f"10.1.{number % 1000 // 250}.{number % 250}")
+        if worker.openings.allow(syn.client, "b"):
+            worker.hold(syn).give_up = lambda *_, number=number: given_up.append(number)
+    assert worker.count <= MOST_HELD
+    assert given_up == sorted(given_up)
+    assert len(given_up) <= MOST_FORGOTTEN
+    given_up.clear()
+    worker.openings._forgotten = 0  # a second later
+    assert worker.openings.allow(segment(1, "10.1.9.12").client, "b")
+    assert len(given_up) == 1
+
+
+@asynchronous
+async def test_what_was_handed_in_is_not_forgotten() -> None:
+    worker = Worker()
+    for number in range(MOST_HELD):
+        syn = segment(1024, f"10.1.{number // 250}.{number % 250}")
+        if worker.openings.allow(syn.client, "b"):
+            worker.hold(syn).handed_in = True
+    assert not worker.openings.allow(segment(1, "10.1.9.12").client, "b")
+
+
+@asynchronous
+async def test_a_peer_that_does_not_answer_leaves_places_to_others() -> None:
+    worker = Worker()
+    for number in range(MOST_HELD):
+        syn = segment(1024 + number, f"10.1.1.{number % 99}")
+        if worker.openings.allow(syn.client, "b"):
+            worker.hold(syn, "b")
+    assert worker.count == MOST_OF_PEER
+    assert worker.openings.allow(segment(1, "10.1.1.1").client, "c")
+
+
+@asynchronous
+async def test_a_vm_that_was_answered_gets_its_place_back_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ANSWERED_SECONDS", 0.05)
+    worker = Worker()
+    client = segment(1).client
+    for number in range(MOST_HELD // 2):
+        opening = worker.hold(segment(1024 + number))
+        opening.answered = True
+        worker.openings.end(opening)
+    assert not worker.openings.allow(client, "b")
+    await until(lambda: worker.openings.allow(client, "b"))
+
+
+@asynchronous
+async def test_what_is_prohibited_counts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWERED_SECONDS", 0.05)
+    worker = Worker()
+    client = segment(1).client
+    told = 0
+    while worker.openings.allow(client, ""):
+        worker.openings.prohibit(client, "")
+        told += 1
+    assert told == MOST_HELD // 2
+    await until(lambda: worker.openings.allow(client, ""))

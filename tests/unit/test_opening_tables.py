@@ -112,10 +112,10 @@ def test_what_a_worker_held_ends_with_it() -> None:
 
 def test_a_full_table_holds_what_it_has_room_for() -> None:
     held = HeldTuples(workers=1)
-    clients = [SocketAddress(CLIENT.address, port) for port in range(1, 20_000)]
+    clients = [SocketAddress(CLIENT.address, port) for port in range(1, 60_000)]
     for client in clients:
         held.hold(0, client, WEB)
-    assert 3000 < sum(held.is_held(client, WEB) for client in clients) <= 4096
+    assert 12_000 < sum(held.is_held(client, WEB) for client in clients) <= 1 << 14
     for client in clients:
         held.release(0, client, WEB)
     assert not any(held.is_held(client, WEB) for client in clients)

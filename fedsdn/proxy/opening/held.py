@@ -19,15 +19,26 @@ from fedsdn.proxy.opening.segments import Segment
 from fedsdn.proxy.opening.tables import HeldTuples
 from fedsdn.socket_address import SocketAddress
 
-MOST_HELD = 256
+MOST_HELD = 1024
 """Connections that are being opened by all VMs of a worker."""
 
 VMS_SHARE = 1 / 4
-"""The share of one VM before others come first."""
+"""The share of one VM with one peer before others come first."""
+
+MOST_OF_PEER = MOST_HELD * 3 // 4
+"""Those to one peer, which may be silent."""
 
 AFTERMATH_SECONDS = 2.0
-"""How long a connection that came to nothing counts still. So a VM that is refused everything, or
-does not end its handshakes, costs so many requests a second at most."""
+"""How long a connection that came to nothing counts still. So a VM whose destinations are silent,
+or that does not end its handshakes, costs so many requests a second at most."""
+
+ANSWERED_SECONDS = 0.2
+"""The same for a VM that was refused, or told of an error: it waits for its answers."""
+
+MOST_FORGOTTEN = 256
+"""How many SYNs a second may be forgotten for newer ones."""
+
+_FORGOTTEN_SECONDS = 1.0
 
 MOST_EARLY = 64
 """Connections of one VM whose SYNs are handed in, and not accepted yet, before the destination was
@@ -47,12 +58,15 @@ class Opening:
     """One connection that a VM is opening."""
 
     def __init__(
-        self, segment: Segment, *, early: bool, hand_in: Callable[[Segment], None]
+        self, segment: Segment, peer: str, *, early: bool, hand_in: Callable[[Segment], None]
     ) -> None:
-        """Hold a SYN; ``early`` says that its destination need not be asked before."""
+        """Hold a SYN to ``peer``; ``early`` says that its destination need not be asked before."""
         self.segment = segment
+        self.peer = peer
         self.early = early
         self.handed_in = False
+        self.answered = False
+        """Whether the VM was refused, or told of an error."""
         self.give_up: Callable[[Reason, Who], object] = lambda *_: None
         """Ends the task of this opening: why, and by whom."""
         self._hand_in = hand_in
@@ -120,7 +134,11 @@ class Openings:
         self._accepted: dict[tuple[SocketAddress, SocketAddress], Opening] = {}
         """Those whose VMs have ended the handshake, until the connection ends."""
         self._loop = asyncio.get_running_loop()
-        self._shares = Shares(MOST_HELD)
+        self._by_vm = Shares(MOST_HELD)
+        """Places by VM and peer."""
+        self._by_peer: Counter[str] = Counter()
+        self._forgotten = 0
+        """SYNs forgotten for newer ones in the last second."""
         self._early: Counter[Address] = Counter()
 
     async def wind_up(self) -> None:
@@ -144,9 +162,47 @@ class Openings:
         """Whether any worker holds the SYN: which reads a VM's packets may change."""
         return self._tuples.is_held(segment.client, segment.destination)
 
-    def allow(self, client: SocketAddress) -> bool:
-        """Whether a VM may open one more."""
-        return self._shares.allow(client.address, VMS_SHARE)
+    def allow(self, client: SocketAddress, peer: str) -> bool:
+        """Whether a VM may open one more connection to ``peer``.
+
+        For a VM that has none there is room as long as others' SYNs wait: it is made by forgetting
+        the oldest. Sources may be forged, and there are more of them than places.
+        """
+        owner = client.address, peer
+        if self._by_peer[peer] < MOST_OF_PEER and self._by_vm.allow(owner, VMS_SHARE):
+            return True
+        return not self._by_vm.held[owner] and self._make_room()
+
+    def _make_room(self) -> bool:
+        """Forget the oldest SYN to the peer with most; its VM, if there is one, repeats it."""
+        if self._forgotten == MOST_FORGOTTEN:
+            return False
+        ((crowd, _),) = self._by_peer.most_common(1)
+        for opening in self._openings.values():
+            if opening.peer == crowd and not opening.handed_in:
+                self._forgotten += 1
+                self._loop.call_later(_FORGOTTEN_SECONDS, self._may_forget_one_more)
+                self._remove(opening)
+                self._give_back(opening.segment.client, opening.peer)
+                opening.give_up(Reason.UNASKED, Who.HERE)
+                return True
+        return False
+
+    def _may_forget_one_more(self) -> None:
+        self._forgotten -= 1
+
+    def _take(self, client: SocketAddress, peer: str) -> None:
+        self._by_vm.take((client.address, peer))
+        self._by_peer[peer] += 1
+
+    def _give_back(self, client: SocketAddress, peer: str) -> None:
+        self._by_vm.give_back((client.address, peer))
+        self._by_peer[peer] -= 1
+
+    def prohibit(self, client: SocketAddress, peer: str) -> None:
+        """Note that a VM is told at once that it may not open a connection."""
+        self._take(client, peer)
+        self._loop.call_later(ANSWERED_SECONDS, self._give_back, client, peer)
 
     def allow_early(self, client: SocketAddress) -> bool:
         """Whether a VM may have its SYN handed in before the destination is asked."""
@@ -157,22 +213,23 @@ class Openings:
         client, destination = opening.segment.client, opening.segment.destination
         self._openings[client, destination] = opening
         self._tuples.hold(self._worker, client, destination)
-        self._shares.take(client.address)
+        self._take(client, opening.peer)
         self._early[client.address] += opening.early
         self._count(1)
 
     def accept(self, opening: Opening, near: socket.socket) -> None:
         """Note that the VM has ended its handshake on ``near``."""
         if self._remove(opening):
-            self._shares.give_back(opening.segment.client.address)
+            self._give_back(opening.segment.client, opening.peer)
             self._accepted[opening.segment.client, opening.segment.destination] = opening
         opening.accepted(near)
 
     def end(self, opening: Opening) -> None:
         """Note that one is over; it has come to nothing if it was not accepted before."""
         if self._remove(opening):
-            owner = opening.segment.client.address
-            self._loop.call_later(AFTERMATH_SECONDS, self._shares.give_back, owner)
+            seconds = ANSWERED_SECONDS if opening.answered else AFTERMATH_SECONDS
+            client = opening.segment.client
+            self._loop.call_later(seconds, self._give_back, client, opening.peer)
         key = opening.segment.client, opening.segment.destination
         if self._accepted.get(key) is opening:
             del self._accepted[key]

@@ -1,30 +1,26 @@
 """What all workers know of destinations and of held SYNs, in memory that they share.
 
-Tables have a fixed size and are made before the workers are forked. An entry is one aligned word of
-eight bytes, which is read and written as a whole, so there is no lock that a killed worker could
-keep. A part of the key's digest stands in the entry; the digest is keyed, so that nobody can choose
-keys that fall together. What finds no room is forgotten: then a destination is asked first.
+A part of the key's digest stands in the entry. What finds no room is forgotten: then a destination
+is asked first.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections.abc import Callable
-from hashlib import blake2b
 
+from fedsdn.proxy.memory import digest, words
 from fedsdn.socket_address import SocketAddress
 
 KNOWN_SECONDS = 300.0
 """How long a destination that has answered is known to listen."""
 
-_WORD = 8
 _PLACES = 1 << 16
 """Of known destinations: 512 KiB."""
 
-_HELD_PLACES = 1 << 12
-"""Of the SYNs that one worker holds: sixteen times as many as it may hold, 32 KiB."""
+_HELD_PLACES = 1 << 14
+"""Of the SYNs that one worker holds: sixteen times as many as it may hold, 128 KiB."""
 
 _PROBES = 8
 """In so many places next to each other an entry may stand."""
@@ -36,13 +32,8 @@ _MARK_BITS = 32
 _MARK = (1 << _MARK_BITS) - 1
 
 
-def _words(count: int) -> memoryview[int]:
-    return memoryview(mmap.mmap(-1, count * _WORD)).cast("Q")
-
-
 def _digest(secret: bytes, *ends: SocketAddress) -> int:
-    packed = b"".join(end.address.packed + end.port.to_bytes(2, "big") for end in ends)
-    return int.from_bytes(blake2b(packed, key=secret, digest_size=_WORD).digest(), "big")
+    return digest(secret, *(end.address.packed + end.port.to_bytes(2, "big") for end in ends))
 
 
 class KnownDestinations:
@@ -56,7 +47,7 @@ class KnownDestinations:
         """Make the table, empty. ``clock`` returns seconds, the same for all workers."""
         self._clock = clock
         self._secret = os.urandom(16)
-        self._table = _words(_PLACES)
+        self._table = words(_PLACES)
 
     def now(self) -> float:
         """Return the time, to be noted when a request is made."""
@@ -81,8 +72,8 @@ class KnownDestinations:
         self._table[place] = mark << _MARK_BITS | _FORGOTTEN | self._ticks(self._clock())
 
     def _place(self, destination: SocketAddress) -> tuple[int, int]:
-        digest = _digest(self._secret, destination)
-        return (digest >> _MARK_BITS) % _PLACES, digest & _MARK
+        key = _digest(self._secret, destination)
+        return (key >> _MARK_BITS) % _PLACES, key & _MARK
 
     def _entry(self, place: int, mark: int) -> int:
         """Return the lower half of the entry with ``mark``; 0 if there is none."""
@@ -108,21 +99,21 @@ class HeldTuples:
     def __init__(self, workers: int) -> None:
         """Make the table, empty."""
         self._secret = os.urandom(16)
-        self._rows = [_words(_HELD_PLACES) for _ in range(workers)]
+        self._rows = [words(_HELD_PLACES) for _ in range(workers)]
 
     def hold(self, worker: int, client: SocketAddress, destination: SocketAddress) -> None:
         """Note that ``worker`` holds the SYN of ``client``."""
-        row, digest = self._rows[worker], self._digest(client, destination)
-        for place in self._places(digest):
+        row, key = self._rows[worker], self._digest(client, destination)
+        for place in self._places(key):
             if not row[place]:
-                row[place] = digest
+                row[place] = key
                 return
 
     def release(self, worker: int, client: SocketAddress, destination: SocketAddress) -> None:
         """Note that ``worker`` does not hold it any more."""
-        row, digest = self._rows[worker], self._digest(client, destination)
-        for place in self._places(digest):
-            if row[place] == digest:
+        row, key = self._rows[worker], self._digest(client, destination)
+        for place in self._places(key):
+            if row[place] == key:
                 row[place] = 0
                 return
 
@@ -134,13 +125,13 @@ class HeldTuples:
 
     def is_held(self, client: SocketAddress, destination: SocketAddress) -> bool:
         """Whether some worker holds the SYN of ``client`` to ``destination``."""
-        digest = self._digest(client, destination)
-        places = list(self._places(digest))
-        return any(row[place] == digest for row in self._rows for place in places)
+        key = self._digest(client, destination)
+        places = list(self._places(key))
+        return any(row[place] == key for row in self._rows for place in places)
 
     def _digest(self, client: SocketAddress, destination: SocketAddress) -> int:
         return _digest(self._secret, client, destination) or 1
 
     @staticmethod
-    def _places(digest: int) -> tuple[int, ...]:
-        return tuple((digest + probe) % _HELD_PLACES for probe in range(_PROBES))
+    def _places(key: int) -> tuple[int, ...]:
+        return tuple((key + probe) % _HELD_PLACES for probe in range(_PROBES))

@@ -21,8 +21,8 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.slots import Slots
-from fedsdn.proxy.ended.overload import Overload
-from fedsdn.proxy.ended.record import Ended, Reason, Who
+from fedsdn.proxy.ended.record import Reason, Who
+from fedsdn.proxy.ended.unasked import Unasked
 from fedsdn.proxy.opening.device import HeldDevice, TooManyError
 from fedsdn.proxy.opening.held import Opening, Openings
 from fedsdn.proxy.opening.segments import Segment, Unreachable, read_segment
@@ -46,6 +46,8 @@ from fedsdn.socket_address import SocketAddress
 
 _VMS_SHARE = 5 / 8
 """The share of a worker's connections that one VM may have before others come first."""
+
+_TOO_MANY = "too many SYNs are held or connections carried"
 
 _UNANSWERED_SECONDS = 1.0
 """How long a VM's reset waits for the answer to the request, which may carry its first data."""
@@ -109,7 +111,7 @@ class Socksifier:
         self._known, self._openings, self._device = parts.known, parts.openings, parts.device
         self._statistics = parts.relays.statistics
         self._poller = parts.relays.poller
-        self._overload = Overload(self._statistics.ended)
+        self._unasked = Unasked(self._statistics.ended)
 
     # What comes from VMs
 
@@ -135,21 +137,17 @@ class Socksifier:
     def _begin(self, segment: Segment) -> None:
         client, destination = segment.client, segment.destination
         slots = self._parts.slots
-        if not self._openings.allow(client) or not slots.allow(client.address, _VMS_SHARE):
-            self._overload.note(client, destination)
-            raise TooManyError
+        peer = self.policy.peer_towards(destination.address)
+        name = "" if isinstance(peer, Refusal) else peer.name
         if self._openings.is_held(segment):
             return
-        peer = self.policy.peer_towards(destination.address)
+        if not (slots.allow(client.address, _VMS_SHARE) and self._openings.allow(client, name)):
+            self._unasked.note(client, destination, Reason.UNASKED, _TOO_MANY)
+            raise TooManyError
         if isinstance(peer, Refusal) or not self.policy.is_vm(client.address, self.policy.site):
-            self._statistics.ended(
-                Ended(
-                    *(Reason.UNFEDERATED, Who.HERE, Direction.OUTBOUND),
-                    client=client,
-                    destination=destination,
-                    detail="" if isinstance(peer, Refusal) else "client is no VM of this site",
-                )
-            )
+            detail = "" if isinstance(peer, Refusal) else "client is no VM of this site"
+            self._unasked.note(client, destination, Reason.UNFEDERATED, detail)
+            self._openings.prohibit(client, name)
             self._tell(segment, Reply.NOT_ALLOWED)
             return
         early = (
@@ -157,7 +155,7 @@ class Socksifier:
             and self._openings.allow_early(client)
             and bool(self._parts.live_paths.usable(self.policy.paths(peer, 0), peer))
         )
-        opening = Opening(segment, early=early, hand_in=self._device.hand_in)
+        opening = Opening(segment, peer.name, early=early, hand_in=self._device.hand_in)
         self._openings.add(opening)
         task = slots.run(client.address, lambda: self._carry(opening, peer))
         opening.give_up = partial(self._parts.carried.end, task)
@@ -171,14 +169,15 @@ class Socksifier:
         else:
             self._openings.accept(opening, near)
 
-    def _tell(self, segment: Segment, reply: Reply) -> None:
-        """Tell a VM what the peer has answered, or would have."""
+    def _tell(self, segment: Segment, reply: Reply) -> bool:
+        """Tell a VM what the peer has answered, or would have; False if that is silence."""
         if reply is Reply.REFUSED:
             self._device.refuse(segment)
         elif reply in _UNREACHABLE:
             prefix = self.policy.prefix_at(self.policy.site, segment.client.address)
             if prefix is not None:
                 self._device.tell_unreachable(segment, _UNREACHABLE[reply], prefix.proxy_address)
+        return reply is Reply.REFUSED or reply in _UNREACHABLE
 
     # One connection
 
@@ -213,7 +212,7 @@ class Socksifier:
             try:
                 asked = await self._ask(opened, peer, request, judged)
             except _NotConnectedError as error:
-                self._tell(opening.segment, error.reply)
+                opening.answered = self._tell(opening.segment, error.reply)
                 raise
         with self._failing(HANDSHAKE):
             return await opening.let_in(), asked, request

@@ -1,4 +1,4 @@
-"""SYNs that nobody is asked for because there are too many: a flood leaves a record a second."""
+"""SYNs that no peer is asked for: a flood of them leaves a record a second."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedsdn.channel.connection import Direction
+from fedsdn.config.model import Address
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.socket_address import SocketAddress
 
@@ -15,32 +16,37 @@ _EVERY_SECONDS = 1.0
 _MOST_VMS = 64
 """The VMs that have a record of their own in one second; the rest has one for all."""
 
+_Key = tuple[Address | None, Reason]
 
-class Overload:
+
+class Unasked:
     """Counts the SYNs of each VM, and keeps one record of them in a second."""
 
     def __init__(self, keep: Callable[[Ended], None]) -> None:
         """Begin with none."""
         self._keep = keep
-        self._numbers: Counter[object] = Counter()
-        self._last: dict[object, Ended] = {}
+        self._numbers: Counter[_Key] = Counter()
+        self._last: dict[_Key, Ended] = {}
 
-    def note(self, client: SocketAddress, destination: SocketAddress) -> None:
-        """Count one."""
+    def note(
+        self, client: SocketAddress, destination: SocketAddress, reason: Reason, detail: str
+    ) -> None:
+        """Count one, and why."""
         if not self._last:
             asyncio.get_running_loop().call_later(_EVERY_SECONDS, self._keep_all)
-        known = client.address in self._last or len(self._last) < _MOST_VMS
-        owner = client.address if known else None
-        self._numbers[owner] += 1
-        self._last[owner] = Ended(
-            *(Reason.UNASKED, Who.HERE, Direction.OUTBOUND),
+        key: _Key = client.address, reason
+        if key not in self._last and len(self._last) >= _MOST_VMS:
+            key = None, reason
+        self._numbers[key] += 1
+        self._last[key] = Ended(
+            *(reason, Who.HERE, Direction.OUTBOUND),
             client=client,
             destination=destination,
-            detail="too many SYNs are held or connections carried",
+            detail=detail,
         )
 
     def _keep_all(self) -> None:
-        for owner, ended in self._last.items():
-            self._keep(replace(ended, count=self._numbers[owner]))
+        for key, ended in self._last.items():
+            self._keep(replace(ended, count=self._numbers[key]))
         self._numbers.clear()
         self._last.clear()

@@ -1,4 +1,4 @@
-"""Records of a flood of SYNs."""
+"""Records of SYNs that no peer is asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.proxy.ended import overload
-from fedsdn.proxy.ended.overload import Overload
+from fedsdn.proxy.ended import unasked
 from fedsdn.proxy.ended.record import Ended, Reason
+from fedsdn.proxy.ended.unasked import Unasked
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import asynchronous, until
 
@@ -21,23 +21,23 @@ def vm(number: int, port: int) -> SocketAddress:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(unasked, "_EVERY_SECONDS", 0.01)
 
 
 @asynchronous
 async def test_a_flood_is_one_record_and_none_is_lost() -> None:
     kept: list[Ended] = []
-    flood = Overload(kept.append)
+    flood = Unasked(kept.append)
     for port in range(1, 20_001):
-        flood.note(vm(11, port), DESTINATION)
-    flood.note(vm(12, 7), DESTINATION)
+        flood.note(vm(11, port), DESTINATION, Reason.UNASKED, "")
+    flood.note(vm(12, 7), DESTINATION, Reason.UNASKED, "")
     assert kept == []
     await until(lambda: len(kept) == 2)
     assert [(one.reason, one.client, one.count) for one in kept] == [
         (Reason.UNASKED, vm(11, 20_000), 20_000),
         (Reason.UNASKED, vm(12, 7), 1),
     ]
-    flood.note(vm(11, 5), DESTINATION)
+    flood.note(vm(11, 5), DESTINATION, Reason.UNASKED, "")
     await until(lambda: len(kept) == 3)
     assert kept[-1].count == 1
 
@@ -45,9 +45,23 @@ async def test_a_flood_is_one_record_and_none_is_lost() -> None:
 @asynchronous
 async def test_many_vms_do_not_grow_it() -> None:
     kept: list[Ended] = []
-    flood = Overload(kept.append)
+    flood = Unasked(kept.append)
     for number in range(250):
-        flood.note(vm(number, 1), DESTINATION)
+        flood.note(vm(number, 1), DESTINATION, Reason.UNASKED, "")
     await until(lambda: bool(kept))
-    assert len(kept) == overload._MOST_VMS + 1
+    assert len(kept) == unasked._MOST_VMS + 1
     assert sum(one.count for one in kept) == 250
+
+
+@asynchronous
+async def test_each_reason_has_a_record() -> None:
+    kept: list[Ended] = []
+    flood = Unasked(kept.append)
+    for _ in range(3):
+        flood.note(vm(11, 1), DESTINATION, Reason.UNASKED, "")
+        flood.note(vm(11, 1), DESTINATION, Reason.UNFEDERATED, "no VM")
+    await until(lambda: len(kept) == 2)
+    assert [(one.reason, one.count, one.detail) for one in kept] == [
+        (Reason.UNASKED, 3, ""),
+        (Reason.UNFEDERATED, 3, "no VM"),
+    ]
