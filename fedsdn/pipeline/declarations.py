@@ -168,6 +168,15 @@ class SocketMark(IntEnum):
 HELD_DEVICE = "held"
 """TUN device of the proxy's namespace by which workers get what is marked ``HELD``."""
 
+MOST_SYNS_PER_SECOND = 2000
+MOST_SYNS_AT_ONCE = 400
+"""What one VM may send to ``HELD_DEVICE``, whose queue has room for 500 (``TUN_READQ_SIZE``, kernel
+drivers/net/tun.c)."""
+
+MOST_SENDERS = 1 << 16
+SENDERS_SECONDS = 10
+"""VMs whose rate is known, and for how long; whoever finds no room among them is not limited."""
+
 MOST_WORKERS = reserved.MOST_WORKERS
 
 SOCKSIFIER_LISTEN_PORTS = reserved.SOCKSIFIER_LISTEN_PORTS

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
 from fedsdn.site.nft import TABLE
 
+_IN_SETS = re.compile(r"^(\tset [^}]*?)\t\telements = \{[^}]*\}\n", re.MULTILINE)
+"""Elements of a set that has a name: here, packets add them. Those of maps are the ruleset's."""
+
 
 def read(name: str) -> str:
-    """Return all rules of the namespace as nft lists them, without counters."""
-    return namespace.inside(name, lambda: _nft(["nft", "--stateless", "list", "ruleset"]))
+    """Return all rules of the namespace as nft lists them, without what packets have changed."""
+    found = namespace.inside(name, lambda: _nft(["nft", "--stateless", "list", "ruleset"]))
+    return _IN_SETS.sub(r"\1", found)
 
 
 def listing(ruleset: str) -> str:

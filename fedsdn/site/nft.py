@@ -6,7 +6,8 @@ dropped. A SYN, too, belongs to the socket that lives, which answers it (RFC 596
 there is none, it is held: routed into a TUN device, from which the workers read it. When its
 destination has answered, its worker sends it once more, to itself: with a mark that leads to the
 loopback interface and, here, to that worker's listener. A reset without a socket takes the same
-way: the VM may have given a held SYN up. Other TCP that belongs to no socket is reset: a VM whose
+way: the VM may have given a held SYN up. One VM may send so many of both in a second: the queue of
+the device is for all VMs. Other TCP that belongs to no socket is reset: a VM whose
 connection was reset while segments were lost on the way to it asks once more (RFC 5961, section
 3.2), and would hang without an answer. But what the bridge's conntrack does not know either, which
 comes to a group address, is not answered: the destination may not exist. Towards the uplinks it
@@ -24,6 +25,10 @@ from fedsdn.pipeline.declarations import (
     GROUP_BIT,
     HANDED_IN_MASK,
     HELD_DEVICE,
+    MOST_SENDERS,
+    MOST_SYNS_AT_ONCE,
+    MOST_SYNS_PER_SECOND,
+    SENDERS_SECONDS,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
@@ -40,6 +45,7 @@ TABLE = "inet fedsdn"
 
 _FAMILIES = ((4, "ip"), (6, "ip6"))
 _PORTS = "listen_ports"
+_SENDERS = "senders"
 _UNKNOWN = f"ether daddr & {GROUP_BIT} == {GROUP_BIT}"
 _OPENING = "tcp flags & (syn | ack) == syn"
 _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
@@ -60,7 +66,7 @@ def ruleset(federation: Federation, site: Site) -> str:
         _chain("from_peer", _from_peer(federation)),
         _chain("to_peers", _to_peers()),
     )
-    return f"table {TABLE} {{\n{_listen_ports()}" + "\n".join(chains) + "}\n"
+    return f"table {TABLE} {{\n{_listen_ports()}{_senders()}" + "\n".join(chains) + "}\n"
 
 
 def _listen_ports() -> str:
@@ -72,6 +78,16 @@ def _listen_ports() -> str:
     elements = ", ".join(ports)
     return (
         f"\tmap {_PORTS} {{\n\t\ttype mark : inet_service\n\t\telements = {{ {elements} }}\n\t}}\n"
+    )
+
+
+def _senders() -> str:
+    """Make the sets of VMs whose rate is limited; packets add to them."""
+    return "".join(
+        f"\tset {_SENDERS}_{word} {{\n\t\ttype ipv{family}_addr\n"
+        f"\t\tsize {MOST_SENDERS}\n\t\tflags dynamic,timeout\n"
+        f"\t\ttimeout {SENDERS_SECONDS}s\n\t}}\n"
+        for family, word in _FAMILIES
     )
 
 
@@ -121,6 +137,11 @@ def _hold(federation: Federation, site: Site) -> Iterator[str]:
     for family, word in _FAMILIES:
         sources, destinations = _of(family, own), _of(family, remote)
         if sources and destinations:
+            yield (
+                f"{word} saddr {_set(sources)} update @{_SENDERS}_{word} "
+                f"{{ {word} saddr limit rate over {MOST_SYNS_PER_SECOND}/second "
+                f"burst {MOST_SYNS_AT_ONCE} packets }} " + _drop("more than one VM may open")
+            )
             yield (
                 f"{word} saddr {_set(sources)} {word} daddr {_set(destinations)} "
                 f"meta mark set {SocketMark.HELD:#x} accept"

@@ -277,6 +277,11 @@ def _prepare(federation: Federation, site: Site) -> None:
     firewall.apply(plan.namespace, plan.ruleset)
 
 
+def _filter(federation: Federation, site: Site) -> None:
+    plan = site_plan(federation, site)
+    print("loaded" if firewall.apply(plan.namespace, plan.ruleset) else "already loaded")
+
+
 def _finish(federation: Federation, site: Site) -> None:
     plan = site_plan(federation, site)
     _write(plan.port_sysctls)
@@ -303,7 +308,7 @@ def main() -> None:
     federation = load_federation(Path("/run/fedsdn/federation.yaml"))
     conf = Path(os.environ["FEDSDN_CONFIG_FILE"]).read_text().splitlines()
     (name,) = [line.partition(" = ")[2] for line in conf if line.startswith("site = ")]
-    step = {"prepare": _prepare, "finish": _finish}[sys.argv[1]]
+    step = {"prepare": _prepare, "filter": _filter, "finish": _finish}[sys.argv[1]]
     step(federation, federation.site(name))
 
 

@@ -118,6 +118,15 @@ def test_a_second_up_changes_nothing(host: SiteHost) -> None:
     assert (host.traces(), host.inner()) == (outer, inner)
 
 
+def test_what_packets_add_to_the_packet_filter_is_no_change(host: SiteHost) -> None:
+    host.up()
+    for number in range(20):  # nft writes them over several lines
+        host.inside(f"nft add element inet fedsdn senders_ip {{ 10.1.0.{number} }}")
+    assert host.differences() == []
+    assert host.up() == "site a: nothing to do\n"
+    assert "10.1.0.19" in host.inside("nft list set inet fedsdn senders_ip")
+
+
 _TOO_BIG = """
 import socket, struct, sys, time
 # In the namespace: a socket that has sent to the peer, which a router is to complain about.
@@ -228,6 +237,7 @@ def test_down_after_a_killed_up(idle_host: tuple[SiteHost, dict[str, Any]], part
         "ip -n fedsdn mptcp endpoint flush; ip -n fedsdn mptcp endpoint add 192.0.2.1 signal",
         "ip netns exec fedsdn nft flush ruleset",
         "ip netns exec fedsdn nft insert rule inet fedsdn input accept",
+        "ip netns exec fedsdn nft delete element inet fedsdn listen_ports { 0x100 }",
         "ip netns exec fedsdn sysctl -q net.ipv4.conf.all.rp_filter=1",
         "ip netns exec fedsdn sysctl -q net.ipv4.conf.server.arp_ignore=0",
         "ethtool --offload wan-up1 tx on",
