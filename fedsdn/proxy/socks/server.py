@@ -126,7 +126,12 @@ class Server:
                     self._statistics.add(Counter.ASKED_AGAIN)
                     await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
                     return
-                peer = self.policy.federation.site(peer.name)  # as the file has it by now
+                now = self.policy.peer_behind(dialogue.caller.address)
+                # A connection that waited for a slot was judged by an older file.
+                if isinstance(now, Refusal) or now.name != peer.name:
+                    self._carried.ended(Reason.REVOKED, Who.HERE)
+                    return
+                peer = now
                 known = replace(asking, client=request.client, destination=request.destination)
                 with self._carried.carrying(known):
                     if self._admits(request, peer):
