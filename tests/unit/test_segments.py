@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedsdn.proxy.opening.segments import (
     ACK,
+    FIN,
     RST,
     SYN,
     Unreachable,
@@ -32,8 +33,21 @@ def tcp(flags: int = SYN, data: bytes = b"", options: bytes = OPTIONS, sequence:
     return header + options + data
 
 
-def ip(family: int, content: bytes, protocol: int = 6, traffic_class: int = 0) -> bytes:
+def sealed(family: int, content: bytes, behind: int = 0) -> bytes:
+    """Write the checksum into a TCP segment ``behind`` extension headers."""
+    ends = b"".join(ip_address(ends[family]).packed for ends in (CLIENT, DESTINATION))
+    segment = content[behind:]
+    wrong = checksum(ends + struct.pack("!II", len(segment), 6) + segment)
+    right = struct.pack("!H", 0xFFFF - wrong)
+    return content[: behind + 16] + right + content[behind + 18 :]
+
+
+def ip(
+    family: int, content: bytes, protocol: int = 6, traffic_class: int = 0, behind: int = 0
+) -> bytes:
     one, other = (ip_address(ends[family]).packed for ends in (CLIENT, DESTINATION))
+    if len(content) >= behind + 20:
+        content = sealed(family, content, behind)
     if family == 4:
         length = 20 + len(content)
         head = struct.pack("!BBHHHBBH", 0x45, traffic_class, length, 1, 0, 64, protocol, 0)
@@ -76,6 +90,20 @@ def test_a_reset_is_one(flags: int) -> None:
     assert not segment.opens
 
 
+def test_a_syn_with_fin_opens_nothing() -> None:
+    segment = read_segment(ip(4, tcp(SYN | FIN)))
+    assert segment is not None
+    assert not segment.opens
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("place", [1, 4, 16, 25])
+def test_a_segment_that_was_damaged_is_none(family: int, place: int) -> None:
+    packet = bytearray(ip(family, tcp()))
+    packet[len(packet) - len(tcp()) + place] ^= 0x10
+    assert read_segment(bytes(packet)) is None
+
+
 EXTENSIONS = {
     "hop-by-hop options": (0, bytes([6, 0, 1, 4, 0, 0, 0, 0])),
     "destination options": (60, bytes([6, 1, 1, 12]) + bytes(12)),
@@ -88,7 +116,7 @@ EXTENSIONS = {
 @pytest.mark.parametrize("case", EXTENSIONS)
 def test_extension_headers_are_passed_over(case: str) -> None:
     protocol, extension = EXTENSIONS[case]
-    segment = read_segment(ip(6, extension + tcp(), protocol))
+    segment = read_segment(ip(6, extension + tcp(), protocol, behind=len(extension)))
     assert segment is not None
     assert (segment.client.port, segment.length) == (40000, 1)
 

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from fedsdn.config.model import Address
 from fedsdn.socket_address import SocketAddress
 
-SYN, RST, ACK = 0x02, 0x04, 0x10
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
 _TCP_HEADER = struct.Struct("!HHIIBBHHH")
@@ -63,8 +63,8 @@ class Segment:
 
     @property
     def opens(self) -> bool:
-        """Whether it is the first segment of a connection."""
-        return self.flags & (SYN | ACK | RST) == SYN
+        """Whether it is the first segment of a connection: no listener takes one with FIN."""
+        return self.flags & (FIN | SYN | RST | ACK) == SYN
 
     @property
     def resets(self) -> bool:
@@ -73,7 +73,7 @@ class Segment:
 
 
 def read_segment(packet: bytes) -> Segment | None:
-    """Read an IP packet; None if it is no whole TCP segment."""
+    """Read an IP packet; None if it is no TCP segment, whole and intact."""
     found = _transport(packet)
     if found is None:
         return None
@@ -82,6 +82,9 @@ def read_segment(packet: bytes) -> Segment | None:
         return None
     source_port, port, sequence, _, offset, flags, *_ = _TCP_HEADER.unpack_from(packet, start)
     data = stop - start - (offset >> 4) * 4
+    tcp = packet[start:stop]
+    if _checksum(_pseudo(source, destination, _TCP, tcp) + tcp):
+        return None
     if data < 0 or (offset >> 4) * 4 < _TCP_HEADER.size or not source_port or not port:
         return None
     return Segment(
