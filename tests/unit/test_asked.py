@@ -14,6 +14,7 @@ import pytest
 
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.records import Kind
+from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
 from fedsdn.proxy.socks import peers
 from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
@@ -218,3 +219,36 @@ async def test_a_request_says_which_one_it_comes_after_and_does_not_wait() -> No
                 sent = GREETING + second.encode()
                 assert await net.read(1, len(sent)) == sent
                 assert second.after == first.number
+
+
+@asynchronous
+async def test_a_peer_that_is_late_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "REPLY_SECONDS", 0.05)
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        with pytest.raises(TimeoutError):
+            await asked.answer()
+        assert len(net.ends) == 1
+
+
+@asynchronous
+async def test_a_repeated_request_takes_no_more_than_a_new_connections_first_segment() -> None:
+    """Multipath TCP may fall back there, and then the peer asks once more."""
+    data = bytes(10_000)
+    record = records.record(Kind.DATA, len(data)) + data
+    async with (
+        asking() as (net, request),
+        net.peers.asked(PEER, request, lambda most: data[:most]) as asked,
+    ):
+        answer = asyncio.create_task(asked.answer())
+        await net.read(0, len(request.encode() + record))
+        await net.say(0, encode_reply(Reply.ASK_AGAIN))
+        while len(net.ends) < 2:
+            await asyncio.sleep(0)
+        first = await net.read(1, FIRST_SEGMENT_BYTES)
+        assert first == (GREETING + request.encode() + record)[:FIRST_SEGMENT_BYTES]
+        with pytest.raises(BlockingIOError):
+            net.ends[1].recv(1)
+        await net.say(1, SELECTION + SUCCEEDED)
+        assert await answer is Reply.SUCCEEDED
+        rest = len(GREETING + request.encode() + record) - FIRST_SEGMENT_BYTES
+        assert await net.read(1, rest) == bytes(rest)

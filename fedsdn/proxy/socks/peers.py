@@ -62,6 +62,7 @@ class Asked:
         self._unsent = b""
         self._connection: Connection | None = None
         self._was_ready = False
+        self._vanished = False
         self._reply: Reply | None = None
         self.early = 0
 
@@ -115,7 +116,8 @@ class Asked:
         """Send the request on a ready connection; False if that is broken already."""
         self._connection, self._was_ready = ready, True
         try:
-            await self._write(self._request.encode(), _EARLY_BYTES)
+            said = self._request.encode()
+            await self._write(said, len(said) + records.HEADER.size + _EARLY_BYTES)
         except OSError:
             if self.early:
                 raise
@@ -128,15 +130,21 @@ class Asked:
         self._close()
         self._connection = await self._peers.connector.connect(self._peer)
         said = protocol.GREETING + self._request.encode()
-        await self._write(said, transport.FIRST_SEGMENT_BYTES - len(said) - records.HEADER.size)
+        await self._write(said, transport.FIRST_SEGMENT_BYTES)
 
-    async def _write(self, said: bytes, room: int) -> None:
-        """Send the request, and the VM's first data; these are kept for repetitions."""
+    async def _write(self, said: bytes, most: int) -> None:
+        """Send the request, and the VM's first data; these are kept for repetitions.
+
+        No more than ``most`` octets are sent before the answer.
+        """
         traffic_class.towards_peer(self.far, self._request.traffic_class)
-        if not self.early and (data := self._read_early(room)):
+        room = most - len(said)
+        if not self.early and (data := self._read_early(room - records.HEADER.size)):
             self.early = len(data)
             self._first_data = records.record(Kind.DATA, self.early) + data
-        await asyncio.get_running_loop().sock_sendall(self.far, said + self._first_data)
+        self._unsent = self._first_data[room:]
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.far, said + self._first_data[:room])
 
     @contextmanager
     def forwarding(self, near: socket.socket) -> Iterator[None]:
@@ -198,14 +206,15 @@ class Asked:
         """Read the answer.
 
         A ready connection may have lost its peer before the request; if no data were with that, it
-        may be made again.
+        may be made again. A peer that has it, and says nothing in time, is not asked twice.
         """
         try:
             if not self._was_ready:
                 await self._peers.connector.selected(self.connection)
             return await self._read_reply()
         except (OSError, SocksError) as error:
-            if not self._was_ready or self.early:
+            late = isinstance(error, TimeoutError) and not self._vanished
+            if not self._may_repeat or late:
                 raise
             _LOG.debug("site %s: a ready connection is lost: %s", self._peer.name, error)
             return Reply.ASK_AGAIN
@@ -216,6 +225,7 @@ class Asked:
 
             def judge() -> None:
                 if tcp.unacknowledged(self.far):
+                    self._vanished = True
                     limit.reschedule(loop.time())
 
             vanished = loop.call_later(VANISHED_SECONDS, judge) if self._may_repeat else None
