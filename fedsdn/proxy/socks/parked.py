@@ -57,7 +57,7 @@ class Parked:
         del self._tasks[peer][task]
         if not self._tasks[peer]:
             del self._tasks[peer]
-        if task.cancelled() or not task.result():
+        if task.cancelled() or task.exception() is not None or not task.result():
             far.close()
         else:
             go_on()
