@@ -129,14 +129,3 @@ def encode_reply(reply: Reply) -> bytes:
     The bound address is not used, so it is all zero.
     """
     return bytes([SOCKS_VERSION, reply.value, 0]) + encode_address(_UNSPECIFIED)
-
-
-def check_success(reply: Reply) -> None:
-    """Check that a server has connected to the VM.
-
-    Raises:
-        SocksError: it has not.
-
-    """
-    if reply is not Reply.SUCCEEDED:
-        raise SocksError(f"the peer says {reply.name.lower().replace('_', ' ')}")
