@@ -44,8 +44,7 @@ from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.sequence import Begun, Sequence
 from fedsdn.proxy.socks.server import Server
-from fedsdn.proxy.socks.socksifier import Parts as SocksifierParts
-from fedsdn.proxy.socks.socksifier import Socksifier
+from fedsdn.proxy.socks.socksifier import Means, Socksifier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.status import STALE_SECONDS, SiteStatus
@@ -170,7 +169,7 @@ class _Worker:
         self._device = opened.enter_context(closing(HeldDevice(number)))
         count_held = partial(statistics.add, Counter.OUTBOUND_HELD)
         self._openings = Openings(number, shared.held, count_held)
-        parts = SocksifierParts(
+        means = Means(
             relays,
             report,
             self._carried,
@@ -181,7 +180,7 @@ class _Worker:
             self._device,
             self._slots,
         )
-        self._socksifier = Socksifier(self._policy, parts)
+        self._socksifier = Socksifier(self._policy, means)
         self._server = Server(
             self._policy,
             relays,

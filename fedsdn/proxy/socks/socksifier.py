@@ -87,8 +87,8 @@ class _NotConnectedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the socksifier shares with others, or has for itself."""
+class Means:
+    """What the socksifier does its work with; others of the worker share some of it."""
 
     relays: Relays
     report: Report
@@ -104,13 +104,13 @@ class Parts:
 class Socksifier:
     """Carries connections that this site's VMs open."""
 
-    def __init__(self, policy: Policy, parts: Parts) -> None:
+    def __init__(self, policy: Policy, means: Means) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time."""
         self.policy = policy
-        self._parts = parts
-        self._known, self._openings, self._device = parts.known, parts.openings, parts.device
-        self._statistics = parts.relays.statistics
-        self._poller = parts.relays.poller
+        self._means = means
+        self._known, self._openings, self._device = means.known, means.openings, means.device
+        self._statistics = means.relays.statistics
+        self._poller = means.relays.poller
         self._unasked = Unasked(self._statistics.ended)
 
     # What comes from VMs
@@ -136,7 +136,7 @@ class Socksifier:
 
     def _begin(self, segment: Segment) -> None:
         client, destination = segment.client, segment.destination
-        slots = self._parts.slots
+        slots = self._means.slots
         peer = self.policy.peer_towards(destination.address)
         name = "" if isinstance(peer, Refusal) else peer.name
         if self._openings.is_held(segment):
@@ -153,12 +153,12 @@ class Socksifier:
         early = (
             self._known.listens(destination)
             and self._openings.allow_early(client)
-            and bool(self._parts.live_paths.usable(self.policy.paths(peer, 0), peer))
+            and bool(self._means.live_paths.usable(self.policy.paths(peer, 0), peer))
         )
         opening = Opening(segment, peer.name, early=early, hand_in=self._device.hand_in)
         self._openings.add(opening)
         task = slots.run(client.address, lambda: self._carry(opening, peer))
-        opening.give_up = partial(self._parts.carried.end, task)
+        opening.give_up = partial(self._means.carried.end, task)
         task.add_done_callback(lambda _: self._openings.end(opening))
 
     def accept(self, near: socket.socket, client: SocketAddress) -> None:
@@ -190,7 +190,7 @@ class Socksifier:
         try:
             async with AsyncExitStack() as opened:
                 opened.enter_context(suppress(OSError, SocksError, _NotConnectedError))
-                opened.enter_context(self._parts.carried.carrying(judged))
+                opened.enter_context(self._means.carried.carrying(judged))
                 connect = self._connect_early if opening.early else self._connect_first
                 near, asked, request = await connect(opening, peer, judged, opened)
                 await self._relay(near, asked, request, peer)
@@ -210,7 +210,8 @@ class Socksifier:
         """
         with self._asking(opening) as request:
             try:
-                asked = await self._ask(opened, peer, request, judged)
+                with self._forgetting(request.destination):
+                    asked = await self._ask(opened, peer, request, judged)
             except _NotConnectedError as error:
                 opening.answered = self._tell(opening.segment, error.reply)
                 raise
@@ -232,7 +233,8 @@ class Socksifier:
         with self._asking(opening) as request:
             with self._failing(HANDSHAKE):
                 near = await opening.let_in()
-            asked = await self._ask(opened, peer, request, judged, near)
+            with self._forgetting(request.destination):
+                asked = await self._ask(opened, peer, request, judged, near)
         return near, asked, request
 
     @contextmanager
@@ -241,15 +243,30 @@ class Socksifier:
         client, destination = opening.segment.client, opening.segment.destination
         asked_at = self._known.now()
         dscp = opening.segment.traffic_class & _DSCP
-        with self._parts.peers.opening(client, destination, dscp) as request:
+        with self._means.peers.opening(client, destination, dscp) as request:
             try:
                 yield request
             except BaseException as error:
-                self._known.forget(destination)
                 if not (isinstance(error, _NotConnectedError) and error.by_both):
                     self._statistics.add(Counter.OUTBOUND_FAILED)
                 raise
         self._known.learn(destination, asked_at)
+
+    @contextmanager
+    def _forgetting(self, destination: SocketAddress) -> Iterator[None]:
+        """Make a destination unknown if the block asks for it in vain.
+
+        That our VM gives up, or that we stop, says nothing about the destination.
+        """
+        try:
+            yield
+        except (OSError, SocksError):
+            self._known.forget(destination)
+            raise
+        except _NotConnectedError as error:
+            if not error.by_both:
+                self._known.forget(destination)
+            raise
 
     @contextmanager
     def _failing(self, phase: Phase) -> Iterator[None]:
@@ -258,7 +275,7 @@ class Socksifier:
             yield
         except BaseException as error:
             if cause := not_opened(error, phase):
-                self._parts.carried.ended(*cause, in_words(error))
+                self._means.carried.ended(*cause, in_words(error))
             raise
 
     async def _ask(
@@ -281,15 +298,15 @@ class Socksifier:
         """
         if near is None:
             with self._failing(CONNECTING):
-                asked = await opened.enter_async_context(self._parts.peers.asked(peer, request))
-            opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
+                asked = await opened.enter_async_context(self._means.peers.asked(peer, request))
+            opened.enter_context(self._means.carried.carrying(replace(judged, path=asked.path)))
             with self._failing(ASKING):
                 reply = await asked.answer()
         else:
-            asking = self._parts.peers.asked(peer, request, partial(_read_early, near))
+            asking = self._means.peers.asked(peer, request, partial(_read_early, near))
             with self._failing(CONNECTING), self._poller.cancelled_by_reset(near):
                 asked = await opened.enter_async_context(asking)
-            opened.enter_context(self._parts.carried.carrying(replace(judged, path=asked.path)))
+            opened.enter_context(self._means.carried.carrying(replace(judged, path=asked.path)))
             with (
                 self._failing(ASKING),
                 self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS),
@@ -298,7 +315,7 @@ class Socksifier:
                 reply = await asked.answer()
         if reply is not Reply.SUCCEEDED:
             if reply is not Reply.OPENED_BY_BOTH:
-                self._parts.carried.ended(*refused_by_peer(reply))
+                self._means.carried.ended(*refused_by_peer(reply))
             raise _NotConnectedError(reply)
         return asked
 
@@ -306,10 +323,10 @@ class Socksifier:
         client, destination = request.client, request.destination
         traffic_class.towards_vm(near, request.traffic_class)
         with (
-            self._parts.report.carried(
+            self._means.report.carried(
                 Direction.OUTBOUND, peer.name, client, destination, client, asked.token
             ) as connection,
-            self._parts.relays.between(
+            self._means.relays.between(
                 near, asked.far, peer, connection, asked.nudge, asked.early
             ) as relay,
         ):
