@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
 OTHER = {4: "10.1.0.12", 6: "fd00:1::12"}
 """Another VM of site a."""
 
-RST = 0x04
+FIN, SYN, RST = 0x01, 0x02, 0x04
+REFUSALS = 512
+SYN_REPEATED_S = 0.9
+"""Less than the time after which a SYN is sent again (RFC 6298, section 2)."""
+
 FLOOD = 20_000
 MOST_MEMORY_KB = 40_000
 
@@ -127,6 +132,32 @@ def test_a_closed_port_refuses(net: Net, family: int) -> None:
         said, seconds = outcome(near, far.addresses[family], port)
     assert said == errno.ECONNREFUSED
     assert seconds < 1, "at the first SYN"
+
+
+def test_refusals_one_after_the_other_all_arrive(net: Net, family: int) -> None:
+    near, far = net
+    address = far.addresses[family]
+    refused = f"tcp dport 20000-{20_000 + REFUSALS} reject with tcp reset"
+    with filtered(far, refused):
+        said = [outcome(near, address, 20_000 + n) for n in range(REFUSALS)]
+    assert {error for error, _ in said} == {errno.ECONNREFUSED}
+    assert max(seconds for _, seconds in said) < SYN_REPEATED_S
+
+
+def test_syns_that_no_listener_takes_are_dropped(net: Net, family: int) -> None:
+    near, far = net
+    address = far.addresses[family]
+    with (
+        far.vm.listen(address) as listener,
+        near.vm.raw(family) as sender,
+        near.counts(outbound=1),
+    ):
+        ours, to = (near.addresses[family], 30_001), (address, port_of(listener))
+        sender.sendto(syn(ours, to, 5, SYN | FIN), (address, 0))
+        *damaged, last = syn(ours, to, 5)
+        sender.sendto(bytes([*damaged, last ^ 1]), (address, 0))
+        with near.vm.connect(address, port_of(listener)) as client:
+            served(listener, client)
 
 
 def test_a_vm_that_does_not_exist_is_unreachable(net: Net, family: int) -> None:
@@ -308,6 +339,21 @@ def test_a_reset_makes_a_destination_unknown(net: Net, family: int) -> None:
             served(listener, client)
 
 
+def test_a_vm_that_gives_up_leaves_a_destination_known(net: Net, family: int) -> None:
+    """It says nothing of the destination; anybody could take that away from all others."""
+    near, far = net
+    address = far.addresses[family]
+    with far.vm.listen(address) as listener, near.vm.raw(family) as other:
+        port = port_of(listener)
+        with near.vm.connect(address, port) as client:
+            served(listener, client)
+        with near.counts(outbound=1, outbound_early=1, outbound_failed=1):
+            # It is answered by a SYN-ACK, and its kernel, which knows nothing of it, by a reset.
+            other.sendto(syn((OTHER[family], 33_333), (address, port), 7), (address, 0))
+        with near.counts(outbound=1, outbound_early=1), near.vm.connect(address, port) as client:
+            served(listener, client)
+
+
 def served(listener: socket.socket, client: socket.socket) -> None:
     """Have one byte go each way, and both ends of the stream."""
     client.sendall(b"?")
@@ -348,6 +394,46 @@ def test_a_flood_of_syns_grows_nothing(net: Net, family: int, answer: str) -> No
             near.vm.connect(address, port_of(other), (OTHER[family], 0)) as client,
         ):
             served(other, client)
+    wait_until(lambda: nothing_is_held(near), CONNECT_SECONDS + LIMIT_S, lambda: "some are held")
+
+
+@contextmanager
+def flooding(near: SiteOfNet, packets: list[bytes], to: str) -> Iterator[None]:
+    """Have a process send packets from the VM's namespace as fast as it can."""
+    with near.vm.raw(6 if ":" in to else 4) as sender:
+        pid = os.fork()
+        if pid == 0:
+            for packet in itertools.cycle(packets):
+                with suppress(OSError):
+                    sender.sendto(packet, (to, 0))
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("flags", [SYN, RST])
+def test_a_vm_that_floods_does_not_hinder_others(net: Net, family: int, flags: int) -> None:
+    near, far = net
+    address = far.addresses[family]
+    mine = near.addresses[family]
+    packets = [syn((mine, 1024 + n), (address, 7), n, flags) for n in range(5000)]
+    tries = 30
+    with (
+        far.vm.listen(address) as listener,
+        filtered(far, "tcp dport 7 drop"),
+        flooding(near, packets, address),
+    ):
+        at_once = 0
+        for _ in range(tries):
+            begin = time.monotonic()
+            with near.vm.connect(address, port_of(listener), (OTHER[family], 0)) as client:
+                at_once += time.monotonic() - begin < SYN_REPEATED_S
+                served(listener, client)
+    assert at_once > tries * 0.8
+    assert mine in near.inside(f"nft list set inet fedsdn senders_{'ip' if family == 4 else 'ip6'}")
+    assert near.output("python -m tests.real.proxy_net filter") == "already loaded\n"
     wait_until(lambda: nothing_is_held(near), CONNECT_SECONDS + LIMIT_S, lambda: "some are held")
 
 
