@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.carried import Carried
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.revocation import revoked
@@ -271,6 +273,14 @@ class _Worker:
             self._path_manager.look()
         self._path_manager.look_in(STALE_SECONDS)
         self._pool.renew(lambda one: one.is_on(self._usable_paths(one.peer.name)))
+        self._parked.renew(self._is_reached)
+
+    def _is_reached(self, far: socket.socket, peer_name: str) -> bool:
+        """Whether a connection has a subflow on a usable path."""
+        usable = {
+            (own.address.ip, other.peer_address) for own, other in self._usable_paths(peer_name)
+        }
+        return any(pair in usable for pair, is_open in open_pairs(far).items() if is_open)
 
     def _usable_paths(self, peer_name: str) -> Paths:
         peer = self._policy.federation.find_site(peer_name)

@@ -24,17 +24,24 @@ class Parked:
         self._most = most
         self._carried = carried
         self._statistics = statistics
-        self._tasks: defaultdict[str, dict[asyncio.Task[bool], None]] = defaultdict(dict)
+        self._tasks: defaultdict[str, dict[asyncio.Task[bool], socket.socket]] = defaultdict(dict)
 
     def park(self, far: socket.socket, peer: str, go_on: Callable[[], None]) -> None:
         """Take over a connection until the peer says something, and then ``go_on``."""
         task = asyncio.get_running_loop().create_task(self._wait(far, peer))
         task.add_done_callback(partial(self._leave, far, peer, go_on))
-        self._tasks[peer][task] = None
+        self._tasks[peer][task] = far
         self._statistics.add(Counter.IDLE_OPEN)
         if sum(map(len, self._tasks.values())) > self._most:
             crowd = max(self._tasks.values(), key=len)
             next(iter(crowd)).cancel()
+
+    def renew(self, is_good: Callable[[socket.socket, str], bool]) -> None:
+        """Reset the connections that are not good any more; their peer makes others."""
+        for peer, tasks in self._tasks.items():
+            for task, far in tasks.items():
+                if not is_good(far, peer):
+                    task.cancel()
 
     async def _wait(self, far: socket.socket, peer: str) -> bool:
         """Wait until the peer says something; False if it does not for too long."""

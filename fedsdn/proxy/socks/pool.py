@@ -20,6 +20,9 @@ from fedsdn.proxy.stats import Counter, WorkerStatistics
 
 _LOG = logging.getLogger(__name__)
 
+_MAKING_SECONDS = 5.0
+"""How long one may take to be made: its path may have been lost meanwhile."""
+
 _RETRY_SECONDS = 1.0
 """Delay after a connection that could not be made."""
 
@@ -53,9 +56,16 @@ class _Ready:
         return self.connection
 
     def close(self) -> None:
-        """End the connection, unless it was taken."""
+        """End the connection, unless it was taken: by a reset if it is not good any more.
+
+        An end in order could wait for a path that is down.
+        """
         self._watching.close()
-        if not self.taken:
+        if self.taken:
+            return
+        if self.left.done():
+            self.connection.close()
+        else:
             self.connection.end()
 
 
@@ -163,7 +173,8 @@ class Pool:
     async def _make(self, peer: str, pool: _PeerPool) -> None:
         try:
             with self._carried.carrying(PeerConnection(Direction.OUTBOUND, peer)):
-                connection = await self._make_connection(peer)
+                async with asyncio.timeout(_MAKING_SECONDS):
+                    connection = await self._make_connection(peer)
         except (OSError, SocksError) as error:
             _LOG.debug("site %s: no connection made ready: %s", peer, error)
             pool.making -= 1
