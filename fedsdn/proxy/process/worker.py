@@ -277,10 +277,13 @@ class _Worker:
 
     def _is_reached(self, far: socket.socket, peer_name: str) -> bool:
         """Whether a connection has a subflow on a usable path."""
-        usable = {
-            (own.address.ip, other.peer_address) for own, other in self._usable_paths(peer_name)
-        }
-        return any(pair in usable for pair, is_open in open_pairs(far).items() if is_open)
+        paths = self._usable_paths(peer_name)
+        usable = {(own.address.ip, other.peer_address) for own, other in paths}
+        try:
+            there = open_pairs(far)
+        except OSError:  # it is gone
+            return False
+        return any(pair in usable for pair, is_open in there.items() if is_open)
 
     def _usable_paths(self, peer_name: str) -> Paths:
         peer = self._policy.federation.find_site(peer_name)
