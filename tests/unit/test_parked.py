@@ -19,3 +19,18 @@ async def test_a_fault_closes_the_connection() -> None:
         Parked(1, carried, MagicMock()).park(far, "b", go_on)
         await until(lambda: far.fileno() == -1)
     assert not go_on.called
+
+
+@asynchronous
+async def test_one_that_is_not_good_any_more_is_reset_alone() -> None:
+    bad, good = tcp_pair(), tcp_pair()
+    go_on = MagicMock()
+    with bad[0], bad[1], good[0], good[1]:
+        parked = Parked(2, Carried(MagicMock()), MagicMock())
+        for far, _ in (bad, good):
+            parked.park(far, "b", go_on)
+        parked.renew(lambda far, peer: far is good[0] and peer == "b")
+        await until(lambda: bad[0].fileno() == -1)
+        assert good[0].fileno() != -1
+        good[1].send(b"?")
+        await until(lambda: go_on.called)

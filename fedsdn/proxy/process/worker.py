@@ -7,15 +7,16 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
+from fedsdn.config.model import AddressPair
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.carried import Carried
@@ -272,18 +273,14 @@ class _Worker:
         if self._live_paths.take(status):
             self._path_manager.look()
         self._path_manager.look_in(STALE_SECONDS)
-        self._pool.renew(lambda one: one.is_on(self._usable_paths(one.peer.name)))
-        self._parked.renew(self._is_reached)
+        usable = cache(self._usable_pairs)  # once for each peer, not for each connection
+        self._pool.renew(lambda one: one.is_on(usable(one.peer.name)))
+        self._parked.renew(lambda far, peer: _has_subflow_on(far, usable(peer)))
 
-    def _is_reached(self, far: socket.socket, peer_name: str) -> bool:
-        """Whether a connection has a subflow on a usable path."""
-        paths = self._usable_paths(peer_name)
-        usable = {(own.address.ip, other.peer_address) for own, other in paths}
-        try:
-            there = open_pairs(far)
-        except OSError:  # it is gone
-            return False
-        return any(pair in usable for pair, is_open in there.items() if is_open)
+    def _usable_pairs(self, peer_name: str) -> Set[AddressPair]:
+        return {
+            (own.address.ip, other.peer_address) for own, other in self._usable_paths(peer_name)
+        }
 
     def _usable_paths(self, peer_name: str) -> Paths:
         peer = self._policy.federation.find_site(peer_name)
@@ -335,6 +332,11 @@ class _Worker:
         await self._vms.end()
         self._parked.close()
         self._slots.run_all()
+
+
+def _has_subflow_on(far: socket.socket, pairs: Set[AddressPair]) -> bool:
+    """Whether an open subflow of a connection is between one of these pairs of addresses."""
+    return any(is_open and pair in pairs for pair, is_open in open_pairs(far).items())
 
 
 async def _drain(

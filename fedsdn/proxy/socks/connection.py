@@ -6,12 +6,12 @@ import asyncio
 import errno
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from fedsdn.config.model import Site
+from fedsdn.config.model import AddressPair, Site
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
@@ -19,7 +19,7 @@ from fedsdn.proxy.relay.peer_relay import is_usable
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.live_paths import LivePaths
-from fedsdn.proxy.sockets.path_manager import Managed, PathManager, Paths
+from fedsdn.proxy.sockets.path_manager import Managed, PathManager
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import read_selection
@@ -46,9 +46,8 @@ class Connection:
         """Whether a request would reach the peer, as far as the kernel knows."""
         return any(open_pairs(self.far).values())
 
-    def is_on(self, paths: Paths) -> bool:
-        """Whether all its subflows are on these paths; on others they may be without an answer."""
-        pairs = {(own.address.ip, other.peer_address) for own, other in paths}
+    def is_on(self, pairs: Set[AddressPair]) -> bool:
+        """Whether all its subflows are between these; others may be without an answer."""
         return open_pairs(self.far).keys() <= pairs
 
     def close(self) -> None:
