@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.lab import build
+from fedsdn.lab import build, operator
 from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
 
 TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
 SITE_UP = (sys.executable, "-m", "fedsdn.cli.main", "site", "up")
@@ -30,6 +31,17 @@ def lab() -> Iterator[Lab]:
         yield build.up(TWO_SITE, name)
     finally:
         build.down(name)
+
+
+@pytest.fixture(scope="module")
+def new_proxies(lab: Lab) -> None:
+    """Begin without failures: verify looks back ten minutes, into what tests before have broken."""
+    for site in lab.topology.sites:
+        host = lab.host(site.name)
+        proxy = host.daemon(operator.PROXY)
+        proxy.signal("TERM")
+        wait_until(lambda proxy=proxy: not proxy.alive(), 40, lambda: "a proxy still runs")  # type: ignore[misc]
+        operator.wait_for_proxy(host, lab.topology.federation, operator.start_proxy(host))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from tests.real.test_proxy_lab import LIMIT_SECONDS, Vm, connections
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("new_proxies")]
 
 FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
 MANY = 20

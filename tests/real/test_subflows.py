@@ -8,6 +8,7 @@ import random
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -29,19 +30,14 @@ from fedsdn.lab.namespaces import Namespace
 from fedsdn.lab.wait import wait_until
 from fedsdn.mptcp.subflows import Subflows
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy.socks.protocol import Request
 from fedsdn.shell import Shell
-from fedsdn.socket_address import SocketAddress
 from tests.real.test_proxy_lab import Pair, Vm, connections
 
 pytestmark = pytest.mark.real
 
 BYTES = 20_000_000
-REQUEST_BYTES = len(
-    Request(
-        SocketAddress(ip_address("10.1.0.11"), 1), SocketAddress(ip_address("10.2.0.11"), 1), 1
-    ).encode()
-)
+MARK_BYTES = 50_000
+"""What a new connection is told by: a ready one, which may have carried requests, sends less."""
 LIMIT_SECONDS = 20.0
 PAIRS = {("192.0.2.1", "192.0.2.2"), ("2001:db8:2::1", "2001:db8:2::2")}
 DECOYS = [
@@ -100,8 +96,11 @@ class SubflowsOf:
         self._call("open", token, local, remote)
 
     def tokens(self) -> set[int]:
-        """Those of connections that carry a VM's: one that is ready for that has but greeted."""
-        return {one["token"] for one in self.read() if one["bytes_sent"] >= REQUEST_BYTES}
+        """Those of connections that have carried ``MARK_BYTES``."""
+        sent: Counter[int] = Counter()
+        for one in self.read():
+            sent[one["token"]] += one["bytes_sent"]
+        return {token for token, count in sent.items() if count >= MARK_BYTES}
 
 
 @contextmanager
@@ -149,7 +148,7 @@ def whole_connection(
         def opened() -> tuple[Pair, list[dict[str, Any]]]:
             before = at_a.tokens()
             (pair,) = stack.enter_context(connections(*ends))
-            return pair, both_subflows(at_a, before)
+            return pair, both_subflows(at_a, before, pair)
 
         pair, subflows = opened()
         while not is_whole(subflows):
@@ -165,8 +164,9 @@ def name_of(subflow: dict[str, Any]) -> tuple[str, int, str, int]:
     return tuple(subflow[field] for field in ("local", "local_port", "remote", "remote_port"))
 
 
-def both_subflows(at_a: SubflowsOf, before: set[int]) -> list[dict[str, Any]]:
+def both_subflows(at_a: SubflowsOf, before: set[int], pair: Pair) -> list[dict[str, Any]]:
     """Wait for the one new connection's two subflows."""
+    move(*pair, seed=0, count=MARK_BYTES)
 
     def found() -> list[dict[str, Any]]:
         new = at_a.tokens() - before
@@ -176,13 +176,13 @@ def both_subflows(at_a: SubflowsOf, before: set[int]) -> list[dict[str, Any]]:
     return found()
 
 
-def move(sender: socket.socket, receiver: socket.socket, seed: int) -> None:
+def move(sender: socket.socket, receiver: socket.socket, seed: int, count: int = BYTES) -> None:
     """Move data that the receiver compares."""
-    data = random.Random(seed).randbytes(BYTES)  # noqa: S311 -- no secrets
+    data = random.Random(seed).randbytes(count)  # noqa: S311 -- no secrets
     with ThreadPoolExecutor() as threads:
         sent = threads.submit(sender.sendall, data)
         received = bytearray()
-        while len(received) < BYTES:
+        while len(received) < count:
             part = receiver.recv(1 << 16)
             assert part, f"the connection ended after {len(received)} bytes"
             received += part
@@ -243,11 +243,11 @@ def test_a_connection_goes_on_without_an_ended_subflow(
 
 def test_nothing_to_end(at_a: SubflowsOf, ends: tuple[Vm, Vm]) -> None:
     before = at_a.tokens()
-    with connections(*ends):
-        both_subflows(at_a, before)
+    with connections(*ends) as [pair]:
+        both_subflows(at_a, before, pair)
         assert at_a.end() == 0
         assert at_a.end(*DECOYS) == 0
-        assert len(both_subflows(at_a, before)) == 2
+        assert len(both_subflows(at_a, before, pair)) == 2
 
 
 @pytest.mark.parametrize("protocol", [0, socket.IPPROTO_MPTCP], ids=["TCP", "MPTCP"])
@@ -304,14 +304,14 @@ def test_a_benchmark_reads_them_at_the_site(
         found = [one for one in at_a.read() if one["local"] == str(address)]
         return reader.count(address) == len(found) > 0
 
-    with reading(view) as reader, connections(*ends) as [(client, server)]:
-        opened = {pair_of(one)[0] for one in both_subflows(at_a, before)}
+    with reading(view) as reader, connections(*ends) as [pair]:
+        opened = {pair_of(one)[0] for one in both_subflows(at_a, before, pair)}
         assert opened == {local for local, _ in PAIRS}
         for address in addresses:
             wait_until(partial(counts_what_is_read, address), LIMIT_SECONDS, lambda: "they differ")
         assert reader.count(ip_address("192.0.2.99")) == 0
         assert reader.busy() == []
-        move(client, server, 5)
+        move(*pair, 5)
         busy = reader.busy()
         assert {one.local for one in busy} == set(addresses)
         assert all(one.rtt_ms > 29 for one in busy), "the wires' delay"

@@ -32,7 +32,7 @@ from fedsdn.verify.site import SiteCheck, section, site_checks, traffic_counter_
 from fedsdn.verify.throughput import Wires, carry, check_shares
 from fedsdn.verify.view import SiteView, uplink_pairs
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("new_proxies")]
 
 BIN = Path(sys.executable).parent
 EFFORT = Effort(connections=50, seconds=1.0)
