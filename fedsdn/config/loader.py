@@ -41,11 +41,21 @@ def load_federation(path: Path) -> Federation:
         ConfigError: the first error in the file, in one line.
 
     """
+    return parse_federation(federation_section(path))
+
+
+def federation_section(path: Path) -> Document:
+    """Read a file as YAML, and return what of it is a federation: all, or a topology's section.
+
+    Raises:
+        ConfigError: it is not YAML, or not a topology.
+
+    """
     document = load_document(path)
-    if is_topology(document):
-        validate(document, "topology")
-        document = document.section("federation")
-    return parse_federation(document)
+    if not is_topology(document):
+        return document
+    validate(document, "topology")
+    return document.section("federation")
 
 
 def is_topology(document: Document) -> bool:

@@ -1,0 +1,219 @@
+"""Two federation files: what they mean differently, and whether their digests say so."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsdn.config.differences import FederationText, differences, digest
+from fedsdn.config.document import parse_document
+from fedsdn.config.loader import dump_federation, parse_federation
+from fedsdn.config.model import Federation
+from tests.unit.federations import three_sites, two_sites
+
+FIRST = """\
+probes: {key: the-lab-two-site-keeps-no-secrets-from-you}
+sites:
+  a:
+    prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
+    uplinks:
+      up1: {port: up1, address: 192.0.2.1/24}
+  b:
+    prefixes:
+      - {prefix: 10.2.0.0/24, proxy_address: 10.2.0.2}
+      - {prefix: 10.22.0.0/24, proxy_address: 10.22.0.2}
+    uplinks:
+      up1: {port: up1, address: 192.0.2.2/24}
+"""
+OTHER = """\
+proxy_port: 1079
+probes: {key: another-key-that-nobody-is-to-see-here, hold_ms: 200}
+sites:
+  c:
+    prefixes: [{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}]
+    uplinks:
+      up1: {port: up1, address: 192.0.2.3/24}
+  b:
+    prefixes:
+      - {prefix: 10.22.0.0/24, proxy_address: 10.22.0.3}
+    uplinks:
+      up1: {port: up1, address: 192.0.2.2/24}
+      up2: {port: up2, address: 192.0.2.9/24}
+  a:
+    provider_network: {type: vlan, segmentation_id: 7}
+    prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
+    uplinks:
+      up1: {port: up1, address: 192.0.2.1/24}
+"""
+SAME = """\
+# other words for FIRST
+proxy_port: 1080
+sites:
+  b:
+    provider_network: {bridge: br-provider, type: flat, table_miss: none}
+    proxy: fedsdn
+    uplinks: {up1: {address: "192.0.2.2/24", port: up1}}
+    prefixes:
+      - {proxy_address: 10.22.0.2, prefix: 10.22.0.0/24}
+      - {proxy_address: 10.2.0.2, prefix: 10.2.0.0/24}
+  a:
+    source_restore: transparent
+    prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
+    uplinks:
+      up1: {port: up1, address: 192.0.2.1/24}
+probes: {hold_ms: 100, key: the-lab-two-site-keeps-no-secrets-from-you}
+"""
+
+
+def diff(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fedsdn.cli.main", "federation", "diff", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"LANG": "C.UTF-8"},
+    )
+
+
+def text(content: str) -> FederationText:
+    document = parse_document(content, Path("federation.yaml"))
+    return FederationText(parse_federation(document), document)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    first, other = tmp_path / "first.yaml", tmp_path / "other.yaml"
+    first.write_text(FIRST)
+    other.write_text(OTHER)
+    return first, other
+
+
+def test_every_difference_is_a_line_with_both_places(files: tuple[Path, Path]) -> None:
+    first, other = files
+    done = diff(*files)
+    assert (done.returncode, done.stderr) == (1, "")
+    secret = "a key that is not shown at"  # noqa: S105
+    assert done.stdout.splitlines() == [
+        f"proxy_port: 1080 by default at {first}:1; 1079 at {other}:1",
+        f"probes.key: {secret} {first}:1; {secret} {other}:2",
+        f"probes.hold_ms: 100 by default at {first}:1; 200 at {other}:2",
+        f"site a, provider_network.type: flat by default at {first}:3; vlan at {other}:15",
+        f"site a, provider_network.segmentation_id: nothing at {first}:3; 7 at {other}:15",
+        f"site b, prefix 10.2.0.0/24: proxy_address 10.2.0.2 at {first}:9; nothing at {other}:9",
+        f"site b, prefix 10.22.0.0/24, proxy_address: 10.22.0.2 at {first}:10; "
+        f"10.22.0.3 at {other}:10",
+        f"site b, uplink up2: nothing at {first}:11; port up2, address 192.0.2.9/24 at {other}:13",
+        f"site c: nothing at {first}:2; prefixes: 1, uplinks: 1 at {other}:4",
+    ]
+
+
+def test_json_has_sites_fields_and_lines(files: tuple[Path, Path]) -> None:
+    done = diff("--json", *files)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert (report["first"], report["second"]) == tuple(map(str, files))
+    assert report["differences"][-1] == {
+        "site": "c",
+        "field": "",
+        "first": {"text": "nothing", "line": 2},
+        "second": {"text": "prefixes: 1, uplinks: 1", "line": 4},
+    }
+    assert "keeps-no-secrets" not in done.stdout
+
+
+def test_other_words_for_the_same_are_no_difference(files: tuple[Path, Path]) -> None:
+    done = diff(files[0], "/dev/stdin", stdin=SAME)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_one_file_is_compared_with_the_running_sites(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = tmp_path / "fedsdn.conf"
+    config.write_text(f"[fedsdn]\nsite = a\nfederation = {files[0]}\n")
+    done = diff(files[1], "--config-file", config)
+    assert done.returncode == 1
+    assert done.stdout == diff(*files).stdout
+
+
+@pytest.mark.parametrize("bad", ["sites: {}", None])
+def test_a_file_that_cannot_be_read_is_one_line_and_exit_status_2(
+    files: tuple[Path, Path], bad: str | None
+) -> None:
+    if bad is None:
+        files[1].unlink()
+    else:
+        files[1].write_text(bad)
+    done = diff(*files)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"fedsdn: {files[1]}")
+
+
+def test_a_topology_is_compared_by_its_federation(tmp_path: Path) -> None:
+    topology = Path(__file__).parents[2] / "topo" / "two-site.yaml"
+    file = tmp_path / "federation.yaml"
+    file.write_text(dump_federation(two_sites()))
+    assert diff(topology, file).returncode == 0
+
+
+CHANGES: dict[str, Callable[[Federation], Federation]] = {
+    "port": lambda f: replace(f, proxy_port=1079),
+    "no probes": lambda f: replace(f, probes=None),
+    "interval": lambda f: replace(f, probes=f.probes and replace(f.probes, interval=0.2)),
+    "a site less": lambda f: replace(f, sites=f.sites[:2]),
+    "a prefix less": lambda f: _site_b(f, prefixes=f.site("b").prefixes[:1]),
+    "an uplink less": lambda f: _site_b(f, uplinks=f.site("b").uplinks[:1]),
+    "bridge": lambda f: _site_b(
+        f, provider_network=replace(f.site("b").provider_network, bridge="br-ex")
+    ),
+    "restore": lambda f: _site_b(f, source_restore="none"),
+}
+
+
+def _site_b(federation: Federation, **change: Any) -> Federation:  # noqa: ANN401
+    sites = (replace(site, **change) if site.name == "b" else site for site in federation.sites)
+    return replace(federation, sites=tuple(sites))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_differs_has_another_digest(change: Callable[[Federation], Federation]) -> None:
+    one, other = three_sites(), change(three_sites())
+    assert differences(text(dump_federation(one)), text(dump_federation(other)))
+    assert digest(one) != digest(other)
+
+
+@given(st.randoms(use_true_random=False))
+def test_order_is_no_difference(order: random.Random) -> None:
+    one = three_sites()
+    sites = [
+        replace(
+            site,
+            prefixes=tuple(order.sample(site.prefixes, len(site.prefixes))),
+            uplinks=tuple(order.sample(site.uplinks, len(site.uplinks))),
+        )
+        for site in order.sample(one.sites, len(one.sites))
+    ]
+    other = replace(one, sites=tuple(sites))
+    assert not differences(text(dump_federation(one)), text(dump_federation(other)))
+    assert digest(one) == digest(other)
+
+
+def test_the_key_is_not_in_the_digest() -> None:
+    """Sites with another key do not hear each other's digests; nobody is to guess it from them."""
+    one = two_sites()
+    assert one.probes is not None
+    other = replace(one, probes=replace(one.probes, key="k" * 32))
+    assert digest(one) == digest(other)
