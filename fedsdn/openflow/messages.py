@@ -170,7 +170,9 @@ def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
     return found | {name: value for name, value in simple.items() if value is not None}
 
 
-def _number(port: str, ports: Ports) -> int:
+def _number(port: str | int, ports: Ports) -> int:
+    if isinstance(port, int):
+        return port
     number: int = ofproto.OFPP_LOCAL if port == LOCAL_PORT else ports[port]
     return number
 

@@ -52,19 +52,17 @@ def tenant_ports(site: Site, bridges: Bridges) -> tuple[TenantPort, ...]:
         return ()
     others = {*proxy, *(name for up in site.uplinks for name in (up.port, wan_port(up)))}
     every = (port for name, port in bridge.ports.items() if name not in others)
-    known = Counter(
-        openflow_name(one, bridge) for port in bridge.ports.values() for one in port.interfaces
-    )
+    names = {one.name: name for name, one in openflow_ports(bridge).items()}
     found = (
-        _tenant_port(openflow_name(one, bridge), port, site, bridges)
+        _tenant_port(names[one.name], port, site, bridges)
         for port in every
         for one in port.interfaces
-        if one.ofport not in _NO_NUMBER
+        if one.name in names
     )
-    return tuple(port for port in found if port is not None and known[port.name] == 1)
+    return tuple(port for port in found if port is not None)
 
 
-def _tenant_port(name: str, port: Port, site: Site, bridges: Bridges) -> TenantPort | None:
+def _tenant_port(name: str | int, port: Port, site: Site, bridges: Bridges) -> TenantPort | None:
     vlan = site.provider_network.segmentation_id or _FLAT
     untagged, tagged = _untagged(port, vlan), _tagged(port, vlan)
     if not (untagged or tagged):
@@ -76,8 +74,30 @@ def _tenant_port(name: str, port: Port, site: Site, bridges: Bridges) -> TenantP
     return None if local is None else TenantPort(name, untagged=False, tagged=False, local=local)
 
 
-def openflow_name(interface: Interface, bridge: Bridge) -> str:
-    """Return the name by which OpenFlow knows a port; two long ones may have the same."""
+def openflow_ports(bridge: Bridge) -> dict[str | int, Interface]:
+    """Return the interfaces that are OpenFlow ports, by name, as ``ovs-ofctl --names`` prints it.
+
+    By number those that share their name with another: of a long one only the first octets are
+    told, and those of OVN's patch ports are ``patch-provnet-`` and one more.
+    """
+    there = [
+        one
+        for port in bridge.ports.values()
+        for one in port.interfaces
+        if one.ofport not in _NO_NUMBER
+    ]
+    known = Counter(_openflow_name(one, bridge) for one in there)
+    found: dict[str | int, Interface] = {}
+    for one in there:
+        name = _openflow_name(one, bridge)
+        if known[name] == 1:
+            found[name] = one
+        elif one.ofport is not None:
+            found[one.ofport] = one
+    return found
+
+
+def _openflow_name(interface: Interface, bridge: Bridge) -> str:
     return LOCAL_PORT if interface.name == bridge.name else interface.name[:_NAME_OCTETS]
 
 

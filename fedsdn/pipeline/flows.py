@@ -1,7 +1,8 @@
 """OpenFlow flows as values: matches, actions, and their text as ovs-ofctl reads it.
 
-Field and action names are those of ovs-fields(7) and ovs-actions(7). Ports are named, never
-numbered: numbers belong to one run of one bridge, names to the federation file.
+Field and action names are those of ovs-fields(7) and ovs-actions(7). Ports are named:
+numbers belong to one run of one bridge, names to the federation file. Only a tenant's port whose
+name is no other's alone has its number.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ TAGGED = 0x1000
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _quoted(port: str) -> str:
-    """Return a port's name as ovs-ofctl writes it."""
+def _quoted(port: str | int) -> str:
+    """Return a port's name, or number, as ovs-ofctl writes it."""
+    if isinstance(port, int):
+        return str(port)
     return port if _PLAIN_NAME.fullmatch(port) else f'"{port}"'
 
 
@@ -93,7 +96,7 @@ class Match:
     """
 
     protocol: Protocol | None = None
-    in_port: str | None = None
+    in_port: str | int | None = None
     tag: Tag | None = None
     vlan: int | None = None
     source: Address | Network | None = None
@@ -301,7 +304,7 @@ class Flow:
     def ports(self) -> frozenset[str]:
         """Names of the ports in its match and actions."""
         named = {action.port for action in self.actions if isinstance(action, Output)}
-        named |= {self.match.in_port} if self.match.in_port else set()
+        named |= {self.match.in_port} if isinstance(self.match.in_port, str) else set()
         return frozenset(named - {LOCAL_PORT})
 
     def __str__(self) -> str:

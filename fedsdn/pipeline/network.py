@@ -24,10 +24,10 @@ class TenantPort:
 
     ``untagged``: those without a VLAN are. ``tagged``: those with the network's tag are.
     ``local``: those with this tag are, another bridge's for the network. ``name`` is the OpenFlow
-    port's.
+    port's, or its number where another port has that name.
     """
 
-    name: str
+    name: str | int
     untagged: bool
     tagged: bool
     local: int | None = None

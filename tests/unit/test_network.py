@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fedsdn.config.model import ProviderNetwork, Site
+from fedsdn.openflow.messages import match_fields
 from fedsdn.ovs.database import Bridge, Interface, Port
 from fedsdn.ovs.local_vlans import ambiguity
 from fedsdn.ovs.wanted import tenant_ports
@@ -40,6 +41,10 @@ def site(network: ProviderNetwork) -> Site:
 
 def bridge(name: str, *ports: Port) -> Bridge:
     return Bridge(name, "netdev", (), {}, {one.name: one for one in ports})
+
+
+def numbered(name: str, ofport: int) -> Port:
+    return replace(port(name), interfaces=(Interface(name, ofport, 1500, "up", None),))
 
 
 def found(network: ProviderNetwork, *ports: Port, proxy_tag: int | None = -1) -> list[TenantPort]:
@@ -100,8 +105,22 @@ def test_every_interface_of_a_bond_is_a_port_if_it_could_be_opened() -> None:
 def test_a_port_has_the_name_that_openflow_tells_if_it_is_the_only_one() -> None:
     long = [port("patch-to-br-int"), port("patch-to-br-inside"), port("patch-to-the-others")]
     assert [one.name for one in found(FLAT, *long[1:])] == ["patch-to-br-ins", "patch-to-the-ot"]
-    twins = [port("patch-to-the-others"), port("patch-to-the-otters")]
-    assert found(FLAT, *twins) == [], "nobody could say which of the two is meant"
+
+
+def test_of_ports_that_openflow_tells_by_one_name_each_has_its_number() -> None:
+    """OVN's patch ports of two networks, when their identifiers begin with the same digit."""
+    twins = [
+        numbered("patch-provnet-5b1f8a36-to-br-int", 7),
+        numbered("patch-provnet-5c20d9e1-to-br-int", 8),
+        numbered("patch-provnet-6", 9),
+    ]
+    ports = found(FLAT, *twins)
+    assert [one.name for one in ports] == [7, 8, "patch-provnet-6"]
+    flows = pipeline_flows(two_sites(), "a", ports)
+    texts = [str(flow) for flow in flows if flow.match.in_port == 8]
+    assert ["in_port=8," in text for text in texts] == [True]
+    assert "8" not in {port for flow in flows for port in flow.ports}, "nobody waits for a name"
+    assert match_fields(Match(in_port=8), {}) == {"in_port": 8}
 
 
 @pytest.mark.parametrize("network", [FLAT, TAGGED], ids=["flat", "VLAN"])

@@ -8,7 +8,7 @@ from fedsdn.config.model import Address, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.database import read_bridges
 from fedsdn.ovs.learned import learned_ports
-from fedsdn.ovs.wanted import openflow_name, tenant_ports
+from fedsdn.ovs.wanted import openflow_ports, tenant_ports
 from fedsdn.pipeline.declarations import LOCAL_PORT, PROXY_NAMESPACE
 from fedsdn.shell import Shell
 
@@ -40,9 +40,7 @@ def vm_port(shell: Shell, site: Site, address: Address) -> VmPort:
     mac = _neighbour(shell, address)
     network = site.provider_network.segmentation_id
     number = learned_ports(shell, bridge.name, network or 0).get(mac) if mac else None
-    interfaces = {
-        openflow_name(one, bridge): one for port in bridge.ports.values() for one in port.interfaces
-    }
+    interfaces = openflow_ports(bridge)
     ports = tenant_ports(site, bridges)
     found = next((port for port in ports if interfaces[port.name].ofport == number), None)
     guess = next((port for port in ports if port.name != LOCAL_PORT), None)
