@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 
+from fedsdn.config.fingerprint import fingerprint
 from fedsdn.config.model import Federation
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
@@ -24,6 +25,7 @@ from fedsdn.uplinks.probe import ProbeError, decode
 from fedsdn.uplinks.sockets import OpenSocket, ProbeSockets, Way
 from fedsdn.uplinks.status import (
     WRITE_SECONDS,
+    DifferingFile,
     PathStatus,
     PortState,
     SiteStatus,
@@ -41,6 +43,10 @@ _REPEATS = (0.01, 0.03)
 
 _CHANGES_AT_ONCE = 4
 """So many changes of a path or a port are logged at once, and of more the last one each minute."""
+
+
+_MOST_NAMED = 5
+"""So many sites are named in one line of the log."""
 
 
 class UplinkMonitor:
@@ -66,11 +72,14 @@ class UplinkMonitor:
         self._epoch = time.time_ns()
         self._wall = time.time() - time.monotonic()
         self._federation = federation
+        self._file = fingerprint(federation)
         self._paths = self._new_paths(federation)
         self._plan = Plan(self._paths.orders(), federation.site(site))
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._log = DampedLog(_LOG)
+        self._differing: list[str] = []
+        """Sites with another federation file, as logged last."""
         self._loop = asyncio.get_running_loop()
         self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
         self._kernel_due = asyncio.Event()
@@ -80,7 +89,7 @@ class UplinkMonitor:
         self._leaving = False
 
     def _new_paths(self, federation: Federation) -> Paths:
-        return Paths(federation, self._site, self._epoch, time.monotonic())
+        return Paths(federation, self._site, self._epoch, time.monotonic(), self._file)
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -120,8 +129,9 @@ class UplinkMonitor:
                 self._log.say(logging.INFO, ("port", name), text, _CHANGES_AT_ONCE)
         self._judge()
 
-    def set_federation(self, federation: Federation) -> None:
-        """Go over to a changed federation."""
+    def set_federation(self, federation: Federation, file: str) -> None:
+        """Go over to a changed federation, with its fingerprint."""
+        self._file = file
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
@@ -226,8 +236,19 @@ class UplinkMonitor:
         for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
             self._complain(trouble)
 
+    def _say_files(self, differing: Sequence[DifferingFile]) -> None:
+        """Log which sites have another federation file, whenever these are others."""
+        sites = sorted(one.site for one in differing)
+        if sites == self._differing:
+            return
+        self._differing = sites
+        named = ", ".join(sites[:_MOST_NAMED]) + (" and others" if sites[_MOST_NAMED:] else "")
+        text = f"another federation file than here at: {named}" if sites else "one federation file"
+        self._log.say(logging.WARNING, "files", f"{text} (here {self._file})", _CHANGES_AT_ONCE)
+
     def _write(self) -> None:
         status = self._status()
+        self._say_files(status.differing)
         self._tell(status)
         try:
             write_status(status)
@@ -244,6 +265,10 @@ class UplinkMonitor:
                 for name, port in self._paths.ports.items()
             ),
             paths=tuple(self._path_status(path) for path in self._paths),
+            file=self._file,
+            differing=tuple(
+                replace(one, since=self._wall + one.since) for one in self._paths.differing()
+            ),
         )
 
     def _path_status(self, path: Path) -> PathStatus:

@@ -24,11 +24,14 @@ from fedsdn.uplinks.liveness import (
 )
 from fedsdn.uplinks.path import Path, PathName
 from fedsdn.uplinks.probe import Probe
-from fedsdn.uplinks.status import PathState, PortState
+from fedsdn.uplinks.status import DifferingFile, PathState, PortState
 from fedsdn.uplinks.teardown import Event, Orders, Teardown
 
 _UNPROBED = Probes(key="")
 """Times for damping the ports where paths are not probed."""
+
+_MOST_STRANGERS = 100
+"""More sites with the key are noted by nobody."""
 
 _DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
 
@@ -39,13 +42,25 @@ class _Peer:
 
     contact: Contact = field(default_factory=Contact)
     agreement: Agreement = field(default_factory=Agreement)
+    file: str | None = None
+    """The fingerprint of its federation file, as heard last."""
+    differs_since: float = 0.0
+    """When that began to be another than ours, if it is."""
 
 
 class Paths:
     """Every way from an uplink of ``site`` to an uplink of a peer."""
 
-    def __init__(self, federation: Federation, site: str, epoch: int, now: float) -> None:
-        """Begin with nothing known. ``epoch`` is the start of this process, in ns of Unix time."""
+    def __init__(
+        self, federation: Federation, site: str, epoch: int, now: float, file: str = ""
+    ) -> None:
+        """Begin with nothing known. ``epoch`` is the start of this process, in ns of Unix time.
+
+        ``file`` is the federation's fingerprint.
+        """
+        self._file = file
+        self._strangers: dict[str, _Peer] = {}
+        """Sites that probe this one, and that the federation file does not have."""
         self._site = federation.site(site)
         self._probed = federation.probes is not None
         self._probes = federation.probes or _UNPROBED
@@ -82,6 +97,9 @@ class Paths:
         self._rounds = old._rounds
         self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
         self._peers |= {name: peer for name, peer in old._peers.items() if name in self._peers}
+        for peer in self._peers.values():
+            if peer.file == old._file != self._file:
+                peer.differs_since = self._began
         before = dict.fromkeys((path.pair for path in old), self._began) | old._removed
         pairs = {path.pair for path in self}
         self._removed = {pair: since for pair, since in before.items() if pair not in pairs}
@@ -150,13 +168,17 @@ class Paths:
             down=down,
             lost=lost,
             leaving=leaving,
+            file=self._file,
         )
 
     def take(self, probe: Probe, now: float) -> bool:
         """Take in a probe; True if paths have to be judged anew because of it."""
         path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
         peer = self._peers.get(probe.site)
-        if probe.to != self._site.name or path is None or peer is None:
+        if probe.to != self._site.name:
+            return False
+        if path is None or peer is None:
+            self._note_stranger(probe, now)
             return False
         ours = probe.heard_epoch == self._epoch
         sent = self._rounds.sent(probe.heard) if ours else None
@@ -164,12 +186,39 @@ class Paths:
         if reception is path.reception:
             return False
         path.reception = reception
+        self._note_file(peer, probe, now)
         restarted = peer.agreement.restarted(probe)
         peer.contact = peer.contact.take(reception, now, self._probes, restarted=restarted)
         if restarted:
             peer.agreement = peer.agreement.forget_acknowledgement()
         news = ours and self._take_report(peer, probe)
         return news or path.state is not PathState.UP
+
+    def _note_file(self, peer: _Peer, probe: Probe, now: float) -> None:
+        if peer.file != probe.file and peer.file in (None, self._file):
+            peer.differs_since = now
+        peer.file = probe.file
+
+    def _note_stranger(self, probe: Probe, now: float) -> None:
+        """Note a probe on a path that our file does not have; its signature is good."""
+        name = probe.site
+        peer = self._peers.get(name) or self._strangers.get(name)
+        if peer is None and len(self._strangers) < _MOST_STRANGERS:
+            peer = self._strangers[name] = _Peer()
+        if peer is not None:
+            self._note_file(peer, probe, now)
+
+    def differing(self) -> list[DifferingFile]:
+        """Return the sites whose files are others than ours, by what was heard of them last.
+
+        Times are those of our clock.
+        """
+        every = {**self._strangers, **self._peers}
+        return [
+            DifferingFile(name, peer.file, peer.differs_since)
+            for name, peer in every.items()
+            if peer.file is not None and peer.file != self._file
+        ]
 
     def _take_report(self, peer: _Peer, probe: Probe) -> bool:
         """Take in what a peer acknowledges and reports; True if that is news."""

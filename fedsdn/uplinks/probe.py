@@ -16,7 +16,7 @@ from typing import Any
 
 from fedsdn.errors import FedsdnError
 
-MOST_LOST = 24
+MOST_LOST = 23
 """So many lost paths with the longest names fit into a probe at the smallest MTU."""
 
 _MAC_BYTES = 16
@@ -37,7 +37,8 @@ class Probe:
     number, in the receiver's ``heard_epoch`` (0: none), received ``heard_ago`` µs before this one
     was sent. ``down`` names the sender's uplinks whose ports are down, ``lost`` the other paths
     that it detected down, each by the sender's uplink and the receiver's, ``MOST_LOST`` at most;
-    ``leaving`` says that no more probes follow.
+    ``leaving`` says that no more probes follow. ``file`` is the fingerprint of the sender's
+    federation file.
     """
 
     site: str
@@ -52,6 +53,7 @@ class Probe:
     down: tuple[str, ...] = ()
     lost: tuple[tuple[str, str], ...] = ()
     leaving: bool = False
+    file: str = ""
 
     def encode(self, key: bytes) -> bytes:
         """Return the datagram, signed with ``key``."""
@@ -64,7 +66,7 @@ def sign(body: bytes, key: bytes) -> bytes:
     return hmac.digest(key, body, hashlib.sha256)[:_MAC_BYTES] + body
 
 
-_NAMES = ("site", "uplink", "to", "to_uplink")
+_NAMES = ("site", "uplink", "to", "to_uplink", "file")
 _TYPES = {"down": list, "lost": list, "leaving": bool, **dict.fromkeys(_NAMES, str)}
 _FIELDS = {field.name: _TYPES.get(field.name, int) for field in fields(Probe)}
 

@@ -77,13 +77,32 @@ class PathStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DifferingFile:
+    """A site with another federation file than this one; ``since`` when it was heard with it.
+
+    ``file`` is its fingerprint (``fedsdn.config.fingerprint``). The site may be one that our file
+    does not have. In a status ``since`` is in Unix time.
+    """
+
+    site: str
+    file: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class SiteStatus:
-    """All uplinks and paths of a site. ``written`` is in Unix time."""
+    """All uplinks and paths of a site. ``written`` is in Unix time.
+
+    ``file`` is the fingerprint of the federation file that its application follows, ``differing``
+    has the sites that were heard last with another one.
+    """
 
     site: str
     written: float
     uplinks: tuple[UplinkStatus, ...]
     paths: tuple[PathStatus, ...]
+    file: str = ""
+    differing: tuple[DifferingFile, ...] = ()
 
     @property
     def dead(self) -> frozenset[str]:
@@ -141,7 +160,9 @@ def status_from(found: dict[str, Any]) -> SiteStatus:
             UplinkStatus(**{**one, "port": PortState(one["port"])}) for one in found["uplinks"]
         )
         paths = (PathStatus(**{**one, "state": PathState(one["state"])}) for one in found["paths"])
-        return SiteStatus(**{**found, "uplinks": tuple(uplinks), "paths": tuple(paths)})
+        differing = (DifferingFile(**one) for one in found["differing"])
+        read = {"uplinks": tuple(uplinks), "paths": tuple(paths), "differing": tuple(differing)}
+        return SiteStatus(**{**found, **read})
     except (KeyError, TypeError, ValueError) as error:
         raise FedsdnError(
             "the application's status is one of another version of fedsdn: restart it "

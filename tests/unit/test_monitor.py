@@ -206,7 +206,7 @@ async def test_a_reload_while_the_kernel_is_busy_is_acted_on_at_once() -> None:
     async with running(both, "a") as a:
         await until(lambda: a.addresses() == {"127.18.0.1", "127.18.0.2"})
         a.opened.clear()
-        a.monitor.set_federation(moved)
+        a.monitor.set_federation(moved, "moved")
         await until(lambda: a.addresses() == {"127.18.0.1", "127.18.0.3"})
         async with running(moved, "b"):
             await until(lambda: a.paths() == {("up1", UP), ("up2", UP)})

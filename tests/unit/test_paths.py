@@ -9,7 +9,7 @@ import pytest
 
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.paths import Paths
-from fedsdn.uplinks.status import PortState
+from fedsdn.uplinks.status import DifferingFile, PortState
 from fedsdn.uplinks.teardown import DRAIN_RTTS
 from tests.unit.federations import three_sites, two_sites, with_foreign_proxy
 from tests.unit.path_model import DOWN, PROBES, SETTLED, STEP, UNKNOWN, UP, Model
@@ -342,3 +342,35 @@ def test_the_next_deadline_is_when_something_would_change(model: Model) -> None:
             break
         model.run(deadline - model.now)
     assert model.states("a")["up1"] is DOWN
+
+
+def with_file(site: str, file: str, now: float) -> Paths:
+    return Paths(three_sites(), site, epoch=int(now * 1e9), now=now, file=file)
+
+
+def heard(by: Paths, of: Paths, now: float) -> None:
+    for _, probe in of.next_round(now):
+        by.take(probe, now)
+
+
+def test_it_is_known_since_when_a_peer_has_another_federation_file() -> None:
+    a, same, other = (with_file("a", "1", 0.0), with_file("b", "1", 1.0), with_file("c", "2", 2.0))
+    for second in (3.0, 4.0):
+        heard(a, same, second)
+        heard(a, other, second)
+    assert a.differing() == [DifferingFile("c", "2", 3.0)]
+    changed = with_file("a", "2", 5.0)
+    changed.inherit(a)
+    assert changed.differing() == [DifferingFile("b", "1", 5.0)]
+    heard(changed, with_file("b", "2", 6.0), 6.0)
+    assert changed.differing() == []
+
+
+def test_a_site_that_probes_us_and_is_not_in_our_file_is_known() -> None:
+    a = Paths(two_sites(), "a", epoch=1, now=0.0, file="1")
+    heard(a, with_file("c", "2", 1.0), 2.0)
+    assert a.differing() == [DifferingFile("c", "2", 2.0)]
+    bigger = Paths(three_sites(), "a", epoch=1, now=3.0, file="2")
+    bigger.inherit(a)
+    heard(bigger, with_file("c", "2", 4.0), 4.0)
+    assert bigger.differing() == []

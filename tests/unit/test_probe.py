@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsdn.config.fingerprint import DIGITS
 from fedsdn.uplinks.probe import MOST_LOST, Probe, ProbeError, decode, sign
 
 KEY = b"k" * 32
-PROBE = Probe("a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), (("up1", "up3"),), leaving=True)
+PROBE = Probe(
+    "a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), (("up1", "up3"),), True, "f" * DIGITS
+)
 
 names = st.text(min_size=1, max_size=32)
 numbers = st.integers(0, 2**63)
@@ -23,6 +26,7 @@ probes = st.builds(
     down=st.lists(names, max_size=8).map(tuple),
     lost=st.lists(st.tuples(names, names), max_size=MOST_LOST).map(tuple),
     leaving=st.booleans(),
+    file=st.text(max_size=32),
 )
 
 
@@ -39,6 +43,7 @@ def test_the_largest_probe_fits_into_the_smallest_mtu() -> None:
         *(name, uplink, name, uplink, number, number, number, number, number),
         down=(uplink,) * 8,
         lost=((uplink, uplink),) * MOST_LOST,
+        file="f" * DIGITS,
     )
     assert len(largest.encode(KEY)) <= 1280 - 48
 
