@@ -17,7 +17,7 @@ from fedsdn.config.document import Document, KeyPath, key_path
 from fedsdn.config.loader import federation_document, federation_section, parse_federation
 from fedsdn.config.model import Federation
 
-_DIGEST_DIGITS = 16
+DIGEST_DIGITS = 16
 _SECRET = ("probes", "key")
 
 
@@ -69,7 +69,7 @@ def digest(federation: Federation) -> str:
     meaning = _meaning(federation)
     meaning.get("probes", {}).pop("key", None)
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_DIGITS]
+    return hashlib.sha256(canonical.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def differences(first: FederationText, second: FederationText) -> tuple[Difference, ...]:

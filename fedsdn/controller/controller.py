@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fedsdn import namespace
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
-from fedsdn.config.fingerprint import fingerprint
+from fedsdn.config.differences import digest
 from fedsdn.config.local import LocalSettings
 from fedsdn.config.model import Address, Federation, Site, Uplink
 from fedsdn.config.watch import WatchedFederation
@@ -160,9 +160,7 @@ class Controller:
         self._followed = federation
         bridge = federation.site(self._site).provider_network.bridge
         self._reconciler.want(bridge, flows)
-        file = await asyncio.get_running_loop().run_in_executor(
-            self._reading, fingerprint, federation
-        )
+        file = await asyncio.get_running_loop().run_in_executor(self._reading, digest, federation)
         self._uplinks.set_federation(federation, file)
 
     def _take_ports(self, ports: dict[str, Port] | None) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 
-from fedsdn.config.fingerprint import fingerprint
+from fedsdn.config.differences import digest
 from fedsdn.config.model import Federation
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
@@ -72,7 +72,7 @@ class UplinkMonitor:
         self._epoch = time.time_ns()
         self._wall = time.time() - time.monotonic()
         self._federation = federation
-        self._file = fingerprint(federation)
+        self._file = digest(federation)
         self._paths = self._new_paths(federation)
         self._plan = Plan(self._paths.orders(), federation.site(site))
         self._port_since: dict[str, float] = {}
@@ -130,7 +130,7 @@ class UplinkMonitor:
         self._judge()
 
     def set_federation(self, federation: Federation, file: str) -> None:
-        """Go over to a changed federation, with its fingerprint."""
+        """Go over to a changed federation, with its digest."""
         self._file = file
         paths = self._new_paths(federation)
         paths.inherit(self._paths)

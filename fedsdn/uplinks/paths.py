@@ -43,7 +43,7 @@ class _Peer:
     contact: Contact = field(default_factory=Contact)
     agreement: Agreement = field(default_factory=Agreement)
     file: str | None = None
-    """The fingerprint of its federation file, as heard last."""
+    """The digest of its federation file, as heard last."""
     differs_since: float = 0.0
     """When that began to be another than ours, if it is."""
 
@@ -56,7 +56,7 @@ class Paths:
     ) -> None:
         """Begin with nothing known. ``epoch`` is the start of this process, in ns of Unix time.
 
-        ``file`` is the federation's fingerprint.
+        ``file`` is the federation's digest.
         """
         self._file = file
         self._strangers: dict[str, _Peer] = {}

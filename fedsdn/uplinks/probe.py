@@ -37,7 +37,7 @@ class Probe:
     number, in the receiver's ``heard_epoch`` (0: none), received ``heard_ago`` µs before this one
     was sent. ``down`` names the sender's uplinks whose ports are down, ``lost`` the other paths
     that it detected down, each by the sender's uplink and the receiver's, ``MOST_LOST`` at most;
-    ``leaving`` says that no more probes follow. ``file`` is the fingerprint of the sender's
+    ``leaving`` says that no more probes follow. ``file`` is the digest of the sender's
     federation file.
     """
 

@@ -80,7 +80,7 @@ class PathStatus:
 class DifferingFile:
     """A site with another federation file than this one; ``since`` when it was heard with it.
 
-    ``file`` is its fingerprint (``fedsdn.config.fingerprint``). The site may be one that our file
+    ``file`` is its digest (``fedsdn.config.differences``). The site may be one that our file
     does not have. In a status ``since`` is in Unix time.
     """
 
@@ -93,7 +93,7 @@ class DifferingFile:
 class SiteStatus:
     """All uplinks and paths of a site. ``written`` is in Unix time.
 
-    ``file`` is the fingerprint of the federation file that its application follows, ``differing``
+    ``file`` is the digest of the federation file that its application follows, ``differing``
     has the sites that were heard last with another one.
     """
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.config.fingerprint import DIGITS
+from fedsdn.config.differences import DIGEST_DIGITS
 from fedsdn.uplinks.probe import MOST_LOST, Probe, ProbeError, decode, sign
 
 KEY = b"k" * 32
 PROBE = Probe(
-    "a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), (("up1", "up3"),), True, "f" * DIGITS
+    "a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), (("up1", "up3"),), True, "f" * DIGEST_DIGITS
 )
 
 names = st.text(min_size=1, max_size=32)
@@ -43,7 +43,7 @@ def test_the_largest_probe_fits_into_the_smallest_mtu() -> None:
         *(name, uplink, name, uplink, number, number, number, number, number),
         down=(uplink,) * 8,
         lost=((uplink, uplink),) * MOST_LOST,
-        file="f" * DIGITS,
+        file="f" * DIGEST_DIGITS,
     )
     assert len(largest.encode(KEY)) <= 1280 - 48
 
