@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
-_AT_ONCE = 50
-"""So many flows are converted or compared in about 5 ms."""
+AT_ONCE = 200
+"""So many flows are written or compared in less than 5 ms."""
 
 Item = TypeVar("Item")
 
@@ -16,5 +16,5 @@ async def in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
     """Iterate, and let the loop's other tasks run every now and then: probes must not wait."""
     for number, item in enumerate(items, 1):
         yield item
-        if number % _AT_ONCE == 0:
+        if number % AT_ONCE == 0:
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Flows of the pipeline as OpenFlow 1.3 messages of os-ken.
+"""Matches and actions of the pipeline as OpenFlow 1.3 and os-ken have them.
 
 Conntrack, resubmit and TCP flags are Nicira extensions (ovs-actions(7), ovs-fields(7)).
 """
@@ -6,21 +6,19 @@ Conntrack, resubmit and TCP flags are Nicira extensions (ovs-actions(7), ovs-fie
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
-from fedsdn.config.model import Address, Network
+from fedsdn.config.model import Address
 from fedsdn.pipeline.declarations import CT_ZONE, HANDED_BACK_REGISTER, LOCAL_PORT, CtMark
 from fedsdn.pipeline.flows import (
     Action,
     AddressToSender,
     Commit,
     ConnState,
-    Flow,
     HandBack,
     Match,
     Normal,
@@ -76,33 +74,6 @@ _SAME_IN_PORT = 0xFFF8
 _MAC_BITS = 48
 
 
-def flow_mod(datapath: Any, flow: Flow, ports: Ports, command: int) -> Any:
-    """Message that adds or deletes (``command``) exactly ``flow``.
-
-    Raises:
-        KeyError: ``ports`` lacks a port that the flow names.
-
-    """
-    actions = [_action(action, ports) for action in flow.actions]
-    instructions = (
-        [parser.OFPInstructionActions(ofproto.OFPIT_APPLY_ACTIONS, actions)] if actions else []
-    )
-    return parser.OFPFlowMod(
-        datapath,
-        cookie=flow.cookie,
-        table_id=flow.table,
-        priority=flow.priority,
-        command=command,
-        # Flows with a hard timeout need no FlowRemoved.
-        flags=0 if flow.hard_timeout else ofproto.OFPFF_SEND_FLOW_REM,
-        hard_timeout=flow.hard_timeout,
-        out_port=ofproto.OFPP_ANY,
-        out_group=ofproto.OFPG_ANY,
-        match=parser.OFPMatch(**match_fields(flow.match, ports)),
-        instructions=instructions,
-    )
-
-
 def forget(datapath: Any, source: SocketAddress, destination: SocketAddress) -> Any:
     """Message that has conntrack forget a TCP connection of ours (``NXT_CT_FLUSH``, OVS 3.1).
 
@@ -128,46 +99,47 @@ def _mapped(address: Address) -> bytes:
     return (prefix + address.packed).rjust(16, b"\0")
 
 
-def match_fields(match: Match, ports: Ports) -> dict[str, Any]:
-    """Fields of a match under os-ken's names.
+def match_fields(match: Match, ports: Ports) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a match under os-ken's names, addresses and networks as such.
 
     Raises:
         KeyError: ``ports`` lacks the match's port.
 
     """
-    found: dict[str, Any] = {}
     family = "ipv4"
     if match.protocol is not None:
-        found |= _PROTOCOL_FIELDS[match.protocol]
-        family = "ipv6" if found["eth_type"] == 0x86DD else "ipv4"
+        fields = _PROTOCOL_FIELDS[match.protocol]
+        yield from fields.items()
+        family = "ipv6" if fields["eth_type"] == 0x86DD else "ipv4"
     if match.in_port is not None:
-        found["in_port"] = _number(match.in_port, ports)
+        yield "in_port", _number(match.in_port, ports)
     if match.tag is not None:
-        found["vlan_vid"] = _TAG_FIELDS[match.tag]
+        yield "vlan_vid", _TAG_FIELDS[match.tag]
     if match.vlan is not None:
-        found["vlan_vid"] = ofproto.OFPVID_PRESENT | match.vlan
+        yield "vlan_vid", ofproto.OFPVID_PRESENT | match.vlan
     if match.conn_state is not None:
-        found["ct_state"] = _STATE_FIELDS[match.conn_state]
+        yield "ct_state", _STATE_FIELDS[match.conn_state]
     if match.opening:
-        found["tcp_flags"] = (_TCP_SYN, _TCP_SYN | _TCP_ACK)
+        yield "tcp_flags", (_TCP_SYN, _TCP_SYN | _TCP_ACK)
     if match.syn:
-        found["tcp_flags"] = (_TCP_SYN, _TCP_SYN)
+        yield "tcp_flags", (_TCP_SYN, _TCP_SYN)
     if match.reset:
-        found["tcp_flags"] = (_TCP_RST, _TCP_RST)
-    simple: dict[str, Any] = {
-        f"{family}_src": _masked(match.source),
-        f"{family}_dst": _masked(match.destination),
-        "tcp_src": match.source_port,
-        "tcp_dst": match.destination_port,
-        "arp_spa": _masked(match.arp_source),
-        "arp_sha": match.arp_source_mac,
-        "arp_tpa": _masked(match.arp_target),
-        f"icmp{family[2:]}_type": match.icmp_type,
-        "ipv6_nd_target": _text(match.nd_target),
-        "ct_mark": None if match.ct_mark is None else int(match.ct_mark),
-        HANDED_BACK_REGISTER: None if match.handed_back is None else int(match.handed_back),
-    }
-    return found | {name: value for name, value in simple.items() if value is not None}
+        yield "tcp_flags", (_TCP_RST, _TCP_RST)
+    for name, value in (
+        (f"{family}_src", match.source),
+        (f"{family}_dst", match.destination),
+        ("tcp_src", match.source_port),
+        ("tcp_dst", match.destination_port),
+        ("arp_spa", match.arp_source),
+        ("arp_sha", match.arp_source_mac),
+        ("arp_tpa", match.arp_target),
+        (f"icmp{family[2:]}_type", match.icmp_type),
+        ("ipv6_nd_target", match.nd_target),
+        ("ct_mark", match.ct_mark),
+        (HANDED_BACK_REGISTER, match.handed_back),
+    ):
+        if value is not None:
+            yield name, int(value) if isinstance(value, int) else value
 
 
 def _number(port: str | int, ports: Ports) -> int:
@@ -177,19 +149,13 @@ def _number(port: str | int, ports: Ports) -> int:
     return number
 
 
-def _text(address: Address | None) -> str | None:
-    return None if address is None else str(address)
+def action_message(action: Action, ports: Ports) -> Any:
+    """Return os-ken's object of an action.
 
+    Raises:
+        KeyError: ``ports`` lacks the action's port.
 
-def _masked(value: Address | Network | None) -> str | tuple[str, str] | None:
-    if not isinstance(value, IPv4Network | IPv6Network):
-        return _text(value)
-    if value.prefixlen == value.max_prefixlen:
-        return str(value.network_address)
-    return str(value.network_address), str(value.netmask)
-
-
-def _action(action: Action, ports: Ports) -> Any:
+    """
     make: Callable[..., Any] = _ACTIONS[type(action)]
     return make(action, ports)
 

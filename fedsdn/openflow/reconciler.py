@@ -134,19 +134,19 @@ class Reconciler:
 
     async def _bring_in_line(self, session: Session, ports: dict[str, int]) -> None:
         wanted, present = self._flows, await session.own_flows()
-        has_own = any(is_table_miss(flow.table_id, flow.priority) for flow in present)
+        has_own = any(is_table_miss(flow.table, flow.priority) for flow in present)
         if without_table_miss(wanted) != wanted and not has_own and await session.has_table_miss():
             wanted = without_table_miss(wanted)
         if without_table_miss(wanted) == wanted:
             # Ours that is there is the only one. Whoever is to add his own takes its place by that.
-            present = [flow for flow in present if not is_table_miss(flow.table_id, flow.priority)]
-        found = await difference(session.datapath, wanted, present, ports)
-        if found.messages:
-            await session.commit(found.messages)
+            present = [flow for flow in present if not is_table_miss(flow.table, flow.priority)]
+        found = await difference(wanted, present, ports)
+        if found.anything:
+            await session.commit(found.deletions, found.additions)
         self._report(found, ports)
 
     def _report(self, found: Difference, ports: dict[str, int]) -> None:
-        if found.messages:
+        if found.anything:
             text = (
                 f"{self._bridge}: {len(self._flows)} flows wanted, {len(found.additions)} added, "
                 f"{len(found.deletions)} deleted"

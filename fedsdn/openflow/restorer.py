@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from os_ken.ofproto import ofproto_v1_3 as ofproto
-
-from fedsdn.openflow.messages import flow_mod, forget
+from fedsdn.openflow.messages import forget
 from fedsdn.openflow.session import Session, SessionError
+from fedsdn.openflow.wire import FlowMod, FlowWriter
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
@@ -103,4 +102,4 @@ class Restorer:
         for own in self._over.used(wanted):
             yield forget(datapath, own, wanted.destination)
         for flow in self._flows(wanted):
-            yield flow_mod(datapath, flow, {}, ofproto.OFPFC_ADD)
+            yield FlowMod(datapath, FlowWriter({}).write(flow))

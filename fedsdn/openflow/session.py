@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
-from fedsdn.openflow.in_turns import in_turns
+from fedsdn.openflow.in_turns import AT_ONCE, in_turns
 from fedsdn.openflow.ports import Port, port_of
+from fedsdn.openflow.wire import BundleAdds, WireFlow
 from fedsdn.pipeline.cookie import origin
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Table
 from fedsdn.pipeline.table_miss import is_table_miss
@@ -84,12 +85,12 @@ class Session:
 
         """
         return any(
-            is_table_miss(flow.table_id, flow.priority) and not flow.match.items()
+            is_table_miss(flow.table, flow.priority) and not flow.match
             for flow in await self._flows(table_id=Table.HOOK)
         )
 
-    async def own_flows(self) -> list[Any]:
-        """Flow statistics of every flow whose cookie says that it is ours.
+    async def own_flows(self) -> list[WireFlow]:
+        """Every flow whose cookie says that it is ours.
 
         Raises:
             SessionError: no answer, or a refusal.
@@ -98,17 +99,17 @@ class Session:
         begin_like_ours = await self._flows(
             table_id=ofproto.OFPTT_ALL, cookie=COOKIE_OWNER, cookie_mask=COOKIE_OWNER_MASK
         )
-        return [stats for stats in begin_like_ours if origin(stats.cookie) is not None]
+        return [flow for flow in begin_like_ours if origin(flow.cookie) is not None]
 
-    async def _flows(self, **which: int) -> list[Any]:
-        """Return the statistics of the flows that are ``which`` (OFPFlowStatsRequest)."""
+    async def _flows(self, **which: int) -> list[WireFlow]:
+        """Return the flows that are ``which`` (OFPFlowStatsRequest)."""
         request = parser.OFPFlowStatsRequest(
             self.datapath, out_port=ofproto.OFPP_ANY, out_group=ofproto.OFPG_ANY, **which
         )
-        return [flow for part in await self._ask(request) for flow in part.body]
+        return [stats.flow for part in await self._ask(request) for stats in part.body]
 
-    async def commit(self, messages: Iterable[Any]) -> None:
-        """Apply flow mods in one atomic bundle: all of them, or none.
+    async def commit(self, deletions: Sequence[WireFlow], additions: Sequence[WireFlow]) -> None:
+        """Delete and add flows in one atomic bundle: all of them, or none.
 
         A message refused while the bundle is filled is simply not in it, and the commit would
         succeed without it; so the bundle is discarded after any refusal.
@@ -119,8 +120,8 @@ class Session:
         """
         self._bundle_id += 1
         adds = [
-            parser.ONFBundleAddMsg(self.datapath, self._bundle_id, _BUNDLE_FLAGS, message, [])
-            for message in messages
+            *(self._adds(part, ()) for part in _parts(deletions)),
+            *(self._adds((), part) for part in _parts(additions)),
         ]
         await self._control(ofproto.ONF_BCT_OPEN_REQUEST)
         with self._expect(*adds) as refusals:
@@ -159,12 +160,16 @@ class Session:
                 refused[places[error.xid]] = _refusal(error)
             return refused
 
-    async def _fill(self, adds: Iterable[Any], refusals: asyncio.Queue[Any]) -> None:
-        async for add in in_turns(adds):
+    async def _fill(self, adds: Iterable[BundleAdds], refusals: asyncio.Queue[Any]) -> None:
+        for add in adds:
             self._send(add)
+            await asyncio.sleep(0)  # probes must not wait
         await self._ask(parser.OFPBarrierRequest(self.datapath))
         if not refusals.empty():
             raise _refusal(refusals.get_nowait())
+
+    def _adds(self, deletions: Sequence[WireFlow], additions: Sequence[WireFlow]) -> BundleAdds:
+        return BundleAdds(self.datapath, self._bundle_id, _BUNDLE_FLAGS, deletions, additions)
 
     async def _control(self, kind: int) -> None:
         await self._ask(
@@ -211,6 +216,11 @@ class Session:
         finally:
             for xid in xids:
                 del self._answers[xid]
+
+
+def _parts(flows: Sequence[WireFlow]) -> Iterator[Sequence[WireFlow]]:
+    for first in range(0, len(flows), AT_ONCE):
+        yield flows[first : first + AT_ONCE]
 
 
 def _refusal(error: Any) -> SessionError:

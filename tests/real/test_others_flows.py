@@ -15,9 +15,10 @@ from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 from fedsdn.config.model import Federation
 from fedsdn.inspect.flows.pipeline_document import own_flows
 from fedsdn.openflow.difference import difference
+from fedsdn.openflow.wire import WireFlow
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
-from fedsdn.pipeline.declarations import COOKIE_OWNER
+from fedsdn.pipeline.declarations import COOKIE_OWNER, Table
 from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
 
 pytestmark = pytest.mark.real
@@ -115,11 +116,15 @@ def switch_seconds(host: SiteHost) -> float:
 
 def deletion_mask() -> int:
     """Return the cookie's mask in what the application sends to delete a flow."""
-    datapath = ProtocolDesc(version=ofproto.OFP_VERSION)
-    stats = parser.OFPFlowStats(cookie=1, match=parser.OFPMatch(eth_type=0x0800), instructions=[])
-    [deletion] = asyncio.run(difference(datapath, [], [stats], {})).deletions
-    assert deletion.command == ofproto.OFPFC_DELETE_STRICT
-    mask: int = deletion.cookie_mask
+    flow = WireFlow(Table.UPLINK, 1, b"", cookie=1, instructions=b"")
+    [wire] = asyncio.run(difference([], [flow], {})).deletions
+    mod = parser.OFPFlowMod.parser(
+        ProtocolDesc(version=ofproto.OFP_VERSION),
+        *(ofproto.OFP_VERSION, ofproto.OFPT_FLOW_MOD, 0, 0),
+        bytearray(wire.delete(0)),
+    )
+    assert mod.command == ofproto.OFPFC_DELETE_STRICT
+    mask: int = mod.cookie_mask
     return mask
 
 

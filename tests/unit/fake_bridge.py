@@ -17,12 +17,17 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
+from fedsdn.openflow.wire import BundleAdds, FlowMod, FlowStats
+
 UP, DOWN = 0, ofproto.OFPPS_LINK_DOWN
 
 Key = tuple[int, int, str]
 
 _HEADER = struct.Struct("!BBHI")
 _EXPERIMENTER_ERROR = struct.Struct("!HHI")
+_BUNDLE_ADD_BYTES = 24
+_STATS = struct.Struct("!HBx8xHHHH4xQ16x")
+"""``ofp_flow_stats`` without times and counters."""
 _BUNDLE_FAILED = 2311
 """ONF extension 230, ``ONFBEC_MSG_FAILED``."""
 
@@ -49,7 +54,7 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
         ProtocolDesc.__init__(self, version=ofproto.OFP_VERSION)
         self._xid = 0
         self._miss_bytes = 0
-        self._bundle: list[Any] = []
+        self._bundle: list[tuple[int, Any]] = []
 
     def set_xid(self, message: Any) -> int:
         """As os-ken's."""
@@ -111,17 +116,18 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
         ]
         more, half = ofproto.OFPMPF_REPLY_MORE, len(flows) // 2
         return [
-            parser.OFPFlowStatsReply(self, flags=more, body=flows[:half]),
-            parser.OFPFlowStatsReply(self, flags=0, body=flows[half:]),
+            parser.OFPFlowStatsReply(self, flags=more, body=[*map(listed, flows[:half])]),
+            parser.OFPFlowStatsReply(self, flags=0, body=[*map(listed, flows[half:])]),
         ]
 
     def _barrier(self, _request: Any) -> list[Any]:
         return [parser.OFPBarrierReply(self)]
 
     def _flow_mod(self, message: Any) -> list[Any]:
-        mod = _read(self, message)
-        if self.refuses(mod):
-            return [_refusal(self)]
+        mod = read_flow_mod(self, message.buf)
+        return [_refusal(self)] if self.refuses(mod) else self._apply(mod)
+
+    def _apply(self, mod: Any) -> list[Any]:
         key = mod.table_id, mod.priority, repr(sorted(mod.match.items()))
         if mod.command == ofproto.OFPFC_ADD:
             self.flows[key] = parser.OFPFlowStats(
@@ -139,29 +145,36 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
 
     def _control(self, message: Any) -> list[Any]:
         if message.type == ofproto.ONF_BCT_COMMIT_REQUEST:
-            refused = [add for add in self._bundle if self.refuses_commit(_read(self, add.message))]
+            refused = [xid for xid, mod in self._bundle if self.refuses_commit(mod)]
             if refused:
                 self._bundle = []
                 return self._refuse_commit(refused[0])
-            for mod in (add.message for add in self._bundle):
-                self._flow_mod(mod)
+            for _, mod in self._bundle:
+                self._apply(mod)
         self._bundle = []
         # A reply's type is the request's plus one (ONF extension 230).
         return [parser.ONFBundleCtrlMsg(self, message.bundle_id, message.type + 1, 0, [])]
 
     def _fill(self, message: Any) -> list[Any]:
-        if self.refuses(_read(self, message.message)):
-            return [_refusal(self)]
-        self._bundle.append(message)
-        return []
+        """Take the messages that put flow mods into the bundle, and refuse the bad ones."""
+        refusals, wire = [], message.buf
+        while wire:
+            length = _HEADER.unpack_from(wire)[2]
+            mod = read_flow_mod(self, wire[_BUNDLE_ADD_BYTES:length])
+            if self.refuses(mod):
+                refusals.append(_refusal(self))
+            else:
+                self._bundle.append((message.xid, mod))
+            wire = wire[length:]
+        return refusals
 
-    def _refuse_commit(self, add: Any) -> list[Any]:
+    def _refuse_commit(self, xid: int) -> list[Any]:
         """Say why, as an answer to what added the flow mod, and that the bundle failed.
 
         For the latter OpenFlow 1.3 has no error of its own; Open vSwitch takes ONF's.
         """
         why = _refusal(self)
-        why.set_xid(add.xid)
+        why.set_xid(xid)
         self._say(why)
         body = _EXPERIMENTER_ERROR.pack(
             ofproto.OFPET_EXPERIMENTER, _BUNDLE_FAILED, ofproto_common.ONF_EXPERIMENTER_ID
@@ -184,9 +197,9 @@ _HANDLERS: dict[type, Callable[[FakeBridge, Any], list[Any] | None]] = {
     parser.OFPSetConfig: FakeBridge._set_config,
     parser.OFPFlowStatsRequest: FakeBridge._dump,
     parser.OFPBarrierRequest: FakeBridge._barrier,
-    parser.OFPFlowMod: FakeBridge._flow_mod,
+    FlowMod: FakeBridge._flow_mod,
     parser.ONFBundleCtrlMsg: FakeBridge._control,
-    parser.ONFBundleAddMsg: FakeBridge._fill,
+    BundleAdds: FakeBridge._fill,
     parser.OFPExperimenter: FakeBridge._forget,
 }
 
@@ -195,15 +208,24 @@ def _description(name: str, number: int, state: int) -> Any:
     return parser.OFPPort(number, "", name.encode(), 0, state, *[0] * 6)
 
 
-def _read(bridge: FakeBridge, mod: Any) -> Any:
+def read_flow_mod(bridge: FakeBridge, wire: bytes) -> Any:
     """Read a flow mod from the bytes that it is sent as."""
-    if mod.xid is None:
-        bridge.set_xid(mod)
-    mod.serialize()
-    wire = bytes(mod.buf)
-    return parser.OFPFlowMod.parser(
-        bridge, ofproto.OFP_VERSION, mod.msg_type, len(wire), mod.xid, bytearray(wire)
+    version, kind, length, xid = _HEADER.unpack_from(wire)
+    assert (version, kind, length) == (ofproto.OFP_VERSION, ofproto.OFPT_FLOW_MOD, len(wire))
+    return parser.OFPFlowMod.parser(bridge, version, kind, length, xid, bytearray(wire))
+
+
+def listed(flow: Any) -> FlowStats:
+    """Write a flow's statistics, and read them as the application does."""
+    body = bytearray()
+    flow.match.serialize(body, 0)
+    for instruction in flow.instructions:
+        instruction.serialize(body, len(body))
+    times = 0, flow.hard_timeout, 0
+    wire = bytearray(
+        _STATS.pack(_STATS.size + len(body), flow.table_id, flow.priority, *times, flow.cookie)
     )
+    return FlowStats.parser(bytes(wire + body), 0)
 
 
 def _refusal(bridge: FakeBridge) -> Any:

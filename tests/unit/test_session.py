@@ -11,9 +11,9 @@ import pytest
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow import session as session_module
-from fedsdn.openflow.messages import flow_mod
 from fedsdn.openflow.ports import Port, port_of
 from fedsdn.openflow.session import Session, SessionError
+from fedsdn.openflow.wire import FlowMod, FlowWriter
 from fedsdn.pipeline.build import pipeline_flows
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
 from tests.unit.federations import two_sites
@@ -28,8 +28,7 @@ def connect(bridge: FakeBridge) -> tuple[Session, FakeBridge]:
     return session, bridge
 
 
-def adds(bridge: FakeBridge) -> list[Any]:
-    return [flow_mod(bridge, flow, PORTS, ofproto.OFPFC_ADD) for flow in FLOWS]
+ADDS = [FlowWriter(PORTS).write(flow) for flow in FLOWS]
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -48,10 +47,10 @@ def test_a_bundle_is_all_or_nothing() -> None:
     async def scenario() -> None:
         session, bridge = connect(FakeBridge(refuses=lambda mod: mod.table_id == FLOWS[-1].table))
         with pytest.raises(SessionError, match="TABLE_FULL"):
-            await session.commit(adds(bridge))
+            await session.commit((), ADDS)
         assert bridge.flows == {}
         bridge.refuses = lambda _mod: False
-        await session.commit(adds(bridge))
+        await session.commit((), ADDS)
         assert len(bridge.flows) == len(FLOWS) == len(await session.own_flows())
 
     run(scenario())
@@ -65,10 +64,10 @@ def test_a_refused_commit_says_why() -> None:
             FakeBridge(refuses_commit=lambda mod: mod.table_id == FLOWS[-1].table)
         )
         with pytest.raises(SessionError, match="TABLE_FULL"):
-            await session.commit(adds(bridge))
+            await session.commit((), ADDS)
         assert bridge.flows == {}
         bridge.refuses_commit = lambda _mod: False
-        await session.commit(adds(bridge))
+        await session.commit((), ADDS)
         assert len(bridge.flows) == len(FLOWS)
 
     run(scenario())
@@ -96,7 +95,7 @@ def test_of_single_flow_mods_only_the_refused_are_missing() -> None:
         session, bridge = connect(FakeBridge())
         table = FLOWS[-1].table
         bridge.refuses = lambda mod: mod.table_id == table
-        refused = await session.send(adds(bridge))
+        refused = await session.send([FlowMod(bridge, flow) for flow in ADDS])
         assert refused.keys() == {at for at, flow in enumerate(FLOWS) if flow.table == table}
         assert len(bridge.flows) == len(FLOWS) - len(refused)
 
@@ -107,10 +106,10 @@ def test_whoever_waits_fails_at_once_when_the_connection_ends() -> None:
     """Not after ``ANSWER_SECONDS``, which is half of what this test may take."""
 
     async def scenario() -> None:
-        session, bridge = connect(FakeBridge(hangs=True))
+        session, _ = connect(FakeBridge(hangs=True))
         waiting = [
             asyncio.create_task(session.own_flows()),
-            asyncio.create_task(session.commit(adds(bridge))),
+            asyncio.create_task(session.commit((), ADDS)),
             asyncio.create_task(session.ports()),
         ]
         await asyncio.sleep(0)
