@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.openflow.wire import Key, WireFlow, read_stats
+from fedsdn.openflow.wire import FlowWriter, Key, WireFlow, read_stats
 from tests.real.site_host import BRIDGE, SiteHost
-from tests.unit.test_wire import FLOWS, PORTS, FlowWriter
+from tests.unit.test_wire import FLOWS, PORTS
 
 pytestmark = pytest.mark.real
 
