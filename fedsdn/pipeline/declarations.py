@@ -25,8 +25,10 @@ class Table(IntEnum):
     """Frames from an uplink: to the proxy from peers, to the host, and to nobody else."""
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
+    REMOTE = 106
+    """TCP and ICMP: on to NETWORK if to a remote prefix, else back to 0."""
     NETWORK = 107
-    """TCP and ICMP to a remote prefix: on to TENANT if of the provider network, else back to 0."""
+    """What is to a remote prefix: on to TENANT if of the provider network, else back to 0."""
     TENANT = 110
     """The network's TCP and ICMP: tracked if the source is in a local prefix."""
     TENANT_STATE = 115
@@ -54,8 +56,8 @@ class Table(IntEnum):
 
 
 HANDED_BACK_REGISTER = "reg15"
-"""Register of a frame that is 1 when ``NETWORK`` has handed it back to ``HOOK``, else 0. Neutron's
-flows on provider bridges have no registers."""
+"""Register of a frame that is 1 when it has been handed back to ``HOOK``, else 0. Neutron's flows
+on provider bridges have no registers."""
 
 
 class CtMark(IntEnum):
@@ -74,8 +76,8 @@ class HookPriority(IntEnum):
     """Frames with the reserved VLAN tag."""
     PORT = 30000
     """Frames from the uplinks' and the proxy's ports."""
-    PREFIX = 20000
-    """Packets to a remote prefix."""
+    TENANT = 20000
+    """TCP and ICMP that is not the uplinks' or the proxy's."""
     MISS = 0
     """The table-miss flow, where fedsdn installs it."""
 

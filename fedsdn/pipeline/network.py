@@ -33,6 +33,10 @@ class TenantPort:
     local: int | None = None
 
 
+HANDED_BACK = (HandBack(), Resubmit(Table.HOOK))
+"""What is done with a frame that is not ours: the bridge's other flows take it."""
+
+
 def flows(context: Context) -> Iterator[Flow]:
     """Flows that pick the network's frames."""
     vlan = context.site.provider_network.segmentation_id
@@ -61,8 +65,7 @@ def flows(context: Context) -> Iterator[Flow]:
             )
     yield context.default(
         Table.NETWORK,
-        HandBack(),
-        Resubmit(Table.HOOK),
+        *HANDED_BACK,
         why="another network, its addresses are its own: as if we were not there",
     )
 

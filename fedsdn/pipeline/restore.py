@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
-from fedsdn.pipeline.declarations import RESTORE_SECONDS, Feature, HookPriority, Table
+from fedsdn.pipeline.declarations import RESTORE_SECONDS, Feature, Table
 from fedsdn.pipeline.flows import Flow, Match, Normal, RestoreSource, Resubmit, Track, tcp
 from fedsdn.socket_address import SocketAddress
 
@@ -45,10 +45,9 @@ def _unrestored(context: Context) -> Iterator[Flow]:
     for prefix in context.site.prefixes:
         own, to = prefix.proxy_address, prefix.network
         yield context.flow(
-            Table.HOOK,
-            Match(protocol=tcp(to), destination=own, handed_back=False),
+            Table.REMOTE,
+            Match(protocol=tcp(to), destination=own),
             Resubmit(Table.NETWORK),
-            priority=HookPriority.PREFIX,
             why="VMs' answers to the server's own address (sources are not restored)",
         )
         match = Match(protocol=tcp(to), source=own, destination=to)

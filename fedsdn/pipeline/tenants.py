@@ -43,6 +43,7 @@ from fedsdn.pipeline.flows import (
     icmp,
     tcp,
 )
+from fedsdn.pipeline.network import HANDED_BACK
 
 _BY_DIRECTION = 20
 _OPENING = 30
@@ -54,15 +55,26 @@ _TO_BOTH = tuple(Resubmit(table) for table in _DELIVERY.values())
 
 def flows(context: Context) -> Iterator[Flow]:
     """Flows that steer tenants' packets."""
+    families = {remote.family: remote.network for remote in context.remote_prefixes}
+    for protocol in (make(any_) for any_ in families.values() for make in (tcp, icmp)):
+        yield context.flow(
+            Table.HOOK,
+            Match(protocol=protocol, handed_back=False),
+            Resubmit(Table.REMOTE),
+            priority=HookPriority.TENANT,
+            why="may be to another site: the one flow for all prefixes",
+        )
     for remote in context.remote_prefixes:
         for protocol in (tcp(remote.network), icmp(remote.network)):
             yield context.flow(
-                Table.HOOK,
-                Match(protocol=protocol, destination=remote.network, handed_back=False),
+                Table.REMOTE,
+                Match(protocol=protocol, destination=remote.network),
                 Resubmit(Table.NETWORK),
-                priority=HookPriority.PREFIX,
                 why="packets to another site's prefix",
             )
+    yield context.default(
+        Table.REMOTE, *HANDED_BACK, why="to no other site: as if we were not there"
+    )
     restored = context.site.source_restore == "nat"
     for prefix in context.site.prefixes:
         for protocol in (tcp(prefix.network), icmp(prefix.network)):

@@ -247,15 +247,16 @@ def test_flows_are_as_many_as_ports() -> None:
 
 
 def test_the_network_is_decided_in_one_table_alone() -> None:
-    """Every way from the hook to the tenants' tables leads through it."""
+    """Every way from the hook to the tenants' tables leads through it, and none comes twice."""
     for how in ("transparent", "nat", "none"):
         federation = with_source_restore(two_sites(), how)
         flows = pipeline_flows(federation, "a", found(FLAT, port("p")))
         to_tenants = {flow.table for flow in flows if "resubmit(,110)" in str(flow)}
         assert to_tenants == {Table.NETWORK}
-        to_network = [flow for flow in flows if "resubmit(,107)" in str(flow)]
-        assert to_network
-        assert all(flow.match.handed_back is False for flow in to_network), "none comes twice"
+        assert {flow.table for flow in flows if "resubmit(,107)" in str(flow)} == {Table.REMOTE}
+        hooks = [flow for flow in flows if "resubmit(,106)" in str(flow)]
+        assert hooks
+        assert all(flow.match.handed_back is False for flow in hooks)
 
 
 # Behind Neutron's integration bridge

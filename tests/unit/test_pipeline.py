@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsdn.bench import scale
 from fedsdn.config.model import Address, ProviderNetwork
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import (
@@ -420,6 +421,15 @@ def test_only_the_hook_is_outside_our_own_tables() -> None:
     assert {flow.table for flow in pipeline_flows(two_sites(), "a") if flow.table < 100} == {
         Table.HOOK
     }
+
+
+def test_the_hook_does_not_grow_with_the_federation() -> None:
+    """What others' agents clear out of table 0 is to be put back at once, at any size."""
+    small, large = (
+        sum(flow.table is Table.HOOK for flow in pipeline_flows(scale.federation(sites), "site-0"))
+        for sites in (2, 20)
+    )
+    assert small == large < 25
 
 
 def test_table_miss_flow_is_left_to_another_owner() -> None:

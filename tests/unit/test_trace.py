@@ -43,7 +43,9 @@ BOTH = f"""Flow: tcp,in_port=tap-vm1
 
 bridge("br-provider")
 ---------------------
- 0. tcp,nw_dst=10.2.0.0/24, priority 20000, cookie {cookie(Table.HOOK, "packets to another site's prefix")}
+ 0. tcp,reg15=0, priority 20000, cookie {cookie(Table.HOOK, "may be to another site: the one flow for all prefixes")}
+    resubmit(,106)
+106. tcp,nw_dst=10.2.0.0/24, priority 10, cookie {cookie(Table.REMOTE, "packets to another site's prefix")}
     resubmit(,110)
 110. tcp,nw_src=10.1.0.0/24, priority 10, cookie 0x1
     ct(table=115,zone=65237,nat)
@@ -162,16 +164,17 @@ def test_a_packet_is_written_as_a_flow() -> None:
 
 def test_what_the_datapath_prints_is_read_step_by_step() -> None:
     trace = traced(BOTH)
-    assert [step.table for step in trace.steps] == [0, 110, 115, 140, 145]
-    assert trace.steps[0].actions == ("resubmit(,110)",)
-    assert trace.steps[2].actions == ("resubmit(,140)", "resubmit(,145)")
+    assert [step.table for step in trace.steps] == [0, 106, 110, 115, 140, 145]
+    assert trace.steps[0].actions == ("resubmit(,106)",)
+    assert trace.steps[3].actions == ("resubmit(,140)", "resubmit(,145)")
     assert trace.ports == ("socksifier", "server")
     assert not trace.flooded, "that was for the bridge to learn"
 
 
 def test_a_path_is_explained() -> None:
     told = "\n".join(text(traced(BOTH)))
-    assert "HOOK [0]: packets to another site's prefix" in told
+    assert "HOOK [0]: may be to another site" in told
+    assert "REMOTE [106]: packets to another site's prefix" in told
     assert "TENANT [110]: another owner's flow" in told
     assert "→ asks conntrack, goes on in TENANT_STATE [115]\n      → is translated, if" in told
     assert "→ shows the bridge where its sender is\n      → leaves by port socksifier" in told
