@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from fedsdn import namespace
@@ -29,6 +30,7 @@ from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
 from fedsdn.ovs.watch import DATABASE_SOCKET, port_changes
+from fedsdn.pipeline.build import Groups
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration, restoring_flows
@@ -153,13 +155,13 @@ class Controller:
                     self._file.ports_changed()
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _follow(self, federation: Federation, flows: tuple[Flow, ...]) -> None:
+    async def _follow(self, federation: Federation, groups: Groups) -> None:
         if federation != self._followed:
             # First of all: what the proxy resets now still needs the flows that are about to go.
             await self._channel.reload()
         self._followed = federation
         bridge = federation.site(self._site).provider_network.bridge
-        self._reconciler.want(bridge, flows)
+        self._reconciler.want(bridge, tuple(chain.from_iterable(groups.values())))
         file = await asyncio.get_running_loop().run_in_executor(self._reading, digest, federation)
         self._uplinks.set_federation(federation, file)
 

@@ -16,7 +16,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.ovs.database import read_bridges
 from fedsdn.ovs.local_vlans import Bridges, ambiguity
 from fedsdn.ovs.wanted import flows_among
-from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.build import Groups, SiteFlows
 from fedsdn.site.database import HERE
 
 _LOG = logging.getLogger(__name__)
@@ -25,8 +25,10 @@ _T = TypeVar("_T")
 POLL_SECONDS = 1.0
 """How often the file is looked at."""
 
-Follow = Callable[[Federation, tuple[Flow, ...]], Awaitable[None]]
-"""Takes a federation and the site's flows: the first ones, all changed ones, and on request."""
+Follow = Callable[[Federation, Groups], Awaitable[None]]
+"""Takes a federation and the site's flows: the first ones, all changed ones, and on request.
+
+Groups that did not change are the same objects as the last time."""
 
 
 class FederationFile:
@@ -46,6 +48,7 @@ class FederationFile:
         self._bridges: Bridges | None = None
         """As the database told them last."""
         self._followed: Federation | None = None
+        self._flows: SiteFlows | None = None
         self._complaint = ""
 
     def read_again(self) -> None:
@@ -80,9 +83,11 @@ class FederationFile:
         self._due = not await self._read_bridges(federation)
         if self._bridges is None or (self._due and federation == self._followed):
             return
-        flows = await self._blocking(flows_among, self._bridges, federation, self._site)
+        self._flows = await self._blocking(
+            flows_among, self._bridges, federation, self._site, self._flows
+        )
         self._followed = federation
-        await self._follow(federation, flows)
+        await self._follow(federation, self._flows.groups)
 
     async def _read_bridges(self, federation: Federation) -> bool:
         """Ask the database for the bridges; say whether it answers."""

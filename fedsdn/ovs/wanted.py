@@ -7,7 +7,7 @@ from collections import Counter
 from fedsdn.config.model import Federation, Site
 from fedsdn.ovs.database import Bridge, Interface, Port, read_bridges
 from fedsdn.ovs.local_vlans import Bridges, local_vlan, numbering_bridge
-from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.build import SiteFlows, pipeline_flows, site_flows
 from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.network import TenantPort
@@ -29,13 +29,19 @@ def wanted_flows(shell: Shell, federation: Federation, site_name: str) -> tuple[
 
     """
     name = federation.site(site_name).provider_network.bridge
-    return flows_among(read_bridges(shell, name), federation, site_name)
-
-
-def flows_among(bridges: Bridges, federation: Federation, site_name: str) -> tuple[Flow, ...]:
-    """Return all flows that a site's bridge is to have if these are all bridges."""
-    ports = tenant_ports(federation.site(site_name), bridges)
+    ports = tenant_ports(federation.site(site_name), read_bridges(shell, name))
     return pipeline_flows(federation, site_name, ports)
+
+
+def flows_among(
+    bridges: Bridges, federation: Federation, site_name: str, before: SiteFlows | None
+) -> SiteFlows:
+    """Return all flows that a site's bridge is to have if these are all bridges.
+
+    Groups that are as ``before`` are the same objects.
+    """
+    ports = tenant_ports(federation.site(site_name), bridges)
+    return site_flows(federation, site_name, ports, before)
 
 
 def tenant_ports(site: Site, bridges: Bridges) -> tuple[TenantPort, ...]:

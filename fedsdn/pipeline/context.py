@@ -1,11 +1,11 @@
-"""The input of every feature, and the constructor of its flows."""
+"""The inputs of every feature, and the constructor of its flows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedsdn.config.model import Federation, Prefix, Site, Uplink
+from fedsdn.config.model import Family, Federation, Site
 from fedsdn.pipeline.cookie import cookie_here
 from fedsdn.pipeline.declarations import Feature, Table
 from fedsdn.pipeline.flows import Action, Flow, Match
@@ -21,25 +21,11 @@ DEFAULT = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """The federation as seen from one site, for one feature; and what the bridge's ports are."""
+class Maker:
+    """Makes the flows of one feature of a site: their cookies say whose they are."""
 
-    federation: Federation
     site: Site
     feature: Feature
-    tenant_ports: tuple[TenantPort, ...] = ()
-
-    @property
-    def remote_prefixes(self) -> tuple[Prefix, ...]:
-        """Prefixes of all peers."""
-        peers = self.federation.peers(self.site.name)
-        return tuple(prefix for peer in peers for prefix in peer.prefixes)
-
-    @property
-    def peer_uplinks(self) -> tuple[Uplink, ...]:
-        """Uplinks of all peers."""
-        peers = self.federation.peers(self.site.name)
-        return tuple(uplink for peer in peers for uplink in peer.uplinks)
 
     def flow(
         self,
@@ -74,3 +60,28 @@ class Context:
             cookie=cookie_here(self.site, self.feature, depth=2),
             why=why,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Context(Maker):
+    """The federation as seen from one site, for one feature; and what the bridge's ports are."""
+
+    federation: Federation
+    tenant_ports: tuple[TenantPort, ...] = ()
+
+    @property
+    def peers_families(self) -> list[Family]:
+        """IP versions of the peers' prefixes."""
+        peers = self.federation.peers(self.site.name)
+        return sorted({prefix.family for peer in peers for prefix in peer.prefixes})
+
+
+@dataclass(frozen=True, slots=True)
+class PeerContext(Maker):
+    """One peer as seen from a site: all that the flows of a peer may depend on.
+
+    ``probed``: the federation probes its paths.
+    """
+
+    peer: Site
+    probed: bool

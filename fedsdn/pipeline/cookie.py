@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from binascii import crc_hqx
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Feature
@@ -26,7 +27,11 @@ _CHECK = 0xFFFF_0000
 
 def site_checksum(site: Site) -> int:
     """16-bit checksum of a site's name."""
-    return crc_hqx(site.name.encode(), 0)
+    return _checksum(site.name)
+
+
+def _checksum(name: str) -> int:
+    return crc_hqx(name.encode(), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,12 @@ class Origin:
 
 def cookie_here(site: Site, feature: Feature, depth: int) -> int:
     """Cookie of a flow made in the source line ``depth`` callers above this function."""
-    line = sys._getframe(depth).f_lineno
-    return _checked(COOKIE_OWNER | site_checksum(site) << 32 | feature << _LINE_BITS | line)
+    return _cookie(site.name, feature, sys._getframe(depth).f_lineno)
+
+
+@lru_cache(maxsize=1 << _LINE_BITS)  # a few lines make all flows
+def _cookie(site: str, feature: Feature, line: int) -> int:
+    return _checked(COOKIE_OWNER | _checksum(site) << 32 | feature << _LINE_BITS | line)
 
 
 def origin(cookie: int) -> Origin | None:

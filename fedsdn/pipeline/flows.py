@@ -120,40 +120,45 @@ class Match:
         return ",".join(self._terms())
 
     def _terms(self) -> Iterator[str]:
-        v6 = self.protocol in {Protocol.IPV6, Protocol.TCP6, Protocol.UDP6, Protocol.ICMP6}
-        names = {
-            "source": "ipv6_src" if v6 else "nw_src",
-            "destination": "ipv6_dst" if v6 else "nw_dst",
-            "source_port": "tp_src",
-            "destination_port": "tp_dst",
-            "arp_source": "arp_spa",
-            "arp_source_mac": "arp_sha",
-            "arp_target": "arp_tpa",
-            "conn_state": "ct_state",
-            "tag": "vlan_tci",
-            "vlan": "dl_vlan",
-        }
-        for field in fields(self):
-            value = getattr(self, field.name)
+        names = _NAMES_V6 if self.protocol in _V6 else _NAMES
+        for field in _MATCH_FIELDS:
+            value = getattr(self, field)
             if value is None:
                 continue
-            if field.name == "protocol":
+            if field == "protocol":
                 yield value.value
-            elif field.name == "opening":
+            elif field == "opening":
                 yield "tcp_flags=+syn-ack"
-            elif field.name == "syn":
+            elif field == "syn":
                 yield "tcp_flags=+syn"
-            elif field.name == "reset":
+            elif field == "reset":
                 yield "tcp_flags=+rst"
-            elif field.name == "ct_mark":
+            elif field == "ct_mark":
                 yield f"ct_mark={int(value):#x}"
-            elif field.name == "handed_back":
+            elif field == "handed_back":
                 yield f"{HANDED_BACK_REGISTER}={int(value):#x}"
-            elif field.name == "in_port":
+            elif field == "in_port":
                 yield f"in_port={_quoted(value)}"
             else:
                 text = value.value if isinstance(value, Enum) else value
-                yield f"{names.get(field.name, field.name)}={text}"
+                yield f"{names.get(field, field)}={text}"
+
+
+_MATCH_FIELDS = tuple(field.name for field in fields(Match))
+_V6 = frozenset({Protocol.IPV6, Protocol.TCP6, Protocol.UDP6, Protocol.ICMP6})
+_NAMES = {
+    "source": "nw_src",
+    "destination": "nw_dst",
+    "source_port": "tp_src",
+    "destination_port": "tp_dst",
+    "arp_source": "arp_spa",
+    "arp_source_mac": "arp_sha",
+    "arp_target": "arp_tpa",
+    "conn_state": "ct_state",
+    "tag": "vlan_tci",
+    "vlan": "dl_vlan",
+}
+_NAMES_V6 = _NAMES | {"source": "ipv6_src", "destination": "ipv6_dst"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
+from fedsdn.pipeline.context import ABOVE_DEFAULT, Context, PeerContext
 from fedsdn.pipeline.declarations import (
     SERVER_PORT,
     SOCKSIFIER_PORT,
@@ -69,16 +69,21 @@ def flows(context: Context) -> Iterator[Flow]:
             why="frames from the proxy to VMs",
         )
         yield from _neighbours(context, port)
-        for remote in context.remote_prefixes:
-            foreign = Match(protocol=tcp(remote.network), source=remote.network)
-            yield context.flow(
-                port.table, foreign, Track(port.state), why="in the name of a peer's VM"
-            )
         yield context.default(port.table, why="drop what the proxy may not send")
     yield from _errors(context)
     yield from _socksifier_opens_nothing(context)
     for port in (_SOCKSIFIER, _SERVER):
         yield from _to_tenant(context, port)
+
+
+def peer_flows(context: PeerContext) -> Iterator[Flow]:
+    """Flows of what the proxy sends in the name of a peer's VMs."""
+    for port in (_SOCKSIFIER, _SERVER):
+        for remote in context.peer.prefixes:
+            foreign = Match(protocol=tcp(remote.network), source=remote.network)
+            yield context.flow(
+                port.table, foreign, Track(port.state), why="in the name of a peer's VM"
+            )
 
 
 def _neighbours(context: Context, port: _Port) -> Iterator[Flow]:

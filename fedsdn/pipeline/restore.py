@@ -89,7 +89,7 @@ def _restored(context: Context) -> Iterator[Flow]:
 
 def restoring_flows(federation: Federation, site: Site, wanted: Restoration) -> tuple[Flow, Flow]:
     """Flows that restore the source of one connection before its SYN."""
-    context = Context(federation, site, Feature.RESTORE)
+    context = Context(site, Feature.RESTORE, federation)
     return (
         context.flow(
             Table.RESTORE,

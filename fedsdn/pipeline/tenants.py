@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from fedsdn.config.model import Site
-from fedsdn.pipeline.context import Context
+from fedsdn.pipeline.context import Context, PeerContext
 from fedsdn.pipeline.declarations import (
     SERVER_PORT,
     SOCKSIFIER_PORT,
@@ -49,28 +49,23 @@ _BY_DIRECTION = 20
 _OPENING = 30
 _TURNING = 40
 
+_STEERED = {4: (Protocol.TCP, Protocol.ICMP), 6: (Protocol.TCP6, Protocol.ICMP6)}
+"""What of each IP version is looked at."""
+
 _DELIVERY = {CtMark.OUTBOUND: Table.TO_SOCKSIFIER, CtMark.INBOUND: Table.TO_SERVER}
 _TO_BOTH = tuple(Resubmit(table) for table in _DELIVERY.values())
 
 
 def flows(context: Context) -> Iterator[Flow]:
     """Flows that steer tenants' packets."""
-    families = {remote.family: remote.network for remote in context.remote_prefixes}
-    for protocol in (make(any_) for any_ in families.values() for make in (tcp, icmp)):
-        yield context.flow(
-            Table.HOOK,
-            Match(protocol=protocol, handed_back=False),
-            Resubmit(Table.REMOTE),
-            priority=HookPriority.TENANT,
-            why="may be to another site: the one flow for all prefixes",
-        )
-    for remote in context.remote_prefixes:
-        for protocol in (tcp(remote.network), icmp(remote.network)):
+    for family in context.peers_families:
+        for protocol in _STEERED[family]:
             yield context.flow(
-                Table.REMOTE,
-                Match(protocol=protocol, destination=remote.network),
-                Resubmit(Table.NETWORK),
-                why="packets to another site's prefix",
+                Table.HOOK,
+                Match(protocol=protocol, handed_back=False),
+                Resubmit(Table.REMOTE),
+                priority=HookPriority.TENANT,
+                why="may be to another site: the one flow for all prefixes",
             )
     yield context.default(
         Table.REMOTE, *HANDED_BACK, why="to no other site: as if we were not there"
@@ -91,6 +86,18 @@ def flows(context: Context) -> Iterator[Flow]:
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
     yield from _delivery_to_both(context, port_mac if restored else group_mac)
+
+
+def peer_flows(context: PeerContext) -> Iterator[Flow]:
+    """Flows that pick what goes to a peer's prefixes."""
+    for remote in context.peer.prefixes:
+        for protocol in (tcp(remote.network), icmp(remote.network)):
+            yield context.flow(
+                Table.REMOTE,
+                Match(protocol=protocol, destination=remote.network),
+                Resubmit(Table.NETWORK),
+                why="packets to another site's prefix",
+            )
 
 
 def _by_state(context: Context) -> Iterator[Flow]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedsdn.config.model import Uplink
-from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
+from fedsdn.pipeline.context import ABOVE_DEFAULT, Context, PeerContext
 from fedsdn.pipeline.declarations import (
     NOBODYS_VLAN,
     HookPriority,
@@ -48,19 +48,32 @@ def flows(context: Context) -> Iterator[Flow]:
     yield context.default(Table.WAN, why="drop foreign source addresses")
 
 
+def peer_flows(context: PeerContext) -> Iterator[Flow]:
+    """Flows of what a peer sends to the proxy, on every uplink that it reaches."""
+    for uplink in context.site.uplinks:
+        address = uplink.address.ip
+        protocols = (tcp(address), udp(address)) if context.probed else (tcp(address),)
+        for remote in context.peer.uplinks:
+            if not uplink.reaches(remote):
+                continue
+            for protocol in protocols:
+                from_peer = Match(
+                    protocol=protocol,
+                    in_port=uplink.port,
+                    source=remote.peer_address,
+                    destination=address,
+                )
+                yield context.flow(
+                    Table.UPLINK,
+                    from_peer,
+                    Output(wan_port(uplink)),
+                    why="connections and probes of a peer",
+                )
+
+
 def _to_proxy(context: Context, uplink: Uplink) -> Iterator[Flow]:
     port, address = uplink.port, uplink.address.ip
     proxy = Output(wan_port(uplink))
-    probes = () if context.federation.probes is None else (udp(address),)
-    for peer in context.peer_uplinks:
-        if uplink.reaches(peer):
-            for protocol in (tcp(address), *probes):
-                from_peer = Match(
-                    protocol=protocol, in_port=port, source=peer.peer_address, destination=address
-                )
-                yield context.flow(
-                    Table.UPLINK, from_peer, proxy, why="connections and probes of a peer"
-                )
     ping = Match(protocol=icmp(address), in_port=port, destination=address)
     yield context.flow(Table.UPLINK, ping, proxy, why="ping, and errors about connections to peers")
     stranger = Match(protocol=ip(address), in_port=port, destination=address)

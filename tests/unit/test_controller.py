@@ -31,8 +31,7 @@ from fedsdn.openflow.restorer import Restorer
 from fedsdn.ovs.commands import OvsError
 from fedsdn.ovs.database import Bridge, Port
 from fedsdn.ovs.local_vlans import Bridges
-from fedsdn.pipeline.build import pipeline_flows
-from fedsdn.pipeline.flows import Flow
+from fedsdn.pipeline.build import SiteFlows, pipeline_flows, site_flows
 from fedsdn.shell import Shell
 from fedsdn.site import checks, record
 from fedsdn.uplinks import monitor
@@ -99,8 +98,10 @@ class Host:
             raise OvsError(self.database_error, "start it")
         return {"": Bridge("", "", (), {}, dict.fromkeys(self.vms, _PORT))}
 
-    def _flows_among(self, bridges: Bridges, federation: Federation, site: str) -> tuple[Flow, ...]:
-        return pipeline_flows(federation, site, tenants(*bridges[""].ports))
+    def _flows_among(
+        self, bridges: Bridges, federation: Federation, site: str, before: SiteFlows | None
+    ) -> SiteFlows:
+        return site_flows(federation, site, tenants(*bridges[""].ports), before)
 
     def connect(self, name: str) -> FakeBridge:
         federation = with_bridge(name)
