@@ -24,6 +24,7 @@ lint: install
 
 test: lint
 	@scripts/install-packages --tests
+	@scripts/install-neutron
 	$(BIN)/pytest
 
 # Looks for bytes that break what reads them, for so many seconds each.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
-from fedsdn.lab import operator, wan
+from fedsdn.lab import integration, operator, wan
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.machine import check_machine, check_root
@@ -110,6 +110,9 @@ class _Builder:
             start_switch(host, system=system)
             federation_site = self._topology.federation.site(site.name)
             make_bridge(host, federation_site, site, system=system)
+            if site.integration:
+                self._report(f"giving site {site.name} an integration bridge ({site.integration})")
+                integration.start(host, self._topology.federation, site, system=system)
         self._operate()
         return self._lab
 

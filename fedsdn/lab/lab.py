@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsdn.errors import FedsdnError
-from fedsdn.lab import wan
+from fedsdn.lab import integration, wan
 from fedsdn.lab.host import Host
 from fedsdn.lab.machine import check_root
 from fedsdn.lab.operator import CONTROLLER, PROXY
@@ -16,7 +16,7 @@ from fedsdn.lab.switch import OVSDB, VSWITCHD
 from fedsdn.lab.topology import LabSite, Topology, load_topology
 
 DAEMONS = (OVSDB, VSWITCHD, CONTROLLER, PROXY)
-"""What runs on every host."""
+"""What runs on every host, beside what an integration bridge needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Lab:
         host = self.host(site)
         if not slash:
             return host.prefix
-        known = [vm.name for s in self.topology.sites if s.name == site for vm in s.vms]
+        known = [
+            vm.name for s in self.topology.sites if s.name == site for vm, _gateways in s.machines
+        ]
         if vm not in known:
             raise FedsdnError(
                 f"no VM {vm!r}: site {site} of lab {self.name} has {', '.join(known)}"
@@ -86,10 +88,11 @@ class Lab:
             host = self.host(site.name)
         except FedsdnError:
             host = None
+        daemons = (*DAEMONS, *integration.daemons(site))
         return {
             "up": host is not None,
-            "daemons": {name: host is not None and host.runs(name) for name in DAEMONS},
-            "vms": [vm.name for vm in site.vms],
+            "daemons": {name: host is not None and host.runs(name) for name in daemons},
+            "vms": [vm.name for vm, _gateways in site.machines],
         }
 
     def wires(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pyroute2 import GenericNetlinkSocket
 from pyroute2.netlink import genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
@@ -9,7 +11,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from fedsdn.config.model import Site
 from fedsdn.lab.commands import Commands
 from fedsdn.lab.host import Host
-from fedsdn.lab.topology import LabSite
+from fedsdn.lab.topology import TRUNK, LabSite
 
 OVSDB = "ovsdb-server"
 VSWITCHD = "ovs-vswitchd"
@@ -67,8 +69,8 @@ def _start(host: Host, command: tuple[str, ...], priority: int = 0) -> None:
 def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> None:
     """Make the provider bridge with the uplinks' and the VMs' ports and the gateways on LOCAL.
 
-    The uplinks' are untagged trunks, all others access ports of the provider network. What is there
-    already stays.
+    The uplinks' and the physical network's are trunks, all others access ports of their network.
+    VMs of an integration bridge get no port here. What is there already stays.
 
     Raises:
         FedsdnError: a port cannot be made.
@@ -83,25 +85,38 @@ def make_bridge(host: Commands, site: Site, lab: LabSite, *, system: bool) -> No
         f"datapath_type={datapath}", "fail_mode=secure", "protocols=OpenFlow10,OpenFlow13",
         "--", "set", "port", bridge, f"tag={tenant_tag}",
     ]  # fmt: skip
-    uplinks, vms = [uplink.port for uplink in site.uplinks], [vm.name for vm in lab.vms]
-    for port in (*uplinks, *vms):
+    tags: dict[str, int | None] = dict.fromkeys(uplink.port for uplink in site.uplinks)
+    tags |= _machine_tags(lab, tenant_tag)
+    for port, tag in tags.items():
         command += ["--", "--may-exist", "add-port", bridge, port]
-        command += [] if port in uplinks else [f"tag={tenant_tag}"]
+        command += [] if tag is None else [f"tag={tag}"]
     host.run("ovs-vsctl", *command)
-    _keep_host_out(host, [*uplinks, *vms])
+    keep_host_out(host, tags)
     host.run("ip", "-batch", "-", stdin=_gateways(bridge, lab))
 
 
-def _keep_host_out(host: Commands, ports: list[str]) -> None:
-    """Keep the host's IP stack off the bridge's ports.
+def _machine_tags(lab: LabSite, tenant_tag: int) -> dict[str, int | None]:
+    """Return the VLAN of each machine's port on the provider bridge, None of a trunk's."""
+    tags: dict[str, int | None] = {}
+    if lab.integration is None:
+        tags |= dict.fromkeys((vm.name for vm in lab.vms), tenant_tag)
+    for network in lab.networks:
+        others = () if lab.integration else network.vms
+        names = (vm.name for vm in (network.gateway, *others))
+        tags |= dict.fromkeys(names, network.segmentation_id or 0)
+    return tags | ({TRUNK: None} if lab.networks else {})
+
+
+def keep_host_out(host: Commands, ports: Iterable[str]) -> None:
+    """Keep the host's IP stack off a bridge's ports.
 
     The userspace datapath reads copies of the frames: without this the host would answer an ARP
     request for LOCAL's address a second time, from the port it came in by.
     """
-    settings = [
-        f"echo {_NO_ARP_REPLY} >/proc/sys/net/ipv4/conf/{port}/arp_ignore" for port in ports
-    ]
-    settings += [f"echo 1 >/proc/sys/net/ipv6/conf/{port}/disable_ipv6" for port in ports]
+    settings = []
+    for port in ports:
+        settings.append(f"echo {_NO_ARP_REPLY} >/proc/sys/net/ipv4/conf/{port}/arp_ignore")
+        settings.append(f"echo 1 >/proc/sys/net/ipv6/conf/{port}/disable_ipv6")
     host.run("sh", "-e", "-c", "\n".join(settings))
 
 

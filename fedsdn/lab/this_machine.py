@@ -57,6 +57,11 @@ def become_host(
     check_machine()
     site = topology.federation.site(name)
     lab = next(lab for lab in topology.sites if lab.name == name)
+    if lab.integration:
+        raise FedsdnError(
+            f"site {name}: 'integration: {lab.integration}' is for labs on one machine: leave it "
+            f"out of {topology_file}, and install what is to own br-int"
+        )
     devices = {name for _index, name in socket.if_nameindex()}
     for uplink in site.uplinks:
         if uplink.port not in devices:

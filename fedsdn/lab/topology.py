@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
 from fedsdn.config.document import Document, load_document
-from fedsdn.config.loader import parse_address, parse_federation
+from fedsdn.config.loader import parse_address, parse_federation, parse_interface
 from fedsdn.config.model import Address, Federation, Interface, Site, Uplink
 from fedsdn.config.reserved import SERVER_PORT, SOCKSIFIER_PORT, WAN_PORT_PREFIX
 from fedsdn.config.schema import validate
 from fedsdn.lab.wire import Quality
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+
+INTEGRATION_BRIDGE = "br-int"
+"""The bridge that VMs are on where somebody makes one."""
+
+TRUNK = "trunk"
+"""The physical network beyond a bridge with several networks: a machine on a trunk, without
+addresses. Frames that it gets have left the site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +54,42 @@ class Vm:
 
 
 @dataclass(frozen=True, slots=True)
+class LabNetwork:
+    """Another's network on a site's provider bridge, with whatever addresses.
+
+    ``segmentation_id`` is its VLAN there, None if it is flat. ``gateway`` has the addresses behind
+    it, too.
+    """
+
+    name: str
+    segmentation_id: int | None
+    gateway: Vm
+    vms: tuple[Vm, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LabSite:
-    """A site's VMs and their gateways."""
+    """A site's VMs and their gateways, and others' networks.
+
+    ``integration`` says who makes the integration bridge that all VMs are on; None: they are on the
+    provider bridge.
+    """
 
     name: str
     gateways: tuple[Interface, ...]
     vms: tuple[Vm, ...]
+    integration: str | None = None
+    networks: tuple[LabNetwork, ...] = ()
+
+    @property
+    def machines(self) -> Iterator[tuple[Vm, tuple[Interface, ...]]]:
+        """Everything that is a machine of its own, with its gateways."""
+        yield from ((vm, self.gateways) for vm in self.vms)
+        for network in self.networks:
+            yield network.gateway, ()
+            yield from ((vm, network.gateway.addresses) for vm in network.vms)
+        if self.networks:
+            yield Vm(TRUNK, ()), ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +187,41 @@ def _site(site: Site, document: Document) -> LabSite:
             raise document.section("gateways").error(
                 f"{len(found)} gateways in {prefix.network}", "one of each prefix"
             )
+    names = _taken_names(site)
     vms = []
     for name, vm in document.section("vms").items():
-        _check_vm_name(name, vm, site)
+        _take_name(name, vm, names)
         addresses = (_address(address, site, taken, f"VM {name}") for address in vm.elements())
         vms.append(Vm(name, tuple(addresses)))
-    return LabSite(site.name, gateways, tuple(vms))
+    networks = document.section("networks").items() if "networks" in document.value else ()
+    return LabSite(
+        site.name,
+        gateways,
+        tuple(vms),
+        document.value.get("integration"),
+        tuple(_network(name, network, names) for name, network in networks),
+    )
+
+
+def _network(name: str, document: Document, names: set[str]) -> LabNetwork:
+    gateways, behind = (_interfaces(document, key) for key in ("gateways", "behind"))
+    gateway = Vm(f"{name}-gw", gateways + behind)
+    _take_name(gateway.name, document, names)
+    vms = []
+    for vm_name, vm in document.section("vms").items():
+        _take_name(vm_name, vm, names)
+        addresses = tuple(map(parse_interface, vm.elements()))
+        alone = {address.network for address in addresses} - {one.network for one in gateways}
+        for network in sorted(map(str, alone)):
+            raise vm.error(f"an address in {network}, which has no gateway", "one in a gateway's")
+        vms.append(Vm(vm_name, addresses))
+    return LabNetwork(name, document.value.get("segmentation_id"), gateway, tuple(vms))
+
+
+def _interfaces(document: Document, key: str) -> tuple[Interface, ...]:
+    if key not in document.value:
+        return ()
+    return tuple(map(parse_interface, document.section(key).elements()))
 
 
 def _address(document: Document, site: Site, taken: dict[Address, str], owner: str) -> Interface:
@@ -171,9 +238,14 @@ def _address(document: Document, site: Site, taken: dict[Address, str], owner: s
     raise document.error(f"{address}, outside site {site.name}'s prefixes", f"one of {prefixes}")
 
 
-def _check_vm_name(name: str, document: Document, site: Site) -> None:
-    """Check the name: it is also its port's on the bridge and its network namespace's."""
-    taken = {SOCKSIFIER_PORT, SERVER_PORT, PROXY_NAMESPACE, site.provider_network.bridge}
-    taken |= {uplink.port for uplink in site.uplinks}
+def _taken_names(site: Site) -> set[str]:
+    """Return what no VM may be called: its name is its port's and its network namespace's too."""
+    taken = {SOCKSIFIER_PORT, SERVER_PORT, PROXY_NAMESPACE, TRUNK}
+    taken |= {site.provider_network.bridge, INTEGRATION_BRIDGE}
+    return taken | {uplink.port for uplink in site.uplinks}
+
+
+def _take_name(name: str, document: Document, taken: set[str]) -> None:
     if name in taken or name.startswith(WAN_PORT_PREFIX):
         raise document.error(f"the VM name '{name}', a port's or namespace's name", "another name")
+    taken.add(name)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
+
+from fedsdn.config.model import Interface
 from fedsdn.lab.commands import Commands
 from fedsdn.lab.topology import LabSite, Vm
 
@@ -22,7 +26,7 @@ def make_vms(host: Commands, site: LabSite) -> None:
 
     """
     present = {line.split()[0] for line in host.run("ip", "netns", "list").splitlines()}
-    for vm in site.vms:
+    for vm, gateways in site.machines:
         if vm.name in present:
             continue
         host.run("ip", "netns", "add", vm.name)
@@ -30,7 +34,7 @@ def make_vms(host: Commands, site: LabSite) -> None:
         host.run("ip", "-batch", "-", stdin=_cable(vm))
         # The userspace datapath knows super-frames of TCP, and drops those of UDP.
         host.run("ethtool", "-K", "eth0", "tx-udp-segmentation", "off", vm=vm.name)
-        host.run("ip", "-netns", vm.name, "-batch", "-", stdin=_interface(vm, site))
+        host.run("ip", "-netns", vm.name, "-batch", "-", stdin=_interface(vm, gateways))
 
 
 def _cable(vm: Vm) -> str:
@@ -40,12 +44,12 @@ def _cable(vm: Vm) -> str:
     )  # fmt: skip
 
 
-def _interface(vm: Vm, site: LabSite) -> str:
+def _interface(vm: Vm, gateways: Sequence[Interface]) -> str:
     lines = ["link set lo up", "link set eth0 up"]
     lines += [f"address add {address} dev eth0" for address in vm.addresses]
     families = {address.version for address in vm.addresses}
     for family in sorted(families):
         networks = {address.network for address in vm.addresses if address.version == family}
-        gateway = next(g for g in site.gateways if g.network in networks)
-        lines.append(f"route add default via {gateway.ip}")
+        found = (gateway for gateway in gateways if gateway.network in networks)
+        lines += [f"route add default via {gateway.ip}" for gateway in islice(found, 1)]
     return "\n".join(lines)

@@ -25,7 +25,9 @@ from tests.unit.federations import two_sites
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
-TOPOLOGIES = sorted((ROOT / "topo").glob("*.yaml"))
+TOPOLOGIES = [
+    ROOT / "topo" / f"{dump.parent.name}.yaml" for dump in sorted(ROOT.glob("flows/*/a.flows"))
+]
 PACKETS = 500
 FLOWS = 109
 """Of site a, with two VMs and the bridge's own port."""

@@ -35,6 +35,15 @@ def test_two_site() -> None:
     assert site.vms[1].addresses == (ip_interface("10.1.0.12/24"), ip_interface("fd00:1::12/64"))
 
 
+def test_others_networks_have_machines_of_their_own() -> None:
+    site = load_topology(TOPOLOGIES / "neutron.yaml").sites[0]
+    assert site.integration == "neutron"
+    machines = {vm.name: [str(one) for one in gateways] for vm, gateways in site.machines}
+    assert machines["red1"] == ["10.1.0.1/24", "fd00:1::1/64", "10.2.0.11/32", "fd00:2::11/128"]
+    assert machines["red-gw"] == machines["trunk"] == []
+    assert [vm.name for vm in site.vms] == ["vm1", "vm2"], "the federated ones"
+
+
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -54,7 +63,30 @@ def new_site(lab: dict[str, Any]) -> None:
     lab["sites"]["c"] = lab["sites"]["a"]
 
 
+def network(name: str = "blue", **values: object) -> Change:
+    """Add one to site a's lab, with one gateway and one VM of its own but for ``values``."""
+    whole = {"gateways": ["10.1.0.1/24"], "vms": {"blue1": ["10.1.0.11/24"]}} | values
+    return site_a(networks={name: whole})
+
+
 BAD = {
+    "integration by nobody we know": (
+        site_a(integration="nova"),
+        "lab.sites.a.integration: found 'nova'; write whose integration bridge the VMs are on",
+    ),
+    "network's VM without gateway": (
+        network(vms={"blue1": ["10.3.0.11/24"]}),
+        "lab.sites.a.networks.blue.vms.blue1: found an address in 10.3.0.0/24, which has no "
+        "gateway; write one in a gateway's",
+    ),
+    "network's VM with the name of a federated one": (
+        network(vms={"vm1": ["10.1.0.11/24"]}),
+        "lab.sites.a.networks.blue.vms.vm1: found the VM name 'vm1', a port's or namespace's name",
+    ),
+    "network's VM without a length": (
+        network(vms={"blue1": ["10.1.0.11"]}),
+        "lab.sites.a.networks.blue.vms.blue1[0]: found '10.1.0.11', which has no length",
+    ),
     "end of no uplink": (
         wires("wire1", ends=["a/up9", "b/up1"]),
         "lab.wires.wire1.ends[0]: found 'a/up9', which is no uplink or already has a wire; "
