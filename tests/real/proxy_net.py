@@ -35,6 +35,7 @@ from fedsdn.site import firewall
 from fedsdn.site.network import Network
 from fedsdn.site.plan import site_plan
 from fedsdn.site.sysctls import Sysctl
+from tests.real.sandbox import in_sandbox
 from tests.real.site_host import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +166,9 @@ class SiteOfNet:
         limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
         with (self.run_directory / "fedsdn/proxy.log").open("wb") as log:
             self.process = subprocess.Popen(
-                self.command(*limit, "fedsdn", "proxy", "run", *options),
+                self.command(
+                    *limit, *in_sandbox("fedsdn-proxy", "fedsdn", "proxy", "run", *options)
+                ),
                 env=self.environment(),
                 stdout=log,
                 stderr=log,

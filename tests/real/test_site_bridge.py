@@ -18,6 +18,7 @@ from fedsdn.config.model import Federation, Prefix
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify.view import SiteView
+from tests.real.sandbox import in_sandbox
 from tests.real.site_host import BRIDGE, Program, SiteHost, federation, pinging, wait_until
 
 pytestmark = pytest.mark.real
@@ -37,7 +38,8 @@ def host() -> Iterator[SiteHost]:
 @contextmanager
 def application(host: SiteHost) -> Iterator[Program]:
     """Run ``osken-manager fedsdn.app``, from when it has installed its flows."""
-    command = ["osken-manager", "--config-file=/run/fedsdn.conf", "fedsdn.app"]
+    arguments = ["--config-file=/run/fedsdn.conf", "fedsdn.app"]
+    command = in_sandbox("fedsdn-app", "osken-manager", *arguments)
     with host.program(*command, stderr=subprocess.STDOUT) as program:
         wait_until(lambda: own(host) != [])
         yield program
