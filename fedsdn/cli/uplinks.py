@@ -18,6 +18,8 @@ from fedsdn.errors import FedsdnError
 from fedsdn.inspect.uplinks import PathView, Snapshot, UplinkView, read_snapshot
 from fedsdn.units import ago, size
 from fedsdn.uplinks.path import PathName
+from fedsdn.uplinks.status import COMPARE_FILES
+from fedsdn.verify.files import differing
 
 _NO_APPLICATION = (
     "the application does not run here (osken-manager fedsdn.app), so the states of ports and "
@@ -49,7 +51,9 @@ def uplinks(
 
 
 def _blocks(now: Snapshot, before: Snapshot | None = None) -> list[TextTable | str]:
-    return [*([] if now.application else [_NO_APPLICATION]), *tables(now, before)]
+    first = [] if now.application else [_NO_APPLICATION]
+    last = differing(now.differing, now.taken)
+    return [*first, *tables(now, before), *last, *([COMPARE_FILES] if last else [])]
 
 
 def tables(now: Snapshot, before: Snapshot | None = None) -> tuple[TextTable, TextTable]:

@@ -17,6 +17,7 @@ from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.failures import failures
+from fedsdn.verify.files import files
 from fedsdn.verify.view import SiteView
 
 _TOLD_LOSS, _BAD_LOSS = 0.01, 0.05
@@ -49,6 +50,7 @@ def overview(view: SiteView) -> list[Line]:
         ("proxy", partial(_proxy, counted)),
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
+        ("files", lambda: files(view, status())),
         ("connections", lambda: _connections(counted())),
         ("failures", lambda: failures(counted())),
         ("sources", partial(proxy_checks.sources, view)),

@@ -14,6 +14,7 @@ from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.status import (
+    DifferingFile,
     PathState,
     PathStatus,
     PortState,
@@ -71,13 +72,17 @@ class PathView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All of a site at ``taken`` (Unix time); ``application`` says whether it runs."""
+    """All of a site at ``taken`` (Unix time); ``application`` says whether it runs.
+
+    ``differing`` are the sites that have another federation file.
+    """
 
     site: str
     taken: float
     application: bool
     uplinks: tuple[UplinkView, ...]
     paths: tuple[PathView, ...]
+    differing: tuple[DifferingFile, ...]
 
 
 def read_snapshot(federation: Federation, site: str) -> Snapshot:
@@ -143,6 +148,7 @@ def snapshot(
             for name in [PathName(uplink.name, peer.name, other.name)]
             for pair in [(uplink.address.ip, other.peer_address)]
         ),
+        differing=status.differing if status else (),
     )
 
 

@@ -24,6 +24,7 @@ from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import ProbeError, decode
 from fedsdn.uplinks.sockets import OpenSocket, ProbeSockets, Way
 from fedsdn.uplinks.status import (
+    COMPARE_FILES,
     WRITE_SECONDS,
     DifferingFile,
     PathStatus,
@@ -243,8 +244,11 @@ class UplinkMonitor:
             return
         self._differing = sites
         named = ", ".join(sites[:_MOST_NAMED]) + (" and others" if sites[_MOST_NAMED:] else "")
-        text = f"another federation file than here at: {named}" if sites else "one federation file"
-        self._log.say(logging.WARNING, "files", f"{text} (here {self._file})", _CHANGES_AT_ONCE)
+        level, text = logging.INFO, "no site has another federation file than ours any more"
+        if sites:
+            level = logging.WARNING
+            text = f"the federation file of {named} differs from ours; {COMPARE_FILES}"
+        self._log.say(level, "files", text, _CHANGES_AT_ONCE)
 
     def _write(self) -> None:
         status = self._status()

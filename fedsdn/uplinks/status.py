@@ -23,6 +23,9 @@ STATUS_FILE = Path("/run/fedsdn/uplinks.json")
 WRITE_SECONDS = 1.0
 """The application writes the file at least this often, and at once when something changes."""
 
+COMPARE_FILES = "compare them: ssh THERE cat FILE | fedsdn federation diff /dev/stdin"
+"""What a person does where sites have different federation files."""
+
 STALE_SECONDS = 5.0
 """An older file was left by an application that does not run any more."""
 

@@ -12,9 +12,10 @@ from fedsdn.proxy.ended.record import FAULTS, Reason
 from fedsdn.proxy.process.stats_socket import RECENT_SECONDS
 from fedsdn.proxy.stats import counted_reasons
 from fedsdn.units import ago
+from fedsdn.uplinks.status import COMPARE_FILES
 from fedsdn.verify.checks import CheckFailedError
 
-_FILES = "compare the federation files of both sites: fedsdn topology show"
+_FILES = f"the sites' federation files may differ; {COMPARE_FILES}"
 _LOG = "journalctl -u fedsdn-proxy; report it"
 _REMEDIES = {
     Reason.FOREIGN_CLIENT: _FILES,

@@ -15,6 +15,7 @@ from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.failures import failures
+from fedsdn.verify.files import files
 from fedsdn.verify.view import SiteView
 
 
@@ -28,6 +29,7 @@ class SiteCheck(StrEnum):
     CARRIER = "carrier of the uplinks"
     APPLICATION = "application connected"
     FLOWS = "flows"
+    FILES = "federation file"
     NAMESPACE = "namespace"
     ADDRESSES = "addresses"
     MPTCP = "MPTCP is on"
@@ -111,6 +113,12 @@ def _bridge_checks(view: SiteView) -> list[Check]:
             "the bridge has exactly the flows that the federation file asks for",
             bridge_checks.flows,
             SiteCheck.PORTS,
+        ),
+        check(
+            SiteCheck.FILES,
+            "the application and the peers that it hears follow this federation file",
+            lambda view: files(view, proxy_checks.status(view)),
+            SiteCheck.APPLICATION,
         ),
     ]
 
