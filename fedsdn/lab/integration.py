@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from fedsdn.config.model import Federation
-from fedsdn.lab import neutron
+from fedsdn.lab import neutron, ovn
 from fedsdn.lab.host import Host
 from fedsdn.lab.topology import LabSite
 
@@ -40,6 +40,7 @@ class Integration:
 _KINDS: Mapping[str, Integration] = {
     "neutron": Integration(neutron.start, (neutron.AGENT,)),
     "neutron-dvr": Integration(partial(neutron.start, distributed=True), (neutron.AGENT,)),
+    "ovn": Integration(ovn.start, (ovn.NORTHD, ovn.CONTROLLER)),
 }
 
 
