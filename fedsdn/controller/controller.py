@@ -1,8 +1,9 @@
 """The application's parts, and how they are wired.
 
 What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
-Two executors of one thread each do what blocks: one netlink, the other reading and checking the
-federation file, so that a large file does not delay what a lost uplink asks of the kernel.
+Three executors of one thread each do what blocks: one netlink for the uplinks, one reads and checks
+the federation file, and one keeps the namespace; so neither a large file nor others' changes delay
+what a lost uplink asks of the kernel.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fedsdn.config.model import Address, Federation, Site, Uplink
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.controller.federation_file import FederationFile
 from fedsdn.controller.supervisor import supervise
+from fedsdn.controller.upkeep import Upkeep
 from fedsdn.errors import FedsdnError
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
@@ -66,6 +68,7 @@ class Controller:
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")
         self._reading = ThreadPoolExecutor(1, "federation file")
+        self._keeping = ThreadPoolExecutor(1, "namespace")
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore)
 
     def _check_change(self, site: Site) -> None:
@@ -100,6 +103,7 @@ class Controller:
         self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
         self._file = FederationFile(self._watched, self._site, self._follow, self._reading)
+        self._upkeep = Upkeep(PROXY_NAMESPACE, self._site, lambda: self._followed, self._keeping)
         await supervise(
             {
                 "federation file": self._file.run,
@@ -108,6 +112,7 @@ class Controller:
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
+                "namespace": self._upkeep.run,
             }
         )
 

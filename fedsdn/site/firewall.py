@@ -12,6 +12,8 @@ from fedsdn.site.nft import TABLE
 _IN_SETS = re.compile(r"^(\tset [^}]*?)\t\telements = \{[^}]*\}\n", re.MULTILINE)
 """Elements of a set that has a name: here, packets add them. Those of maps are the ruleset's."""
 
+_OUR_TABLE = re.compile(rf"^table {TABLE} \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
+
 
 def read(name: str) -> str:
     """Return all rules of the namespace as nft lists them, without what packets have changed."""
@@ -28,16 +30,24 @@ def listing(ruleset: str) -> str:
     return _nft(["unshare", "--net", "sh", "-c", load_and_list], ruleset)
 
 
-def apply(name: str, ruleset: str) -> bool:
-    """Make ``ruleset`` all that filters in the namespace; say whether anything had to change.
+def apply(name: str, ruleset: str, *, alone: bool = True) -> bool:
+    """Make our table in the namespace as ``ruleset`` has it; say whether anything had to change.
 
-    The change is atomic: there is no moment without rules.
+    ``alone``, nothing else filters there afterwards; otherwise others' tables, as they serve for
+    looking at packets (nft(8), ``monitor trace``), stay. The change is atomic: there is no moment
+    without rules.
     """
-    if read(name) == listing(ruleset):
+    there = read(name)
+    if (there if alone else _ours(there)) == listing(ruleset):
         return False
-    fresh = f"flush ruleset\n{ruleset}"
-    namespace.inside(name, lambda: _nft(["nft", "-f", "-"], fresh))
+    before = "flush ruleset" if alone else f"table {TABLE}\ndelete table {TABLE}"
+    namespace.inside(name, lambda: _nft(["nft", "-f", "-"], f"{before}\n{ruleset}"))
     return True
+
+
+def _ours(listed: str) -> str:
+    found = _OUR_TABLE.search(listed)
+    return found[0] if found else ""
 
 
 def _nft(command: list[str], text: str = "") -> str:

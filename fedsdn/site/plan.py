@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
 from ipaddress import ip_interface, ip_network
 
 from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
@@ -64,6 +66,11 @@ class BridgeFacts:
     uplink_segmentation: bool = True
     mtu: int = DEFAULT_MTU
     uplink_mtus: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, site: Site) -> BridgeFacts:
+        """Return them without the ports that are no uplinks of the site."""
+        names = [uplink.port for uplink in site.uplinks if uplink.port in self.uplink_mtus]
+        return replace(self, uplink_mtus={name: self.uplink_mtus[name] for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +172,14 @@ class Rule:
         return f"{self.priority}: {which} lookup {self.table} (IPv{self.family})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SitePlan:
     """All that ``fedsdn site up`` makes on a host."""
 
     site: str
     namespace: str
     bridge: str
+    facts: BridgeFacts
     uplink_ports: tuple[str, ...]
     ports: tuple[Port, ...]
     sysctls: tuple[Sysctl, ...]
@@ -184,6 +192,11 @@ class SitePlan:
     rules: tuple[Rule, ...]
     endpoints: tuple[Endpoint, ...]
 
+    @cached_property
+    def digest(self) -> str:
+        """What no other plan has."""
+        return sha256(repr(self).encode()).hexdigest()
+
 
 def port_names(site: Site) -> tuple[str, ...]:
     """Names of the ports that the site adds to its bridge."""
@@ -192,18 +205,19 @@ def port_names(site: Site) -> tuple[str, ...]:
 
 def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = None) -> SitePlan:
     """Work out what ``site`` needs."""
-    facts = facts or BridgeFacts()
+    facts = (facts or BridgeFacts()).of(site)
     return SitePlan(
         site=site.name,
         namespace=PROXY_NAMESPACE,
         bridge=site.provider_network.bridge,
+        facts=facts,
         uplink_ports=tuple(uplink.port for uplink in site.uplinks),
         ports=tuple(_ports(site)),
         sysctls=sysctls.namespace_sysctls(federation.proxy_port),
         ruleset=nft.ruleset(federation, site),
         veths=tuple(_veths(site, facts)),
         held=Tun(HELD_DEVICE, facts.mtu),
-        port_sysctls=sysctls.port_sysctls(),
+        port_sysctls=sysctls.port_sysctls(port_names(site)),
         addresses=tuple(_addresses(site)),
         routes=(
             *_leg_routes(federation, site),

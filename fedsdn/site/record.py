@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
+from fedsdn.site.plan import BridgeFacts, SitePlan
 
 RUN_DIRECTORY = Path("/run/fedsdn")
 """Directory of everything that a running site keeps in files."""
@@ -43,12 +45,20 @@ def uplinks() -> tuple[str, ...]:
     return tuple(json.loads(RECORD.read_text()).get("uplinks", ()))
 
 
-def write(site: str, bridge: str, uplinks: Iterable[str]) -> bool:
-    """Say that this host is set up as ``site`` on ``bridge``; return whether that is new.
+def write(plan: SitePlan) -> bool:
+    """Say that this host is set up by ``plan``; return whether that is new.
 
-    ``uplinks`` are the names of the uplinks' ports: ``down`` needs no federation file.
+    ``down`` needs no federation file, and whoever puts back what others change knows from it which
+    plan that is.
     """
-    text = json.dumps({"site": site, "bridge": bridge, "uplinks": [*uplinks]}) + "\n"
+    found = {
+        "site": plan.site,
+        "bridge": plan.bridge,
+        "uplinks": plan.uplink_ports,
+        "facts": asdict(plan.facts),
+        "plan": plan.digest,
+    }
+    text = json.dumps(found) + "\n"
     if RECORD.exists() and RECORD.read_text() == text:
         return False
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -56,6 +66,18 @@ def write(site: str, bridge: str, uplinks: Iterable[str]) -> bool:
     fresh.write_text(text)
     fresh.replace(RECORD)
     return True
+
+
+def applied() -> tuple[BridgeFacts, str] | None:
+    """Return what the last ``up`` found of the bridge, and the digest of the plan it began with.
+
+    None: there is no such record, or one of another version of fedsdn.
+    """
+    try:
+        found = json.loads(RECORD.read_bytes())
+        return BridgeFacts(**found["facts"]), str(found["plan"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager

@@ -7,9 +7,11 @@ a repeated one, the rest of an interrupted one and a changed federation file are
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -19,10 +21,45 @@ from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import checks, database, firewall, links, ports, record
-from fedsdn.site.database import Database
 from fedsdn.site.network import Network
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
+
+Work = Callable[[], bool]
+"""Makes a part as it is to be, and says whether it had to change."""
+
+_COMMAND = "\0fedsdn-site"
+"""Held by ``up`` and ``down``."""
+_CHANGE = "\0fedsdn-site-change"
+"""Held by these, too, and by whoever puts back what others have changed."""
+_PUTTING_BACK_SECONDS = 60.0
+_ASK_AGAIN_SECONDS = 0.02
+
+
+class Part(StrEnum):
+    """What a site consists of, in the order in which it is made."""
+
+    RECORD = "record"
+    NAMESPACE = "namespace"
+    SYSCTLS = "sysctls"
+    FILTER = "packet filter"
+    INTERFACES = "interfaces"
+    PORT_SYSCTLS = "interfaces' sysctls"
+    ADDRESSES = "addresses"
+    ROUTES = "routes"
+    RULES = "rules"
+    NEIGHBOURS = "neighbours"
+    ENDPOINTS = "MPTCP endpoints"
+    PORTS = "ports"
+
+
+_OF_NETWORK = frozenset(
+    {Part.INTERFACES, Part.PORT_SYSCTLS, Part.ADDRESSES, Part.ROUTES, Part.RULES, Part.NEIGHBOURS}
+)
+
+
+class AnotherPlanError(FedsdnError):
+    """What the host has is not what is to be put back."""
 
 
 def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> tuple[str, ...]:
@@ -38,18 +75,20 @@ def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> t
 
     """
     site = federation.local_site(site_name)
-    with _alone():
+    with _commanding():
         there = checks.check_host(site)
         for warning in checks.warnings(site, there):
             warn(warning)
         plan = site_plan(federation, site, there.facts(site.provider_network.bridge))
         fresh = record.read() is None
         try:
-            return tuple(part for part, changed in _apply(plan, there) if changed)
+            changed = _apply(plan, frozenset(Part), alone=True)
         except BaseException:
             if fresh:
                 _remove_all()
             raise
+        record.let_steer()
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +116,7 @@ def down(site_name: str | None = None) -> Removed:
 
     """
     checks.check_root()
-    with _alone():
+    with _commanding():
         if site_name is not None:
             checks.check_record(site_name)
         return _remove_all()
@@ -101,47 +140,129 @@ def _remove_all() -> Removed:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Keep a second ``up`` or ``down`` from running on this host at the same time.
+def _commanding() -> Iterator[None]:
+    """Keep a second ``up`` or ``down`` from running at the same time, and whoever puts back.
 
-    The name is an abstract one (unix(7)): it belongs to the host's network namespace, and is gone
-    with the process however that ends.
+    An operator is not refused because something is put back at the moment: that ends.
     """
-    with socket.socket(socket.AF_UNIX) as lock:
-        try:
-            lock.bind("\0fedsdn-site")
-        except OSError as error:
+    with _held(_COMMAND) as alone:
+        if not alone:
             raise FedsdnError(
                 "another 'fedsdn site up' or 'fedsdn site down' runs on this host: "
                 "wait until it has ended"
-            ) from error
-        yield
+            )
+        with _held(_CHANGE, _PUTTING_BACK_SECONDS) as quiet:
+            if not quiet:
+                raise FedsdnError(
+                    "the application has been putting back what others changed for "
+                    f"{_PUTTING_BACK_SECONDS:g} s: its log says what (journalctl -u fedsdn-app)"
+                )
+            yield
 
 
-def _apply(plan: SitePlan, there: Database) -> Iterator[tuple[str, bool]]:
-    """Make the plan true part by part, and say of each part whether it had to change."""
-    yield _step("record", lambda: record.write(plan.site, plan.bridge, plan.uplink_ports))
-    yield _step("namespace", lambda: namespace.create(plan.namespace))
-    yield _step("sysctls", lambda: _write(plan.namespace, plan.sysctls))
-    yield _step("packet filter", lambda: firewall.apply(plan.namespace, plan.ruleset))
-    with Network(plan.namespace) as inside:
-        if ports.release(inside.to_be_made_anew(plan.veths), there):
-            there = database.read()
-        yield _step("interfaces", lambda: inside.apply_interfaces(plan.veths, plan.held))
-        yield _step("interfaces' sysctls", lambda: _write(plan.namespace, plan.port_sysctls))
-        yield _step("addresses", lambda: inside.apply_addresses(plan.addresses))
-        yield _step("routes", lambda: inside.apply_routes(plan.routes))
-        yield _step("rules", lambda: inside.apply_rules(plan.rules))
-        yield _step("neighbours", inside.remove_neighbours)
+@contextmanager
+def _held(name: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a lock, waited for so many seconds; False if somebody else still has it.
+
+    Its name is an abstract one (unix(7)): it belongs to the host's network namespace, and is gone
+    with the process however that ends.
+    """
+    until = time.monotonic() + patience
+    with socket.socket(socket.AF_UNIX) as lock:
+        while True:
+            try:
+                lock.bind(name)
+            except OSError:
+                if time.monotonic() >= until:
+                    yield False
+                    return
+                time.sleep(_ASK_AGAIN_SECONDS)
+            else:
+                yield True
+                return
+
+
+def put_back(plan: SitePlan, parts: Collection[Part]) -> tuple[Part, ...] | None:
+    """Make parts of a set-up host as ``plan`` has them, and name those that had to change.
+
+    None: an operator sets the host up or takes it down at the moment, or it is not set up.
+
+    Raises:
+        AnotherPlanError: the host was set up by another plan.
+        FedsdnError: the kernel or Open vSwitch refuses.
+
+    """
+    with _held(_CHANGE) as alone, record.steering(plan.site, plan.bridge) as allowed:
+        if not (alone and allowed and namespace.exists(plan.namespace)):
+            return None
+        if record.applied() != (plan.facts, plan.digest):
+            raise AnotherPlanError(
+                "this host was set up by another federation file, or version of fedsdn, than the "
+                "application has: what others change there is not put back; run 'fedsdn site up'"
+            )
+        return _apply(plan, parts, alone=False)
+
+
+def _apply(plan: SitePlan, parts: Collection[Part], *, alone: bool) -> tuple[Part, ...]:
+    """Make parts of the plan true one by one, and name those that had to change.
+
+    Others' tables in the packet filter stay unless ours is to be ``alone``.
+    """
+    return tuple(part for part, changed in _applied(plan, parts, alone=alone) if changed)
+
+
+def _applied(
+    plan: SitePlan, parts: Collection[Part], *, alone: bool
+) -> Iterator[tuple[Part, bool]]:
+    first = {
+        Part.RECORD: lambda: record.write(plan),
+        Part.NAMESPACE: lambda: namespace.create(plan.namespace),
+        Part.SYSCTLS: lambda: _write(plan.namespace, plan.sysctls),
+        Part.FILTER: lambda: firewall.apply(plan.namespace, plan.ruleset, alone=alone),
+    }
+    last = {
+        Part.ENDPOINTS: lambda: _endpoints(plan),
+        Part.PORTS: lambda: ports.apply(plan, database.read()),
+    }
+    released = False
+    yield from _steps(first, parts)
+    if _OF_NETWORK & set(parts):
+        with Network(plan.namespace) as inside:
+            released = Part.INTERFACES in parts and _release(inside, plan)
+            yield from _steps(_network(plan, inside), parts)
+    yield from _steps(last, {*parts, Part.PORTS} if released else parts)
+
+
+def _network(plan: SitePlan, inside: Network) -> dict[Part, Work]:
+    return {
+        Part.INTERFACES: lambda: inside.apply_interfaces(plan.veths, plan.held),
+        Part.PORT_SYSCTLS: lambda: _write(plan.namespace, plan.port_sysctls),
+        Part.ADDRESSES: lambda: inside.apply_addresses(plan.addresses),
+        Part.ROUTES: lambda: inside.apply_routes(plan.routes),
+        Part.RULES: lambda: inside.apply_rules(plan.rules),
+        Part.NEIGHBOURS: inside.remove_neighbours,
+    }
+
+
+def _release(inside: Network, plan: SitePlan) -> bool:
+    anew = inside.to_be_made_anew(plan.veths)
+    return bool(anew) and ports.release(anew, database.read())
+
+
+def _endpoints(plan: SitePlan) -> bool:
     with Endpoints(plan.namespace) as endpoints:
-        yield _step("MPTCP endpoints", lambda: endpoints.apply(plan.endpoints))
-    yield _step("ports", lambda: ports.apply(plan, there))
-    record.let_steer()
+        return endpoints.apply(plan.endpoints)
 
 
-def _step(part: str, work: Callable[[], bool]) -> tuple[str, bool]:
+def _steps(steps: Mapping[Part, Work], parts: Collection[Part]) -> Iterator[tuple[Part, bool]]:
+    for part, work in steps.items():
+        if part in parts:
+            yield part, _step(part, work)
+
+
+def _step(part: Part, work: Work) -> bool:
     try:
-        return part, work()
+        return work()
     except (NetlinkError, OSError) as error:
         raise FedsdnError(f"the site's {part} cannot be set up: {error}") from error
 

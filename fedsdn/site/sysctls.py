@@ -11,7 +11,7 @@ another on the uplinks sets it for the host, where it is in plain sight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,20 +69,22 @@ def namespace_sysctls(proxy_port: int) -> tuple[Sysctl, ...]:
     return (*_interfaces(), *_tcp(proxy_port), *_mptcp())
 
 
-def port_sysctls() -> tuple[Sysctl, ...]:
-    """Make the settings of single interfaces, written once these are there."""
-    return (
-        Sysctl(
-            f"net.ipv4.conf.{SERVER_PORT}.arp_ignore",
-            "8",
-            f"the proxy's addresses are answered for on one port only, not on {SERVER_PORT} too",
-        ),
-        Sysctl(
-            f"net.ipv4.conf.{SOCKSIFIER_PORT}.forwarding",
-            "1",
-            "a VM's SYN is routed to the workers; the packet filter lets nothing else pass",
-        ),
+def port_sysctls(ports: Iterable[str]) -> tuple[Sysctl, ...]:
+    """Make the settings of the interfaces of these names, written once the interfaces are there.
+
+    They have them from ``default``, until somebody changes them, or ``all`` of them.
+    """
+    return tuple(
+        _EXCEPTIONS.get(one.name, one)
+        for port in ports
+        for family, settings in _OF_INTERFACES
+        for one in _settings(family, port, settings)
     )
+
+
+def _settings(family: str, scope: str, settings: Mapping[str, tuple[str, str]]) -> Iterator[Sysctl]:
+    for name, (value, meaning) in settings.items():
+        yield Sysctl(f"net.{family}.conf.{scope}.{name}", value, meaning)
 
 
 _IPV4_INTERFACE = {
@@ -112,6 +114,24 @@ _IPV6_INTERFACE = {
 }
 
 
+_OF_INTERFACES = (("ipv4", _IPV4_INTERFACE), ("ipv6", _IPV6_INTERFACE))
+_EXCEPTIONS = {
+    one.name: one
+    for one in (
+        Sysctl(
+            f"net.ipv4.conf.{SERVER_PORT}.arp_ignore",
+            "8",
+            f"the proxy's addresses are answered for on one port only, not on {SERVER_PORT} too",
+        ),
+        Sysctl(
+            f"net.ipv4.conf.{SOCKSIFIER_PORT}.forwarding",
+            "1",
+            "a VM's SYN is routed to the workers; the packet filter lets nothing else pass",
+        ),
+    )
+}
+
+
 def _interfaces() -> Iterator[Sysctl]:
     # The kernel asks for it on no single interface; written first, as it changes all of them.
     yield Sysctl(
@@ -119,14 +139,16 @@ def _interfaces() -> Iterator[Sysctl]:
         "1",
         "a VM's SYN is routed to the workers; the packet filter lets nothing else pass",
     )
-    for family, settings in (("ipv4", _IPV4_INTERFACE), ("ipv6", _IPV6_INTERFACE)):
-        for name, (value, meaning) in settings.items():
-            for scope in ("all", "default"):
-                if (family, scope, name) == ("ipv6", "all", "forwarding"):
-                    continue
-                if (scope, name) != ("all", "addr_gen_mode"):  # the kernel ignores it for all
-                    yield Sysctl(f"net.{family}.conf.{scope}.{name}", value, meaning)
+    for family, settings in _OF_INTERFACES:
+        for scope in ("all", "default"):
+            for one in _settings(family, scope, settings):
+                if one.name not in _NOT_FOR_ALL:
+                    yield one
     yield Sysctl("net.ipv6.bindv6only", "0", "one listening socket serves both families")
+
+
+_NOT_FOR_ALL = ("net.ipv6.conf.all.forwarding", "net.ipv6.conf.all.addr_gen_mode")
+"""What is as it has to be for all, and what the kernel ignores there."""
 
 
 def _tcp(proxy_port: int) -> Iterator[Sysctl]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,10 +12,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn import namespace
 from fedsdn.config.model import AddressPair, Site
+from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
-from fedsdn.mptcp.endpoints import Endpoints, endpoint_of
+from fedsdn.mptcp.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.mptcp.subflows import Doomed, Subflows
 from fedsdn.uplinks.teardown import Orders
+
+_LOG = logging.getLogger(__name__)
 
 _SEARCH_SECONDS = 3.0
 """How often dead paths are searched for more subflows that may end."""
@@ -53,6 +57,9 @@ class Kernel:
         self._ended: frozenset[AddressPair] = frozenset()
         self._doomed: list[Doomed] = []
         self._searched_at = self._next_search = float("-inf")
+        self._left: frozenset[Endpoint] | None = None
+        """The endpoints as the last call left them; None before the first one."""
+        self._log = DampedLog(_LOG)
 
     def obey(self, plan: Callable[[], Plan]) -> dict[str, int]:
         """Bring endpoints in line and end subflows on paths that have died.
@@ -85,6 +92,7 @@ class Kernel:
             self._identity = identity
         if self._open is None:
             self._searched, self._ended, self._doomed = frozenset(), frozenset(), []
+            self._left = None
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
@@ -134,6 +142,9 @@ class Kernel:
     def _bring_in_line(self, plan: Plan) -> dict[str, int]:
         orders, uplinks = plan.orders, plan.site.uplinks
         there = self._endpoints.read()
+        if self._left not in {None, frozenset(there)}:
+            text = f"put back MPTCP endpoints of network namespace {self._namespace}"
+            self._log.say(logging.WARNING, "endpoints", f"{text}: changed by somebody else")
         wanted = [
             endpoint
             for uplink in uplinks
@@ -143,6 +154,8 @@ class Kernel:
         ]
         if self._endpoints.apply(wanted):
             there = self._endpoints.read()
+        self._left = frozenset(there)
+        self._log.say_rest()
         names = {uplink.address.ip: uplink.name for uplink in uplinks}
         return {names[one.address]: number for one, number in there.items() if one.address in names}
 

@@ -17,6 +17,7 @@ from fedsdn.app import FederationApp
 from fedsdn.channel.server import Channel
 from fedsdn.controller.controller import Controller
 from fedsdn.controller.federation_file import FederationFile
+from fedsdn.controller.upkeep import Upkeep
 from fedsdn.openflow.bridge_socket import _Stream
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
@@ -29,6 +30,7 @@ TASKS: dict[str, type[Any]] = {
     "restorer": Restorer,
     "channel": Channel,
     "uplinks": UplinkMonitor,
+    "namespace": Upkeep,
 }
 CALLS: dict[str, tuple[type[Any], str]] = {
     "a callback of the loop": (Controller, "flow_removed"),

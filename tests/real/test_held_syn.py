@@ -490,3 +490,23 @@ def test_nothing_went_wrong_on_the_way(net: Net) -> None:
     """Runs last."""
     for site in net:
         assert "Traceback" not in site.log
+
+
+def test_a_device_that_was_deleted_and_made_again_is_read_from(net: Net) -> None:
+    near, far = net
+    restarts = near.statistics()["restarts"]
+    with connection(near, far, 4) as (client, server):
+        near.inside("ip link delete held")
+        for command in (
+            "ip tuntap add held mode tun multi_queue",
+            "ip link set held mtu 1500 up",
+            "ip route add default dev held table 103",
+            "ip -6 route add default dev held table 103",
+        ):
+            near.inside(command)
+        for family in (4, 6):  # a SYN is sent again if nobody reads yet
+            with connection(near, far, family):
+                pass
+        client.sendall(b"?")
+        assert server.recv(1) == b"?"
+    assert near.statistics()["restarts"] == restarts

@@ -181,8 +181,8 @@ from fedsdn.site import setup
 owner, name = {part!r}.split(".")
 target = getattr(setup, owner)
 work = getattr(target, name)
-def killed(*arguments):
-    work(*arguments)
+def killed(*arguments, **more):
+    work(*arguments, **more)
     os._exit(9)
 setattr(target, name, killed)
 """

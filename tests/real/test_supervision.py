@@ -56,15 +56,15 @@ def test_an_unexpected_exception_ends_the_process_with_its_reason(
             )
 
 
-def test_the_application_has_a_loop_and_two_executors_besides_os_kens(host: SiteHost) -> None:
+def test_the_application_has_a_loop_and_three_executors_besides_os_kens(host: SiteHost) -> None:
     with application(host) as program:
         wait_until(lambda: len(own(host)) > 50)
         [pid] = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         tasks = Path(f"/proc/{pid}/task")
         # The main thread; os-ken's two event threads, its connection's thread and the one that
-        # sends; the loop, and its executors for netlink and the file. What opens a socket in the
-        # namespace comes and goes.
-        wait_until(lambda: len(list(tasks.iterdir())) == 8)
+        # sends; the loop, and its executors for netlink, the file and the namespace. What opens a
+        # socket in the namespace comes and goes.
+        wait_until(lambda: len(list(tasks.iterdir())) == 9)
 
 
 def test_systemd_starts_it_again() -> None:

@@ -27,6 +27,9 @@ _AT_ONCE = 64
 _PAUSE_SECONDS = 0.005
 """How long none is read when VMs send more than they may: the queue has room for 500."""
 
+_LOOK_SECONDS = 0.05
+"""How often a device is looked for that is gone."""
+
 _LONGEST = 1 << 16
 
 
@@ -80,16 +83,30 @@ class HeldDevice:
 
         It raises ``TooManyError`` when there is a pause to be made: with each packet of a flood
         alone, the event loop would have much to do.
+
+        A device that somebody deletes is waited for.
         """
-        queue = self._queue
-        if queue is None:
-            raise ValueError("closed")
-        read = partial(_read, queue, take, DampedLog(_LOG))
+        log = DampedLog(_LOG)
         while True:
+            queue = self._queue
+            if queue is None:
+                raise ValueError("closed")
             try:
-                await when_readable(queue, read)
+                await when_readable(queue, partial(_read, queue, take, log))
             except TooManyError:
                 await asyncio.sleep(_PAUSE_SECONDS)
+            except OSError as error:
+                text = f"device {HELD_DEVICE} is gone ({error.strerror}): waiting for it"
+                log.say(logging.WARNING, "gone", f"{text}; 'fedsdn site up' makes it")
+                self.close_queue()
+                await self._open_again()
+
+    async def _open_again(self) -> None:
+        while self._queue is None:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with suppress(OSError):
+                self._queue = tun.open_queue(HELD_DEVICE)
+                _keep_order(self._queue)
 
     def hand_in(self, segment: Segment) -> None:
         """Send a VM's segment to the listener of this worker."""
@@ -109,7 +126,7 @@ class HeldDevice:
             sockets[to.version].sendto(packet, (str(to), 0))
 
     def close_queue(self) -> None:
-        """Get no more packets: other workers do."""
+        """Get no more packets: other workers do, or there are none."""
         if self._queue is not None:
             os.close(self._queue)
             self._queue = None
@@ -125,6 +142,7 @@ def _read(queue: int, take: Callable[[bytes], None], log: DampedLog) -> None:
 
     Raises:
         TooManyError: some of them were too many.
+        OSError: there is no such device any more.
 
     """
     too_many: TooManyError | None = None

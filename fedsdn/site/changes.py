@@ -1,0 +1,141 @@
+"""What changes in the proxy's namespace and at its wires' outer ends, as the kernel tells it.
+
+Plain sockets: only the kind of a message counts, and of the host's links the name. Neighbours are
+not listened for: the kernel tells of each that it learns.
+
+Source: rtnetlink(7), Linux ``include/uapi/linux/rtnetlink.h``, ``nfnetlink.h``.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+
+from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK
+
+from fedsdn import namespace
+from fedsdn.site.setup import Part
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_LINK_BYTES = 16
+"""Of ``struct ifinfomsg``, before a link's attributes."""
+_IFNAME = 3
+
+_LINK, _RULES, _RULES_6 = 1, 8, 19
+_ADDRESSES, _ADDRESSES_6 = 5, 9
+_ROUTES, _ROUTES_6 = 7, 11
+_NETFILTER, _NFTABLES = 12, 7
+"""NETLINK_NETFILTER and NFNLGRP_NFTABLES."""
+
+_OF_LINKS = frozenset({Part.INTERFACES, Part.PORT_SYSCTLS, Part.ADDRESSES, Part.ROUTES})
+_OF_ADDRESSES = frozenset({Part.ADDRESSES, Part.ROUTES})
+_OF_ROUTES, _OF_RULES = frozenset({Part.ROUTES}), frozenset({Part.RULES})
+_PARTS = {
+    **dict.fromkeys((16, 17), _OF_LINKS),  # RTM_NEWLINK, RTM_DELLINK; the kernel takes along
+    **dict.fromkeys((20, 21), _OF_ADDRESSES),  # what depends on it, and tells of some of that only
+    **dict.fromkeys((24, 25), _OF_ROUTES),
+    **dict.fromkeys((32, 33), _OF_RULES),
+}
+_NOTHING: frozenset[Part] = frozenset()
+_OF_NETWORK = frozenset().union(*_PARTS.values())
+
+_MOST_BYTES = 1 << 16
+_MOST_MESSAGES = 200
+"""So many are read of a socket at a time; more wait, or are dropped, which is noticed."""
+
+
+class Changes:
+    """Sockets that become readable when something has changed. One object per namespace."""
+
+    def __init__(self, name: str) -> None:
+        """Listen from now on.
+
+        Raises:
+            FedsdnError: there is no such namespace.
+            OSError: this process may not listen.
+
+        """
+        self._opened = ExitStack()
+        groups = (_LINK, _RULES, _RULES_6, _ADDRESSES, _ADDRESSES_6, _ROUTES, _ROUTES_6)
+        try:
+            self._outside = self._listen(socket.NETLINK_ROUTE, _LINK)
+            self._inside, self._filter = namespace.inside(
+                name,
+                lambda: (
+                    self._listen(socket.NETLINK_ROUTE, *groups),
+                    self._listen(_NETFILTER, _NFTABLES),
+                ),
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self, protocol: int, *groups: int) -> socket.socket:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        self._opened.enter_context(sock)
+        sock.bind((0, 0))
+        for group in groups:
+            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        return sock
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._opened.close()
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Those that become readable."""
+        return self._outside, self._inside, self._filter
+
+    def read(self, wires: Collection[str]) -> frozenset[Part]:
+        """Return the parts that may have changed since the last call.
+
+        ``wires`` are the names of the wires between host and namespace.
+        """
+        found: set[Part] = set()
+        for message in _messages(self._outside):
+            if message is None or (_kind(message) in _PARTS and _name(message) in wires):
+                found |= _OF_LINKS
+        for message in _messages(self._inside):
+            found |= _OF_NETWORK if message is None else _PARTS.get(_kind(message), _NOTHING)
+        if any(True for _ in _messages(self._filter)):
+            found.add(Part.FILTER)
+        return frozenset(found)
+
+
+def _messages(sock: socket.socket) -> Iterator[memoryview | None]:
+    """Read what waits; None stands for dropped messages."""
+    for _ in range(_MOST_MESSAGES):
+        try:
+            received = memoryview(sock.recv(_MOST_BYTES))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield None
+            continue
+        while len(received) >= _HEADER.size:
+            length, *_ = _HEADER.unpack_from(received)
+            yield received[:length]
+            received = received[max(_HEADER.size, (length + 3) & ~3) :]
+
+
+def _kind(message: memoryview) -> int:
+    kind: int = _HEADER.unpack_from(message)[1]
+    return kind
+
+
+def _name(link: memoryview) -> str:
+    """Return the name of a link (RTM_NEWLINK, RTM_DELLINK)."""
+    at = _HEADER.size + _LINK_BYTES
+    while at + _ATTRIBUTE.size <= len(link):
+        length, kind = _ATTRIBUTE.unpack_from(link, at)
+        if kind == _IFNAME:
+            return bytes(link[at + _ATTRIBUTE.size : at + length]).rstrip(b"\0").decode()
+        at += max(_ATTRIBUTE.size, (length + 3) & ~3)
+    return ""

@@ -1,0 +1,150 @@
+"""Puts back what others change in the proxy's namespace, by the plan that ``up`` has made true.
+
+Endpoints are not among it: the uplinks' monitor keeps them, and takes those of dead uplinks away.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+
+from fedsdn import namespace
+from fedsdn.config.model import Federation
+from fedsdn.errors import FedsdnError
+from fedsdn.site import record, setup
+from fedsdn.site.changes import Changes
+from fedsdn.site.open_sysctls import OpenSysctls
+from fedsdn.site.plan import SitePlan, port_names, site_plan
+from fedsdn.site.setup import Part
+from fedsdn.site.sysctls import Sysctl, namespace_sysctls, port_sysctls
+
+KEPT = frozenset(Part) - {Part.RECORD, Part.NAMESPACE, Part.ENDPOINTS, Part.PORTS}
+"""What is looked at when it is not known what has changed."""
+
+_SETTINGS = frozenset({Part.SYSCTLS, Part.PORT_SYSCTLS})
+
+_ANOTHER_PLAN_SECONDS = 5.0
+"""For so long the application may not have taken up yet the file by which ``up`` has just run."""
+
+
+class _Watched:
+    """What is open in a namespace."""
+
+    def __init__(self, name: str, settings: Iterable[Sysctl]) -> None:
+        self._name = name
+        self.changes = Changes(name)
+        try:
+            self.settings = OpenSysctls(name, settings)
+        except BaseException:
+            self.changes.close()
+            raise
+
+    def open_settings(self, settings: Iterable[Sysctl]) -> None:
+        self.settings.close()
+        self.settings = OpenSysctls(self._name, settings)
+
+    def close(self) -> None:
+        self.settings.close()
+        self.changes.close()
+
+
+class Keeper:
+    """The namespace of one site; for one thread."""
+
+    def __init__(self, name: str, site: str) -> None:
+        """Prepare for the namespace called ``name``."""
+        self._name = name
+        self._site = site
+        self._identity: int | None = None
+        self._watched: _Watched | None = None
+        self._due: frozenset[Part] = frozenset()
+        self._federation: Federation | None = None
+        self._plan: SitePlan | None = None
+        self._another_since: float | None = None
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Those that are readable when it is worth while to look; none without a namespace."""
+        return () if self._watched is None else self._watched.changes.sockets
+
+    def look(self, federation: Federation) -> tuple[Part, ...]:
+        """Look for changes, and name the parts that were put back.
+
+        Raises:
+            FedsdnError: something cannot be put back.
+
+        """
+        try:
+            return self._look(federation)
+        except OSError as error:
+            self._close()
+            raise FedsdnError(f"namespace {self._name} cannot be watched: {error}") from error
+
+    def _look(self, federation: Federation) -> tuple[Part, ...]:
+        watched = self._watch(federation)
+        if watched is None:
+            return ()
+        self._due |= watched.changes.read(port_names(federation.site(self._site)))
+        if watched.settings.differ():
+            self._due |= _SETTINGS
+        if not self._due:
+            return ()
+        changed = self._put_back(federation)
+        if changed is None:
+            return ()
+        if self._due & _SETTINGS:  # interfaces may have been made anew
+            watched.open_settings(self._sysctls(federation))
+        self._due = frozenset()
+        return changed
+
+    def _watch(self, federation: Federation) -> _Watched | None:
+        """Watch the namespace that has the name now; None if there is none."""
+        identity = namespace.identity(self._name)
+        if identity != self._identity:
+            self._close()  # an open socket keeps a removed namespace alive
+        if identity is None:
+            return None
+        if self._watched is None:
+            self._watched = _Watched(self._name, self._sysctls(federation))
+            self._due = KEPT
+        elif federation is not self._federation:
+            self._watched.open_settings(self._sysctls(federation))
+        if federation is not self._federation:
+            self._federation, self._plan = federation, None
+        self._identity = identity
+        return self._watched
+
+    def _sysctls(self, federation: Federation) -> tuple[Sysctl, ...]:
+        ports = port_names(federation.site(self._site))
+        return (*namespace_sysctls(federation.proxy_port), *port_sysctls(ports))
+
+    def _close(self) -> None:
+        if self._watched is not None:
+            self._watched.close()
+        self._watched = self._identity = None
+
+    def _put_back(self, federation: Federation) -> tuple[Part, ...] | None:
+        known = record.applied()
+        if known is None:
+            return None
+        facts, _ = known
+        if self._plan is None or self._plan.facts != facts:
+            self._plan = site_plan(federation, federation.site(self._site), facts)
+        try:
+            changed = setup.put_back(self._plan, self._due)
+        except setup.AnotherPlanError:
+            if self._is_another_for_long():
+                raise
+            return None
+        except FedsdnError:
+            self._due = KEPT | {Part.PORTS}
+            raise
+        self._another_since = None
+        return changed
+
+    def _is_another_for_long(self) -> bool:
+        now = time.monotonic()
+        if self._another_since is None:
+            self._another_since = now
+        return now - self._another_since > _ANOTHER_PLAN_SECONDS
