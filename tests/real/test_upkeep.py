@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.real.sandbox import in_sandbox
 from tests.real.site_host import Program, SiteHost, wait_until
 from tests.real.test_site_bridge import own
 
@@ -65,7 +66,10 @@ def application(host: SiteHost) -> Iterator[Program]:
     with (
         (host.run_directory / LOG).open("w") as log,
         host.program(
-            *("osken-manager", "--config-file=/run/fedsdn.conf", "fedsdn.app"), stderr=log
+            *in_sandbox(
+                "fedsdn-app", "osken-manager", "--config-file=/run/fedsdn.conf", "fedsdn.app"
+            ),
+            stderr=log,
         ) as program,
     ):
         wait_until(lambda: len(own(host)) > 50)
