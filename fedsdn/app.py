@@ -26,7 +26,8 @@ _LEAVE_SECONDS = 1.0
 _ANSWERS = [
     ofp_event.EventOFPPortDescStatsReply,
     ofp_event.EventOFPGetConfigReply,
-    ofp_event.EventOFPFlowStatsReply,
+    ofp_event.EventOFPExperimenterStatsReply,
+    ofp_event.EventOFPExperimenter,
     ofp_event.EventOFPBarrierReply,
     ofp_event.EventONFBundleCtrlMsg,
     ofp_event.EventOFPErrorMsg,
@@ -75,14 +76,9 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         """Tell of a port that comes, goes or changes."""
         self._loop.post(self._controller.port_changed, event.msg)
 
-    @set_ev_cls(ofp_event.EventOFPFlowRemoved, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
-    def flow_removed(self, _event: Any) -> None:
-        """Tell of a flow that was removed."""
-        self._loop.post(self._controller.flow_removed)
-
     @set_ev_cls(_ANSWERS, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]
     def answered(self, event: Any) -> None:
-        """Pass an answer on."""
+        """Pass an answer on, or news of flows."""
         self._loop.post(self._controller.answered, event.msg)
 
 

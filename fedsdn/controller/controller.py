@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from fedsdn import namespace
@@ -109,6 +108,7 @@ class Controller:
                 "federation file": self._file.run,
                 "ports": self._watch_ports,
                 "reconciler": self._reconciler.run,
+                "bridge": self._reconciler.watch,
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
@@ -141,10 +141,6 @@ class Controller:
         """Follow a port that comes, goes or changes."""
         self._reconciler.port_changed(message)
 
-    def flow_removed(self) -> None:
-        """Compare again: a flow of ours was removed."""
-        self._reconciler.wake()
-
     # From the operator
 
     def reload(self) -> None:
@@ -166,7 +162,7 @@ class Controller:
             await self._channel.reload()
         self._followed = federation
         bridge = federation.site(self._site).provider_network.bridge
-        self._reconciler.want(bridge, tuple(chain.from_iterable(groups.values())))
+        self._reconciler.want(bridge, groups)
         file = await asyncio.get_running_loop().run_in_executor(self._reading, digest, federation)
         self._uplinks.set_federation(federation, file)
 

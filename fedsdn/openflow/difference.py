@@ -1,27 +1,23 @@
-"""What to change so that a bridge has exactly the wanted flows of ours.
-
-Flows are compared as the bytes that would make them, so that what the bridge reports and what the
-pipeline wants meet in one form.
-"""
+"""What to change so that a bridge has exactly the wanted flows of ours. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fedsdn.openflow.in_turns import in_turns
-from fedsdn.openflow.messages import Ports
-from fedsdn.openflow.wire import FlowWriter, Key, WireFlow
-from fedsdn.pipeline.flows import Flow
+from fedsdn.openflow.mirror import is_ours
+from fedsdn.openflow.wire import Key, WireFlow
+from fedsdn.pipeline.declarations import HookPriority, Table
+
+TABLE_MISS: Key = (Table.HOOK, HookPriority.MISS, b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Flows to delete and to add; ``missing`` are flows whose ports the bridge lacks."""
+    """Flows to delete and to add."""
 
     deletions: tuple[WireFlow, ...]
     additions: tuple[WireFlow, ...]
-    missing: tuple[Flow, ...]
 
     @property
     def anything(self) -> bool:
@@ -29,27 +25,28 @@ class Difference:
         return bool(self.deletions or self.additions)
 
 
-async def difference(
-    wanted: Iterable[Flow], present: Iterable[WireFlow], ports: Ports
+def difference(
+    keys: Iterable[Key], wanted: Mapping[Key, WireFlow], present: Mapping[Key, WireFlow]
 ) -> Difference:
-    """Compare ``wanted`` with ``present``, the flows that are ours."""
-    additions: dict[Key, WireFlow] = {}
-    missing: list[Flow] = []
-    writer = FlowWriter(ports)
-    async for flow in in_turns(wanted):
-        try:
-            wire = writer.write(flow)
-        except KeyError:
-            missing.append(flow)
+    """Compare the flows with these ``keys``; of ``present``, others' stay unless in our place.
+
+    The table-miss flow is whoever's it is: another owner's is not replaced by ours, and ours is not
+    deleted when it is not wanted any more: it is the only one then, and whoever is to add his own
+    takes its place by that.
+    """
+    deletions, additions = [], []
+    for key in keys:
+        flow, there = wanted.get(key), present.get(key)
+        if flow == there:
             continue
-        additions[wire.key] = wire
-    deletions = []
-    async for there in in_turns(present):
-        if there.hard_timeout:
-            continue  # made for one connection that is being opened; it goes by itself
-        key = there.key
-        if key not in additions:
-            deletions.append(there)
-        elif additions[key] == there:
-            del additions[key]
-    return Difference(tuple(deletions), tuple(additions.values()), tuple(missing))
+        if flow is None:
+            if there is not None and key != TABLE_MISS and _is_lasting(there) and is_ours(there):
+                deletions.append(there)
+        elif there is None or key != TABLE_MISS or is_ours(there):
+            additions.append(flow)
+    return Difference(tuple(deletions), tuple(additions))
+
+
+def _is_lasting(flow: WireFlow) -> bool:
+    """Whether it is not one of a connection that is being opened, which goes by itself."""
+    return not flow.hard_timeout

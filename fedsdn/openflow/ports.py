@@ -46,6 +46,11 @@ class BridgePorts:
         self._ports: dict[str, Port] | None = None
         self._changes = 0
 
+    @property
+    def known(self) -> dict[str, Port] | None:
+        """All ports by name; None as long as nothing is known of them."""
+        return self._ports
+
     def asking(self) -> int:
         """Return what ``answered`` is to be called with, when the bridge has answered."""
         return self._changes
@@ -80,6 +85,14 @@ class BridgePorts:
         """Note that the bridge has disconnected."""
         self._changes += 1
         self._take(None)
+
+    def doubt(self) -> None:
+        """Say that nothing is known of the ports for now; what is known is kept."""
+        self._seen(None)
+
+    def trust(self) -> None:
+        """Say again what is known of the ports."""
+        self._seen(self._ports)
 
     def _take(self, ports: dict[str, Port] | None) -> None:
         self._ports = ports

@@ -1,59 +1,74 @@
 """Keeps a bridge's flows equal to the wanted ones.
 
-A first start, a restart, a changed federation file, a port that comes or goes and a flow that
-somebody deleted are one piece of work: compare, and send the difference.
+The bridge tells of every change of its flows, so nothing is ever read again: a first start, a
+restart, a changed federation file, a port that comes or goes and a flow that somebody deleted or
+changed are one piece of work: compare what changed, and send the difference.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fedsdn.damped_log import DampedLog
 from fedsdn.openflow.difference import Difference, difference
+from fedsdn.openflow.intruders import intruders
+from fedsdn.openflow.mirror import TABLES, Mirror
 from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
 from fedsdn.openflow.session import Session, SessionError
-from fedsdn.pipeline.flows import Flow
+from fedsdn.openflow.wanted import WantedFlows
+from fedsdn.openflow.wire import Key, WireFlow
+from fedsdn.pipeline.build import Groups
 from fedsdn.pipeline.network import is_of_a_port
-from fedsdn.pipeline.table_miss import is_table_miss, without_table_miss
 
 _LOG = logging.getLogger(__name__)
 
-RECHECK_SECONDS = 10.0
-"""How often flows are read when nothing happens: a flow whose actions somebody changed in place
-causes no message."""
-
 RETRY_SECONDS = 1.0
+
+REST_SECONDS = 0.01
+"""How long after a change of flows the next one waits: two owners that undo each other's changes
+must not keep the bridge busy."""
+
+PULSE_SECONDS = 5.0
+"""How long after its last answer a bridge is asked for another, and how long it may take: a process
+that stands still closes no connection."""
 
 _CHANGES_AT_ONCE = 4
 """So many changes of the flows are logged at once, and of more the last one each minute."""
+
+_TABLES_SAID = 4
 
 Steering = Callable[[str], AbstractContextManager[bool]]
 """Says whether the flows of a bridge may be changed while a block runs."""
 
 
 class Reconciler:
-    """A task that talks to the site's bridge, over whichever connection it has."""
+    """Tasks that talk to the site's bridge, over whichever connection it has."""
 
     def __init__(self, ports_seen: PortsSeen, steering: Steering) -> None:
-        """Prepare; ``want`` says for what, ``run`` does the work."""
+        """Prepare; ``want`` says for what, ``run`` and ``watch`` do the work."""
         self._steering = steering
         self._ports = BridgePorts(ports_seen)
         self._bridge = ""
-        self._flows: tuple[Flow, ...] = ()
+        self._groups: Groups = {}
+        self._wanted = WantedFlows()
         self.session: Session | None = None
         """The connection that our bridge has."""
-        self._tells_news: Session | None = None
+        self._ready: Session | None = None
+        """The one that tells of ports and flows."""
+        self._to_compare: set[Key] = set()
         self._due = asyncio.Event()
         self._complaint = ""
+        self._answers = True
+        self._intruders: frozenset[WireFlow] = frozenset()
         self._log = DampedLog(_LOG)
 
-    def want(self, bridge: str, flows: tuple[Flow, ...]) -> None:
-        """Have ``flows`` on ``bridge`` from now on."""
-        self._bridge, self._flows = bridge, flows
+    def want(self, bridge: str, groups: Groups) -> None:
+        """Have these flows on ``bridge`` from now on."""
+        self._bridge, self._groups = bridge, groups
         self.wake()
 
     def connect(self, datapath: Any) -> None:
@@ -73,13 +88,23 @@ class Reconciler:
     def _leave(self) -> None:
         if self.session is not None:
             self.session.end()
-            self.session = None
+            self.session = self._ready = None
+            self._answers = True
             self._ports.forget()
 
     def deliver(self, message: Any) -> None:
-        """Hand an answer to the session that asked."""
-        if self.session is not None and message.datapath is self.session.datapath:
-            self.session.deliver(message)
+        """Hand an answer to the session that asked, and follow what the bridge tells of flows."""
+        session = self.session
+        if session is None or message.datapath is not session.datapath:
+            return
+        try:
+            session.deliver(message)
+        except ValueError as error:
+            self._log.say(logging.ERROR, "news", f"{self._bridge}: {error}; connecting anew")
+            message.datapath.close()
+            return
+        if session.mirror.current and session.mirror.changed:
+            self.wake()
 
     def port_changed(self, message: Any) -> None:
         """Pass on a port-status message (``OFPPortStatus``) at once.
@@ -96,64 +121,124 @@ class Reconciler:
         self._due.set()
 
     async def run(self) -> None:
-        """Compare whenever woken, and once in a while, for ever."""
+        """Compare whenever woken, for ever."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RECHECK_SECONDS):
-                    await self._due.wait()
+            await self._due.wait()
             self._due.clear()
             session = self.session
             if session is None or session.datapath.bridge != self._bridge:
                 continue  # the next connection, or the next wanted flows, wake again
             try:
-                await self._reconcile(session)
+                if await self._reconcile(session):
+                    await asyncio.sleep(REST_SECONDS)
             except SessionError as error:
                 if not session.ended:
                     self._complain(f"{self._bridge}: {error}; trying again")
-                    asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
+                    self._wake_later()
 
-    async def _reconcile(self, session: Session) -> None:
-        """Send the difference."""
-        asked = self._ports.asking()
-        ports = await session.ports()
-        if not self._ports.answered(ports, asked):
-            self.wake()
-        if self._tells_news is not session:
-            await session.ask_for_news()
-            self._tells_news = session
-            self.wake()  # earlier changes were not announced
+    async def watch(self) -> None:
+        """See that the bridge answers, for ever."""
+        while True:
+            await asyncio.sleep(PULSE_SECONDS)
+            session = self.session
+            if session is not None and session is self._ready:
+                await self._feel_pulse(session)
+
+    async def _feel_pulse(self, session: Session) -> None:
+        """Take the ports' states for unknown while the bridge does not answer."""
+        try:
+            async with asyncio.timeout(PULSE_SECONDS):
+                await session.barrier()
+        except SessionError:
+            return
+        except TimeoutError:
+            answers = False
+        else:
+            answers = True
+        if session is not self.session or answers is self._answers:
+            return
+        self._answers = answers
+        if answers:
+            self._log.say(logging.INFO, "pulse", f"{self._bridge}: Open vSwitch answers again", 2)
+            self._ports.trust()
+        else:
+            self._log.say(
+                logging.WARNING,
+                "pulse",
+                f"{self._bridge}: Open vSwitch does not answer: nobody knows its ports",
+                2,
+            )
+            self._ports.doubt()
+
+    async def _reconcile(self, session: Session) -> bool:
+        """Send the difference; whether there was one."""
+        new = self._ready is not session
+        if new:
+            await self._take_up(session)
+        while self._ports.known is None:
+            asked = self._ports.asking()
+            self._ports.answered(await session.ports(), asked)
+        ports = numbers(self._ports.known)
+        asked_for = await self._wanted.take(self._groups, ports)
+        mirror = session.mirror
+        if new:
+            self._to_compare = self._wanted.flows.keys() | mirror.flows.keys()
+        self._to_compare |= asked_for
+        if not mirror.current:
+            return False  # what ends the pause wakes again
+        self._to_compare |= mirror.changed
+        mirror.changed.clear()
         # Whoever has the lock holds it for microseconds: this does not keep the loop.
         with self._steering(self._bridge) as allowed:
-            if allowed:
-                await self._bring_in_line(session, numbers(ports))
-            else:
+            if not allowed:
                 self._complain(
                     f"{self._bridge}: no flows, because this host is not set up as this site: "
                     "run 'fedsdn site up'"
                 )
+                self._wake_later()
+                return False
+            found = difference(self._to_compare, self._wanted.flows, mirror.flows)
+            if found.anything:
+                await session.commit(found.deletions, found.additions)
+        compared, self._to_compare = self._to_compare, set()
+        self._report_difference(found, repaired=not (new or asked_for))
+        self._report_missing(ports)
+        if asked_for or mirror.others.keys() & compared or self._intruders:
+            self._report_intruders(mirror)
+        return found.anything
 
-    async def _bring_in_line(self, session: Session, ports: dict[str, int]) -> None:
-        wanted, present = self._flows, await session.own_flows()
-        has_own = any(is_table_miss(flow.table, flow.priority) for flow in present)
-        if without_table_miss(wanted) != wanted and not has_own and await session.has_table_miss():
-            wanted = without_table_miss(wanted)
-        if without_table_miss(wanted) == wanted:
-            # Ours that is there is the only one. Whoever is to add his own takes its place by that.
-            present = [flow for flow in present if not is_table_miss(flow.table, flow.priority)]
-        found = await difference(wanted, present, ports)
-        if found.anything:
-            await session.commit(found.deletions, found.additions)
-        self._report(found, ports)
+    async def _take_up(self, session: Session) -> None:
+        """Have a new connection tell of its ports and flows, and know all of both."""
+        await session.ask_for_news()
+        await session.monitor_flows(TABLES)
+        self._ready = session
 
-    def _report(self, found: Difference, ports: dict[str, int]) -> None:
-        if found.anything:
+    def _wake_later(self) -> None:
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
+
+    def _report_difference(self, found: Difference, *, repaired: bool) -> None:
+        if not found.anything:
+            return
+        if repaired:
+            changed = found.additions + found.deletions
+            tables = sorted({flow.table for flow in changed})
+            more = " …" if tables[_TABLES_SAID:] else ""
+            named = ", ".join(map(str, tables[:_TABLES_SAID])) + more
             text = (
-                f"{self._bridge}: {len(self._flows)} flows wanted, {len(found.additions)} added, "
-                f"{len(found.deletions)} deleted"
+                f"{self._bridge}: somebody deleted, changed or added {len(changed)} of our flows "
+                f"(table {named}): put right"
             )
-            self._log.say(logging.INFO, "changed", text, _CHANGES_AT_ONCE)
+            self._log.say(logging.WARNING, "repaired", text, _CHANGES_AT_ONCE)
+            return
+        text = (
+            f"{self._bridge}: {len(self._wanted.flows)} flows wanted, {len(found.additions)} "
+            f"added, {len(found.deletions)} deleted"
+        )
+        self._log.say(logging.INFO, "changed", text, _CHANGES_AT_ONCE)
+
+    def _report_missing(self, ports: Mapping[str, int]) -> None:
         # A tenant's port that is missing is about to come, or has just gone.
-        missing = [flow for flow in found.missing if not is_of_a_port(flow)]
+        missing = [flow for flow in self._wanted.waiting if not is_of_a_port(flow)]
         absent = sorted({port for flow in missing for port in flow.ports} - ports.keys())
         if absent:
             self._complain(
@@ -162,6 +247,25 @@ class Reconciler:
             )
         else:
             self._complaint = ""
+
+    def _report_intruders(self, mirror: Mirror) -> None:
+        """Say which flows of other owners keep ours from being met, and when none does any more."""
+        found = frozenset(intruders(mirror.others, self._wanted.flows))
+        if found == self._intruders:
+            return
+        self._intruders = found
+        if found:
+            first = min(found)
+            text = (
+                f"{self._bridge}: {len(found)} flows of other owners are in our tables or hide our "
+                f"flows, the first in table {first.table} with priority {first.priority} and "
+                f"cookie {first.cookie:#x}: 'fedsdn flows diff' names them; who made them is to "
+                "remove them"
+            )
+            self._log.say(logging.WARNING, "intruders", text, _CHANGES_AT_ONCE)
+        else:
+            text = f"{self._bridge}: no flow of another owner is in the way of ours any more"
+            self._log.say(logging.INFO, "intruders", text, _CHANGES_AT_ONCE)
 
     def _complain(self, text: str) -> None:
         """Log a trouble once, however often it is found again."""

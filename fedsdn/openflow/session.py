@@ -10,12 +10,11 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
+from fedsdn.openflow import flow_monitor
 from fedsdn.openflow.in_turns import AT_ONCE, in_turns
+from fedsdn.openflow.mirror import Mirror
 from fedsdn.openflow.ports import Port, port_of
 from fedsdn.openflow.wire import BundleAdds, WireFlow
-from fedsdn.pipeline.cookie import origin
-from fedsdn.pipeline.declarations import COOKIE_OWNER, COOKIE_OWNER_MASK, Table
-from fedsdn.pipeline.table_miss import is_table_miss
 
 ANSWER_SECONDS = 10.0
 """How long a bridge may take for one answer; thousands of flows take well under a second."""
@@ -39,11 +38,24 @@ class Session:
         """Take over asking on ``datapath``, an os-ken Datapath in MAIN state."""
         self.datapath = datapath
         self.ended = False
+        self.mirror = Mirror()
+        """The flows of the bridge, as far as ``monitor_flows`` has asked for them."""
         self._answers: dict[int, asyncio.Queue[Any]] = {}
         self._bundle_id = 0
 
     def deliver(self, message: Any) -> None:
-        """Hand an answer to its request; other messages are ignored."""
+        """Hand an answer to its request, and what is told of flows to the mirror.
+
+        Raises:
+            ValueError: what is told of flows is not as Open vSwitch writes it.
+
+        """
+        if message.msg_type == ofproto.OFPT_EXPERIMENTER:
+            notice = flow_monitor.notice(message.experimenter, message.exp_type)
+            if notice is not None:
+                self.mirror.notice(notice)
+        if _is_told_of_flows(message):
+            self.mirror.read(bytes(message.body.data))
         waiting = self._answers.get(message.xid)
         if waiting is not None:
             waiting.put_nowait(message)
@@ -65,7 +77,7 @@ class Session:
         return dict(port_of(port) for part in await self._ask(request) for port in part.body)
 
     async def ask_for_news(self) -> None:
-        """Have the bridge send PortStatus and FlowRemoved.
+        """Have the bridge send PortStatus.
 
         At its management socket it sends neither before a miss length is set
         (``ofconn_receives_async_msg`` in ofproto/connmgr.c). Its other setting stays as it is.
@@ -77,36 +89,30 @@ class Session:
         (config,) = await self._ask(parser.OFPGetConfigRequest(self.datapath))
         self._send(parser.OFPSetConfig(self.datapath, config.flags, _MISS_BYTES))
 
-    async def has_table_miss(self) -> bool:
-        """Whether a flow takes what no other flow of table 0 matches.
+    async def monitor_flows(self, tables: Iterable[int]) -> None:
+        """Have the bridge tell of all flows of some tables, and from now on of all changes.
+
+        ``mirror`` has them when this returns, and whatever comes later at once.
 
         Raises:
             SessionError: no answer, or a refusal.
 
         """
-        return any(
-            is_table_miss(flow.table, flow.priority) and not flow.match
-            for flow in await self._flows(table_id=Table.HOOK)
-        )
+        request = parser.OFPExperimenterStatsRequest(
+            self.datapath, 0, flow_monitor.ONF, flow_monitor.FLOW_MONITOR,
+            flow_monitor.request(tables),
+        )  # fmt: skip
+        await self._ask(request)
+        self.mirror.complete = True
 
-    async def own_flows(self) -> list[WireFlow]:
-        """Every flow whose cookie says that it is ours.
+    async def barrier(self) -> None:
+        """Wait until the bridge has dealt with all that it was sent.
 
         Raises:
             SessionError: no answer, or a refusal.
 
         """
-        begin_like_ours = await self._flows(
-            table_id=ofproto.OFPTT_ALL, cookie=COOKIE_OWNER, cookie_mask=COOKIE_OWNER_MASK
-        )
-        return [flow for flow in begin_like_ours if origin(flow.cookie) is not None]
-
-    async def _flows(self, **which: int) -> list[WireFlow]:
-        """Return the flows that are ``which`` (OFPFlowStatsRequest)."""
-        request = parser.OFPFlowStatsRequest(
-            self.datapath, out_port=ofproto.OFPP_ANY, out_group=ofproto.OFPG_ANY, **which
-        )
-        return [stats.flow for part in await self._ask(request) for stats in part.body]
+        await self._ask(parser.OFPBarrierRequest(self.datapath))
 
     async def commit(self, deletions: Sequence[WireFlow], additions: Sequence[WireFlow]) -> None:
         """Delete and add flows in one atomic bundle: all of them, or none.
@@ -152,7 +158,7 @@ class Session:
         with self._expect(*sent) as answers:
             async for message in in_turns(sent):
                 self._send(message)
-            await self._ask(parser.OFPBarrierRequest(self.datapath))
+            await self.barrier()
             places = {message.xid: place for place, message in enumerate(sent)}
             refused = {}
             while not answers.empty():
@@ -164,7 +170,7 @@ class Session:
         for add in adds:
             self._send(add)
             await asyncio.sleep(0)  # probes must not wait
-        await self._ask(parser.OFPBarrierRequest(self.datapath))
+        await self.barrier()
         if not refusals.empty():
             raise _refusal(refusals.get_nowait())
 
@@ -216,6 +222,14 @@ class Session:
         finally:
             for xid in xids:
                 del self._answers[xid]
+
+
+def _is_told_of_flows(message: Any) -> bool:
+    return bool(
+        isinstance(message, parser.OFPExperimenterStatsReply)
+        and message.body.experimenter == flow_monitor.ONF
+        and message.body.exp_type == flow_monitor.FLOW_MONITOR
+    )
 
 
 def _parts(flows: Sequence[WireFlow]) -> Iterator[Sequence[WireFlow]]:

@@ -67,17 +67,13 @@ class WireFlow(NamedTuple):
 
     def add(self, xid: int) -> bytes:
         """Write the message that adds it, or puts it in place of the one with its key."""
-        # Flows with a hard time-out need no FlowRemoved.
-        flags = 0 if self.hard_timeout else ofproto.OFPFF_SEND_FLOW_REM
-        return self._mod(xid, ofproto.OFPFC_ADD, flags, 0, self.instructions)
+        return self._mod(xid, ofproto.OFPFC_ADD, 0, self.instructions)
 
     def delete(self, xid: int) -> bytes:
         """Write the message that deletes it, if nobody has put another in its place."""
-        return self._mod(xid, ofproto.OFPFC_DELETE_STRICT, 0, _ALL_BUT_ONE_BIT, b"")
+        return self._mod(xid, ofproto.OFPFC_DELETE_STRICT, _ALL_BUT_ONE_BIT, b"")
 
-    def _mod(
-        self, xid: int, command: int, flags: int, cookie_mask: int, instructions: bytes
-    ) -> bytes:
+    def _mod(self, xid: int, command: int, cookie_mask: int, instructions: bytes) -> bytes:
         match = written_match(self.match)
         return (
             _FLOW_MOD.pack(
@@ -95,7 +91,7 @@ class WireFlow(NamedTuple):
                 ofproto.OFP_NO_BUFFER,
                 ofproto.OFPP_ANY,
                 ofproto.OFPG_ANY,
-                flags,
+                0,
             )
             + match
             + instructions
@@ -123,16 +119,6 @@ def sorted_fields(fields: bytes) -> bytes:
         found.append(fields[at:end])
         at = end
     return b"".join(sorted(found))
-
-
-def read_stats(wire: bytes, offset: int) -> tuple[WireFlow, int]:
-    """Read a flow's statistics (``ofp_flow_stats``) at ``offset``; return their length, too."""
-    length, table, _, _, priority, _, hard_timeout, _, cookie, _, _ = _STATS.unpack_from(
-        wire, offset
-    )
-    match, at = read_match(wire, offset + _STATS.size)
-    instructions = bytes(wire[at : offset + length])
-    return WireFlow(table, priority, match, cookie, instructions, hard_timeout), length
 
 
 class FlowWriter:
@@ -260,19 +246,3 @@ class BundleAdds(parser.MsgBase):  # type: ignore[misc]
             self.bundle_id,
             self.flags,
         )
-
-
-class FlowStats(NamedTuple):
-    """A flow that a bridge has listed, in os-ken's place for it: os-ken asks for its length."""
-
-    flow: WireFlow
-    length: int
-
-    @classmethod
-    def parser(cls, wire: bytes, offset: int) -> FlowStats:
-        """Read one of ``ofp_flow_stats``."""
-        return cls(*read_stats(wire, offset))
-
-
-# os-ken reads the answers with this class: its own makes objects of every field.
-parser.OFPFlowStatsReply.cls_stats_body_cls = FlowStats

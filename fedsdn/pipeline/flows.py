@@ -314,8 +314,7 @@ class Flow:
 
     def __str__(self) -> str:
         """Text as ``ovs-ofctl add-flow`` reads it, and ``ovs-ofctl dump-flows`` prints it."""
-        # Flows with a hard time-out need no FlowRemoved.
-        life = f"hard_timeout={self.hard_timeout}, " if self.hard_timeout else "send_flow_rem "
+        life = f"hard_timeout={self.hard_timeout}, " if self.hard_timeout else ""
         head = f"cookie={self.cookie:#x}, table={self.table.value}, {life}priority={self.priority}"
         match = str(self.match)
         actions = ",".join(str(action) for action in self.actions) or "drop"

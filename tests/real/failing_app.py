@@ -33,12 +33,12 @@ TASKS: dict[str, type[Any]] = {
     "namespace": Upkeep,
 }
 CALLS: dict[str, tuple[type[Any], str]] = {
-    "a callback of the loop": (Controller, "flow_removed"),
+    "a callback of the loop": (Controller, "answered"),
     "the executor": (Kernel, "obey"),
-    "os-ken's event thread": (FederationApp, "flow_removed"),
+    "os-ken's event thread": (FederationApp, "answered"),
     "os-ken's connection thread": (_Stream, "recv"),
 }
-"""What is called again and again, or when a flow is removed."""
+"""What is called again and again, or with news of a flow."""
 
 PARTS = (*TASKS, *CALLS)
 _told = threading.Event()

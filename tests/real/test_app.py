@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,19 +71,56 @@ def stop_controller(host: Host) -> None:
     wait_until(lambda: not daemon.alive(), LIMIT_SECONDS, lambda: "the controller goes on")
 
 
-def test_every_deleted_flow_comes_back_and_foreign_flows_stay(host: Host) -> None:
-    ofctl(host, "add-flow", "br-provider", FOREIGN_ROW)
-    ofctl(host, "del-flows", "br-provider", "table=115")
-    ofctl(host, "del-flows", "br-provider", "cookie=0xfed5000000000000/0xffff000000000000,table=0")
+@contextmanager
+def put_right(host: Host) -> Iterator[None]:
+    """See that what the block does to flows is noticed, and that all are as before in the end.
+
+    They are so again before one can look.
+    """
+    said = "our flows (table "
+    before = host.log(CONTROLLER).read_text().count(said)
+    host.daemon(CONTROLLER).signal("STOP")
+    try:
+        yield
+        assert flows(host) != REFERENCE
+    finally:
+        host.daemon(CONTROLLER).signal("CONT")
     wait_for_flows(host, REFERENCE)
+    assert host.log(CONTROLLER).read_text().count(said) > before
+
+
+def test_every_deleted_flow_comes_back_and_foreign_flows_stay(host: Host) -> None:
+    with put_right(host):
+        ofctl(host, "add-flow", "br-provider", FOREIGN_ROW)
+        ofctl(host, "del-flows", "br-provider", "table=115")
+        ours = "cookie=0xfed5000000000000/0xffff000000000000"
+        ofctl(host, "del-flows", "br-provider", f"{ours},table=0")
     assert "cookie=0x99" in ofctl(host, "dump-flows", "br-provider", "table=3")
     ofctl(host, "del-flows", "br-provider", "table=3")
 
 
-def test_changed_actions_are_put_right(host: Host) -> None:
-    ofctl(host, "--strict", "mod-flows", "br-provider", "table=105,priority=0,actions=NORMAL")
-    assert flows(host) != REFERENCE
-    wait_for_flows(host, REFERENCE)
+def test_changed_actions_and_cookies_are_put_right(host: Host) -> None:
+    with put_right(host):
+        ofctl(host, "--strict", "mod-flows", "br-provider", "table=105,priority=0,actions=NORMAL")
+        ofctl(host, "add-flow", "br-provider", "cookie=0x99,table=110,priority=0,actions=drop")
+
+
+def test_flows_of_others_in_the_way_are_named_and_stay(host: Host) -> None:
+    """In a table of ours, or above our hook in table 0."""
+    hiding = "cookie=0x99,table=0,priority=40000,tcp,nw_dst=10.2.0.0/16,actions=NORMAL"
+    for theirs in ("cookie=0x99,table=110,priority=1,udp,actions=drop", hiding):
+        ofctl(host, "add-flow", "br-provider", theirs)
+        table = f"table={theirs.split(',')[1].removeprefix('table=')}"
+        wait_until(
+            lambda table=table: (  # type: ignore[misc]
+                f"the first in {table.replace('=', ' ')} with priority"
+                in host.log(CONTROLLER).read_text()
+            ),
+            LIMIT_SECONDS,
+            lambda: "nobody says so",
+        )
+        assert "cookie=0x99" in ofctl(host, "dump-flows", "br-provider", table)
+        ofctl(host, "del-flows", "br-provider", "cookie=0x99/-1")
 
 
 def test_restart_keeps_flows_and_their_counters(host: Host) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,6 @@ from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
 from fedsdn.config.model import Federation
 from fedsdn.inspect.flows.pipeline_document import own_flows
-from fedsdn.openflow.difference import difference
 from fedsdn.openflow.wire import WireFlow
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.cookie import origin
@@ -117,11 +115,10 @@ def switch_seconds(host: SiteHost) -> float:
 def deletion_mask() -> int:
     """Return the cookie's mask in what the application sends to delete a flow."""
     flow = WireFlow(Table.UPLINK, 1, b"", cookie=1, instructions=b"")
-    [wire] = asyncio.run(difference([], [flow], {})).deletions
     mod = parser.OFPFlowMod.parser(
         ProtocolDesc(version=ofproto.OFP_VERSION),
         *(ofproto.OFP_VERSION, ofproto.OFPT_FLOW_MOD, 0, 0),
-        bytearray(wire.delete(0)),
+        bytearray(flow.delete(0)),
     )
     assert mod.command == ofproto.OFPFC_DELETE_STRICT
     mask: int = mod.cookie_mask

@@ -17,17 +17,26 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
-from fedsdn.openflow.wire import BundleAdds, FlowMod, FlowStats
+from fedsdn.openflow import flow_monitor
+from fedsdn.openflow.flow_monitor import Change, Notice
+from fedsdn.openflow.wire import (
+    BundleAdds,
+    FlowMod,
+    Key,
+    WireFlow,
+    read_match,
+    written_match,
+)
 
 UP, DOWN = 0, ofproto.OFPPS_LINK_DOWN
-
-Key = tuple[int, int, str]
 
 _HEADER = struct.Struct("!BBHI")
 _EXPERIMENTER_ERROR = struct.Struct("!HHI")
 _BUNDLE_ADD_BYTES = 24
-_STATS = struct.Struct("!HBx8xHHHH4xQ16x")
-"""``ofp_flow_stats`` without times and counters."""
+_FLOW_MOD = struct.Struct("!8xQ8xBBxxHH16x")
+"""``ofp_flow_mod``: cookie, table, command, hard time-out, priority."""
+_UPDATE = struct.Struct("!HHHHHHHBxQ")
+"""``struct nx_flow_update_full`` of Open vSwitch's include/openflow/nicira-ext.h."""
 _BUNDLE_FAILED = 2311
 """ONF extension 230, ``ONFBEC_MSG_FAILED``."""
 
@@ -40,7 +49,7 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
     bridge: str = "br-provider"
     ports: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Number and state by name."""
-    flows: dict[Key, Any] = field(default_factory=dict)
+    flows: dict[Key, WireFlow] = field(default_factory=dict)
     refuses: Callable[[Any], bool] = lambda _flow: False
     """Says of which flow mods the bridge is to refuse."""
     refuses_commit: Callable[[Any], bool] = lambda _flow: False
@@ -54,7 +63,9 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
         ProtocolDesc.__init__(self, version=ofproto.OFP_VERSION)
         self._xid = 0
         self._miss_bytes = 0
-        self._bundle: list[tuple[int, Any]] = []
+        self._bundle: list[tuple[int, bytes]] = []
+        self._monitored = False
+        self._held_back: list[bytes] | None = None
 
     def set_xid(self, message: Any) -> int:
         """As os-ken's."""
@@ -106,51 +117,85 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
     def _set_config(self, message: Any) -> None:
         self._miss_bytes = message.miss_send_len
 
-    def _dump(self, request: Any) -> list[Any]:
-        """Answer in two parts."""
-        flows = [
-            flow
-            for flow in self.flows.values()
-            if request.table_id in (flow.table_id, ofproto.OFPTT_ALL)
-            and not (flow.cookie ^ request.cookie) & request.cookie_mask
-        ]
-        more, half = ofproto.OFPMPF_REPLY_MORE, len(flows) // 2
-        return [
-            parser.OFPFlowStatsReply(self, flags=more, body=[*map(listed, flows[:half])]),
-            parser.OFPFlowStatsReply(self, flags=0, body=[*map(listed, flows[half:])]),
-        ]
+    def _monitor(self, request: Any) -> list[Any]:
+        """Tell all flows of the tables that are asked for, in two parts, and all changes later."""
+        assert (request.experimenter, request.exp_type) == (flow_monitor.ONF, 1870)
+        self._monitored = True
+        told = [written_update(Change.ADDED, flow) for flow in self.flows.values()]
+        more, half = ofproto.OFPMPF_REPLY_MORE, len(told) // 2
+        return [self._news(told[:half], more), self._news(told[half:], 0)]
+
+    def _news(self, told: list[bytes], flags: int = 0) -> Any:
+        body = parser.OFPExperimenterMultipart(
+            flow_monitor.ONF, flow_monitor.FLOW_MONITOR, b"".join(told)
+        )
+        return parser.OFPExperimenterStatsReply(self, flags=flags, body=body)
+
+    def _tell(self, change: Change, flow: WireFlow) -> None:
+        if not self._monitored:
+            return
+        told = written_update(change, flow)
+        if self._held_back is None or change is Change.DELETED:
+            self._say_unasked(self._news([told]))
+        else:
+            self._held_back.append(told)
+
+    def _say_unasked(self, message: Any) -> None:
+        message.set_xid(0)
+        self._say(message)
+
+    def pause(self) -> None:
+        """Hold additions and changes of flows back, as for somebody who reads too slowly."""
+        self._held_back = []
+        self._say_unasked(parser.OFPExperimenter(self, flow_monitor.ONF, Notice.PAUSED, b""))
+
+    def resume(self) -> None:
+        """Tell what was held back."""
+        assert self._held_back is not None
+        self._say_unasked(self._news(self._held_back))
+        self._held_back = None
+        self._say_unasked(parser.OFPExperimenter(self, flow_monitor.ONF, Notice.RESUMED, b""))
+
+    def delete(self, key: Key) -> None:
+        """Delete a flow, as somebody else does."""
+        self._tell(Change.DELETED, self.flows.pop(key))
+
+    def put(self, flow: WireFlow) -> None:
+        """Add a flow or change it, as somebody else does."""
+        change = Change.MODIFIED if flow.key in self.flows else Change.ADDED
+        self.flows[flow.key] = flow
+        self._tell(change, flow)
 
     def _barrier(self, _request: Any) -> list[Any]:
         return [parser.OFPBarrierReply(self)]
 
     def _flow_mod(self, message: Any) -> list[Any]:
-        mod = read_flow_mod(self, message.buf)
-        return [_refusal(self)] if self.refuses(mod) else self._apply(mod)
-
-    def _apply(self, mod: Any) -> list[Any]:
-        key = mod.table_id, mod.priority, repr(sorted(mod.match.items()))
-        if mod.command == ofproto.OFPFC_ADD:
-            self.flows[key] = parser.OFPFlowStats(
-                table_id=mod.table_id,
-                priority=mod.priority,
-                hard_timeout=mod.hard_timeout,
-                cookie=mod.cookie,
-                match=mod.match,
-                instructions=mod.instructions,
-            )
-        else:
-            assert mod.command == ofproto.OFPFC_DELETE_STRICT
-            self.flows.pop(key, None)
+        if self.refuses(read_flow_mod(self, message.buf)):
+            return [_refusal(self)]
+        self._apply(message.buf)
         return []
+
+    def _apply(self, wire: bytes) -> None:
+        cookie, table, command, hard_timeout, priority = _FLOW_MOD.unpack_from(wire)
+        match, at = read_match(wire, _FLOW_MOD.size)
+        flow = WireFlow(table, priority, match, cookie, bytes(wire[at:]), hard_timeout)
+        if command == ofproto.OFPFC_ADD:
+            self.put(flow)
+        else:
+            assert command == ofproto.OFPFC_DELETE_STRICT
+            if flow.key in self.flows:
+                self.delete(flow.key)
 
     def _control(self, message: Any) -> list[Any]:
         if message.type == ofproto.ONF_BCT_COMMIT_REQUEST:
-            refused = [xid for xid, mod in self._bundle if self.refuses_commit(mod)]
+            refused = [
+                xid for xid, wire in self._bundle if self.refuses_commit(read_flow_mod(self, wire))
+            ]
             if refused:
                 self._bundle = []
                 return self._refuse_commit(refused[0])
-            for _, mod in self._bundle:
-                self._apply(mod)
+            for _, wire in self._bundle:
+                self._apply(wire)
         self._bundle = []
         # A reply's type is the request's plus one (ONF extension 230).
         return [parser.ONFBundleCtrlMsg(self, message.bundle_id, message.type + 1, 0, [])]
@@ -160,8 +205,8 @@ class FakeBridge(ProtocolDesc):  # type: ignore[misc]
         refusals, wire = [], message.buf
         while wire:
             length = _HEADER.unpack_from(wire)[2]
-            mod = read_flow_mod(self, wire[_BUNDLE_ADD_BYTES:length])
-            if self.refuses(mod):
+            mod = bytes(wire[_BUNDLE_ADD_BYTES:length])
+            if self.refuses(read_flow_mod(self, mod)):
                 refusals.append(_refusal(self))
             else:
                 self._bundle.append((message.xid, mod))
@@ -195,7 +240,7 @@ _HANDLERS: dict[type, Callable[[FakeBridge, Any], list[Any] | None]] = {
     parser.OFPPortDescStatsRequest: FakeBridge._describe_ports,
     parser.OFPGetConfigRequest: FakeBridge._get_config,
     parser.OFPSetConfig: FakeBridge._set_config,
-    parser.OFPFlowStatsRequest: FakeBridge._dump,
+    parser.OFPExperimenterStatsRequest: FakeBridge._monitor,
     parser.OFPBarrierRequest: FakeBridge._barrier,
     FlowMod: FakeBridge._flow_mod,
     parser.ONFBundleCtrlMsg: FakeBridge._control,
@@ -215,17 +260,12 @@ def read_flow_mod(bridge: FakeBridge, wire: bytes) -> Any:
     return parser.OFPFlowMod.parser(bridge, version, kind, length, xid, bytearray(wire))
 
 
-def listed(flow: Any) -> FlowStats:
-    """Write a flow's statistics, and read them as the application does."""
-    body = bytearray()
-    flow.match.serialize(body, 0)
-    for instruction in flow.instructions:
-        instruction.serialize(body, len(body))
-    times = 0, flow.hard_timeout, 0
-    wire = bytearray(
-        _STATS.pack(_STATS.size + len(body), flow.table_id, flow.priority, *times, flow.cookie)
-    )
-    return FlowStats.parser(bytes(wire + body), 0)
+def written_update(change: Change, flow: WireFlow) -> bytes:
+    """Write what a flow monitor tells of a flow."""
+    rest = written_match(flow.match) + flow.instructions
+    size, fields = _UPDATE.size + len(rest), 4 + len(flow.match)
+    head = size, change, 0, flow.priority, 0, flow.hard_timeout, fields, flow.table, flow.cookie
+    return _UPDATE.pack(*head) + rest
 
 
 def _refusal(bridge: FakeBridge) -> Any:

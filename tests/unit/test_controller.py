@@ -280,7 +280,7 @@ def _break(host: Host, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     kind, name = {
         "federation file": (WatchedFederation, "refresh"),
-        "reconciler": (Reconciler, "_bring_in_line"),
+        "reconciler": (Reconciler, "_reconcile"),
         "restorer": (Restorer, "_messages"),
         "channel": (server.Channel, "_page"),
         "uplinks": (type(host), "obey"),
@@ -298,7 +298,7 @@ def test_an_unexpected_exception_in_any_task_ends_all_of_them(
         bridge = host.connect(host.set_up)
         await until(complete(bridge))
         _break(host, part, monkeypatch)
-        host.controller.flow_removed()
+        host.controller._reconciler.wake()
         asking = asyncio.create_task(host.controller._restore([restoration(4)]))
         _, writer = await asyncio.open_unix_connection(host.channel)
         writer.write(Call(List(skip=0), 1).encode())

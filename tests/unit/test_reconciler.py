@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,14 +13,19 @@ from os_ken.ofproto import ofproto_v1_3 as ofproto
 from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.openflow import reconciler as reconciler_module
+from fedsdn.openflow.difference import TABLE_MISS
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
+from fedsdn.openflow.wire import WireFlow
 from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.pipeline.declarations import HookPriority, Table
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
 from tests.unit.federations import two_sites
 
 FLOWS = pipeline_flows(two_sites(), "a")
 BRIDGE = "br-provider"
+FOREIGN = 0x1234
+LOW_IN_TABLE_0 = WireFlow(0, 4, b"", FOREIGN, b"")
 PORTS = {port: (number, UP) for number, port in enumerate({p for f in FLOWS for p in f.ports}, 1)}
 
 
@@ -53,7 +59,7 @@ class Site:
 def run(scenario: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
         site = Site()
-        site.reconciler.want(BRIDGE, FLOWS)
+        site.reconciler.want(BRIDGE, {"": FLOWS})
         running = asyncio.create_task(site.reconciler.run())
         async with asyncio.timeout(20):
             await scenario(site)
@@ -72,17 +78,143 @@ def complete(bridge: FakeBridge) -> Callable[[], bool]:
     return lambda: len(bridge.flows) == len(FLOWS)
 
 
-def test_a_bridge_gets_its_flows_and_again_what_is_deleted_or_changed() -> None:
+def test_a_bridge_gets_its_flows_and_again_what_others_delete_or_change() -> None:
+    """At once, without a question: it tells of every change."""
+
+    async def scenario(site: Site) -> None:
+        bridge = site.connect()
+        await until(complete(bridge))
+        before = dict(bridge.flows)
+        gone, changed, stolen = list(before)[:3]
+        bridge.delete(gone)
+        await until(lambda: bridge.flows == before)
+        bridge.put(before[changed]._replace(instructions=b""))
+        await until(lambda: bridge.flows == before)
+        bridge.put(before[stolen]._replace(cookie=FOREIGN))
+        await until(lambda: bridge.flows == before)
+        for key in before:
+            bridge.delete(key)
+        await until(lambda: bridge.flows == before)
+
+    run(scenario)
+
+
+def test_nothing_is_asked_while_nothing_changes() -> None:
+    async def scenario(site: Site) -> None:
+        bridge = site.connect()
+        await until(complete(bridge))
+        bridge.delete(next(iter(bridge.flows)))
+        await until(complete(bridge))
+        said = len(bridge.received)
+        bridge.put(LOW_IN_TABLE_0)
+        await asyncio.sleep(5 * reconciler_module.REST_SECONDS)
+        assert len(bridge.received) == said
+
+    run(scenario)
+
+
+def test_what_the_bridge_holds_back_is_waited_for() -> None:
     async def scenario(site: Site) -> None:
         bridge = site.connect()
         await until(complete(bridge))
         before = dict(bridge.flows)
         gone, changed = list(before)[:2]
-        del bridge.flows[gone]
-        bridge.flows[changed].instructions = []
-        site.reconciler.wake()
+        bridge.pause()
+        bridge.delete(gone)
+        bridge.put(before[changed]._replace(instructions=b""))
+        await asyncio.sleep(5 * reconciler_module.REST_SECONDS)
+        assert gone not in bridge.flows, "nobody knows what else has changed"
+        bridge.resume()
+        await until(lambda: bridge.flows == before)
+
+    run(scenario)
+
+
+def test_flows_of_others_stay_and_are_told_of_if_they_are_in_the_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(site: Site) -> None:
+        bridge = site.connect()
         await until(complete(bridge))
-        await until(lambda: bridge.flows[changed].instructions)
+        bridge.put(LOW_IN_TABLE_0)
+        hook = next(flow for flow in bridge.flows.values() if flow[:2] == (0, HookPriority.TENANT))
+        remote = next(flow for flow in bridge.flows.values() if flow.table == Table.REMOTE)
+        for other in (
+            WireFlow(Table.TENANT, 1, hook.match, FOREIGN, b""),
+            hook._replace(priority=40000, cookie=FOREIGN),
+            remote._replace(table=0, priority=40000, cookie=FOREIGN),
+        ):
+            caplog.clear()
+            bridge.put(other)
+            await until(lambda: "in our tables or hide" in caplog.text)
+            assert bridge.flows[other.key] == other
+            bridge.delete(other.key)
+            await until(lambda: "in the way of ours any more" in caplog.text)
+            site.reconciler._log._said.clear()  # a minute later
+
+    caplog.set_level(logging.INFO)
+    run(scenario)
+
+
+def test_the_table_miss_flow_is_whoever_has_it() -> None:
+    """Another owner's stays; once he has taken it away, ours is there."""
+    theirs = WireFlow(0, 0, b"", FOREIGN, b"")
+
+    async def scenario(site: Site) -> None:
+        bridge = FakeBridge()
+        bridge.put(theirs)
+        site.connect(bridge)
+        await until(complete(bridge))
+        assert bridge.flows[TABLE_MISS] == theirs
+        bridge.delete(TABLE_MISS)
+        await until(lambda: TABLE_MISS in bridge.flows)
+        assert bridge.flows[TABLE_MISS] != theirs
+        without = tuple(flow for flow in FLOWS if flow.table or flow.priority)
+        site.reconciler.want(BRIDGE, {"": without})
+        bridge.delete(next(key for key in bridge.flows if key != TABLE_MISS))
+        await until(complete(bridge))
+        assert TABLE_MISS in bridge.flows, "the only one"
+
+    run(scenario)
+
+
+def test_a_group_of_flows_comes_and_goes_by_itself() -> None:
+    *others, miss = sorted(FLOWS, key=lambda flow: (flow.table == 0, flow.priority == 0))
+    mine, peers = (*others[::2], miss), tuple(others[1::2])
+
+    async def scenario(site: Site) -> None:
+        bridge = site.connect()
+        await until(complete(bridge))
+        for groups in (
+            {"": mine, "b": peers},
+            {"": mine},
+            {"": mine, "b": FLOWS, "c": peers},
+            {"": mine, "c": peers},
+            {"": mine, "c": peers[1:]},
+        ):
+            site.reconciler.want(BRIDGE, groups)
+            count = len({flow for group in groups.values() for flow in group})
+            await until(lambda count=count: len(bridge.flows) == count)  # type: ignore[misc]
+
+    run(scenario)
+
+
+def test_ports_are_unknown_while_the_bridge_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that stands still closes no connection."""
+    monkeypatch.setattr(reconciler_module, "PULSE_SECONDS", 0.02)
+
+    async def scenario(site: Site) -> None:
+        watching = asyncio.create_task(site.reconciler.watch())
+        bridge = site.connect()
+        await until(complete(bridge))
+        assert site.ports[-1] is not None
+        bridge.hangs = True
+        await until(lambda: site.ports[-1] is None)
+        bridge.hangs = False
+        await until(lambda: site.ports[-1] is not None)
+        watching.cancel()
 
     run(scenario)
 
@@ -176,7 +308,7 @@ def test_the_site_goes_over_to_another_bridge() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert new.received == [], "not before it is wanted"
-        site.reconciler.want("br-new", FLOWS)
+        site.reconciler.want("br-new", {"": FLOWS})
         await until(complete(new))
 
     run(scenario)

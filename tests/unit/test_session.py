@@ -11,6 +11,7 @@ import pytest
 from os_ken.ofproto import ofproto_v1_3 as ofproto
 
 from fedsdn.openflow import session as session_module
+from fedsdn.openflow.mirror import TABLES
 from fedsdn.openflow.ports import Port, port_of
 from fedsdn.openflow.session import Session, SessionError
 from fedsdn.openflow.wire import FlowMod, FlowWriter
@@ -51,7 +52,9 @@ def test_a_bundle_is_all_or_nothing() -> None:
         assert bridge.flows == {}
         bridge.refuses = lambda _mod: False
         await session.commit((), ADDS)
-        assert len(bridge.flows) == len(FLOWS) == len(await session.own_flows())
+        assert len(bridge.flows) == len(FLOWS)
+        await session.monitor_flows(TABLES)
+        assert session.mirror.flows == bridge.flows
 
     run(scenario())
 
@@ -108,7 +111,7 @@ def test_whoever_waits_fails_at_once_when_the_connection_ends() -> None:
     async def scenario() -> None:
         session, _ = connect(FakeBridge(hangs=True))
         waiting = [
-            asyncio.create_task(session.own_flows()),
+            asyncio.create_task(session.monitor_flows(TABLES)),
             asyncio.create_task(session.commit((), ADDS)),
             asyncio.create_task(session.ports()),
         ]

@@ -12,7 +12,7 @@ from fedsdn.ovs.flows import parse_flow
 from fedsdn.pipeline.declarations import Table
 
 _BLOCK = re.compile(r"(<!-- flows: (\w+) ([\w-]+) -->\n```\n).*?(```\n)", re.DOTALL)
-_NOT_SHOWN = re.compile(r"cookie=0x[0-9a-f]+, |send_flow_rem ")
+_NOT_SHOWN = re.compile(r"cookie=0x[0-9a-f]+, ")
 
 
 def own_flows(dump: Iterable[str]) -> list[str]:
