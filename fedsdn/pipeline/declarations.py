@@ -167,6 +167,11 @@ class SocketMark(IntEnum):
     """A VM's SYN, or what ends its connection: to the workers, which hold it."""
 
 
+LEG_MARK = SocketMark.SOCKSIFIER & SocketMark.SERVER
+LEG_MASK = 0xFFFFFFFF & ~(SocketMark.SOCKSIFIER ^ SocketMark.SERVER)
+"""Both ``SOCKSIFIER`` and ``SERVER``, and no other mark."""
+
+
 HELD_DEVICE = "held"
 """TUN device of the proxy's namespace by which workers get what is marked ``HELD``."""
 

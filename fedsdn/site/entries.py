@@ -23,14 +23,14 @@ _ROUTE_KINDS = {1: RouteKind.UNICAST, 2: RouteKind.LOCAL, 7: RouteKind.UNREACHAB
 _RULE_ACTIONS = {2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _TO_TABLE = 1
 _INVERTED = 0x2
-_BY_KERNEL, _STATIC = 2, 4  # RTPROT_KERNEL and, for rules, the same number; RTPROT_STATIC
-_LEARNT = 0x200  # RTM_F_CLONED: an exception to a route, as for a peer behind a smaller MTU
+_BY_KERNEL, STATIC = 2, 4  # RTPROT_KERNEL and, for rules, the same number; RTPROT_STATIC
+LEARNT = 0x200  # RTM_F_CLONED: an exception to a route, as for a peer behind a smaller MTU
 _KERNEL_ADDRESSES = (1, 3)  # IFAPROT_KERNEL_LO, IFAPROT_KERNEL_LL
 _LOOPBACK = ip_interface("127.0.0.1/8")
 _PERMANENT = 0x80  # NUD_PERMANENT
 _EVERYWHERE, _ON_LINK, _HERE = 0, 253, 254  # RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST
 _NO_LIMIT = 0xFFFFFFFF
-_METRIC = {4: None, 6: 1024}
+METRIC = {4: None, 6: 1024}
 """Priority of a route for which nobody asked for another."""
 
 Names = Mapping[int, str]
@@ -64,7 +64,7 @@ def address(message: nlmsg, names: Names) -> InterfaceAddress | Foreign | None:
 
 def route(message: nlmsg, names: Names) -> Route | Foreign | None:
     """Read a route (RTM_NEWROUTE); None if the kernel made it by itself."""
-    if message["proto"] == _BY_KERNEL or message["flags"] & _LEARNT:
+    if message["proto"] == _BY_KERNEL or message["flags"] & LEARNT:
         return None
     found = _known_route(message, names)
     return found if found and _says_no_more(message, found) else _foreign_route(message, names)
@@ -95,9 +95,9 @@ def _says_no_more(message: nlmsg, found: Route) -> bool:
     """Whether a route is exactly what we would have asked for."""
     version = found.destination.version
     ours = {"RTA_TABLE", "RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PREFSRC"}
-    usual = {"RTA_PRIORITY": _METRIC[version], "RTA_PREF": 0}
+    usual = {"RTA_PRIORITY": METRIC[version], "RTA_PREF": 0}
     return (
-        (message["proto"], message["tos"], message["src_len"]) == (_STATIC, 0, 0)
+        (message["proto"], message["tos"], message["src_len"]) == (STATIC, 0, 0)
         and message["scope"] == (scope(found) if version == 4 else _EVERYWHERE)
         and not _expires(message)
         and all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,27 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE, RTM_NEWRULE
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_DELRULE,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+)
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from fedsdn import namespace
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
-from fedsdn.site import entries, links, tun
+from fedsdn.site import entries, links, routes, tun
 from fedsdn.site.entries import Foreign
-from fedsdn.site.listed import Listed, send_all
+from fedsdn.site.listed import Listed, list_all, request, send_all
 from fedsdn.site.plan import InterfaceAddress, Route, Rule, Tun, Veth
 
 _AF: dict[Family, int] = {family: number for number, family in entries.FAMILY.items()}
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
-_ON_LINK = 0x4
 _ROUNDS = 3
 
 
@@ -198,47 +206,45 @@ class Network:
 
     # Routes
 
-    def routes(self) -> set[Route | Foreign]:
-        """Return the routes inside that the kernel did not make by itself."""
-        return self._routes().things()
+    def routes(self, wanted: Iterable[Route] = ()) -> set[Route | Foreign]:
+        """Return the routes inside that the kernel did not make by itself.
 
-    def _routes(self) -> Listed[Route]:
+        Those that are ``wanted`` are soon read.
+        """
+        return self._routes(set(wanted)).things()
+
+    def _routes(self, wanted: set[Route]) -> Listed[Route]:
         names = self._names()
+        indexes = {name: index for index, name in names.items()}
+        known = {routes.wanted(route, indexes): route for route in wanted}
         present = Listed[Route](RTM_DELROUTE)
-        for family in _AF.values():
-            for message in self._inside.get_routes(family=family):
-                present.add(entries.route(message, names), message)
+        for listed in self._list(RTM_GETROUTE):
+            thing: Route | Foreign | None = known.get(routes.said(listed))
+            present.take(thing or entries.route(_decoded(listed), names), listed)
         return present
+
+    def _list(self, kind: int) -> list[bytes]:
+        return namespace.inside(
+            self.name,
+            lambda: [one for family in _AF.values() for one in list_all(kind, family)],
+        )
 
     def apply_routes(self, wanted: Iterable[Route]) -> bool:
         """Make the routes exactly the wanted ones; say whether anything had to change.
 
         A changed route is replaced in one step: there is no moment without it.
         """
-        target, there = set(wanted), self.routes()
-        indexes = {name: index for index, name in self._names().items()}
-        for route in target - there:
-            self._inside.route("replace", **self._request(route, indexes))
-        self._send(self._routes().removals(target))
+        target = set(wanted)
+        present = self._routes(target)
+        there = present.things()
+        missing = target - there
+        if missing:
+            indexes = {name: index for index, name in self._names().items()}
+            additions = [routes.addition(route, indexes) for route in missing]
+            namespace.inside(self.name, lambda: send_all(additions, unless=frozenset()))
+            present = self._routes(target)
+        self._send(present.removals(target))
         return target != there
-
-    def _request(self, route: Route, indexes: Mapping[str, int]) -> dict[str, Any]:
-        request: dict[str, Any] = {
-            "family": _AF[route.destination.version],
-            "table": route.table,
-            "dst": str(route.destination),
-            "type": str(route.kind),
-        }
-        if route.interface is not None:
-            request["oif"] = indexes[route.interface]
-        if route.destination.version == 4:
-            request["scope"] = entries.scope(route)
-        if route.gateway is not None:
-            # The gateway's network is a route of the uplink's table only: no lookup would find it.
-            request |= {"gateway": str(route.gateway), "flags": _ON_LINK}
-        if route.source is not None:
-            request["prefsrc"] = str(route.source)
-        return request
 
     # Rules
 
@@ -297,6 +303,13 @@ class Network:
 
     def _names(self) -> dict[int, str]:
         return {link["index"]: name for name, link in links.links(self._inside).items()}
+
+
+def _decoded(listed: bytes) -> rtmsg:
+    """Have pyroute2 read a listed route."""
+    message = rtmsg(request(RTM_NEWROUTE, listed))
+    message.decode()
+    return message
 
 
 def _index(netlink: IPRoute, name: str) -> int:

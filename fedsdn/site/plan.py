@@ -18,6 +18,8 @@ from fedsdn.pipeline.declarations import (
     FIRST_HANDED_IN_MARK,
     HANDED_IN_MASK,
     HELD_DEVICE,
+    LEG_MARK,
+    LEG_MASK,
     NOBODYS_VLAN,
     PROXY_NAMESPACE,
     SERVER_PORT,
@@ -37,6 +39,12 @@ MAIN_TABLE = 254
 
 LOCAL_TABLE = 100
 """Routing table that delivers any destination to local sockets."""
+
+PEERS_TABLE = 99
+"""Routing table that delivers what is to a peer's VM to the sockets that have its address.
+
+That is the kernel's own ICMP errors: without them a VM that answers no ARP would be waited for as
+long as one that answers no SYN."""
 
 _LEG_TABLES = {
     SOCKSIFIER_PORT: (SocketMark.SOCKSIFIER, 101),
@@ -274,13 +282,11 @@ def _leg_routes(federation: Federation, site: Site) -> Iterator[Route]:
     for interface, (_, table) in _LEG_TABLES.items():
         for prefix in site.prefixes:
             yield Route(table, prefix.network, interface=interface)
-        # The kernel's own ICMP errors, to a socket that has a foreign address: without them a VM
-        # that answers no ARP would be waited for as long as one that answers no SYN.
-        for peer in federation.peers(site.name):
-            for prefix in peer.prefixes:
-                yield Route(table, prefix.network, RouteKind.LOCAL, interface="lo")
         for family in _FAMILIES:
             yield Route(table, _EVERYTHING[family], RouteKind.UNREACHABLE)
+    for peer in federation.peers(site.name):
+        for prefix in peer.prefixes:
+            yield Route(PEERS_TABLE, prefix.network, RouteKind.LOCAL, interface="lo")
 
 
 def _uplink_routes(site: Site) -> Iterator[Route]:
@@ -327,6 +333,7 @@ def paired_uplinks(site: Site, peer: Site) -> Iterator[tuple[Uplink, Uplink]]:
 
 def _rules(site: Site) -> Iterator[Rule]:
     for family in _FAMILIES:
+        yield Rule(PEERS_TABLE, family, PEERS_TABLE, mark=LEG_MARK, mask=LEG_MASK)
         yield Rule(LOCAL_TABLE, family, LOCAL_TABLE, mark=SocketMark.LOCAL)
         for mark, table in _LEG_TABLES.values():
             yield Rule(table, family, table, mark=mark)

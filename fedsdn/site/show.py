@@ -76,7 +76,7 @@ def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:
     with Network(plan.namespace) as network:
         yield from _both("interface", (*plan.veths, plan.held), network.interfaces())
         yield from _both("address", plan.addresses, network.addresses())
-        yield from _both("route", plan.routes, network.routes())
+        yield from _both("route", plan.routes, network.routes(plan.routes))
         yield from _both("rule", plan.rules, network.rules())
         yield from _both("neighbour", (), network.neighbours())
     with Endpoints(plan.namespace) as endpoints:
