@@ -20,7 +20,7 @@ from os_ken.controller import ofp_handler
 from os_ken.lib import hub
 
 from fedsdn.config.local import GROUP, OPTIONS
-from fedsdn.errors import FedsdnError
+from fedsdn.errors import FINAL_STATUS, FedsdnError, FinalError
 
 _LOG = logging.getLogger(__name__)
 _PID = os.getpid()
@@ -33,7 +33,8 @@ def main() -> None:
         _run(sys.argv[1:])
     except (FedsdnError, cfg.oslo_config.cfg.Error) as error:
         print(f"osken-manager: {' '.join(str(error).split())}", file=sys.stderr)
-        _leave(1)
+        is_final = isinstance(error, (FinalError, cfg.oslo_config.cfg.Error))
+        _leave(FINAL_STATUS if is_final else 1)
 
 
 def _run(arguments: list[str]) -> None:

@@ -17,6 +17,14 @@ _OWN = Path("/proc/self/ns/net")
 Result = TypeVar("Result")
 
 
+class MissingNamespaceError(FedsdnError):
+    """There is no network namespace of a name."""
+
+    def __init__(self, name: str) -> None:
+        """Say so of ``name``."""
+        super().__init__(f"network namespace {name} is missing: run 'fedsdn site up' first")
+
+
 def exists(name: str) -> bool:
     """Whether there is a network namespace of this name."""
     try:
@@ -78,11 +86,12 @@ def enter(name: str) -> None:
     A process that means to move as a whole calls this before it starts threads (setns(2)).
 
     Raises:
-        FedsdnError: there is no such namespace, or it may not be entered.
+        MissingNamespaceError: there is no such namespace.
+        FedsdnError: it may not be entered.
 
     """
     if not exists(name):
-        raise FedsdnError(f"network namespace {name} is missing: run 'fedsdn site up' first")
+        raise MissingNamespaceError(name)
     try:
         netns.setns(name, flags=0)
     except OSError as error:
@@ -95,7 +104,7 @@ def inside(name: str, work: Callable[[], Result]) -> Result:
     """Return the result of ``work``, done by a thread of its own inside the namespace.
 
     Raises:
-        FedsdnError: there is no such namespace.
+        MissingNamespaceError: there is no such namespace.
 
     """
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedsdn.config.local import LocalSettings, local_settings
+from fedsdn.errors import FINAL_STATUS, FinalError
 
 ConfigFile = Annotated[
     Path | None,
@@ -29,3 +33,13 @@ FederationFile = Annotated[
 def settings(config_file: Path | None, site: str | None, federation: Path | None) -> LocalSettings:
     """Merge the command line over the site's config file."""
     return local_settings(config_file, site=site, federation=federation)
+
+
+@contextmanager
+def service() -> Iterator[None]:
+    """End the command so that its unit knows whether to start it again (systemd.service(5))."""
+    try:
+        yield
+    except FinalError as error:
+        print(f"fedsdn: {error}", file=sys.stderr)
+        raise typer.Exit(FINAL_STATUS) from error

@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from fedsdn import namespace
-from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
+from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, service, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS, PROXY_NAMESPACE
 from fedsdn.proxy.process import workers
 from fedsdn.proxy.process.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
 from fedsdn.proxy.stats import counted_reasons
+from fedsdn.site.locks import wait_until_set_up
 from fedsdn.units import ago
 
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
@@ -43,23 +44,26 @@ def run(
     verbose: Annotated[bool, typer.Option(help="Log every connection that fails.")] = False,
 ) -> None:
     """Run socksifier and SOCKS server until SIGTERM; SIGHUP reads the federation file again."""
-    local = settings(config_file, site, federation)
+    with service():
+        local = settings(config_file, site, federation)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    wait_until_set_up(PROXY_NAMESPACE, logging.warning)
     namespace.enter(PROXY_NAMESPACE)
     _check_mptcp()
-    workers.run(
-        workers.Settings(
-            site=local.site,
-            federation=local.federation,
-            workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
-            drain_seconds=drain_seconds,
-            namespace=PROXY_NAMESPACE,
-        ),
-        STATISTICS_SOCKET,
-    )
+    with service():
+        workers.run(
+            workers.Settings(
+                site=local.site,
+                federation=local.federation,
+                workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
+                drain_seconds=drain_seconds,
+                namespace=PROXY_NAMESPACE,
+            ),
+            STATISTICS_SOCKET,
+        )
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 
 from fedsdn.channel import ask
 from fedsdn.channel.server import CHANNEL_SOCKET
-from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
+from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, service, settings
 from fedsdn.config.loader import load_federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
@@ -31,10 +31,11 @@ def up(
     config_file: ConfigFile = None, site: SiteName = None, federation: FederationFile = None
 ) -> None:
     """Make the proxy's namespace and ports, or correct what differs from the federation file."""
-    local = settings(config_file, site, federation)
-    wanted = load_federation(local.federation)
-    ask.reload(CHANNEL_SOCKET)  # resets still need the routes that are about to go
-    changed = setup.up(wanted, local.site, _warn)
+    with service():
+        local = settings(config_file, site, federation)
+        wanted = load_federation(local.federation)
+        ask.reload(CHANNEL_SOCKET)  # resets still need the routes that are about to go
+        changed = setup.up(wanted, local.site, _warn)
     print(f"site {local.site}: " + (f"set up {', '.join(changed)}" if changed else "nothing to do"))
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import yaml
 
-from fedsdn.errors import FedsdnError
+from fedsdn.errors import FinalError
 
 KeyPath = tuple[str | int, ...]
 
@@ -29,7 +29,7 @@ _UNFINISHED = object()
 _TAGS = ("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
 
 
-class ConfigError(FedsdnError):
+class ConfigError(FinalError):
     """An error in a user's file: names file, line, key, what was found and what to write."""
 
 

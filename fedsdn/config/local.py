@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oslo_config import cfg
 
-from fedsdn.errors import FedsdnError
+from fedsdn.errors import FinalError
 
 DEFAULT_CONFIG_FILE = Path("/etc/fedsdn/fedsdn.conf")
 GROUP = "fedsdn"
@@ -37,12 +37,12 @@ def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:
     """Read the settings from a parsed configuration that has ``OPTIONS`` registered.
 
     Raises:
-        FedsdnError: no site is named.
+        FinalError: no site is named.
 
     """
     group = conf[GROUP]
     if not group.site:
-        raise FedsdnError(
+        raise FinalError(
             "this host's site is not named: write 'site = NAME' under [fedsdn] in "
             f"{DEFAULT_CONFIG_FILE}, or name it on the command line"
         )
@@ -58,7 +58,7 @@ def local_settings(
     """Read ``config_file``, or the default one if it exists; the other arguments override it.
 
     Raises:
-        FedsdnError: the file is missing or not readable as configuration, or no site is named.
+        FinalError: the file is missing or not readable as configuration, or no site is named.
 
     """
     if config_file is None and DEFAULT_CONFIG_FILE.exists():
@@ -68,7 +68,7 @@ def local_settings(
     try:
         conf([], project="fedsdn", default_config_files=[str(config_file)] if config_file else [])
     except cfg.Error as error:
-        raise FedsdnError(f"{config_file}: {' '.join(str(error).split())}") from error
+        raise FinalError(f"{config_file}: {' '.join(str(error).split())}") from error
     if site is not None:
         conf.set_override("site", site, GROUP)
     if federation is not None:

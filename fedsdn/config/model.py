@@ -18,7 +18,7 @@ from ipaddress import (
 from typing import Literal
 
 from fedsdn.config.prefixes import NetworkIndex
-from fedsdn.errors import FedsdnError
+from fedsdn.errors import FinalError
 
 Address = IPv4Address | IPv6Address
 AddressPair = tuple[Address, Address]
@@ -175,13 +175,13 @@ class Federation:
         """Return the site called ``name``.
 
         Raises:
-            FedsdnError: no site has this name.
+            FinalError: no site has this name.
 
         """
         site = self.find_site(name)
         if site is None:
             known = ", ".join(self._by_name)
-            raise FedsdnError(
+            raise FinalError(
                 f"unknown site {name!r}: write one that the federation file has: {known}"
             )
         return site
@@ -198,12 +198,12 @@ class Federation:
         """Return the site called ``name``, where fedsdn is to run.
 
         Raises:
-            FedsdnError: no site has this name, or the site has another proxy.
+            FinalError: no site has this name, or the site has another proxy.
 
         """
         site = self.site(name)
         if site.proxy != "fedsdn":
-            raise FedsdnError(
+            raise FinalError(
                 f"site {name!r} has another's proxy ('proxy: {site.proxy}'): nothing of fedsdn "
                 "runs there; name a site that has fedsdn's"
             )

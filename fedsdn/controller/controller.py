@@ -22,6 +22,7 @@ from fedsdn.config.differences import digest
 from fedsdn.config.local import LocalSettings
 from fedsdn.config.model import Address, Federation, Site, Uplink
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.controller.alone import take_lock
 from fedsdn.controller.federation_file import FederationFile
 from fedsdn.controller.supervisor import supervise
 from fedsdn.controller.upkeep import Upkeep
@@ -57,12 +58,14 @@ class Controller:
         """Read the federation file, reserve the bridge, and make the channel's socket.
 
         Raises:
-            FedsdnError: the federation file is bad, or another application runs on this host.
+            FinalError: the federation file is bad, or another application runs on this host.
+            FedsdnError: the lock or the socket cannot be made.
 
         """
         self._site = settings.site
         self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._followed = self._watched.current
+        self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")

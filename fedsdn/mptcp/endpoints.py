@@ -19,7 +19,7 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Address, Uplink
-from fedsdn.errors import FedsdnError
+from fedsdn.namespace import MissingNamespaceError, exists
 
 
 class EndpointFlag(IntFlag):
@@ -60,15 +60,15 @@ class Endpoints:
         """Open a netlink socket in the network namespace called ``namespace``.
 
         Raises:
-            FedsdnError: there is none.
+            MissingNamespaceError: there is none.
 
         """
+        if not exists(namespace):  # pyroute2 would fork to find out, every second
+            raise MissingNamespaceError(namespace)
         try:
             self._netlink = MPTCP(netns=namespace, flags=0)  # by default it would make one
         except FileNotFoundError as error:
-            raise FedsdnError(
-                f"network namespace {namespace} is missing: run 'fedsdn site up' first"
-            ) from error
+            raise MissingNamespaceError(namespace) from error
 
     def __enter__(self) -> Endpoints:
         return self

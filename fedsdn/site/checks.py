@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedsdn import namespace
 from fedsdn.config.model import ProviderNetwork, Site
-from fedsdn.errors import FedsdnError
+from fedsdn.errors import FedsdnError, FinalError
 from fedsdn.ovs.commands import check_switch
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.site import database, flows, links, record
@@ -35,10 +35,10 @@ def check_root() -> None:
 
 
 def check_record(site_name: str) -> None:
-    """Raise FedsdnError if the host was set up as another site."""
+    """Raise FinalError if the host was set up as another site."""
     recorded = record.read()
     if recorded is not None and recorded != site_name:
-        raise FedsdnError(
+        raise FinalError(
             f"this host is set up as site {recorded!r}, not {site_name!r}: "
             "run 'fedsdn site down' first, or correct the site's name"
         )

@@ -77,6 +77,9 @@ class Keeper:
         """
         try:
             return self._look(federation)
+        except namespace.MissingNamespaceError:  # said where endpoints are kept
+            self._close()
+            return ()
         except OSError as error:
             self._close()
             raise FedsdnError(f"namespace {self._name} cannot be watched: {error}") from error

@@ -6,10 +6,7 @@ a repeated one, the rest of an interrupted one and a changed federation file are
 
 from __future__ import annotations
 
-import socket
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,20 +17,13 @@ from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import checks, database, firewall, links, ports, record
+from fedsdn.site import checks, database, firewall, links, locks, ports, record
 from fedsdn.site.network import Network
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
 
 Work = Callable[[], bool]
 """Makes a part as it is to be, and says whether it had to change."""
-
-_COMMAND = "\0fedsdn-site"
-"""Held by ``up`` and ``down``."""
-_CHANGE = "\0fedsdn-site-change"
-"""Held by these, too, and by whoever puts back what others have changed."""
-_PUTTING_BACK_SECONDS = 60.0
-_ASK_AGAIN_SECONDS = 0.02
 
 
 class Part(StrEnum):
@@ -75,7 +65,7 @@ def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> t
 
     """
     site = federation.local_site(site_name)
-    with _commanding():
+    with locks.commanding():
         there = checks.check_host(site)
         for warning in checks.warnings(site, there):
             warn(warning)
@@ -116,7 +106,7 @@ def down(site_name: str | None = None) -> Removed:
 
     """
     checks.check_root()
-    with _commanding():
+    with locks.commanding():
         if site_name is not None:
             checks.check_record(site_name)
         return _remove_all()
@@ -139,49 +129,6 @@ def _remove_all() -> Removed:
     return Removed(record.remove() or changed, handed_over)
 
 
-@contextmanager
-def _commanding() -> Iterator[None]:
-    """Keep a second ``up`` or ``down`` from running at the same time, and whoever puts back.
-
-    An operator is not refused because something is put back at the moment: that ends.
-    """
-    with _held(_COMMAND) as alone:
-        if not alone:
-            raise FedsdnError(
-                "another 'fedsdn site up' or 'fedsdn site down' runs on this host: "
-                "wait until it has ended"
-            )
-        with _held(_CHANGE, _PUTTING_BACK_SECONDS) as quiet:
-            if not quiet:
-                raise FedsdnError(
-                    "the application has been putting back what others changed for "
-                    f"{_PUTTING_BACK_SECONDS:g} s: its log says what (journalctl -u fedsdn-app)"
-                )
-            yield
-
-
-@contextmanager
-def _held(name: str, patience: float = 0.0) -> Iterator[bool]:
-    """Hold a lock, waited for so many seconds; False if somebody else still has it.
-
-    Its name is an abstract one (unix(7)): it belongs to the host's network namespace, and is gone
-    with the process however that ends.
-    """
-    until = time.monotonic() + patience
-    with socket.socket(socket.AF_UNIX) as lock:
-        while True:
-            try:
-                lock.bind(name)
-            except OSError:
-                if time.monotonic() >= until:
-                    yield False
-                    return
-                time.sleep(_ASK_AGAIN_SECONDS)
-            else:
-                yield True
-                return
-
-
 def put_back(plan: SitePlan, parts: Collection[Part]) -> tuple[Part, ...] | None:
     """Make parts of a set-up host as ``plan`` has them, and name those that had to change.
 
@@ -192,7 +139,7 @@ def put_back(plan: SitePlan, parts: Collection[Part]) -> tuple[Part, ...] | None
         FedsdnError: the kernel or Open vSwitch refuses.
 
     """
-    with _held(_CHANGE) as alone, record.steering(plan.site, plan.bridge) as allowed:
+    with locks.putting_back() as alone, record.steering(plan.site, plan.bridge) as allowed:
         if not (alone and allowed and namespace.exists(plan.namespace)):
             return None
         if record.applied() != (plan.facts, plan.digest):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from fedsdn.config.model import Address, Uplink
 from fedsdn.errors import FedsdnError
+from fedsdn.namespace import MissingNamespaceError
 
 _MOST_BYTES = 2048
 _MOST_AT_ONCE = 64
@@ -100,6 +101,8 @@ class ProbeSockets:
             return None
         try:
             sock = self._open_socket(uplink, port, peer)
+        except MissingNamespaceError:
+            return None  # said where endpoints are kept
         except FedsdnError as error:
             return f"no probes over {uplink.name}: {error}"
         except OSError as error:

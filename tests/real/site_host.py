@@ -115,9 +115,9 @@ class SiteHost:
             self.output("ovs-vsctl --no-wait set o . other_config:userspace-tso-enable=true")
         self.start_switch()
         if not bare:
-            self._make_bridge()
+            self.make_bridge()
 
-    def _make_bridge(self) -> None:
+    def make_bridge(self) -> None:
         self.output(
             f"ovs-vsctl add-br {BRIDGE} -- set-fail-mode {BRIDGE} secure "
             f"-- set Bridge {BRIDGE} datapath_type=netdev"

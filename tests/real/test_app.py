@@ -216,7 +216,7 @@ def launch(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (
             [f"--config-file={CONFIG_FILE}", "fedsdn.app"],
-            "another application already steers bridge br-provider",
+            "another application runs on this host",
         ),
         ([], "arguments are required: app"),
         (["--config-file=/nowhere.conf", "fedsdn.app"], "/nowhere.conf"),

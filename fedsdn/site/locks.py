@@ -1,0 +1,91 @@
+"""Who changes this host as a site, one at a time.
+
+A lock's name is an abstract one (unix(7)): it belongs to the host's network namespace, and is gone
+with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fedsdn import namespace
+from fedsdn.errors import FedsdnError
+
+_COMMAND = "\0fedsdn-site"
+"""Held by ``up`` and ``down``."""
+
+_CHANGE = "\0fedsdn-site-change"
+"""Held by these, too, and by whoever puts back what others have changed."""
+
+_PUTTING_BACK_SECONDS = 60.0
+_ASK_AGAIN_SECONDS = 0.02
+_LOOK_SECONDS = 0.5
+
+
+@contextmanager
+def commanding() -> Iterator[None]:
+    """Keep a second ``up`` or ``down`` from running at the same time, and whoever puts back.
+
+    An operator is not refused because something is put back at the moment: that ends.
+
+    Raises:
+        FedsdnError: another one runs.
+
+    """
+    with _held(_COMMAND) as alone:
+        if not alone:
+            raise FedsdnError(
+                "another 'fedsdn site up' or 'fedsdn site down' runs on this host: "
+                "wait until it has ended"
+            )
+        with _held(_CHANGE, _PUTTING_BACK_SECONDS) as quiet:
+            if not quiet:
+                raise FedsdnError(
+                    "the application has been putting back what others changed for "
+                    f"{_PUTTING_BACK_SECONDS:g} s: its log says what (journalctl -u fedsdn-app)"
+                )
+            yield
+
+
+@contextmanager
+def putting_back() -> Iterator[bool]:
+    """Keep an operator's commands waiting; False if one runs."""
+    with _held(_CHANGE) as alone:
+        yield alone
+
+
+def wait_until_set_up(name: str, say: Callable[[str], None]) -> None:
+    """Wait until there is a network namespace called ``name``, and no ``up`` is making it.
+
+    ``say`` is told, once, if that takes a while.
+    """
+    if namespace.exists(name):
+        return
+    say(f"network namespace {name} is missing: waiting for 'fedsdn site up'")
+    while True:
+        if namespace.exists(name):
+            with _held(_CHANGE) as quiet:
+                if quiet and namespace.exists(name):
+                    return
+        time.sleep(_LOOK_SECONDS)
+
+
+@contextmanager
+def _held(name: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold a lock, waited for so many seconds; False if somebody else still has it."""
+    until = time.monotonic() + patience
+    with socket.socket(socket.AF_UNIX) as lock:
+        while True:
+            try:
+                lock.bind(name)
+            except OSError:
+                if time.monotonic() >= until:
+                    yield False
+                    return
+                time.sleep(_ASK_AGAIN_SECONDS)
+            else:
+                yield True
+                return
