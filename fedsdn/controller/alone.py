@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fedsdn.errors import FedsdnError, FinalError
 
-
 _MOST_BYTES = 200
 
 _PATIENCE_SECONDS = 1.0
