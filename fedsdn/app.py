@@ -82,5 +82,7 @@ class FederationApp(app_manager.OSKenApp):  # type: ignore[misc]
         self._loop.post(self._controller.answered, event.msg)
 
 
-def _serve(stream: socket.socket, bridge: str) -> None:
-    BridgeDatapath(stream, bridge).serve()
+def _serve(stream: socket.socket, bridge: str) -> bool:
+    datapath = BridgeDatapath(stream, bridge)
+    datapath.serve()
+    return datapath.id is not None  # which it tells in the handshake

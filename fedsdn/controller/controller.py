@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fedsdn import namespace
+from fedsdn.appearance import Appearance
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.differences import digest
 from fedsdn.config.local import LocalSettings
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from fedsdn.openflow.datapath import BridgeDatapath
 
 _RETRY_SECONDS = 1.0
-"""How long after the end of a connection to the database the next one is tried."""
+"""How long after the end of a connection to the database the next one is tried, at the latest."""
 
 
 class Controller:
@@ -154,10 +155,12 @@ class Controller:
 
     async def _watch_ports(self) -> None:
         while True:
-            with suppress(OSError):  # whoever needs the database says that it does not answer
-                async for _ in port_changes(DATABASE_SOCKET):
-                    self._file.ports_changed()
-            await asyncio.sleep(_RETRY_SECONDS)
+            with Appearance(DATABASE_SOCKET) as appeared:
+                with suppress(OSError):  # whoever needs the database says that it does not answer
+                    async for _ in port_changes(DATABASE_SOCKET):
+                        self._file.ports_changed()
+                        self.connection.retry()
+                await appeared.happened(_RETRY_SECONDS)
 
     async def _follow(self, federation: Federation, groups: Groups) -> None:
         if federation != self._followed:

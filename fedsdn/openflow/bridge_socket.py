@@ -9,20 +9,32 @@ deletes all flows, and again when none has answered for a while in fail mode sta
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from fedsdn.appearance import Appearance
 from fedsdn.errors import FedsdnError
 
+_LOG = logging.getLogger(__name__)
+
 RETRY_SECONDS = 1.0
-"""How long after a failure, or after the end of a connection, the next one is tried."""
+"""How long after a failure the next connection is tried if nothing happens meanwhile; a connection
+that ended sooner has failed."""
+
+_SOON_SECONDS = 0.001
+"""How long after the first failure: a server's socket appears a moment before it listens."""
 
 LIST_CONNECTIONS = ("ss", "--no-header", "--unix", "--processes", "state", "established")
 """What prints the host's Unix sockets for ``is_connected``; as root."""
+
+_PATIENCE_SECONDS = 0.1
+"""A trouble that lasts longer is logged; while Open vSwitch restarts there is one after another."""
 
 _DIRECTORY = Path("/run/openvswitch")
 _APPLICATION = "osken-manager"
@@ -34,8 +46,9 @@ def management_socket(bridge: str) -> Path:
     return _DIRECTORY / f"{bridge}.mgmt"
 
 
-Serve = Callable[[socket.socket, str], None]
-"""Is given a connection and the bridge's name, and returns when the connection has ended."""
+Serve = Callable[[socket.socket, str], bool]
+"""Is given a connection and the bridge's name, and returns when the connection has ended: whether
+OpenFlow was spoken."""
 
 
 class BridgeConnection:
@@ -52,22 +65,61 @@ class BridgeConnection:
         """The bridge that is, or is to be, connected."""
         self._reservation = _reserve(bridge)
         self._stream: socket.socket | None = None
+        self._appeared: Appearance | None = None
         self._changing = threading.Lock()
-        self._never = threading.Event()
+        self._complaint = ""
 
     def keep(self, serve: Serve) -> None:
-        """Connect, and connect again, for ever."""
+        """Connect, and connect again as soon as the bridge has its socket again, for ever."""
+        pause = _SOON_SECONDS
         while True:
-            with self._changing:
-                bridge = self.bridge
-                stream = self._stream = _Stream(socket.AF_UNIX)
-            try:
-                stream.connect(str(management_socket(bridge)))
-            except OSError:
-                stream.close()
-            else:
-                serve(stream, bridge)
-            self._never.wait(RETRY_SECONDS)
+            with Appearance(management_socket(self.bridge)) as appeared:
+                with self._changing:
+                    self._appeared = appeared
+                began = time.monotonic()
+                trouble = self._connect(serve)
+                lasted = not trouble and time.monotonic() - began > RETRY_SECONDS
+                if not trouble or pause > _PATIENCE_SECONDS:
+                    self._complain(trouble)
+                if lasted or appeared.wait(pause):
+                    pause = _SOON_SECONDS
+                else:
+                    pause = min(2 * pause, RETRY_SECONDS)
+                with self._changing:
+                    self._appeared = None
+
+    def _connect(self, serve: Serve) -> str:
+        """Connect once, until it ends; say why OpenFlow was not spoken, nothing if it was."""
+        with self._changing:
+            bridge = self.bridge
+            stream = self._stream = _Stream(socket.AF_UNIX)
+        path = management_socket(bridge)
+        try:
+            stream.connect(str(path))
+        except OSError as error:
+            stream.close()
+            return (
+                f"{bridge}: not connected ({path}: {error.strerror}): start Open vSwitch, or add "
+                "the bridge; its flows come at once"
+            )
+        if serve(stream, bridge):
+            return ""
+        return (
+            f"{bridge}: Open vSwitch does not speak OpenFlow 1.3 there: run 'fedsdn site up', or "
+            f"ovs-vsctl add Bridge {bridge} protocols OpenFlow13"
+        )
+
+    def _complain(self, text: str) -> None:
+        """Log a trouble once."""
+        if text and text != self._complaint:
+            _LOG.warning("%s", text)
+        self._complaint = text
+
+    def retry(self) -> None:
+        """Try to connect now, if there is no connection: the bridge has changed. For any thread."""
+        with self._changing:
+            if self._appeared is not None:
+                self._appeared.wake()
 
     def go_over(self, bridge: str) -> None:
         """End the connection; the next one is to another bridge. For any thread.
@@ -83,6 +135,7 @@ class BridgeConnection:
             if self._stream is not None:
                 with suppress(OSError):  # not connected, or not any more
                     self._stream.shutdown(socket.SHUT_RDWR)
+        self.retry()
 
 
 def _reserve(bridge: str) -> socket.socket:

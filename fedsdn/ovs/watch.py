@@ -1,4 +1,4 @@
-"""News of ports from Open vSwitch's database, as they come (RFC 7047, section 4.1)."""
+"""News of bridges and ports from Open vSwitch's database, as they come (RFC 7047, section 4.1)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ _MONITOR = {
                 "select": _NEWS,
             },
             "Interface": {"columns": ["ofport", "options"], "select": _NEWS},
+            "Bridge": {
+                "columns": ["name", "ports", "protocols", "controller", "fail_mode"],
+                "select": _NEWS,
+            },
         },
     ],
 }
 
 
 async def port_changes(database: Path) -> AsyncIterator[None]:
-    """Yield at the start, and whenever ports, their VLANs or their numbers have changed.
+    """Yield at the start, and whenever bridges, ports, their VLANs or their numbers have changed.
 
     It ends when the database ends the connection.
 

@@ -1,8 +1,17 @@
-"""Who is connected to a bridge, read from what ss prints."""
+"""The way to the bridge's socket: taken as soon as it is there; and who has taken it, by ss."""
 
 from __future__ import annotations
 
-from fedsdn.openflow.bridge_socket import is_connected
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from queue import Queue
+
+import pytest
+
+from fedsdn.openflow import bridge_socket
+from fedsdn.openflow.bridge_socket import BridgeConnection, is_connected
 
 LISTED = """\
 u_str 0      0      /run/openvswitch/db.sock 969195 * 970261 users:(("ovsdb-server",pid=7,fd=20))
@@ -22,3 +31,90 @@ def test_the_application_is_connected_to_its_bridge_only() -> None:
 
 def test_another_client_of_the_bridge_is_not_the_application() -> None:
     assert not is_connected(LISTED, "br-other")
+
+
+class Switch:
+    """Open vSwitch's end of a bridge's management socket, and the application's thread."""
+
+    def __init__(self, directory: Path, bridge: str) -> None:
+        self.path = directory / f"{bridge}.mgmt"
+        self.speaks = True
+        self.served: Queue[str] = Queue()
+        self.connection = BridgeConnection(bridge)
+        threading.Thread(target=self.connection.keep, args=(self._serve,), daemon=True).start()
+
+    def _serve(self, stream: socket.socket, bridge: str) -> bool:
+        self.served.put(bridge)
+        with suppress(ConnectionError):
+            stream.recv(1)
+        stream.close()
+        return self.speaks
+
+    def listen(self) -> socket.socket:
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.path))
+        listener.listen()
+        return listener
+
+
+@pytest.fixture
+def switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Switch:
+    """A switch that is not there yet, and that nobody looks for unless something happens."""
+    monkeypatch.setattr(bridge_socket, "_DIRECTORY", tmp_path)
+    monkeypatch.setattr(bridge_socket, "RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(bridge_socket, "_SOON_SECONDS", 3600.0)
+    return Switch(tmp_path, f"test-{tmp_path.name}")
+
+
+def test_the_bridge_is_connected_whenever_its_socket_appears(switch: Switch) -> None:
+    for _ in range(3):
+        with switch.listen() as listener:
+            assert switch.served.get(timeout=20) == switch.connection.bridge
+            listener.accept()[0].close()  # it ends: a switch that is killed, with its socket left
+
+
+def test_news_of_the_bridge_are_a_reason_to_try(switch: Switch) -> None:
+    """Its socket is as it was, but it may speak another version of OpenFlow now."""
+    switch.speaks = False
+    with switch.listen() as listener:
+        switch.served.get(timeout=20)
+        for _ in range(3):
+            listener.accept()[0].close()
+            switch.connection.retry()
+            switch.served.get(timeout=20)
+        listener.accept()[0].close()
+
+
+def test_why_there_is_no_connection_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_socket, "_DIRECTORY", tmp_path)
+    connection = BridgeConnection("test-bridge")
+    assert "No such file or directory): start" in connection._connect(lambda *_: True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "test-bridge.mgmt"))
+        listener.listen()
+        assert "does not speak OpenFlow 1.3" in connection._connect(lambda *_: False)
+        assert connection._connect(lambda *_: True) == ""
+    assert "Connection refused" in connection._connect(lambda *_: True)
+
+
+def test_a_trouble_that_lasts_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge_socket, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(bridge_socket, "_DIRECTORY", tmp_path)
+    tries: Queue[None] = Queue()
+    connection = BridgeConnection("test-lasting")
+    connect = connection._connect
+
+    def counted(serve: bridge_socket.Serve) -> str:
+        tries.put(None)
+        return connect(serve)
+
+    monkeypatch.setattr(connection, "_connect", counted)
+    threading.Thread(target=connection.keep, args=(lambda *_: True,), daemon=True).start()
+    for _ in range(5):
+        tries.get(timeout=20)
+    assert caplog.text.count("test-lasting: not connected") == 1
