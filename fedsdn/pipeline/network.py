@@ -4,8 +4,8 @@ A VLAN is not in every frame: Open vSwitch tags those of access ports in NORMAL 
 that has to do with the network has flows of its own here; what else comes is another network's, or
 nobody's, and goes back to table 0, whatever its addresses: the bridge's other owner does with it
 what it would do without us. Neutron translates the integration bridge's VLANs there, so a frame of
-ours with such a tag gets the network's own here. All tables behind see the network's frames only,
-as NORMAL is to take them, so conntrack's zone is the network's too.
+ours keeps such a tag until it is delivered: it may still turn out to be none of ours. All tables
+behind see the network's frames only, so conntrack's zone is the network's too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import Table
-from fedsdn.pipeline.flows import Flow, HandBack, Match, PopVlan, Resubmit, SetVlan, Tag
+from fedsdn.pipeline.flows import (
+    Action,
+    Flow,
+    HandBack,
+    Match,
+    PopVlan,
+    Resubmit,
+    SetVlan,
+    Tag,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +68,8 @@ def flows(context: Context) -> Iterator[Flow]:
             yield context.flow(
                 Table.NETWORK,
                 Match(in_port=port.name, vlan=port.local),
-                PopVlan() if vlan is None else SetVlan(vlan),
                 Resubmit(Table.TENANT),
-                why="Neutron's tag for the provider network: translated as Neutron does",
+                why="Neutron's tag for the provider network",
             )
     yield context.default(
         Table.NETWORK,
@@ -70,6 +78,17 @@ def flows(context: Context) -> Iterator[Flow]:
     )
 
 
+def translation(vlan: int | None) -> Action:
+    """Return what gives a frame with another bridge's tag the network's own, as Neutron does it.
+
+    ``vlan`` is the provider network's.
+    """
+    return PopVlan() if vlan is None else SetVlan(vlan)
+
+
+_BY_PORT = {Table.NETWORK, Table.TO_SOCKSIFIER, Table.TO_SERVER, Table.TO_BOTH}
+
+
 def is_of_a_port(flow: Flow) -> bool:
     """Whether a flow is there because the bridge has a certain port of tenants."""
-    return flow.table is Table.NETWORK and flow.match.in_port is not None
+    return flow.table in _BY_PORT and flow.match.in_port is not None

@@ -27,6 +27,7 @@ from fedsdn.pipeline.declarations import (
     port_mac,
 )
 from fedsdn.pipeline.flows import (
+    Action,
     AddressToSender,
     Commit,
     ConnState,
@@ -43,8 +44,9 @@ from fedsdn.pipeline.flows import (
     icmp,
     tcp,
 )
-from fedsdn.pipeline.network import HANDED_BACK
+from fedsdn.pipeline.network import HANDED_BACK, translation
 
+_TRANSLATED = 20
 _BY_DIRECTION = 20
 _OPENING = 30
 _TURNING = 40
@@ -80,7 +82,7 @@ def flows(context: Context) -> Iterator[Flow]:
                 Track(Table.TENANT_STATE, nat=restored),
                 why="from a local prefix: look the connection up",
             )
-    yield context.default(Table.TENANT, Normal(), why="not from a local prefix: not federated")
+    yield context.default(Table.TENANT, *HANDED_BACK, why="not from a local prefix: not federated")
     yield from _by_state(context)
     yield from _syn_on_inbound(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
@@ -133,7 +135,7 @@ def _by_state(context: Context) -> Iterator[Flow]:
             priority=_BY_DIRECTION,
             why="an ICMP error about a connection goes the connection's way",
         )
-    yield context.default(Table.TENANT_STATE, Normal(), why="other ICMP is not carried")
+    yield context.default(Table.TENANT_STATE, *HANDED_BACK, why="other ICMP is not carried")
 
 
 def _syn_on_inbound(context: Context) -> Iterator[Flow]:
@@ -165,19 +167,9 @@ def _syn_on_inbound(context: Context) -> Iterator[Flow]:
 
 
 def _delivery(context: Context, table: Table, port: str) -> Iterator[Flow]:
-    """Flows that hand a frame to the proxy.
-
-    Steered frames do not pass NORMAL: the bridge would forget the VM's port and flood the proxy's
-    answers. NORMAL learns the source of a frame whose destination is its source, and sends it
-    nowhere.
-    """
-    learn = (AddressToSender(), Normal())
+    """Flows that hand a frame to the proxy."""
     to_proxy = (SetDestinationMac(port_mac(context.site, port)), Output(port))
-    tagged, untagged = Match(tag=Tag.PRESENT), Match(tag=Tag.ABSENT)
-    yield context.flow(
-        table, tagged, *learn, PopVlan(), *to_proxy, why="to the proxy, without its tag"
-    )
-    yield context.flow(table, untagged, *learn, *to_proxy, why="to the proxy")
+    yield from _delivered(context, table, to_proxy)
 
 
 def _delivery_to_both(context: Context, mac: Callable[[Site, str], str]) -> Iterator[Flow]:
@@ -186,14 +178,35 @@ def _delivery_to_both(context: Context, mac: Callable[[Site, str], str]) -> Iter
     Where the bridge restores sources they do not: a connection that conntrack has lost is lost for
     good there, and the proxy is to reset it.
     """
-    learn = (AddressToSender(), Normal())
-    copies = [
+    copies = tuple(
         action
         for port in (SOCKSIFIER_PORT, SERVER_PORT)
         for action in (SetDestinationMac(mac(context.site, port)), Output(port))
-    ]
+    )
+    yield from _delivered(context, Table.TO_BOTH, copies)
+
+
+def _delivered(context: Context, table: Table, to_proxy: tuple[Action, ...]) -> Iterator[Flow]:
+    """Flows that have the bridge learn where a frame is from, and hand it on without its tag.
+
+    Steered frames do not pass NORMAL: the bridge would forget the VM's port and flood the proxy's
+    answers. NORMAL learns the source of a frame whose destination is its source, and sends it
+    nowhere.
+    """
+    learn = (AddressToSender(), Normal())
+    vlan = context.site.provider_network.segmentation_id
+    untag = () if vlan is None else (PopVlan(),)
+    for port in context.tenant_ports:
+        if port.local is not None:
+            yield context.flow(
+                table,
+                Match(in_port=port.name, vlan=port.local),
+                *(translation(vlan), *learn, *untag, *to_proxy),
+                priority=_TRANSLATED,
+                why="with Neutron's tag: NORMAL learns it in the network's own VLAN",
+            )
     tagged, untagged = Match(tag=Tag.PRESENT), Match(tag=Tag.ABSENT)
     yield context.flow(
-        Table.TO_BOTH, tagged, *learn, PopVlan(), *copies, why="to both ports, without its tag"
+        table, tagged, *learn, PopVlan(), *to_proxy, why="to the proxy, without its tag"
     )
-    yield context.flow(Table.TO_BOTH, untagged, *learn, *copies, why="to both ports")
+    yield context.flow(table, untagged, *learn, *to_proxy, why="to the proxy")

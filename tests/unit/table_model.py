@@ -108,6 +108,7 @@ class TableModel:
         self.translated: dict[Connection, tuple[SocketAddress, SocketAddress]] = {}
         """Own address and client's, by the connection as either side of the bridge sees it."""
         self.learned: set[tuple[str, str]] = set()
+        self.learned_tags: set[int | None] = set()
 
     def push(self, packet: Packet) -> list[Delivery]:
         """Everything that leaves the bridge because of this packet."""
@@ -134,6 +135,7 @@ class TableModel:
                     way.deliveries.append(Delivery(port, way.packet))
             case Normal():
                 self.learned.add((way.packet.source_mac, way.packet.in_port))
+                self.learned_tags.add(way.packet.tag)
                 if way.packet.mac != way.packet.source_mac:
                     way.deliveries.append(Delivery(NORMAL, way.packet))
             case Resubmit(table):

@@ -337,7 +337,7 @@ def test_of_two_networks_of_one_number_neither_is_served(
 
 @pytest.mark.parametrize("ends", ENDS)
 @pytest.mark.parametrize(("network", "local"), NETWORKS, ids=["flat", "VLAN"])
-def test_local_vlans_are_translated_as_neutron_does(
+def test_a_local_vlan_is_translated_where_a_frame_is_delivered_and_not_before(
     ends: tuple[str, str], network: ProviderNetwork, local: int
 ) -> None:
     federation = with_provider_network(two_sites(), network)
@@ -345,9 +345,11 @@ def test_local_vlans_are_translated_as_neutron_does(
     model = TableModel(pipeline_flows(federation, "a", ports))
     [taken] = model.push(packet(ends, PATCH, local))
     assert (taken.port, taken.packet.tag) == (SOCKSIFIER_PORT, None)
+    assert model.learned_tags == {network.segmentation_id}, "what NORMAL sends back has this one"
     unfederated = packet(("172.16.0.1" if "." in ends[0] else "fd99::1", ends[1]), PATCH, local)
-    translated = replace(unfederated, tag=network.segmentation_id)
-    assert model.push(unfederated) == [Delivery(NORMAL, translated)]
+    ping = replace(packet(ends, PATCH, local), protocol=icmp(ip_address(ends[0])), icmp_type=8)
+    for frame in (unfederated, ping):
+        assert model.push(frame) == [Delivery(NORMAL, frame)], "the other owner's to translate"
     for tag in {None, 0, VLAN, *(LOCAL_FLAT, LOCAL_VLAN, LOCAL_OTHER)} - {local}:
         other = packet(ends, PATCH, tag)
         assert model.push(other) == [Delivery(NORMAL, other)]
