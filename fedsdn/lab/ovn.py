@@ -59,8 +59,7 @@ class Port:
 class LogicalNetwork:
     """A provider network, flat without a ``vlan``, and its ports' security group.
 
-    The group lets TCP come from the networks ``clients`` alone, ICMP from everywhere; without
-    ``clients`` everything.
+    The group lets nothing come but TCP from the networks ``clients``; without those, everything.
     """
 
     name: str
@@ -210,8 +209,6 @@ def security_group(network: LogicalNetwork) -> Iterator[list[str]]:
         for family in ("ip4", "ip6"):
             yield _acl(group, "to-lport", _ALLOW, f"{comes} {family}")
         return
-    for family in ("4", "6"):
-        yield _acl(group, "to-lport", _ALLOW, f"{comes} ip{family} && icmp{family}")
     for client in network.clients:
         yield _acl(
             *(group, "to-lport", _ALLOW),
