@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,16 @@ from fedsdn.cli.tables import print_table
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS, PROXY_NAMESPACE
 from fedsdn.proxy.process import workers
-from fedsdn.proxy.process.stats_socket import STATISTICS_SOCKET, check_namespace, read_statistics
+from fedsdn.proxy.process.handed_on import CHECK
+from fedsdn.proxy.process.parent import Settings
+from fedsdn.proxy.process.stats_socket import (
+    STATISTICS_SOCKET,
+    check_namespace,
+    check_workers,
+    read_reloads,
+    read_statistics,
+    running_process,
+)
 from fedsdn.proxy.stats import counted_reasons
 from fedsdn.site.locks import wait_until_set_up
 from fedsdn.units import ago
@@ -24,6 +35,8 @@ from fedsdn.units import ago
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
 
 _OF_A_REASON = ("ended_", "last_", "now")
+_RELOAD_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
 _MPTCP = Path("/proc/sys/net/mptcp/enabled")
 
 
@@ -42,8 +55,11 @@ def run(
         float, typer.Option(min=0, help="What a stop leaves to running connections, in seconds.")
     ] = 30.0,
     verbose: Annotated[bool, typer.Option(help="Log every connection that fails.")] = False,
+    check: Annotated[
+        bool, typer.Option(CHECK, help="Only say whether it would run, beside one that does.")
+    ] = False,
 ) -> None:
-    """Run socksifier and SOCKS server until SIGTERM; SIGHUP reads the federation file again."""
+    """Run socksifier and SOCKS server until SIGTERM; SIGHUP reloads, as 'fedsdn proxy reload'."""
     with service():
         local = settings(config_file, site, federation)
     logging.basicConfig(
@@ -53,17 +69,52 @@ def run(
     wait_until_set_up(PROXY_NAMESPACE, logging.warning)
     namespace.enter(PROXY_NAMESPACE)
     _check_mptcp()
+    how = Settings(
+        site=local.site,
+        federation=local.federation,
+        workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
+        drain_seconds=drain_seconds,
+        namespace=PROXY_NAMESPACE,
+    )
     with service():
-        workers.run(
-            workers.Settings(
-                site=local.site,
-                federation=local.federation,
-                workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
-                drain_seconds=drain_seconds,
-                namespace=PROXY_NAMESPACE,
-            ),
-            STATISTICS_SOCKET,
-        )
+        if check:
+            workers.check(how)
+        else:
+            workers.run(how, STATISTICS_SOCKET)
+
+
+@app.command()
+def reload() -> None:
+    """Have the running proxy become what is on disk now, program and federation file.
+
+    New workers take the places of those that run; these end with what they carry, and no
+    connection is lost. If the program on disk does not run, all goes on as before.
+    """
+    check_namespace(PROXY_NAMESPACE)
+    done, failed = read_reloads()
+    process = running_process()
+    os.kill(process, signal.SIGHUP)
+    latest = time.monotonic() + _RELOAD_SECONDS
+    while time.monotonic() < latest:
+        time.sleep(_LOOK_SECONDS)
+        try:
+            now_done, now_failed = read_reloads()
+        except FedsdnError:  # it becomes another program, and answers later
+            if not _is_running(process):
+                raise
+            continue
+        if now_failed > failed:
+            raise FedsdnError(
+                "not reloaded, the proxy goes on as before: its log says why "
+                "(journalctl -u fedsdn-proxy)"
+            )
+        if now_done > done:
+            print(f"reloaded: {check_workers(read_statistics())}")
+            return
+    raise FedsdnError(
+        f"not reloaded within {_RELOAD_SECONDS:g} s: see the proxy's log "
+        "(journalctl -u fedsdn-proxy)"
+    )
 
 
 @app.command()
@@ -84,6 +135,11 @@ def stats(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
                 for reason, count, last in counted_reasons(found)
             ],
         )
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process, which was ours to signal, has not ended."""
+    return Path(f"/proc/{process}").exists()
 
 
 def _check_mptcp() -> None:

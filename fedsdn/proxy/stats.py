@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum, auto
 
+from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.ended.record import Ended, Reason
 from fedsdn.proxy.ended.ring import RINGS_BYTES, Rings
+from fedsdn.proxy.memory import Memory, octets
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,23 +54,73 @@ _REASONS = {reason: place for place, reason in enumerate(Reason)}
 _ENDED = len(Counter)
 """Behind the counters: for each reason a count, then for each the time of the last."""
 
-_ROW = len(Counter) + 2 * len(Reason)
+NAMES = (
+    *(counter.name.lower() for counter in Counter),
+    *(f"ended_{reason.key}" for reason in Reason),
+    *(f"last_{reason.key}" for reason in Reason),
+)
+"""The words of a worker's row."""
+
+_ROW = len(NAMES)
+_GAUGES = ("_open", "_held")
+_OPEN = (Counter.OUTBOUND_OPEN.name.lower(), Counter.INBOUND_OPEN.name.lower())
+
+
+class Rows:
+    """A row of words for each worker; each word has one of ``names``.
+
+    They may have been made by an earlier program, which counted other things too, or fewer.
+    """
+
+    def __init__(self, names: Iterable[str], memory: Memory | None) -> None:
+        """Make the rows, or take those that ``memory`` has inherited."""
+        self.names = tuple(names)
+        self.words = octets(MOST_WORKERS * len(self.names) * _WORD, memory).cast("q")
+
+    def totals(self) -> dict[str, int]:
+        """Return the sum of each counter; of a time, the last."""
+        row = len(self.names)
+        return {
+            name: (max if name.startswith("last_") else sum)(self.words[place::row])
+            for place, name in enumerate(self.names)
+        }
+
+    def forget_open(self, worker: int) -> int:
+        """Set the gauges of a worker that ended to zero; return how many connections it had."""
+        lost, start = 0, worker * len(self.names)
+        for place, name in enumerate(self.names, start):
+            lost += self.words[place] if name in _OPEN else 0
+            if name.endswith(_GAUGES):
+                self.words[place] = 0
+        return lost
 
 
 class Statistics:
     """The counters of all workers; made before the workers are forked."""
 
-    def __init__(self, workers: int) -> None:
-        """Make the shared memory, all zero."""
-        self._rows = workers
+    def __init__(
+        self, workers: int, memory: Memory | None = None, earlier: Iterable[Rows] = ()
+    ) -> None:
+        """Make the shared memory for so many workers, and those that leave.
+
+        ``earlier`` are the rows of earlier programs, which a reload has left.
+        """
+        self._workers = workers
         self.running = 0
-        """Workers that run now; the parent's own figure, like the next two."""
+        """Workers that run now; the parent's own figure, like the next ones."""
+        self.leaving = 0
+        """Workers that take nothing new since a reload, and carry what they have to its end."""
+        self.reloads = 0
+        self.reloads_failed = 0
+        """Reloads after which the workers went on as before."""
         self.restarts = 0
         """Workers that ended by themselves, and were started again."""
         self.last_restart = 0.0
         """When the last of them ended, in Unix time; 0: none has."""
-        self._words = memoryview(mmap.mmap(-1, workers * _ROW * _WORD)).cast("q")
-        self._rings = memoryview(mmap.mmap(-1, workers * RINGS_BYTES))
+        self._earlier = tuple(earlier)
+        self._counted = Rows(NAMES, memory)
+        self._words = self._counted.words
+        self._rings = octets(MOST_WORKERS * RINGS_BYTES, memory)
 
     def row(self, worker: int) -> WorkerStatistics:
         """Return the counters that the worker with this number may change."""
@@ -81,35 +132,32 @@ class Statistics:
         )
 
     def _all_rows(self) -> list[WorkerStatistics]:
-        return [self.row(worker) for worker in range(self._rows)]
+        return [self.row(worker) for worker in range(MOST_WORKERS)]
 
     def forget_open(self, worker: int) -> int:
         """Set the gauges of a worker that ended to zero; return how many connections it had."""
-        row = self.row(worker)
-        lost = row.value(Counter.OUTBOUND_OPEN) + row.value(Counter.INBOUND_OPEN)
-        for counter in Counter:
-            if counter.name.endswith(("_OPEN", "_HELD")):
-                row.add(counter, -row.value(counter))
-        return lost
+        return sum(rows.forget_open(worker) for rows in (self._counted, *self._earlier))
 
     def totals(self) -> dict[str, int]:
         """Return all figures by name.
 
-        These are the number of workers, of running ones and of restarts; the sums of each counter;
+        These are the number of workers, of running and of leaving ones, of reloads and of restarts;
+        the sums of each counter;
         for each reason how many connections ended for it; when the last restart was, and the last
         end for each reason (Unix time; 0: never); and the time ``now``, to compare with.
         """
-        rows = self._all_rows()
-        totals = {
-            counter.name.lower(): sum(row.value(counter) for row in rows) for counter in Counter
-        }
-        for reason in Reason:
-            totals[f"ended_{reason.key}"] = sum(row.ended_for(reason) for row in rows)
-        for reason in Reason:
-            totals[f"last_{reason.key}"] = max(row.last_for(reason) for row in rows)
+        totals = self._counted.totals()
+        for rows in self._earlier:
+            for name, value in rows.totals().items():
+                if name in totals:
+                    last = name.startswith("last_")
+                    totals[name] = max(totals[name], value) if last else totals[name] + value
         return {
-            "workers": self._rows,
+            "workers": self._workers,
             "running": self.running,
+            "leaving": self.leaving,
+            "reloads": self.reloads,
+            "reloads_failed": self.reloads_failed,
             "restarts": self.restarts,
             **totals,
             "last_restart": int(self.last_restart),

@@ -19,9 +19,10 @@ from unittest.mock import patch
 from fedsdn.channel.client import ChannelClient
 from fedsdn.config.loader import dump_federation
 from fedsdn.pipeline.declarations import HELD_DEVICE
-from fedsdn.proxy.opening.device import HeldDevice
+from fedsdn.proxy.opening.device import HeldQueue
 from fedsdn.proxy.process import worker, workers
 from fedsdn.proxy.process.listener import Listener
+from fedsdn.proxy.process.parent import Settings
 from fedsdn.proxy.process.parts import Parts
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.sockets.path_manager import PathManager
@@ -71,12 +72,12 @@ def fail_in_a_callback(_: worker._Worker) -> None:
 
 def fail_in_a_reload(one: worker._Worker) -> None:
     patch.object(one, "_reload", fail_soon).start()
-    one._hangup()
+    one._parts.once("reload", one._reload())
 
 
 FAULTS: dict[str, Callable[[], object]] = {
     "poller": replaced(Poller, "run", fail_soon),
-    "queue of SYNs": replaced(HeldDevice, "run", fail_soon),
+    "queue of SYNs": replaced(HeldQueue, "run", fail_soon),
     "path manager": replaced(PathManager, "run", fail_soon),
     "channel": replaced(ChannelClient, "_converse", fail_soon),
     "listener for": replaced(Listener, "run", fail_soon),
@@ -110,7 +111,7 @@ def main() -> None:
         patch.object(worker, "CHANNEL_SOCKET", directory / "channel.sock"),
         patch.object(worker, "run", run_with_a_fault),
     ):
-        workers.run(workers.Settings(site, file, 1, 0.1, "none"), directory / "proxy.sock")
+        workers.run(Settings(site, file, 1, 0.1, "none"), directory / "proxy.sock")
 
 
 if __name__ == "__main__":

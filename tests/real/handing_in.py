@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy.opening.device import HeldDevice
+from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, open_queue
 from fedsdn.proxy.opening.segments import read_segment
 from tests.real.proxy_net import ROOT
 from tests.real.site_host import SiteHost
@@ -30,7 +30,7 @@ def handing_in(host: SiteHost) -> Iterator[None]:
 
 
 def main() -> None:
-    device = HeldDevice(0)
+    device, queue = HeldDevice(0), HeldQueue(open_queue())
     print("ready", flush=True)
 
     def take(packet: bytes) -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         if segment is not None and (segment.opens or segment.resets):
             device.hand_in(segment)
 
-    asyncio.run(device.run(take))
+    asyncio.run(queue.run(take))
 
 
 if __name__ == "__main__":

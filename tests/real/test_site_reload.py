@@ -119,7 +119,7 @@ def test_the_proxy_refuses_what_site_up_refuses(host: SiteHost) -> None:
         host.write(with_third_uplink())
         proxy.send_signal(signal.SIGHUP)
         assert proxy.stdout is not None
-        complaint = next(line for line in proxy.stdout if "keeping the federation" in line)
+        complaint = next(line for line in proxy.stdout if "not reloaded" in line)
         assert "port far1 of uplink up3 is on no bridge" in complaint
 
 

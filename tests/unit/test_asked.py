@@ -252,3 +252,15 @@ async def test_a_repeated_request_takes_no_more_than_a_new_connections_first_seg
         assert await answer is Reply.SUCCEEDED
         rest = len(GREETING + request.encode() + record) - FIRST_SEGMENT_BYTES
         assert await net.read(1, rest) == bytes(rest)
+
+
+@asynchronous
+async def test_a_request_under_way_to_a_server_that_leaves_is_answered_behind_its_word() -> None:
+    data = b"first"
+    async with (
+        asking() as (net, request),
+        net.peers.asked(PEER, request, lambda most: data[:most]) as asked,
+    ):
+        await net.say(0, encode_reply(Reply.LEAVING) + SUCCEEDED)
+        assert await asked.answer() is Reply.SUCCEEDED
+        assert len(net.ends) == 1

@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def known(clock: Clock) -> KnownDestinations:
-    return KnownDestinations(clock)
+    return KnownDestinations(clock=clock)
 
 
 def test_nothing_is_known_at_first(known: KnownDestinations) -> None:

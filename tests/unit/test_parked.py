@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from unittest.mock import MagicMock
 
 from fedsdn.proxy.admission.carried import Carried
 from fedsdn.proxy.socks.parked import Parked
+from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from tests.unit.loopback import asynchronous, tcp_pair, until
 
 
@@ -34,3 +36,22 @@ async def test_one_that_is_not_good_any_more_is_reset_alone() -> None:
         assert good[0].fileno() != -1
         good[1].send(b"?")
         await until(lambda: go_on.called)
+
+
+@asynchronous
+async def test_who_leaves_says_so_on_what_is_parked_and_on_what_comes_later() -> None:
+    said = encode_reply(Reply.LEAVING)
+    before, later = tcp_pair(), tcp_pair()
+    go_on = MagicMock()
+    with before[0], before[1], later[0], later[1]:
+        parked = Parked(2, Carried(MagicMock()), MagicMock())
+        parked.park(before[0], "b", go_on)
+        assert len(parked.tasks) == 1
+        parked.leave()
+        parked.park(later[0], "b", go_on)
+        loop = asyncio.get_running_loop()
+        for _, peer in (before, later):
+            assert await loop.sock_recv(peer, 100) == said
+        before[1].send(b"a request that was under way")
+        await until(lambda: go_on.called)
+        assert before[0].fileno() != -1

@@ -15,6 +15,7 @@ from fedsdn.proxy.socks import pool as module
 from fedsdn.proxy.socks.connection import Connection
 from fedsdn.proxy.socks.demand import MOST_READY
 from fedsdn.proxy.socks.pool import Pool
+from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from fedsdn.proxy.stats import Counter, Statistics
 from tests.unit.loopback import asynchronous, polling, until
 from tests.unit.peer_connections import PEER, connected
@@ -216,3 +217,14 @@ async def test_one_that_is_taken_is_not_ended_with_those_that_are_ready() -> Non
         await asyncio.get_running_loop().sock_sendall(taken.far, b"?")
         assert await asyncio.get_running_loop().sock_recv(net.ends[0], 1) == b"?"
         taken.close()
+
+
+@asynchronous
+async def test_one_whose_server_says_that_it_leaves_is_ended_and_another_is_made() -> None:
+    async with pooling() as net:
+        net.ask()
+        await until(lambda: net.ready == 1)
+        net.ends[0].send(encode_reply(Reply.LEAVING))
+        await until(lambda: net.ready == 0)
+        with pytest.raises(ConnectionResetError):
+            net.ends[0].recv(1)

@@ -12,13 +12,13 @@ import fedsdn.proxy
 PROXY = Path(fedsdn.proxy.__file__).parent
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "process": {"opening", "socks", "relay", "sockets", "admission", "stats", "ended"},
+    "process": {"opening", "socks", "relay", "sockets", "admission", "stats", "memory", "ended"},
     "socks": {"opening", "relay", "sockets", "admission", "stats", "memory", "ended"},
     "opening": {"admission", "sockets", "memory", "ended"},
     "relay": {"sockets", "stats", "ended"},
     "sockets": {"ended"},
     "admission": {"ended"},
-    "stats": {"ended"},
+    "stats": {"memory", "ended"},
     "ended": set(),
     "memory": set(),
 }

@@ -52,7 +52,7 @@ def test_a_newer_proxy_that_counts_more_is_read(read: Read) -> None:
     [{"workers": 2, "outbound": 5}, {}, [], None, 7],
 )
 def test_another_version_is_one_line_that_says_so(read: Read, found: object) -> None:
-    with pytest.raises(FedsdnError, match="another version of fedsdn: restart it") as raised:
+    with pytest.raises(FedsdnError, match="another version of fedsdn: have it become") as raised:
         read(json.dumps(found).encode())
     assert "\n" not in str(raised.value)
 

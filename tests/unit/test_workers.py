@@ -5,34 +5,45 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.json import encode
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.watch import WatchedFederation
-from fedsdn.proxy.process import worker, workers
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import MOST_WORKERS
+from fedsdn.proxy.memory import Memory
+from fedsdn.proxy.process import parent as module
+from fedsdn.proxy.process import worker
+from fedsdn.proxy.process.handed_on import handed_on
+from fedsdn.proxy.process.parent import Kept, Parent, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
+from fedsdn.proxy.process.succession import Child
 from fedsdn.proxy.stats import Statistics
 from tests.unit.federations import two_sites
 
 
 @pytest.fixture
-def parent(tmp_path: Path) -> Iterator[workers._Parent]:
+def parent(tmp_path: Path) -> Iterator[Parent]:
     file = tmp_path / "federation.yaml"
     file.write_text(dump_federation(two_sites()))
     statistics = Statistics(1)
     served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
-    settings = workers.Settings("a", file, 1, 0.0, "none")
-    yield workers._Parent(settings, WatchedFederation(file, "a"), statistics, served)
+    settings = Settings("a", file, 1, 0.0, "none")
+    shared = worker.Shared.within(Memory())
+    kept = Kept((7,), ())
+    yield Parent(settings, WatchedFederation(file, "a"), statistics, served, shared, kept)
     served.remove()
 
 
 def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
-    parent: workers._Parent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """``fork`` is a mock here: root's processes have no limit that would not harm the machine."""
 
@@ -47,21 +58,22 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_ends_no_other(
         "worker 0 cannot be started, trying again: Resource temporarily unavailable"
     ]
     monkeypatch.setattr(os, "fork", lambda: 4711)
-    monkeypatch.setattr(workers, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RESTART_SECONDS", 0.0)
     parent._missing[0] = 0.0
     parent._start_missing()
-    assert parent._workers == {4711: 0}
+    assert [child.number for child in parent._workers.values()] == [0]
 
 
 def test_a_worker_says_why_it_ends_although_the_last_end_was_a_moment_ago(
-    parent: workers._Parent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(reason: str, *_: object) -> None:
         raise OSError(reason)
 
-    monkeypatch.setattr(workers, "RESTART_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "RESTART_SECONDS", 3600.0)
     log = logging.FileHandler(tmp_path / "log")
-    workers._LOG.addHandler(log)
+    logs = logging.getLogger("fedsdn.proxy.process")
+    logs.addHandler(log)
     try:
         for reason in ("one", "two", "three"):
             monkeypatch.setattr(worker, "run", partial(fail, reason))
@@ -69,7 +81,7 @@ def test_a_worker_says_why_it_ends_although_the_last_end_was_a_moment_ago(
             os.waitid(os.P_PID, next(iter(parent._workers)), os.WEXITED | os.WNOWAIT)
             parent._reap()
     finally:
-        workers._LOG.removeHandler(log)
+        logs.removeHandler(log)
         log.close()
     lines = (tmp_path / "log").read_text().splitlines()
     assert [line for line in lines if "ends" in line] == [
@@ -79,7 +91,7 @@ def test_a_worker_says_why_it_ends_although_the_last_end_was_a_moment_ago(
 
 
 def test_a_worker_that_ends_soon_waits_longer_each_time(
-    parent: workers._Parent, monkeypatch: pytest.MonkeyPatch
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock is a mock, for what takes minutes."""
     now = 1000.0
@@ -90,3 +102,31 @@ def test_a_worker_that_ends_soon_waits_longer_each_time(
         now += lived
         delays.append(parent._delay(0))
     assert delays == [1, 2, 4, 8, 16, 30, 1, 2]
+
+
+def test_a_reload_is_refused_when_old_workers_leave_too_few_numbers(parent: Parent) -> None:
+    for number in range(MOST_WORKERS):
+        assert parent._refusal() == ""
+        control, _ = socket.socketpair()
+        parent._workers[number] = Child(number, number, control, 0.0, leaving=True)
+    assert "of 64 workers only 0 more may be started, and 1 are to be" in parent._refusal()
+
+
+def test_what_is_handed_on_is_read_as_it_was_written(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept((7, 8), ())
+    parent._kept = kept
+    document = parent._document()
+    monkeypatch.setitem(os.environ, "FEDSDN_HANDED_ON", encode(document).decode())
+    assert handed_on() == document
+    assert handed_on() is None, "only once: no program further on has it"
+
+
+def test_what_another_version_hands_on_in_another_way_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(os.environ, "FEDSDN_HANDED_ON", '{"layout": 7}')
+    with pytest.raises(FedsdnError, match="the versions are too far apart") as raised:
+        handed_on()
+    assert "\n" not in str(raised.value)

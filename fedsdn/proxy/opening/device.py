@@ -33,6 +33,16 @@ _LOOK_SECONDS = 0.05
 _LONGEST = 1 << 16
 
 
+def open_queue() -> int:
+    """Open one of the queues of the device ``held``; the kernel begins to deal packets out to it.
+
+    Raises:
+        OSError: there is no such device, or the process lacks CAP_NET_ADMIN.
+
+    """
+    return tun.open_queue(HELD_DEVICE)
+
+
 def _keep_order(queue: int) -> None:
     try:
         steering.steer(queue)
@@ -48,22 +58,66 @@ class TooManyError(Exception):
     """VMs send more SYNs than they may."""
 
 
+class HeldQueue:
+    """One of the queues of the device ``held``."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Own an open queue."""
+        self._descriptor = descriptor
+        _keep_order(descriptor)
+
+    async def run(self, take: Callable[[bytes], None]) -> NoReturn:
+        """Give packets to ``take`` until cancelled.
+
+        It raises ``TooManyError`` when there is a pause to be made: with each packet of a flood
+        alone, the event loop would have much to do.
+
+        A device that somebody deletes is waited for.
+        """
+        log = DampedLog(_LOG)
+        while True:
+            try:
+                read = partial(_read, self._descriptor, take, log)
+                await when_readable(self._descriptor, read)
+            except TooManyError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+            except OSError as error:
+                text = f"device {HELD_DEVICE} is gone ({error.strerror}): waiting for it"
+                log.say(logging.WARNING, "gone", f"{text}; 'fedsdn site up' makes it")
+                await self._open_again()
+
+    async def _open_again(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with suppress(OSError):
+                gone, self._descriptor = self._descriptor, open_queue()
+                os.close(gone)
+                _keep_order(self._descriptor)
+                return
+
+    def detach(self) -> int:
+        """Return the descriptor, which is the caller's from now on."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Get no more packets: other workers do, or there are none."""
+        os.close(self._descriptor)
+
+
 class HeldDevice:
-    """One of the queues of the device ``held``, and raw sockets for the answers."""
+    """Raw sockets, by which held SYNs are answered."""
 
     def __init__(self, worker: int) -> None:
-        """Open a queue; the kernel begins to deal packets out to it.
+        """Open the sockets.
 
         Raises:
-            OSError: there is no such device, or the process lacks CAP_NET_ADMIN or CAP_NET_RAW.
+            OSError: the process lacks CAP_NET_ADMIN or CAP_NET_RAW.
 
         """
         self._opened = ExitStack()
         try:
             self._own = self._raw(handed_in_mark(worker))
             self._vms = self._raw(SocketMark.SOCKSIFIER)
-            self._queue: int | None = tun.open_queue(HELD_DEVICE)
-            _keep_order(self._queue)
         except OSError:
             self._opened.close()
             raise
@@ -77,36 +131,6 @@ class HeldDevice:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         return sockets
-
-    async def run(self, take: Callable[[bytes], None]) -> NoReturn:
-        """Give packets to ``take`` until cancelled.
-
-        It raises ``TooManyError`` when there is a pause to be made: with each packet of a flood
-        alone, the event loop would have much to do.
-
-        A device that somebody deletes is waited for.
-        """
-        log = DampedLog(_LOG)
-        while True:
-            queue = self._queue
-            if queue is None:
-                raise ValueError("closed")
-            try:
-                await when_readable(queue, partial(_read, queue, take, log))
-            except TooManyError:
-                await asyncio.sleep(_PAUSE_SECONDS)
-            except OSError as error:
-                text = f"device {HELD_DEVICE} is gone ({error.strerror}): waiting for it"
-                log.say(logging.WARNING, "gone", f"{text}; 'fedsdn site up' makes it")
-                self.close_queue()
-                await self._open_again()
-
-    async def _open_again(self) -> None:
-        while self._queue is None:
-            await asyncio.sleep(_LOOK_SECONDS)
-            with suppress(OSError):
-                self._queue = tun.open_queue(HELD_DEVICE)
-                _keep_order(self._queue)
 
     def hand_in(self, segment: Segment) -> None:
         """Send a VM's segment to the listener of this worker."""
@@ -125,15 +149,8 @@ class HeldDevice:
         with suppress(OSError):  # no room now; the VM asks again
             sockets[to.version].sendto(packet, (str(to), 0))
 
-    def close_queue(self) -> None:
-        """Get no more packets: other workers do, or there are none."""
-        if self._queue is not None:
-            os.close(self._queue)
-            self._queue = None
-
     def close(self) -> None:
-        """Close the queue and the sockets."""
-        self.close_queue()
+        """Close the sockets."""
         self._opened.close()
 
 
@@ -168,6 +185,7 @@ def check_device() -> None:
     """
     try:
         HeldDevice(0).close()
+        os.close(open_queue())
     except OSError as error:
         raise FedsdnError(
             f"the proxy cannot read from device {HELD_DEVICE} of namespace {PROXY_NAMESPACE} "

@@ -6,20 +6,19 @@ is asked first.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
-from fedsdn.proxy.memory import digest, words
+from fedsdn.proxy.memory import SECRET_WORDS, Memory, digest, secret_in, words
 from fedsdn.socket_address import SocketAddress
 
 KNOWN_SECONDS = 300.0
 """How long a destination that has answered is known to listen."""
 
-_PLACES = 1 << 16
+PLACES = 1 << 16
 """Of known destinations: 512 KiB."""
 
-_HELD_PLACES = 1 << 14
+HELD_PLACES = 1 << 14
 """Of the SYNs that one worker holds: sixteen times as many as it may hold, 128 KiB."""
 
 _PROBES = 8
@@ -43,11 +42,13 @@ class KnownDestinations:
     to a request older than that does not count.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Make the table, empty. ``clock`` returns seconds, the same for all workers."""
+    def __init__(
+        self, memory: Memory | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Make the table. ``clock`` returns seconds, the same for all workers."""
         self._clock = clock
-        self._secret = os.urandom(16)
-        self._table = words(_PLACES)
+        found = words(SECRET_WORDS + PLACES, memory)
+        self._secret, self._table = secret_in(found[:SECRET_WORDS]), found[SECRET_WORDS:]
 
     def now(self) -> float:
         """Return the time, to be noted when a request is made."""
@@ -73,7 +74,7 @@ class KnownDestinations:
 
     def _place(self, destination: SocketAddress) -> tuple[int, int]:
         key = _digest(self._secret, destination)
-        return (key >> _MARK_BITS) % _PLACES, key & _MARK
+        return (key >> _MARK_BITS) % PLACES, key & _MARK
 
     def _entry(self, place: int, mark: int) -> int:
         """Return the lower half of the entry with ``mark``; 0 if there is none."""
@@ -96,14 +97,20 @@ class HeldTuples:
     Each worker writes in a row of its own, all of them read all rows.
     """
 
-    def __init__(self, workers: int) -> None:
-        """Make the table, empty."""
-        self._secret = os.urandom(16)
-        self._rows = [words(_HELD_PLACES) for _ in range(workers)]
+    def __init__(self, workers: int, memory: Memory | None = None) -> None:
+        """Make the table, for workers with numbers below ``workers``."""
+        found = words(SECRET_WORDS + 1 + workers * HELD_PLACES, memory)
+        self._secret = secret_in(found[:SECRET_WORDS])
+        self._used = found[SECRET_WORDS : SECRET_WORDS + 1]
+        """How many rows may have something in them: the others need not be read."""
+        table = found[SECRET_WORDS + 1 :]
+        starts = range(0, workers * HELD_PLACES, HELD_PLACES)
+        self._rows = [table[start : start + HELD_PLACES] for start in starts]
 
     def hold(self, worker: int, client: SocketAddress, destination: SocketAddress) -> None:
         """Note that ``worker`` holds the SYN of ``client``."""
         row, key = self._rows[worker], self._digest(client, destination)
+        self._used[0] = max(self._used[0], worker + 1)
         for place in self._places(key):
             if not row[place]:
                 row[place] = key
@@ -120,18 +127,18 @@ class HeldTuples:
     def release_all(self, worker: int) -> None:
         """Note that ``worker`` holds nothing any more: it has ended."""
         row = self._rows[worker]
-        for place in range(len(row)):
-            row[place] = 0
+        row[:] = memoryview(bytes(row.nbytes)).cast("Q")
 
     def is_held(self, client: SocketAddress, destination: SocketAddress) -> bool:
         """Whether some worker holds the SYN of ``client`` to ``destination``."""
         key = self._digest(client, destination)
         places = list(self._places(key))
-        return any(row[place] == key for row in self._rows for place in places)
+        rows = self._rows[: self._used[0]]
+        return any(row[place] == key for row in rows for place in places)
 
     def _digest(self, client: SocketAddress, destination: SocketAddress) -> int:
         return _digest(self._secret, client, destination) or 1
 
     @staticmethod
     def _places(key: int) -> tuple[int, ...]:
-        return tuple((key + probe) % _HELD_PLACES for probe in range(_PROBES))
+        return tuple((key + probe) % HELD_PLACES for probe in range(_PROBES))

@@ -119,6 +119,15 @@ class Listener:
     def _say(self, reason: str) -> None:
         self._log.say(logging.WARNING, reason, f"{reason}: new connections wait")
 
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._sock.getsockname()[1])
+
+    def detach(self) -> int:
+        """Return the descriptor of the listening socket, which is the caller's from now on."""
+        return self._sock.detach()
+
     def close(self) -> None:
         """Accept what already waits, and no more. ``run`` must have ended."""
         with suppress(_PauseError, OSError):

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,8 +40,10 @@ class StatisticsSocket:
     belong to one that hangs. Workers inherit the lock, so it is held until the last one has ended.
     """
 
-    def __init__(self, path: Path, statistics: Statistics) -> None:
-        """Listen.
+    def __init__(
+        self, path: Path, statistics: Statistics, inherited: Sequence[int] | None = None
+    ) -> None:
+        """Listen. ``inherited`` are the descriptors of the lock and of the two sockets.
 
         Raises:
             FedsdnError: another proxy runs, or the socket cannot be made.
@@ -51,10 +53,17 @@ class StatisticsSocket:
         self._statistics = statistics
         self._lock_path = path.with_suffix(".lock")
         try:
-            self._lock = self._take_lock()
+            if inherited is None:
+                self.lock = self._take_lock()
+                counters, ended = (_listen(one, self.lock) for one in (path, _of_ended(path)))
+            else:
+                self.lock = inherited[0]
+                counters, ended = (socket.socket(fileno=one) for one in inherited[1:])
+                counters.setblocking(False)
+                ended.setblocking(False)
             self._answers: dict[socket.socket, Callable[[], object]] = {
-                _listen(path, self._lock): statistics.totals,
-                _listen(_of_ended(path), self._lock): self._last_ended,
+                counters: statistics.totals,
+                ended: self._last_ended,
             }
         except OSError as error:
             raise FedsdnError(
@@ -105,7 +114,7 @@ class StatisticsSocket:
         for listener in self._answers:
             Path(listener.getsockname()).unlink(missing_ok=True)
             listener.close()
-        os.close(self._lock)
+        os.close(self.lock)
 
 
 def _of_ended(path: Path) -> Path:
@@ -177,9 +186,36 @@ def _asked(path: Path) -> object:
 
 def _another_version() -> FedsdnError:
     return FedsdnError(
-        "the proxy's statistics are those of another version of fedsdn: restart it "
-        "(systemctl restart fedsdn-proxy) with the version of this command"
+        "the proxy's statistics are those of another version of fedsdn: have it become the version "
+        "of this command (systemctl reload fedsdn-proxy)"
     )
+
+
+def read_reloads(path: Path = STATISTICS_SOCKET) -> tuple[int, int]:
+    """Ask a running proxy, of whatever version, how often it was reloaded, and how often in vain.
+
+    Raises:
+        FedsdnError: none answers.
+
+    """
+    found = _asked(path)
+    if not isinstance(found, dict):
+        raise _another_version()
+    return int(found.get("reloads", 0)), int(found.get("reloads_failed", 0))
+
+
+def running_process(path: Path = STATISTICS_SOCKET) -> int:
+    """Return the running proxy's process, which has made the socket.
+
+    Raises:
+        OSError: there is none.
+
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(str(path))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        process, _user, _group = _UCRED.unpack(credentials)
+        return int(process)
 
 
 def checked(found: object) -> dict[str, int]:
@@ -215,7 +251,9 @@ def check_workers(statistics: Mapping[str, int]) -> str:
             f"{workers} workers{again}, the last {last} ago: the proxy's log says why they ended "
             "(journalctl -u fedsdn-proxy)"
         )
-    return f"{workers} workers{again}"
+    leaving = statistics["leaving"]
+    before = f", {leaving} of before a reload carry on what they have" if leaving else ""
+    return f"{workers} workers{again}{before}"
 
 
 def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:
@@ -228,10 +266,8 @@ def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:
         FedsdnError: the proxy is in another one.
 
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError):
-        connection.connect(str(path))
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        process, _user, _group = _UCRED.unpack(credentials)
+    with suppress(OSError):
+        process = running_process(path)
         if namespace.identity_of(process) not in {None, namespace.identity(name)}:
             raise FedsdnError(
                 f"the proxy (process {process}) is not in network namespace {name} but in one that "

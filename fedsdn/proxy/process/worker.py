@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable, Set
+from collections.abc import Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +19,7 @@ from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import AddressPair
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.mptcp.connection import open_pairs
+from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.admission.carried import Carried
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.revocation import revoked
@@ -26,9 +27,13 @@ from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.ended.record import Ended, Reason, Who
-from fedsdn.proxy.opening.device import HeldDevice
+from fedsdn.proxy.memory import Memory
+from fedsdn.proxy.opening.device import HeldDevice, HeldQueue
 from fedsdn.proxy.opening.held import Openings
 from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
+from fedsdn.proxy.process.doors import Doors, Word, close_all, hear, say
+from fedsdn.proxy.process.drain import drain
+from fedsdn.proxy.process.entrance import Accepting, Entrance
 from fedsdn.proxy.process.listener import HandlingListener, Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
 from fedsdn.proxy.relay.buffers import BufferPool
@@ -39,6 +44,7 @@ from fedsdn.proxy.relay.window import Budget
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import PathManager, Paths
+from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.proxy.socks import socksifier
 from fedsdn.proxy.socks.connection import Connector
 from fedsdn.proxy.socks.order import Order
@@ -82,20 +88,30 @@ class Shared:
     begun: Begun
 
     @classmethod
-    def between(cls, workers: int) -> Shared:
-        """Make it for so many workers."""
-        return cls(KnownDestinations(), HeldTuples(workers), Begun())
+    def within(cls, memory: Memory) -> Shared:
+        """Make it, or take what ``memory`` has inherited."""
+        return cls(KnownDestinations(memory), HeldTuples(MOST_WORKERS, memory), Begun(memory))
 
 
-async def run(
-    federation: WatchedFederation,
-    site: str,
-    statistics: WorkerStatistics,
-    workers: int,
-    shared: Shared,
-    drain_seconds: float,
-) -> None:
-    """Carry connections, as one of ``workers``, until SIGTERM; a second one resets those left.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which worker of the proxy this is, and what it has from its parent.
+
+    ``workers`` is how many there are; one of them is the ``first``, which says what concerns all.
+    """
+
+    statistics: WorkerStatistics
+    workers: int
+    first: bool
+    shared: Shared
+    control: socket.socket
+
+
+async def run(federation: WatchedFederation, site: str, place: Place, drain_seconds: float) -> None:
+    """Carry connections until SIGTERM; a second one resets those left.
+
+    What is new comes by the doors that the parent says; when it says to leave, they are given away,
+    and the worker ends with its last connection.
 
     Raises:
         OSError: the worker cannot listen.
@@ -104,28 +120,14 @@ async def run(
 
     """
     with ExitStack() as opened:
-        worker = _Worker(federation, site, statistics, workers, shared, opened)
+        worker = _Worker(federation, site, place, opened)
         async with asyncio.TaskGroup() as group:
             parts = Parts(group)
             worker.start(parts)
             await worker.stop.wait()
             await worker.take_no_more()
-            await _drain(worker.connections, drain_seconds, worker.at_once, worker.reset)
+            await drain(worker.connections, drain_seconds, worker.at_once, worker.reset)
             await parts.end_all()
-
-
-class _Accepting:
-    """A listener, and the part that runs it."""
-
-    def __init__(self, parts: Parts, name: str, listener: Listener) -> None:
-        self._parts = parts
-        self._listener = listener
-        self._part = parts.last(name, listener.run())
-
-    async def end(self) -> None:
-        """Take no more connections."""
-        await self._parts.end(self._part)
-        self._listener.close()
 
 
 class _Worker:
@@ -135,14 +137,14 @@ class _Worker:
         self,
         federation: WatchedFederation,
         site: str,
-        statistics: WorkerStatistics,
-        workers: int,
-        shared: Shared,
+        place: Place,
         opened: ExitStack,
     ) -> None:
         self._federation = federation
         self._site = site
-        self._statistics = statistics
+        self._place = place
+        self._statistics = statistics = place.statistics
+        shared = place.shared
         self._policy = self._policy_now()
         self._carried = Carried(statistics.ended)
         self._reloading = asyncio.Lock()
@@ -191,7 +193,7 @@ class _Worker:
             self._carried,
             self._channel.restore,
             self._path_manager,
-            Turns(workers),
+            Turns(place.workers),
             shared.held,
             Sequence(shared.begun),
             self._parked,
@@ -199,9 +201,9 @@ class _Worker:
         )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
-        self._peers_listener = self._listen_for_peers()
         listening = socksifier.listen_for_vms(number)
         self._vms_listener = Listener(listening, self._socksifier.accept)
+        self._entrances: list[Entrance] = []
 
     def start(self, parts: Parts) -> None:
         """Start the parts, and take signals from now on."""
@@ -210,17 +212,53 @@ class _Worker:
         parts.last("poller", self._poller.run())
         parts.last("sweep", self._sweep.run())
         parts.last("path manager", self._path_manager.run())
-        parts.last("pool", self._pool.run())
+        self._keeping_ready = parts.last("pool", self._pool.run())
         parts.last("channel", self._channel.run())
-        self._peers = _Accepting(parts, "listener for peers", self._peers_listener)
-        self._vms = _Accepting(parts, "listener for VMs", self._vms_listener)
-        self._held = parts.last("queue of SYNs", self._device.run(self._socksifier.take))
+        self._vms = Accepting(parts, "listener for VMs", self._vms_listener)
+        control = self._place.control
+        parts.last("parent", when_readable(control.fileno(), self._obey))
         self._handle_signals()
+        say(control, Word.READY)
+
+    def _obey(self) -> None:
+        """Do what the parent says next."""
+        word, doors = hear(self._place.control)
+        if word is Word.LEAVE:
+            self._parts.once("farewell", self._leave())
+        elif word is Word.OPEN:
+            self._enter(Doors.opened(self._policy.federation.proxy_port))
+        elif self.stop.is_set():
+            close_all(doors)
+        else:
+            for each in doors:
+                self._enter(each)
+            self._parts.once("other port", self._check_port())
+
+    def _enter(self, doors: Doors) -> None:
+        """Take what comes by these doors."""
+        listener = self._peers_listener(socket.socket(fileno=doors.peers))
+        queue = HeldQueue(doors.queue)
+        self._entrances.append(Entrance(self._parts, listener, queue, self._socksifier.take))
+
+    async def _leave(self) -> None:
+        """Give the doors away, and end with the last connection that is here."""
+        async with self._reloading:
+            entrances, self._entrances = self._entrances, []
+            given = [await entrance.give_away() for entrance in entrances]
+        say(self._place.control, Word.DOORS, *given)
+        for doors in given:
+            doors.close()
+        self._parked.leave()
+        await self._parts.end(self._keeping_ready)
+        await self._reload()
+        while carried := {*self._slots.tasks, *self._parked.tasks}:
+            await asyncio.wait(carried)
+        self.stop.set()
 
     def _policy_now(self) -> Policy:
         """Return the policy of the federation file as it is now, and log its warnings."""
         policy = Policy.at(self._federation.current, self._site)
-        if self._statistics.number == 0:
+        if self._place.first:
             for warning in policy.warnings():
                 _LOG.warning("%s", warning)
         return policy
@@ -242,9 +280,10 @@ class _Worker:
             Ended(Reason.OVERLOAD, Who.HERE, Direction.INBOUND, name, detail=detail)
         )
 
-    def _listen_for_peers(self) -> Listener:
+    def _peers_listener(self, sock: socket.socket) -> Listener:
+        sock.setblocking(False)
         return HandlingListener(
-            transport.listen(self._policy.federation.proxy_port),
+            sock,
             self._server.handle,
             self._slots,
             self._note_overload,
@@ -255,18 +294,15 @@ class _Worker:
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup)
-        # A terminal sends SIGINT to the parent too, and that says SIGTERM to its workers.
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        # A terminal sends these to the parent too, and that tells its workers what follows.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, lambda: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _told_to_stop(self) -> None:
         if self.stop.is_set():
             self.at_once.set()
         self.stop.set()
-
-    def _hangup(self) -> None:
-        self._parts.once("reload", self._reload())
 
     def _take_status(self, status: SiteStatus) -> None:
         """Take up what the application says about uplinks and paths."""
@@ -298,21 +334,24 @@ class _Worker:
             self._policy = self._connector.policy = now
             self._socksifier.policy = self._server.policy = now
             self._path_manager.look()
-            if not self.stop.is_set():
-                await self._listen_anew(before.federation.proxy_port)
+            await self._listen_anew()
             return await self._carried.reset(lambda flow: revoked(flow, before, now))
 
-    async def _listen_anew(self, port_before: int) -> None:
+    async def _check_port(self) -> None:
+        async with self._reloading:
+            await self._listen_anew()
+
+    async def _listen_anew(self) -> None:
+        """Listen where the federation file says."""
         port = self._policy.federation.proxy_port
-        if port != port_before:
-            try:
-                listener = self._listen_for_peers()
-            except OSError as error:
-                _LOG.error("port %d: %s", port, error.strerror)
-                return
-            before = self._peers
-            self._peers = _Accepting(self._parts, "listener for peers", listener)
-            await before.end()
+        for entrance in self._entrances:
+            if entrance.port != port:
+                try:
+                    listener = self._peers_listener(transport.listen(port))
+                except OSError as error:
+                    _LOG.error("port %d: %s", port, error.strerror)
+                    return
+                await entrance.listen_anew(listener)
 
     @property
     def connections(self) -> set[asyncio.Task[None]]:
@@ -325,9 +364,9 @@ class _Worker:
 
     async def take_no_more(self) -> None:
         """Take no more connections; VMs end the handshakes that they are in."""
-        await self._parts.end(self._held)
-        self._device.close_queue()
-        await self._peers.end()
+        entrances, self._entrances = self._entrances, []
+        for entrance in entrances:
+            await entrance.close()
         await self._openings.wind_up()
         await self._vms.end()
         self._parked.close()
@@ -337,26 +376,3 @@ class _Worker:
 def _has_subflow_on(far: socket.socket, pairs: Set[AddressPair]) -> bool:
     """Whether an open subflow of a connection is between one of these pairs of addresses."""
     return any(is_open and pair in pairs for pair, is_open in open_pairs(far).items())
-
-
-async def _drain(
-    connections: set[asyncio.Task[None]],
-    seconds: float,
-    at_once: asyncio.Event,
-    reset: Callable[[asyncio.Task[None]], None],
-) -> None:
-    """Let connections end by themselves for a while, then reset the rest."""
-    if not connections:
-        return
-    told = asyncio.create_task(at_once.wait())
-    ended = asyncio.create_task(asyncio.wait(connections))
-    try:
-        await asyncio.wait({told, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        told.cancel()
-        ended.cancel()
-    if left := {connection for connection in connections if not connection.done()}:
-        _LOG.warning("resetting %d connections that did not end in time", len(left))
-        for connection in left:
-            reset(connection)
-        await asyncio.wait(left)

@@ -45,11 +45,13 @@ async def read_selection(far: socket.socket) -> None:
 
 
 async def read_reply(far: socket.socket) -> Reply:
-    """Return the answer of one of our servers to a request.
+    """Return a server's answer to a request, with or without word before it that it leaves.
 
     Raises:
         OSError: the connection broke.
         SocksError: what comes is no answer.
 
     """
-    return await read_message(far, parsing.parse_reply)
+    while (reply := await read_message(far, parsing.parse_reply)) is Reply.LEAVING:
+        pass
+    return reply

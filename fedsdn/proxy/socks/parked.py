@@ -6,10 +6,12 @@ import asyncio
 import socket
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 
 PARKED_SECONDS = 300.0
@@ -24,7 +26,13 @@ class Parked:
         self._most = most
         self._carried = carried
         self._statistics = statistics
+        self._leaving = False
         self._tasks: defaultdict[str, dict[asyncio.Task[bool], socket.socket]] = defaultdict(dict)
+
+    @property
+    def tasks(self) -> set[asyncio.Task[bool]]:
+        """The tasks of those that are parked."""
+        return {task for tasks in self._tasks.values() for task in tasks}
 
     def park(self, far: socket.socket, peer: str, go_on: Callable[[], None]) -> None:
         """Take over a connection until the peer says something, and then ``go_on``."""
@@ -32,9 +40,21 @@ class Parked:
         task.add_done_callback(partial(self._leave, far, peer, go_on))
         self._tasks[peer][task] = far
         self._statistics.add(Counter.IDLE_OPEN)
+        if self._leaving:
+            _say_that_we_leave(far)
         if sum(map(len, self._tasks.values())) > self._most:
             crowd = max(self._tasks.values(), key=len)
             next(iter(crowd)).cancel()
+
+    def leave(self) -> None:
+        """Tell the peers to make no more requests on these; what is under way is still taken.
+
+        They end a connection where they read that, and so nothing is lost.
+        """
+        self._leaving = True
+        for tasks in self._tasks.values():
+            for far in tasks.values():
+                _say_that_we_leave(far)
 
     def renew(self, is_good: Callable[[socket.socket, str], bool]) -> None:
         """Reset the connections that are not good any more; their peer makes others."""
@@ -74,3 +94,8 @@ class Parked:
         for tasks in self._tasks.values():
             for task in tasks:
                 task.cancel()
+
+
+def _say_that_we_leave(far: socket.socket) -> None:
+    with suppress(OSError):  # it is broken, which whoever waits for a request will find
+        far.send(encode_reply(Reply.LEAVING))

@@ -51,6 +51,9 @@ class Reply(Enum):
     """Of our servers: Multipath TCP has fallen back to TCP, and nothing was done."""
     OPENED_BY_BOTH = 0x81
     """Of our servers: the VM here opens the same connection, and its SYN goes to the client."""
+    LEAVING = 0x82
+    """Of our servers, and no answer: they take no more requests on this connection. A request that
+    was under way is answered behind it."""
 
 
 _BY_ERRNO = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from fedsdn.proxy.memory import digest, words
+from fedsdn.proxy.memory import SECRET_WORDS, Memory, digest, secret_in, words
 
 FOLLOW_SECONDS = 1.0
 """How long a request waits at most for the one that it comes after, whose connection may have
@@ -17,7 +16,7 @@ failed. That one may need a handshake first: so much is one on the longest paths
 _LOOK_SECONDS = 0.001
 """How often a worker that waits looks what the others have begun."""
 
-_PLACES = 1 << 16
+PLACES = 1 << 16
 """512 KiB: thousands of requests a second hardly ever fall together while one waits."""
 
 
@@ -27,10 +26,10 @@ class Begun:
     A request whose place another has taken since is waited for in vain.
     """
 
-    def __init__(self) -> None:
-        """Make the table, empty."""
-        self._secret = os.urandom(16)
-        self._table = words(_PLACES)
+    def __init__(self, memory: Memory | None = None) -> None:
+        """Make the table."""
+        found = words(SECRET_WORDS + PLACES, memory)
+        self._secret, self._table = secret_in(found[:SECRET_WORDS]), found[SECRET_WORDS:]
 
     def name(self, peer: str, number: int) -> int:
         """Return the name of a request of a peer."""
@@ -38,11 +37,11 @@ class Begun:
 
     def add(self, name: int) -> None:
         """Note that a request has begun, or has ended."""
-        self._table[name % _PLACES] = name
+        self._table[name % PLACES] = name
 
     def has(self, name: int) -> bool:
         """Whether that was noted."""
-        return self._table[name % _PLACES] == name
+        return self._table[name % PLACES] == name
 
 
 class Sequence:
