@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import islice
 from math import comb
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +14,16 @@ import typer
 from fedsdn.cli.common import ConfigFile, settings
 from fedsdn.cli.tables import print_table
 from fedsdn.config.document import load_document
-from fedsdn.config.graph import CutOff, SitePair, losses, paths
+from fedsdn.config.graph import CutOff, SitePair, paths
 from fedsdn.config.loader import federation_document, is_topology, load_federation
+from fedsdn.config.losses import Losses
 from fedsdn.config.model import Federation
 from fedsdn.lab.topology import load_topology
 
 app = typer.Typer(help="Show and check a federation file.", no_args_is_help=True)
+
+_MOST_LOSSES, _MOST_PAIRS = 20, 4
+"""So many losses are printed, and of each so many pairs of sites."""
 
 File = Annotated[
     Path | None,
@@ -36,31 +42,50 @@ def show(file: File = None, config_file: ConfigFile = None, as_json: AsJson = Fa
     if as_json:
         print(json.dumps(_show_document(federation), indent=2))
         return
-    print(f"SOCKS servers on TCP port {federation.proxy_port}; {_size(federation)}")
+    size = _size(federation, Losses(federation))
+    print(f"SOCKS servers on TCP port {federation.proxy_port}; {size}")
     _print_sites(federation)
     _print_uplinks(federation)
     _print_paths(federation)
 
 
 @app.command()
-def check(file: File = None, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+def check(
+    file: File = None,
+    config_file: ConfigFile = None,
+    as_json: AsJson = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print every loss, and every two sites that it cuts off.")
+    ] = False,
+) -> None:
     """Check the file; say which losses of one or two uplinks would cut sites off."""
     path, federation = _load(file, config_file)
-    cutting = losses(federation)
-    one, two = _counts(federation, cutting)
+    losses = Losses(federation)
+    most = None if every else _MOST_LOSSES
+    found = list(islice(losses, most))
+    counts = _counts(losses)
     if as_json:
-        document = {"file": str(path), "one": one, "two": two, "losses": _losses_document(cutting)}
-        print(json.dumps(document, indent=2))
+        print(
+            json.dumps({"file": str(path), **counts, "losses": _losses_document(found)}, indent=2)
+        )
         return
-    print(f"{path}: good: {_size(federation)}")
-    for loss in cutting:
-        if loss.is_news:
-            lost = " and ".join(map(str, loss.uplinks))
-            print(f"loss of {lost} cuts off {', '.join(map(_apart, loss.cut_off))}")
+    one, two = counts["one"], counts["two"]
+    print(f"{path}: good: {_size(federation, losses)}")
+    for loss in found:
+        print(_loss_line(loss, None if every else _MOST_PAIRS))
+    if len(found) == most:
+        print(f"these are the first {most} such losses: 'fedsdn topology check --all' prints all")
     print(
         f"cut sites off: {one['cut_off']} of {one['losses']} losses of one uplink, "
         f"{two['cut_off']} of {two['losses']} losses of two"
     )
+
+
+def _loss_line(loss: CutOff, most: int | None) -> str:
+    lost = " and ".join(map(str, loss.uplinks))
+    left = len(loss.cut_off[most:]) if most else 0
+    more = f" and {left} more" if left else ""
+    return f"loss of {lost} cuts off {', '.join(map(_apart, loss.cut_off[:most]))}{more}"
 
 
 def _load(file: Path | None, config_file: Path | None) -> tuple[Path, Federation]:
@@ -75,15 +100,13 @@ def _load(file: Path | None, config_file: Path | None) -> tuple[Path, Federation
     return file, load_federation(file)
 
 
-def _size(federation: Federation) -> str:
+def _size(federation: Federation, losses: Losses) -> str:
     prefixes = sum(len(site.prefixes) for site in federation.sites)
-    uplinks = sum(len(site.uplinks) for site in federation.sites)
-    between = sum(len(found) for _, found in paths(federation))
     sites = len(federation.sites)
-    return f"{sites} sites, {prefixes} prefixes, {uplinks} uplinks, {between} paths"
+    return f"{sites} sites, {prefixes} prefixes, {losses.uplinks} uplinks, {losses.paths} paths"
 
 
-def _losses_document(cutting: tuple[CutOff, ...]) -> list[dict[str, Any]]:
+def _losses_document(cutting: Iterable[CutOff]) -> list[dict[str, Any]]:
     return [
         {
             "uplinks": [str(uplink) for uplink in loss.uplinks],
@@ -94,16 +117,12 @@ def _losses_document(cutting: tuple[CutOff, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _counts(federation: Federation, cutting: tuple[CutOff, ...]) -> list[dict[str, int]]:
+def _counts(losses: Losses) -> dict[str, dict[str, int]]:
     """Count the losses of one uplink and those of two, and how many of them cut sites off."""
-    uplinks = sum(len(site.uplinks) for site in federation.sites)
-    return [
-        {
-            "losses": comb(uplinks, lost),
-            "cut_off": sum(len(loss.uplinks) == lost for loss in cutting),
-        }
-        for lost in (1, 2)
-    ]
+    return {
+        "one": {"losses": losses.uplinks, "cut_off": losses.one},
+        "two": {"losses": comb(losses.uplinks, 2), "cut_off": losses.two},
+    }
 
 
 def _apart(pair: SitePair) -> str:

@@ -7,6 +7,7 @@ one network. Only sites that share no group are compared.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from fedsdn.config.model import Address, Network, Site, Uplink
@@ -27,6 +28,16 @@ class Reach:
             version: sorted({group[1] for group in self._networks if group[0] == version})
             for version in (4, 6)
         }
+        self._without_gateway = {
+            version: sorted(
+                int(uplink.peer_address)
+                for site in sites
+                for uplink in site.uplinks
+                if uplink.gateway is None and uplink.family == version
+            )
+            for version in (4, 6)
+        }
+        """Their addresses, by IP version."""
         self._groups = [
             {uplink.name: frozenset(self._groups_of(uplink)) for uplink in site.uplinks}
             for site in sites
@@ -57,6 +68,40 @@ class Reach:
                 shared = not groups.isdisjoint(self._groups[far][there.name])
                 if shared or here.reaches(there):
                     yield here, there
+
+    def kinds(self) -> list[int]:
+        """Return a number for each site: two of the same reach every third site alike.
+
+        Uplink by uplink, in the order that each site has them.
+        """
+        numbers: dict[object, int] = {}
+        return [
+            numbers.setdefault(self._kind(position), len(numbers))
+            for position in range(len(self._sites))
+        ]
+
+    def _kind(self, position: int) -> object:
+        """Return what a site's paths depend on: the groups that others are in, too."""
+        site = self._sites[position]
+        if not all(map(self._groups_say_all, site.uplinks)):
+            return position
+        alone = 1 << position
+        return tuple(
+            frozenset(group for group in groups if self._members[group] != alone)
+            for groups in self._groups[position].values()
+        )
+
+    def _groups_say_all(self, uplink: Uplink) -> bool:
+        """Whether an uplink reaches those alone with which it shares a group."""
+        own = uplink.address.network
+        if own.prefixlen > 0 and uplink.peer_address in own:
+            return True
+        # Behind a NAT: then it may reach one on its private network that reaches the NAT's outside.
+        on_link = self._without_gateway[uplink.family]
+        first = bisect_left(on_link, int(own.network_address))
+        return uplink.gateway is not None and first == bisect_right(
+            on_link, int(own.broadcast_address)
+        )
 
     def apart(self) -> Iterator[tuple[Site, Site]]:
         """Yield every two sites without a path between them, in the file's order."""

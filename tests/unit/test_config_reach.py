@@ -8,6 +8,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsdn.bench import scale
 from fedsdn.config.model import ProviderNetwork, Site, Uplink
 from fedsdn.config.reach import Reach
 
@@ -75,3 +76,28 @@ def test_lonely_uplinks_are_those_of_a_comparison_in_pairs(every: list[Site]) ->
         assert list(Reach(every).unreached(position)) == [
             uplink for uplink in site.uplinks if not any(map(uplink.reaches, others))
         ]
+
+
+@given(sites())
+def test_sites_of_one_kind_reach_every_third_alike(every: list[Site]) -> None:
+    reach = Reach(every)
+    kinds = reach.kinds()
+
+    def places(near: int, far: int) -> list[tuple[int, int]]:
+        here, there = every[near].uplinks, every[far].uplinks
+        return [
+            (place, other)
+            for place, one in enumerate(here)
+            for other, two in enumerate(there)
+            if one.reaches(two)
+        ]
+
+    for one, other in combinations(range(len(every)), 2):
+        if kinds[one] == kinds[other]:
+            for third in range(len(every)):
+                if third not in {one, other}:
+                    assert places(one, third) == places(other, third)
+
+
+def test_sites_behind_gateways_and_nats_are_of_one_kind() -> None:
+    assert set(Reach(scale.federation(20).sites).kinds()) == {0}

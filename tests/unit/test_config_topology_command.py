@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
 from fedsdn.config.loader import dump_federation
+from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
 from tests.unit.federations import two_sites
 
 TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
@@ -20,6 +22,28 @@ loss of a/up2 and b/up1 cuts off a from b
 loss of b/up1 and b/up2 cuts off a from b
 cut sites off: 0 of 4 losses of one uplink, 4 of 6 losses of two
 """
+
+
+def many_sites(count: int) -> Federation:
+    """Sites on two wires that join them all."""
+    bridge = ProviderNetwork("br-provider")
+    return Federation(
+        tuple(
+            Site(
+                f"s{number}",
+                bridge,
+                (Prefix(ip_network(f"10.{number}.0.0/24"), ip_address(f"10.{number}.0.2")),),
+                tuple(
+                    Uplink(
+                        f"up{wire}", f"up{wire}", ip_interface(f"192.168.{wire}.{number + 1}/24")
+                    )
+                    for wire in (1, 2)
+                ),
+            )
+            for number in range(count)
+        ),
+        1080,
+    )
 
 
 def fedsdn(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -102,6 +126,22 @@ def test_check_json_has_every_loss_that_cuts() -> None:
         "alone": [],
     }
     assert len(report["losses"]) == 4
+
+
+def test_check_of_many_sites_says_the_first_losses_and_counts_all(tmp_path: Path) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text(dump_federation(many_sites(60)))
+    text = fedsdn("check", path).stdout.splitlines()
+    assert text[1] == (
+        "loss of s0/up1 and s0/up2 cuts off s0 from s1, s0 from s2, s0 from s3, s0 from s4 "
+        "and 55 more"
+    )
+    assert len([line for line in text if line.startswith("loss of ")]) == 20
+    assert text[-1] == ("cut sites off: 0 of 120 losses of one uplink, 3600 of 7140 losses of two")
+    report = json.loads(fedsdn("check", path, "--json").stdout)
+    assert (len(report["losses"]), report["two"]["cut_off"]) == (20, 3600)
+    every = fedsdn("check", path, "--all").stdout.splitlines()
+    assert len([line for line in every if line.startswith("loss of ")]) == 3600
 
 
 def test_the_config_file_names_the_federation(config: Path, federation: Path) -> None:

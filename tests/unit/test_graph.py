@@ -8,7 +8,8 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.config.graph import UplinkId, losses, paths
+from fedsdn.config.graph import UplinkId, paths
+from fedsdn.config.losses import Losses
 from fedsdn.config.model import Federation, ProviderNetwork, Site, Uplink
 from tests.unit.federations import three_sites, two_sites
 
@@ -38,8 +39,7 @@ def cuts(federation: Federation) -> dict[str, str]:
     """Losses that cut off more than smaller ones do, as 'a/up1 b/up1': 'ab ac'."""
     return {
         " ".join(map(str, loss.uplinks)): " ".join(map("".join, loss.cut_off))
-        for loss in losses(federation)
-        if loss.is_news
+        for loss in Losses(federation)
     }
 
 
@@ -92,8 +92,14 @@ def test_losses_are_those_of_losing_every_one_and_every_two_uplinks(federation: 
         alone = {pair for one in lost for pair in cut_off(one)} if len(lost) == 2 else set()
         if pairs := cut_off(*lost):
             expected.append((lost, pairs, tuple(pair for pair in pairs if pair in alone)))
-    found = [(loss.uplinks, loss.cut_off, loss.alone) for loss in losses(federation)]
-    assert found == expected
+    losses = Losses(federation)
+    assert [(loss.uplinks, loss.cut_off, loss.alone) for loss in losses] == [
+        (lost, pairs, alone) for lost, pairs, alone in expected if pairs != alone
+    ]
+    assert [losses.one, losses.two] == [
+        sum(len(lost) == count for lost, _, _ in expected) for count in (1, 2)
+    ]
+    assert losses.paths == sum(map(len, between.values()))
 
 
 def test_two_sites_stand_one_loss_and_not_two_on_different_wires() -> None:
@@ -134,8 +140,7 @@ def test_single_wires_break_with_either_end_and_two_losses_add_nothing() -> None
         "c/a": "ac",
         "c/b": "bc",
     }
-    both = next(loss for loss in losses(chain()) if loss.uplinks == uplinks("a/b", "b/c"))
-    assert both.cut_off == both.alone == (("a", "b"), ("b", "c"))
+    assert (Losses(chain()).one, Losses(chain()).two) == (6, 15)
 
 
 def test_gateways_join_every_uplink_of_a_family() -> None:
