@@ -15,6 +15,7 @@ import typer
 from fedsdn import namespace
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, service, settings
 from fedsdn.cli.tables import print_table
+from fedsdn.config.loader import load_federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS, PROXY_NAMESPACE
 from fedsdn.proxy.process import workers
@@ -31,6 +32,8 @@ from fedsdn.proxy.process.stats_socket import (
 from fedsdn.proxy.stats import counted_reasons
 from fedsdn.site.locks import wait_until_set_up
 from fedsdn.units import ago
+
+_LOG = logging.getLogger(__name__)
 
 app = typer.Typer(help="Run the proxy, and look at what it counts.")
 
@@ -66,7 +69,10 @@ def run(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    wait_until_set_up(PROXY_NAMESPACE, logging.warning)
+    if not namespace.exists(PROXY_NAMESPACE):
+        with service():  # nobody is to wait in vain
+            load_federation(local.federation).local_site(local.site)
+        wait_until_set_up(PROXY_NAMESPACE, _LOG.warning)
     namespace.enter(PROXY_NAMESPACE)
     _check_mptcp()
     how = Settings(

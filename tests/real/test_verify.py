@@ -274,13 +274,15 @@ def _link(host: Host) -> str:
     ],
 )
 def test_what_breaks_in_the_namespace_fails_its_check_and_the_fix_mends_it(
-    view: SiteView, trouble: str, check: SiteCheck, found: str
+    view: SiteView, host: Host, trouble: str, check: SiteCheck, found: str
 ) -> None:
-    view.proxy.output(*trouble.split())
-    failure = the_only_failure(view, check)
-    assert found in failure.found
-    mend(failure.fix)
-    all_well(view)
+    """The application is halted, or it would put everything back at once."""
+    with process(host, "osken-manager", "STOP"):
+        view.proxy.output(*trouble.split())
+        failure = the_only_failure(view, check)
+        assert found in failure.found
+        mend(failure.fix)
+        all_well(view)
 
 
 def test_endpoints_that_are_gone_fail_their_check_and_the_fix_mends_it(
