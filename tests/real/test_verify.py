@@ -125,9 +125,14 @@ def test_what_an_uplink_carries_alone_is_measured_and_leaves_the_filter_as_it_wa
 
 @contextmanager
 def process(host: Host, pattern: str, signal: str) -> Iterator[None]:
-    """Send a signal to the daemon of this command line on the host, and continue it at the end."""
+    """Send a signal to the daemon of this command line on the host, and continue it at the end.
+
+    The application is not halted while it puts something back: ``site up`` would wait for that.
+    """
     number = host.run("pgrep", "--oldest", "--full", pattern).strip()
     host.run("kill", f"-{signal}", number)
+    while "@fedsdn-site-change" in host.run("cat", "/proc/net/unix"):
+        host.run("sh", "-c", f"kill -CONT {number}; sleep 0.1; kill -{signal} {number}")
     try:
         yield
     finally:
