@@ -12,11 +12,13 @@ from fedsdn.config.model import Site
 from fedsdn.lab.commands import Commands
 from fedsdn.lab.host import Host
 from fedsdn.lab.topology import TRUNK, LabSite
+from fedsdn.lab.wait import wait_until
 
 OVSDB = "ovsdb-server"
 VSWITCHD = "ovs-vswitchd"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _DIRECTORY = "/run/openvswitch"
+_END_SECONDS = 10.0
 _PRIORITY = -10
 """As ovs-ctl(8) starts it. A datapath in userspace that has to wait for 10 ms drops frames: its
 sockets hold no more (``net.core.rmem_default``)."""
@@ -56,7 +58,29 @@ def start_switch(host: Host, *, system: bool) -> None:
             "ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".",
             "other_config:userspace-tso-enable=true",
         )  # fmt: skip
+    start_vswitchd(host)
+
+
+def start_vswitchd(host: Host) -> None:
+    """Start ovs-vswitchd; its database runs.
+
+    Raises:
+        FedsdnError: it does not start.
+
+    """
     _start(host, (VSWITCHD,), priority=_PRIORITY)
+
+
+def kill_vswitchd(host: Host) -> None:
+    """Kill ovs-vswitchd.
+
+    Raises:
+        FedsdnError: it does not run, or does not end.
+
+    """
+    daemon = host.daemon(VSWITCHD)
+    daemon.signal("KILL")
+    wait_until(lambda: not daemon.alive(), _END_SECONDS, lambda: f"{VSWITCHD} does not end")
 
 
 def _start(host: Host, command: tuple[str, ...], priority: int = 0) -> None:

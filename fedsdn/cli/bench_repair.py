@@ -1,0 +1,36 @@
+"""fedsdn bench repair: what others do to a shared bridge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsdn.bench import repair as repair_bench
+from fedsdn.bench.rig import Rig
+from fedsdn.cli.bench_lab import measured
+from fedsdn.cli.views import lab_views
+
+
+def repair(
+    *,
+    topology: Annotated[Path, typer.Option(help="The lab to build; two sites, two wires.")] = Path(
+        "topo/two-site.yaml"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A few times each only.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
+) -> None:
+    """Delete and change flows, overwrite the list of controllers, kill ovs-vswitchd.
+
+    200 connections talk meanwhile. Exit status 1 if one of them ended, or a figure is beyond its
+    bound.
+    """
+    effort = repair_bench.QUICK if quick else repair_bench.FULL
+    results = repair_bench.RepairResults()
+    with measured(
+        topology, results, lambda: [repair_bench.table(results)], json_output=json_output
+    ) as (lab, report):
+        repair_bench.run(Rig(lab, lab_views(lab)), effort, results, report)
