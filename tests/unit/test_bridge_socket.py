@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -110,11 +111,14 @@ def test_a_trouble_that_lasts_is_said_once(
     connect = connection._connect
 
     def counted(serve: bridge_socket.Serve) -> str:
+        if tries.qsize() == 5:
+            sys.exit()  # of this thread
         tries.put(None)
         return connect(serve)
 
     monkeypatch.setattr(connection, "_connect", counted)
-    threading.Thread(target=connection.keep, args=(lambda *_: True,), daemon=True).start()
-    for _ in range(5):
-        tries.get(timeout=20)
+    keeping = threading.Thread(target=connection.keep, args=(lambda *_: True,), daemon=True)
+    keeping.start()
+    keeping.join(20)
+    assert tries.qsize() == 5
     assert caplog.text.count("test-lasting: not connected") == 1
