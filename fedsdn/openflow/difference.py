@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from fedsdn.openflow.mirror import is_ours
 from fedsdn.openflow.wire import Key, WireFlow
 from fedsdn.pipeline.declarations import HookPriority, Table
+from fedsdn.pipeline.table_miss import is_table_miss
 
 TABLE_MISS: Key = (Table.HOOK, HookPriority.MISS, b"")
+"""Another owner's: ours has others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +32,28 @@ def difference(
 ) -> Difference:
     """Compare the flows with these ``keys``; of ``present``, others' stay unless in our place.
 
-    The table-miss flow is whoever's it is: another owner's is not replaced by ours, and ours is not
-    deleted when it is not wanted any more: it is the only one then, and whoever is to add his own
-    takes its place by that.
+    Our table-miss flow goes as soon as another owner has his, and not before: if it is not wanted
+    any more, it may still be the only one.
     """
+    asked = set(keys)
+    if TABLE_MISS in asked:
+        asked |= {key for key in wanted.keys() | present.keys() if _is_table_miss(key)}
     deletions, additions = [], []
-    for key in keys:
+    for key in asked:
         flow, there = wanted.get(key), present.get(key)
+        if _is_table_miss(key):
+            flow = None if TABLE_MISS in present else flow or there
         if flow == there:
             continue
-        if flow is None:
-            if there is not None and key != TABLE_MISS and _is_lasting(there) and is_ours(there):
-                deletions.append(there)
-        elif there is None or key != TABLE_MISS or is_ours(there):
+        if flow is not None:
             additions.append(flow)
+        elif there is not None and _is_lasting(there) and is_ours(there):
+            deletions.append(there)
     return Difference(tuple(deletions), tuple(additions))
+
+
+def _is_table_miss(key: Key) -> bool:
+    return is_table_miss(*key[:2])
 
 
 def _is_lasting(flow: WireFlow) -> bool:

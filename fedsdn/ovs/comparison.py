@@ -56,6 +56,8 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
     lasting = [flow for flow in present if not (flow.ours and flow.hard_timeout)]
     there = {flow.key: flow for flow in lasting}
     asked = {flow.key: flow for flow in (parse_flow(str(flow)) for flow in wanted)}
+    if any(_is_others_table_miss(flow) for flow in lasting):
+        asked = {key: flow for key, flow in asked.items() if not _is_table_miss(flow)}
     by_table: defaultdict[int, list[DumpedFlow]] = defaultdict(list)
     for flow in lasting:
         by_table[flow.table].append(flow)
@@ -63,8 +65,7 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
         table.sort(key=lambda flow: -flow.priority)
     found: list[Finding] = []
     for key, flow in asked.items():
-        if not _is_others_table_miss(there.get(key)):
-            found.extend(_judge(flow, there.get(key), by_table[flow.table]))
+        found.extend(_judge(flow, there.get(key), by_table[flow.table]))
     found.extend(_unwanted(flow for key, flow in there.items() if key not in asked))
     return sorted(found, key=lambda one: (one.flow.table, -one.flow.priority, one.fault))
 
@@ -84,8 +85,12 @@ def _first(tables: Sequence[int]) -> str:
     return ", ".join(map(str, tables[:_LISTED])) + (" …" if tables[_LISTED:] else "")
 
 
-def _is_others_table_miss(there: DumpedFlow | None) -> bool:
-    return there is not None and not there.ours and is_table_miss(there.table, there.priority)
+def _is_table_miss(flow: DumpedFlow) -> bool:
+    return is_table_miss(flow.table, flow.priority)
+
+
+def _is_others_table_miss(flow: DumpedFlow) -> bool:
+    return not flow.ours and not flow.fields and _is_table_miss(flow)
 
 
 def _judge(

@@ -56,8 +56,11 @@ class Table(IntEnum):
 
 
 HANDED_BACK_REGISTER = "reg15"
-"""Register of a frame that is 1 when it has been handed back to ``HOOK``, else 0. Neutron's flows
-on provider bridges have no registers."""
+"""Register of a frame that is 1 when it has been handed back to ``HOOK``, else 0.
+
+Neutron's flows on provider bridges have no registers. Every flow of ours in ``HOOK`` matches it, so
+that none is the same as another owner's, and none replaces one (OpenFlow 1.3.5, section 6.4).
+"""
 
 
 class CtMark(IntEnum):

@@ -8,6 +8,7 @@ uplink with the address's network, and no other port.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv6Network
 
 from fedsdn.config.model import Network, Uplink
@@ -33,7 +34,12 @@ def flows(context: Context) -> Iterator[Flow]:
     if solicited:
         yield context.flow(
             Table.HOOK,
-            Match(protocol=Protocol.ICMP6, in_port=LOCAL_PORT, source=_LINK_LOCAL),
+            Match(
+                protocol=Protocol.ICMP6,
+                in_port=LOCAL_PORT,
+                source=_LINK_LOCAL,
+                handed_back=False,
+            ),
             *solicited,
             Normal(),
             priority=HookPriority.PORT,
@@ -62,13 +68,13 @@ def _to_host(context: Context, uplink: Uplink) -> Iterator[Flow]:
 
 
 def _from_host(context: Context, network: Network, uplink: Uplink) -> Iterator[Flow]:
-    matches = [Match(protocol=ip(network), in_port=LOCAL_PORT, source=network)]
+    matches = [Match(protocol=ip(network), source=network)]
     if uplink.family == 4:
-        matches.append(Match(protocol=Protocol.ARP, in_port=LOCAL_PORT, arp_source=network))
+        matches.append(Match(protocol=Protocol.ARP, arp_source=network))
     for match in matches:
         yield context.flow(
             Table.HOOK,
-            match,
+            replace(match, in_port=LOCAL_PORT, handed_back=False),
             Output(uplink.port),
             priority=HookPriority.PORT,
             why="from the host's address in an uplink's network: out of that uplink",

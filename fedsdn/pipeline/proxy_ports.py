@@ -63,7 +63,7 @@ def flows(context: Context) -> Iterator[Flow]:
     for port in (_SOCKSIFIER, _SERVER):
         yield context.flow(
             Table.HOOK,
-            Match(in_port=port.name),
+            Match(in_port=port.name, handed_back=False),
             Resubmit(port.table),
             priority=HookPriority.PORT,
             why="frames from the proxy to VMs",

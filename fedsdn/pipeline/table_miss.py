@@ -1,8 +1,12 @@
-"""The bridge's table-miss flow, where no other owner of the bridge installs it."""
+"""The bridge's table-miss flow, where no other owner of the bridge installs it.
+
+It is two flows, which together match everything: so neither has another owner's place, who finds
+his own free whenever he comes, and keeps it if he was there before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from fedsdn.pipeline.context import Context
 from fedsdn.pipeline.declarations import HookPriority, Table
@@ -11,10 +15,12 @@ from fedsdn.pipeline.flows import Flow, Match, Normal
 
 def flows(context: Context) -> Iterator[Flow]:
     """Make the table-miss flow, or none."""
-    if context.site.provider_network.table_miss == "normal":
+    if context.site.provider_network.table_miss == "none":
+        return
+    for handed_back in (False, True):
         yield context.flow(
             Table.HOOK,
-            Match(),
+            Match(handed_back=handed_back),
             Normal(),
             priority=HookPriority.MISS,
             why="what is not ours stays as it was",
@@ -22,17 +28,9 @@ def flows(context: Context) -> Iterator[Flow]:
 
 
 def is_table_miss(table: int, priority: int) -> bool:
-    """Whether a flow of this table and priority is the bridge's table-miss flow.
+    """Whether a flow of this table and priority takes what no other one does.
 
-    No feature has another flow of this priority.
+    Of other owners only one that matches everything is such a flow. Ours has to go then: which of
+    two is met would be unsaid. In fail mode standalone Open vSwitch itself is the owner.
     """
     return table == Table.HOOK and priority == HookPriority.MISS
-
-
-def without_table_miss(flows: Iterable[Flow]) -> tuple[Flow, ...]:
-    """Leave the table-miss flow out, where another owner has one.
-
-    A table has one, so adding ours would replace the other's. In fail mode standalone Open vSwitch
-    itself is the owner.
-    """
-    return tuple(flow for flow in flows if not is_table_miss(flow.table, flow.priority))

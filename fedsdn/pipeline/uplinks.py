@@ -29,7 +29,7 @@ def flows(context: Context) -> Iterator[Flow]:
     """Flows of every uplink of the site."""
     yield context.flow(
         Table.HOOK,
-        Match(vlan=NOBODYS_VLAN),
+        Match(vlan=NOBODYS_VLAN, handed_back=False),
         priority=HookPriority.NOBODYS_VLAN,
         why="drop: a forged tag would pass between the ports that NORMAL is kept off",
     )
@@ -37,7 +37,7 @@ def flows(context: Context) -> Iterator[Flow]:
         for port, table in ((uplink.port, Table.UPLINK), (wan_port(uplink), Table.WAN)):
             yield context.flow(
                 Table.HOOK,
-                Match(in_port=port),
+                Match(in_port=port, handed_back=False),
                 Resubmit(table),
                 priority=HookPriority.PORT,
                 why="frames from an uplink, or from the proxy to it",

@@ -22,7 +22,9 @@ _COOKIE = re.compile(r"^ *cookie=(0x[0-9a-f]+)", re.MULTILINE)
 _ORDINARY = "priority=0,actions=NORMAL"
 """The flow that Open vSwitch gives a bridge in fail mode standalone."""
 
-_TABLE_MISS = re.compile(r"^(?: *cookie=(0x[0-9a-f]+),)?.*\bpriority=0 actions=", re.MULTILINE)
+_TABLE_MISS = re.compile(
+    r"^(?: *cookie=(0x[0-9a-f]+),)?.*\bpriority=0(,\S+)? actions=", re.MULTILINE
+)
 
 
 class TableMiss(Enum):
@@ -35,20 +37,22 @@ class TableMiss(Enum):
 
 def table_miss(bridge: str) -> TableMiss:
     """Find out whose is the flow of table 0 that takes every packet at priority 0."""
-    dump = run(HERE, "ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
-    if others_table_miss(dump):
+    return whose_table_miss(
+        run(HERE, "ovs-ofctl", "-O", _ANY_PROTOCOL, "dump-flows", bridge, "table=0")
+    )
+
+
+def whose_table_miss(dump: str) -> TableMiss:
+    """Say whose is the table-miss flow in what ``ovs-ofctl dump-flows`` prints."""
+    found = _TABLE_MISS.findall(dump)
+    ours = [origin(int(cookie or "0", 16)) is not None for cookie, _ in found]
+    if any(not own and not match for own, (_, match) in zip(ours, found, strict=True)):
         return TableMiss.OTHERS
-    return TableMiss.OURS if _TABLE_MISS.search(dump) else TableMiss.NONE
-
-
-def others_table_miss(dump: str) -> bool:
-    """Whether what ``ovs-ofctl dump-flows`` prints has a table-miss flow that is not ours."""
-    found = _TABLE_MISS.search(dump)
-    return found is not None and origin(int(found[1] or "0", 16)) is None
+    return TableMiss.OURS if any(ours) else TableMiss.NONE
 
 
 def replace_table_miss(bridge: str, joined: Iterable[BridgePort]) -> bool:
-    """Put an ordinary flow in place of our table-miss flow; False if that is not there.
+    """Add an ordinary flow to our table-miss flow, which goes later; False if that is not alone.
 
     ``joined`` are uplinks' ports that share a VLAN: what comes in by them is dropped from now on,
     for NORMAL would join their wires into a loop.

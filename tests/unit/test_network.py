@@ -14,7 +14,13 @@ from fedsdn.ovs.database import Bridge, Interface, Port
 from fedsdn.ovs.local_vlans import ambiguity
 from fedsdn.ovs.wanted import tenant_ports
 from fedsdn.pipeline.build import pipeline_flows
-from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, Table
+from fedsdn.pipeline.declarations import (
+    LOCAL_PORT,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    HookPriority,
+    Table,
+)
 from fedsdn.pipeline.flows import Flow, Match, Output, icmp, tcp
 from fedsdn.pipeline.network import TenantPort
 from tests.unit.federations import two_sites, with_provider_network, with_source_restore
@@ -257,6 +263,15 @@ def test_the_network_is_decided_in_one_table_alone() -> None:
         hooks = [flow for flow in flows if "resubmit(,106)" in str(flow)]
         assert hooks
         assert all(flow.match.handed_back is False for flow in hooks)
+
+
+def test_no_flow_of_ours_in_table_0_can_be_another_owners() -> None:
+    """Or adding ours would replace his."""
+    for how in ("transparent", "nat", "none"):
+        flows = pipeline_flows(with_source_restore(two_sites(), how), "a", found(FLAT, port("p")))
+        hooks = [flow for flow in flows if flow.table is Table.HOOK]
+        assert any(flow.priority == HookPriority.MISS for flow in hooks)
+        assert [flow for flow in hooks if flow.match.handed_back is None] == []
 
 
 # Behind Neutron's integration bridge

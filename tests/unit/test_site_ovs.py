@@ -7,7 +7,7 @@ import pytest
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.table_miss import is_table_miss
 from fedsdn.site.database import BridgePort, sharing_vlan
-from fedsdn.site.flows import others_table_miss
+from fedsdn.site.flows import TableMiss, whose_table_miss
 from fedsdn.site.plan import Port
 from tests.unit.federations import two_sites
 
@@ -15,29 +15,39 @@ HEADING = "NXST_FLOW reply (xid=0x8):\n"
 
 
 def ours() -> str:
-    (flow,) = [
+    flows = [
         flow
         for flow in pipeline_flows(two_sites(), "a")
         if is_table_miss(flow.table, flow.priority)
     ]
-    return f" cookie={flow.cookie:#x}, duration=5.1s, table=0, n_packets=0, n_bytes=0, "
+    return "".join(
+        f" cookie={flow.cookie:#x}, duration=5.1s, table=0, n_packets=0, n_bytes=0, "
+        f"priority=0,{flow.match} actions=NORMAL\n"
+        for flow in flows
+    )
+
+
+NORMAL = " cookie=0x0, duration=1s, table=0, n_packets=1, priority=0 actions=NORMAL\n"
+NONE, OURS, OTHERS = TableMiss
 
 
 @pytest.mark.parametrize(
-    ("flows", "others"),
+    ("flows", "whose"),
     [
-        ("", False),
-        (f"{ours()}priority=0 actions=NORMAL\n", False),
-        (" cookie=0x0, duration=1s, table=0, n_packets=1, priority=0 actions=NORMAL\n", True),
-        (" cookie=0x0, duration=1s, table=0, n_packets=1, priority=10 actions=NORMAL\n", False),
-        (" cookie=0x0, duration=1s, table=0, n_packets=1, priority=0,ip actions=NORMAL\n", False),
-        (" cookie=0xbeef, idle_timeout=5, send_flow_rem priority=0 actions=resubmit(,2)\n", True),
-        (" priority=0 actions=NORMAL\n", True),
-        (f" cookie=0x7, priority=5,ip actions=drop\n{ours()}priority=0 actions=NORMAL\n", False),
+        ("", NONE),
+        (ours(), OURS),
+        (NORMAL, OTHERS),
+        (ours() + NORMAL, OTHERS),
+        (NORMAL + ours(), OTHERS),
+        (" cookie=0x0, duration=1s, table=0, n_packets=1, priority=10 actions=NORMAL\n", NONE),
+        (" cookie=0x0, duration=1s, table=0, n_packets=1, priority=0,ip actions=NORMAL\n", NONE),
+        (" cookie=0xbeef, idle_timeout=5, send_flow_rem priority=0 actions=resubmit(,2)\n", OTHERS),
+        (" priority=0 actions=NORMAL\n", OTHERS),
+        (f" cookie=0x7, priority=5,ip actions=drop\n{ours()}", OURS),
     ],
 )
-def test_whose_the_table_miss_flow_is(flows: str, *, others: bool) -> None:
-    assert others_table_miss(HEADING + flows) is others
+def test_whose_the_table_miss_flow_is(flows: str, whose: TableMiss) -> None:
+    assert whose_table_miss(HEADING + flows) is whose
 
 
 def port(name: str, tag: int | None = None, trunks: tuple[int, ...] = ()) -> BridgePort:
