@@ -29,6 +29,7 @@ from tests.real.test_site_bridge import without_files
 pytestmark = pytest.mark.real
 
 README = Path(__file__).parents[2] / "README.md"
+UNITS = Path(__file__).parents[2] / "systemd"
 
 UNTAGGED_TOO = True
 """Whether uplinks without tags, on a bridge that is secure from its first moment, are tried, too:
@@ -41,6 +42,7 @@ that goes round makes thousands."""
 _REPLACED = {
     "python3 -m venv /opt/fedsdn": f"mkdir /opt/fedsdn && ln -s {COMMANDS} /opt/fedsdn/bin",
     "/opt/fedsdn/bin/pip install .": "true",  # this checkout is what the link leads to
+    "systemctl daemon-reload": "true",
 }
 """What stands for a command that needs the network, or systemd."""
 
@@ -81,6 +83,10 @@ class Site:
             self.start()
         elif command.startswith("systemctl disable --now "):
             self.stop()
+        elif command == "systemctl restart fedsdn-app":
+            self.restart_application()
+        elif command.startswith("systemctl reload "):
+            self.reload(command.rsplit(maxsplit=1)[-1])
         else:
             command = _REPLACED.get(command, command).replace("site = a", f"site = {self.name}")
             if not self.tagged:
@@ -114,6 +120,18 @@ class Site:
         ]
         wait_until(lambda: "table=110" in self.host.output(f"ovs-ofctl dump-flows {BRIDGE}"))
         wait_until(lambda: ":1080" in self.host.inside("ss -ltn"))
+
+    def reload(self, unit: str) -> None:
+        lines = (UNITS / f"{unit}.service").read_text().splitlines()
+        (command,) = [line.partition("=")[2] for line in lines if line.startswith("ExecReload=")]
+        self.host.output(command)
+
+    def restart_application(self) -> None:
+        application, *_ = self.programs
+        application.terminate()
+        assert application.wait(60) == 0
+        _, command, _ = plain_programs()
+        self.programs[0] = self._ends.enter_context(self.host.program(*command.split()))
 
     def stop(self) -> None:
         for program in reversed(self.programs):
@@ -229,6 +247,8 @@ def test_the_recipe_word_by_word(tagged: bool) -> None:
                         pings.enter_context(site.pinging())
                 assert frames_of_two_seconds(*sites) < MOST_FRAMES, "while it is up"
                 assert fetch(*sites).split()[0] == "10.1.0.11"
+            if step.startswith("systemctl disable"):
+                assert fetch(*sites).split()[0] == "10.1.0.11", "after the upgrade"
             for site in sites:
                 site.follow(step)
         assert frames_of_two_seconds(*sites) < MOST_FRAMES, "after"
