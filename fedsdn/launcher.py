@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -38,6 +39,8 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each path to a peer has a socket
     applications = _configure(arguments)
     log.init_log()
     for handler in logging.getLogger().handlers:

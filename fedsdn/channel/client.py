@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fedsdn.channel.messages import (
     LONGEST_LINE,
     METHOD_NOT_FOUND,
     MOST_CONNECTIONS,
+    MOST_PEERS,
     NOT_RESTORED,
     VERSION,
     WRONG_VERSION,
@@ -24,6 +25,8 @@ from fedsdn.channel.messages import (
     Call,
     ChannelError,
     Hello,
+    Needed,
+    PathsMessage,
     Reload,
     Reloaded,
     Restored,
@@ -36,7 +39,6 @@ from fedsdn.channel.messages import (
 from fedsdn.channel.report import Report
 from fedsdn.damped_log import DampedLog
 from fedsdn.pipeline.restore import Restoration
-from fedsdn.uplinks.status import SiteStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,18 +68,22 @@ class ChannelClient:
         path: Path,
         worker: int,
         report: Report,
-        status: Callable[[SiteStatus], None],
+        paths: Callable[[PathsMessage], None],
         reload: Callable[[], Awaitable[int]],
+        needed: Callable[[], Set[str]] = frozenset,
     ) -> None:
         """Use the application that listens at ``path``; ``run`` does the work.
 
-        ``status`` is given every status of uplinks and paths. ``reload`` is called when the
-        federation file may have changed; it returns how many connections that has reset.
+        ``paths`` is given everything that is told of paths. ``reload`` is called when the
+        federation file may have changed; it returns how many connections that has reset. ``needed``
+        returns the peers that connections depend on.
         """
         self._path = path
         self._worker = worker
         self._report = report
-        self._take_status = status
+        self._take_paths = paths
+        self._needed = needed
+        self._told_needed: set[str] = set()
         self._reload = reload
         self._reloads = asyncio.TaskGroup()
         self._loop = asyncio.get_running_loop()
@@ -113,6 +119,21 @@ class ChannelClient:
             call = Call(restore(one for one, _ in page), number)
             self._writer.write(call.encode())
 
+    def need(self, peer: str) -> None:
+        """Tell the application at once that connections depend on a peer, if it is not told yet."""
+        if self._writer is not None and peer not in self._told_needed:
+            self._told_needed.add(peer)
+            self._writer.write(Call(Needed([peer], [])).encode())
+
+    def _tell_needed(self, writer: asyncio.StreamWriter) -> None:
+        """Tell the application which peers connections depend on, as far as that has changed."""
+        now = set(self._needed())
+        begun, ended = sorted(now - self._told_needed), sorted(self._told_needed - now)
+        for start in range(0, max(len(begun), len(ended)), MOST_PEERS):
+            part = slice(start, start + MOST_PEERS)
+            writer.write(Call(Needed(begun[part], ended[part])).encode())
+        self._told_needed = now
+
     async def run(self) -> None:
         """Keep a channel until cancelled.
 
@@ -147,6 +168,8 @@ class ChannelClient:
             self._say(logging.INFO, "the application is here")
             self._writer = writer
             self._report.begin_again()
+            self._told_needed.clear()
+            self._tell_needed(writer)
             reporting = self._loop.create_task(self._tell_for_ever(writer))
             reporting.add_done_callback(lambda _task: writer.transport.abort())
             self._ask()
@@ -192,8 +215,8 @@ class ChannelClient:
             for (_, done), error in zip(page, errors, strict=True):
                 _settle(done, error)
             return
-        if isinstance(message.params, SiteStatus):
-            self._take_status(message.params)
+        if isinstance(message.params, PathsMessage):
+            self._take_paths(message.params)
         elif isinstance(message.params, Reload):
             self._begin_reload(message.number)
         else:
@@ -216,6 +239,7 @@ class ChannelClient:
             traffic = time.monotonic() >= next_traffic
             if traffic:
                 next_traffic = time.monotonic() + TRAFFIC_SECONDS
+                self._tell_needed(writer)
             for opened, moved, closed in self._report.pages(MOST_CONNECTIONS, traffic=traffic):
                 writer.write(Call(connections(opened, moved, closed)).encode())
                 await writer.drain()

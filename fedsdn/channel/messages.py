@@ -19,9 +19,9 @@ from msgspec.json import encode as encode_json
 from fedsdn.channel.connection import Connection, Direction
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
-from fedsdn.uplinks.status import SiteStatus
+from fedsdn.uplinks.news import ToldPath
 
-VERSION = 1
+VERSION = 2
 """Of the messages. Both sides must have the same."""
 
 LONGEST_LINE = 1 << 20
@@ -30,12 +30,19 @@ LONGEST_LINE = 1 << 20
 MOST_CONNECTIONS = 1000
 """Connections that one message may tell of, or ask to restore."""
 
+MOST_PATHS = 1000
+"""Paths that one message may tell of."""
+
+MOST_PEERS = 5000
+"""Peers that one message may name."""
+
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 """Error codes of JSON-RPC 2.0, section 5.1."""
 
 WRONG_VERSION, NOT_RESTORED = -32000, -32001
 
 _Most = Meta(max_length=MOST_CONNECTIONS)
+_Name = Annotated[str, Meta(max_length=32)]
 Natural = Annotated[int, Meta(ge=0)]
 TcpPort = Annotated[int, Meta(ge=1, le=65535)]
 
@@ -64,7 +71,7 @@ class ConnectionMessage(Struct, frozen=True):
 
     id: Natural
     direction: Direction
-    peer: Annotated[str, Meta(max_length=32)]
+    peer: _Name
     client: Pair
     destination: Pair
     shown: Pair
@@ -101,6 +108,27 @@ class Connections(Struct, frozen=True):
     closed: Annotated[list[Moved], _Most]
 
 
+class PathsMessage(Struct, frozen=True):
+    """Application to proxy: what changed of the paths; after ``hello``, and ``anew``, all.
+
+    ``endpoints`` are the uplinks that have an MPTCP endpoint. If there is ``more``, the next
+    messages belong to this one. Without anything it says that the application is there.
+    """
+
+    anew: bool
+    more: bool
+    endpoints: Annotated[list[_Name], Meta(max_length=255)]
+    paths: Annotated[list[ToldPath], Meta(max_length=MOST_PATHS)]
+    gone: Annotated[list[tuple[_Name, _Name, _Name]], Meta(max_length=MOST_PATHS)]
+
+
+class Needed(Struct, frozen=True):
+    """Proxy to application: peers that connections of the worker depend on from now on, or not."""
+
+    begun: Annotated[list[_Name], Meta(max_length=MOST_PEERS)]
+    ended: Annotated[list[_Name], Meta(max_length=MOST_PEERS)]
+
+
 class List(Struct, frozen=True):
     """Anybody to application, request: connections, leaving out the first ``skip``."""
 
@@ -111,13 +139,14 @@ class Reload(Struct, frozen=True):
     """Request: read the federation file again; application to proxy, or anybody to application."""
 
 
-Params = Hello | Restore | Connections | List | SiteStatus | Reload
+Params = Hello | Restore | Connections | Needed | List | PathsMessage | Reload
 METHODS: dict[str, type[Params]] = {
     "hello": Hello,
     "restore": Restore,
     "connections": Connections,
+    "needed": Needed,
     "list": List,
-    "status": SiteStatus,  # application to proxy, notification: whenever something changes
+    "paths": PathsMessage,  # application to proxy, notification: whenever something changes
     "reload": Reload,
 }
 _NAMES = {kind: name for name, kind in METHODS.items()}

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from fedsdn.channel.messages import (
     Connections,
     Hello,
     List,
+    Needed,
     Page,
     Reload,
     Reloaded,
@@ -39,10 +40,11 @@ from fedsdn.channel.messages import (
     encode_error,
     restorations,
 )
+from fedsdn.channel.paths import PathTable
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.restore import Restoration
-from fedsdn.uplinks.status import SiteStatus
+from fedsdn.uplinks.news import PathNews
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +59,13 @@ _SETTLE_SECONDS = 0.2
 _MOST_UNREAD = 1 << 22
 """Bytes that may wait for a worker that does not read; then its channel ends."""
 
+_BEHIND = 1 << 16
+"""A worker that has not read so many bytes is told nothing more of the paths, and everything later,
+once: it may be stopped, and what it would read then is old."""
+
+Need = Callable[[Set[str]], None]
+"""Takes the peers that connections of all workers depend on."""
+
 RestoreClients = Callable[[Iterable[Restoration]], Awaitable[list[str | None]]]
 """Has the bridge restore clients' addresses; says of each connection why not, or None."""
 
@@ -64,7 +73,9 @@ RestoreClients = Callable[[Iterable[Restoration]], Awaitable[list[str | None]]]
 class Channel:
     """Serves workers until the process ends, in one event loop."""
 
-    def __init__(self, path: Path, site: str, restore: RestoreClients) -> None:
+    def __init__(
+        self, path: Path, site: str, restore: RestoreClients, need: Need = lambda _: None
+    ) -> None:
         """Listen on ``path``; ``run`` answers.
 
         Raises:
@@ -78,7 +89,11 @@ class Channel:
         self._numbers = itertools.count(1)
         self._reloading: dict[tuple[asyncio.StreamWriter, int], asyncio.Future[int]] = {}
         """Unanswered reload requests; the answer is how many connections the worker has reset."""
-        self._status: bytes | None = None
+        self._paths = PathTable()
+        self._behind: set[asyncio.StreamWriter] = set()
+        """Workers that have to be told of all paths."""
+        self._need = need
+        self._needed: dict[asyncio.StreamWriter, set[str]] = {}
         self._tasks = asyncio.TaskGroup()
         self._log = DampedLog(_LOG)
         self._socket = _listen(path)
@@ -91,11 +106,20 @@ class Channel:
             )
             await server.serve_forever()
 
-    def tell_status(self, status: SiteStatus) -> None:
-        """Send the state of uplinks and paths to all workers, and to each new one."""
-        self._status = Call(status).encode()
+    def tell_paths(self, news: PathNews) -> None:
+        """Tell all workers what has changed of the paths; each new one is told everything."""
+        lines = self._paths.take(news)
         for writer in list(self._workers):
-            self._tell(writer, self._status)
+            if writer.transport.get_write_buffer_size() > _BEHIND:
+                self._behind.add(writer)
+            elif writer in self._behind:
+                self._tell_all_paths(writer)
+            else:
+                self._tell(writer, lines)
+
+    def _tell_all_paths(self, writer: asyncio.StreamWriter) -> None:
+        self._behind.discard(writer)
+        self._tell(writer, self._paths.whole())
 
     async def reload(self) -> int:
         """Have the workers read the federation file again, and wait until they have.
@@ -145,6 +169,9 @@ class Channel:
             self._complain(error)
         finally:
             self._workers.pop(writer, None)
+            self._behind.discard(writer)
+            if self._needed.pop(writer, None):
+                self._say_needed()
             for key in [key for key in self._reloading if key[0] is writer]:
                 self._reloading.pop(key).set_result(0)
             writer.transport.abort()
@@ -157,12 +184,19 @@ class Channel:
         match message.params:
             case Hello() as hello:
                 self._answer(writer, number, self._welcome(hello, number, writer))
-                if self._status is not None:
-                    self._tell(writer, self._status)
+                if self._paths.is_known:
+                    self._tell_all_paths(writer)
             case Connections() as changes:
                 if writer not in self._workers:
                     raise ChannelError(INVALID_REQUEST, "connections before hello", number)
                 _note(self._workers[writer], changes)
+            case Needed(begun, ended):
+                if writer not in self._workers:
+                    raise ChannelError(INVALID_REQUEST, "needed before hello", number)
+                known = self._needed.setdefault(writer, set())
+                known.update(begun)
+                known.difference_update(ended)
+                self._say_needed()
             case List(skip):
                 self._answer(writer, number, self._page(skip))
             # Not awaited here: the worker's next requests do not wait for it.
@@ -172,6 +206,9 @@ class Channel:
                 self._tasks.create_task(self._reload_for(number, writer))
             case _:
                 raise ChannelError(METHOD_NOT_FOUND, f"no request {message.method!r}", number)
+
+    def _say_needed(self) -> None:
+        self._need(frozenset().union(*self._needed.values()))
 
     def _reloaded(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         waiting = self._reloading.pop((writer, answer.number), None)

@@ -9,8 +9,7 @@ what a lost uplink asks of the kernel.
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,7 +20,7 @@ from fedsdn.appearance import Appearance
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.differences import digest
 from fedsdn.config.local import LocalSettings
-from fedsdn.config.model import Address, Federation, Site, Uplink
+from fedsdn.config.model import Federation, Site
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.controller.alone import take_lock
 from fedsdn.controller.federation_file import FederationFile
@@ -38,8 +37,7 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.site import checks, record
-from fedsdn.uplinks.monitor import UplinkMonitor
-from fedsdn.uplinks.sockets import open_socket
+from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.status import PortState
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class Controller:
         self._netlink = ThreadPoolExecutor(1, "netlink")
         self._reading = ThreadPoolExecutor(1, "federation file")
         self._keeping = ThreadPoolExecutor(1, "namespace")
-        self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore)
+        self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore, self._need)
 
     def _check_change(self, site: Site) -> None:
         """Refuse what ``fedsdn site up`` would refuse, and another bridge before it has run."""
@@ -98,9 +96,12 @@ class Controller:
         self._uplinks = UplinkMonitor(
             self._watched.current,
             self._site,
-            PROXY_NAMESPACE,
-            _open_socket,
-            self._channel.tell_status,
+            Namespace(
+                PROXY_NAMESPACE,
+                partial(namespace.inside, PROXY_NAMESPACE),
+                partial(namespace.identity, PROXY_NAMESPACE),
+            ),
+            self._channel.tell_paths,
             self._netlink,
         )
         self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
@@ -163,14 +164,17 @@ class Controller:
                 await appeared.happened(_RETRY_SECONDS)
 
     async def _follow(self, federation: Federation, groups: Groups) -> None:
-        if federation != self._followed:
+        changed = federation != self._followed
+        if changed:
             # First of all: what the proxy resets now still needs the flows that are about to go.
             await self._channel.reload()
         self._followed = federation
         bridge = federation.site(self._site).provider_network.bridge
         self._reconciler.want(bridge, groups)
-        file = await asyncio.get_running_loop().run_in_executor(self._reading, digest, federation)
-        self._uplinks.set_federation(federation, file)
+        if changed:
+            loop = asyncio.get_running_loop()
+            file = await loop.run_in_executor(self._reading, digest, federation)
+            self._uplinks.set_federation(federation, file)
 
     def _take_ports(self, ports: dict[str, Port] | None) -> None:
         states = {True: PortState.UP, False: PortState.DOWN}
@@ -178,13 +182,12 @@ class Controller:
             None if ports is None else {name: states[port.live] for name, port in ports.items()}
         )
 
+    def _need(self, peers: Set[str]) -> None:
+        self._uplinks.need(peers)
+
     async def _restore(self, wanted: Iterable[Restoration]) -> list[str | None]:
         return await self._restorer.restore(wanted)
 
     def _restoring_flows(self, wanted: Restoration) -> tuple[Flow, ...]:
         federation = self._watched.current
         return restoring_flows(federation, federation.site(self._site), wanted)
-
-
-def _open_socket(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
-    return namespace.inside(PROXY_NAMESPACE, lambda: open_socket(uplink, port, peer))

@@ -79,12 +79,13 @@ class Agreement:
 
         (What it said to an older one may be replayed.)
         """
-        after = replace(self, acknowledged=max(self.acknowledged, probe.heard))
-        newest = (probe.epoch, probe.number)
+        acknowledged = max(self.acknowledged, probe.heard)
+        newest, report = (probe.epoch, probe.number), self.report
         if newest <= self.newest:
-            return after
-        report = PeerReport(probe.down, probe.lost, probe.leaving)
-        return replace(after, newest=newest, report=report)
+            newest = self.newest
+        elif (probe.down, probe.lost, probe.leaving) != (report.down, report.lost, report.leaving):
+            report = PeerReport(probe.down, probe.lost, probe.leaving)
+        return Agreement(newest, report, acknowledged, self.told)
 
     def tell(
         self, number: int, detected: Iterable[PathName], down: Collection[str]

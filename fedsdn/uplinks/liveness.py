@@ -26,7 +26,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from fedsdn.config.model import Probes
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState
 
@@ -121,6 +120,28 @@ class Reception:
 
 
 @dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often a peer sends probes (``theirs``), and this site to it; seconds.
+
+    A path is down after ``multiplier`` times as long.
+    """
+
+    theirs: float
+    ours: float
+    multiplier: int
+
+    @property
+    def detection(self) -> float:
+        """After how long a silence a path is down (RFC 5880, section 6.8.4)."""
+        return self.theirs * self.multiplier
+
+    @property
+    def confirmation(self) -> float:
+        """How long ago at most the peer may have received our latest acknowledged probe."""
+        return max(self.theirs, self.ours) * self.multiplier
+
+
+@dataclass(frozen=True, slots=True)
 class Contact:
     """When a peer was last heard, and last heard us, on whichever path."""
 
@@ -129,49 +150,68 @@ class Contact:
     """When the peer received our latest acknowledged probe."""
     appeared: float = _NEVER
     """When its probes began to come, after a start of its application or a silence."""
+    hastened: float = _NEVER
+    """When its probes or ours began to go out more often: none was late before."""
 
-    def take(self, path: Reception, now: float, probes: Probes, *, restarted: bool) -> Contact:
-        """Count in a probe that ``path`` has received, perhaps of an application just started."""
-        appears = restarted or not self.speaks(now, probes)
+    def take(self, path: Reception, now: float, *, appears: bool) -> Contact:
+        """Count in a probe that ``path`` has received, perhaps the first of many."""
         return Contact(
             heard=now,
             confirmed=max(self.confirmed, path.confirmed or self.confirmed),
             appeared=now if appears else self.appeared,
+            hastened=self.hastened,
         )
 
-    def speaks(self, now: float, probes: Probes) -> bool:
+    def expected_since(self, last: float, delay: float = 0.0) -> float:
+        """Since when the next probe after the ``last`` is expected, or what comes by ``delay``."""
+        return max(last, max(self.appeared, self.hastened) + delay)
+
+    def speaks(self, now: float, rhythm: Rhythm) -> bool:
         """Whether the peer was heard within the detection time: what it said last still holds."""
-        return now - self.heard < probes.detection
+        return now - max(self.heard, self.hastened) < rhythm.detection
 
 
 def judge_probes(
-    path: Reception, peer: str, contact: Contact, now: float, probes: Probes
+    path: Reception, peer: str, contact: Contact, now: float, rhythm: Rhythm
 ) -> Finding:
     """Judge a path by its own probes and those on the peer's other paths.
 
     A path is blamed only if another one was heard, or confirmed, clearly later. Otherwise the peer
     is silent, or this process was not scheduled for a while.
     """
-    detection = probes.detection
-    clearly = detection - 1.5 * probes.interval
-    silence = f"{detection * 1000:.0f} ms"
-    heard = max(contact.appeared, path.last_heard)
-    if now - heard >= detection:
-        if contact.heard - heard > clearly:
-            return Verdict.BAD, f"no probe received for {silence}"
+    heard = contact.expected_since(path.last_heard)
+    if now - heard >= rhythm.detection:
+        if contact.heard - heard > _clearly(rhythm.detection, rhythm.theirs):
+            return Verdict.BAD, f"no probe received for {rhythm.detection * 1000:.0f} ms"
         return Verdict.SILENT, f"{peer} is silent on every path"
-    confirmed = max(contact.appeared, path.last_confirmed)
+    confirmation = rhythm.confirmation
+    confirmed = contact.expected_since(path.last_confirmed, path.rtt or 0.0)
     # The last acknowledgement counts as current until the next probe is late.
-    current = now if now - heard < 1.5 * probes.interval else heard
-    if current - confirmed >= detection:
-        if contact.confirmed - confirmed > clearly:
-            return Verdict.BAD, f"{peer} received no probe for {silence}"
+    current = now if now - heard < 1.5 * rhythm.theirs else heard
+    if current - confirmed >= confirmation:
+        if contact.confirmed - confirmed > _clearly(confirmation, max(rhythm.theirs, rhythm.ours)):
+            return Verdict.BAD, f"{peer} received no probe for {confirmation * 1000:.0f} ms"
         return Verdict.SILENT, f"{peer} receives no probe on any path"
     # A peer that has only just appeared may still be silent on this path.
     oldest = min(path.heard or _NEVER, path.confirmed or _NEVER)
-    if current - oldest >= detection:
+    if oldest < contact.appeared and current - oldest >= rhythm.detection:
         return Verdict.SILENT, "no probe has been answered yet"
     return Verdict.GOOD, "probes come and are answered"
+
+
+def _clearly(detection: float, interval: float) -> float:
+    return detection - 1.5 * interval
+
+
+def deadlines(path: Reception, contact: Contact, rhythm: Rhythm) -> tuple[float, ...]:
+    """Return when ``judge_probes`` may find something else, if no more probes come."""
+    heard = contact.expected_since(path.last_heard)
+    confirmed = contact.expected_since(path.last_confirmed, path.rtt or 0.0)
+    return (
+        heard + rhythm.detection,
+        confirmed + rhythm.confirmation,
+        max(contact.heard, contact.hastened) + rhythm.detection,
+    )
 
 
 class Condition(Enum):
@@ -183,6 +223,14 @@ class Condition(Enum):
     """Down by a verdict of ours, which we report to the peer."""
     REPORTED = auto()
     """Down by the peer's report alone."""
+
+
+_STATES = {
+    Condition.UNKNOWN: PathState.UNKNOWN,
+    Condition.UP: PathState.UP,
+    Condition.DETECTED: PathState.DOWN,
+    Condition.REPORTED: PathState.DOWN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +249,7 @@ class Liveness:
     @property
     def state(self) -> PathState:
         """What others are told."""
-        if self.is_down:
-            return PathState.DOWN
-        return PathState.UP if self.condition is Condition.UP else PathState.UNKNOWN
+        return _STATES[self.condition]
 
     @property
     def is_down(self) -> bool:
@@ -211,13 +257,21 @@ class Liveness:
         return self.condition in (Condition.DETECTED, Condition.REPORTED)
 
     def judge(
-        self, finding: Finding, report: str | None, path: Reception, now: float, probes: Probes
+        self,
+        finding: Finding,
+        report: str | None,
+        path: Reception,
+        now: float,
+        times: tuple[float, float],
     ) -> Liveness:
-        """Follow our finding, and the peer's ``report`` against the path, None if there is none."""
+        """Follow our finding, and the peer's ``report`` against the path, None if there is none.
+
+        ``times`` are the peer's detection time and the hold time.
+        """
         verdict, why = finding
         if verdict is Verdict.BAD:
             return replace(self._become(Condition.DETECTED, why, now), good_since=None)
-        if self._is_held(verdict, path, now, probes):
+        if self._is_held(verdict, path, now, times):
             return replace(
                 self,
                 condition=Condition.DETECTED if report is None else self.condition,
@@ -228,24 +282,30 @@ class Liveness:
         good = verdict is Verdict.GOOD
         return self._become(Condition.UP if good else Condition.UNKNOWN, why, now)
 
-    def _is_held(self, verdict: Verdict, path: Reception, now: float, probes: Probes) -> bool:
+    def _is_held(
+        self, verdict: Verdict, path: Reception, now: float, times: tuple[float, float]
+    ) -> bool:
         """Whether a path that is down stays so after the verdict against it has ended.
 
         The peer holds a path that is down by its report alone.
         """
+        detection, hold = times
         if verdict is Verdict.SILENT:
-            quiet = now - max(self.since, path.opened, path.last_heard)
-            return self.is_down and quiet < PATIENCE * probes.detection
-        return self.condition is Condition.DETECTED and self.held_until(now, probes) > now
+            return self.is_down and now < self.patient_until(path, detection)
+        return self.condition is Condition.DETECTED and self.held_until(now, hold) > now
+
+    def patient_until(self, path: Reception, detection: float) -> float:
+        """When a path that is down is not called so any more, if its peer stays silent."""
+        return max(self.since, path.opened, path.last_heard) + PATIENCE * detection
 
     def _good_since(self, now: float) -> float:
         return now if self.good_since is None else self.good_since
 
-    def held_until(self, now: float, probes: Probes) -> float:
+    def held_until(self, now: float, hold: float) -> float:
         """When the hold time of a recovering path ends, if nothing else happens."""
         recent = sum(now - loss < _FLAP_WINDOW for loss in self.losses)
-        hold: float = probes.hold * 2 ** max(0, recent - 1)
-        return self._good_since(now) + min(hold, _MAX_HOLD)
+        longer: float = hold * 2 ** max(0, recent - 1)
+        return self._good_since(now) + min(longer, _MAX_HOLD)
 
     def _become(self, condition: Condition, why: str, now: float) -> Liveness:
         if condition is self.condition and why == self.why:

@@ -9,28 +9,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fedsdn.config.differences import digest
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Probes
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
-from fedsdn.uplinks.path import Path
+from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
+from fedsdn.uplinks.path import Path as UplinkPath
 from fedsdn.uplinks.paths import Paths
-from fedsdn.uplinks.probe import ProbeError, decode
-from fedsdn.uplinks.sockets import OpenSocket, ProbeSockets, Way
+from fedsdn.uplinks.probe import Probe, ProbeError, decode
+from fedsdn.uplinks.sockets import Inside, ProbeSockets, Way
 from fedsdn.uplinks.status import (
     COMPARE_FILES,
+    STATUS_FILE,
     WRITE_SECONDS,
     DifferingFile,
     PathStatus,
     PortState,
     SiteStatus,
     UplinkStatus,
+    keep_status,
     write_status,
 )
 
@@ -39,15 +43,28 @@ _LOG = logging.getLogger(__name__)
 _CHECK_SECONDS = 1.0
 """How often endpoints and sockets are checked when nothing happens: others may change them."""
 
-_REPEATS = (0.01, 0.03)
-"""A round with news is sent at once, and again after so many seconds: a probe may be lost."""
-
 _CHANGES_AT_ONCE = 4
 """So many changes of a path or a port are logged at once, and of more the last one each minute."""
 
-
 _MOST_NAMED = 5
 """So many sites are named in one line of the log."""
+
+_WRITE_SHARE = 200
+"""Writing the status takes at most one part in so many of the time."""
+
+_NO_PROBES = Probes(key="")
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """The proxy's network namespace: its ``name``, how to open sockets there, and which one it is.
+
+    ``identity`` returns something else for a namespace that was made anew.
+    """
+
+    name: str
+    inside: Inside
+    identity: Callable[[], object]
 
 
 class UplinkMonitor:
@@ -57,18 +74,19 @@ class UplinkMonitor:
         self,
         federation: Federation,
         site: str,
-        namespace: str,
-        open_socket: OpenSocket,
-        tell: Callable[[SiteStatus], None],
+        namespace: Namespace,
+        tell: Callable[[PathNews], None],
         executor: Executor,
+        status_file: Path = STATUS_FILE,
     ) -> None:
-        """Prepare for ``site``, and ``tell`` every status; ``run`` does the work.
+        """Prepare for ``site``, and ``tell`` what changes; ``run`` does the work.
 
         ``executor`` has one thread, which opens and uses the netlink sockets.
         """
+        self._status_file = status_file
         self._tell = tell
         self._site = site
-        self._kernel = Kernel(namespace)
+        self._kernel = Kernel(namespace.name)
         self._executor = executor
         self._epoch = time.time_ns()
         self._wall = time.time() - time.monotonic()
@@ -82,12 +100,18 @@ class UplinkMonitor:
         self._differing: list[str] = []
         """Sites with another federation file, as logged last."""
         self._loop = asyncio.get_running_loop()
-        self._sockets = ProbeSockets(self._loop, open_socket, self._receive)
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self.sockets = ProbeSockets(
+            self._loop, self._receive, namespace.inside, place=namespace.identity
+        )
+        self._want_sockets()
         self._kernel_due = asyncio.Event()
         self._status_due = asyncio.Event()
-        self._deadline: asyncio.TimerHandle | None = None
-        self._repeats: list[asyncio.TimerHandle] = []
-        self._leaving = False
+        self._news = News(self._paths)
+        self._timer: asyncio.TimerHandle | None = None
+        self._unwritten = True
+        """Whether a state has changed since the status file was written."""
+        self._may_write = self._written = float("-inf")
 
     def _new_paths(self, federation: Federation) -> Paths:
         return Paths(federation, self._site, self._epoch, time.monotonic(), self._file)
@@ -101,15 +125,13 @@ class UplinkMonitor:
 
     async def leave(self) -> None:
         """Tell the peers that no more probes follow, so that they blame no path for the silence."""
-        self._leaving = True
-        self._send()
+        self._send(self._paths.last_probes(time.monotonic()))
 
     def close(self) -> None:
         """Close the sockets, once ``run`` has ended."""
-        for timer in (self._deadline, *self._repeats):
-            if timer is not None:
-                timer.cancel()
-        self._sockets.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.sockets.close()
 
     def set_ports(self, ports: dict[str, PortState] | None) -> None:
         """Note the states of the bridge's ports, by name; a port that is not there is absent.
@@ -128,74 +150,86 @@ class UplinkMonitor:
                 self._port_since[name] = time.time()
                 text = f"uplink {name}: port {state}"
                 self._log.say(logging.INFO, ("port", name), text, _CHANGES_AT_ONCE)
-        self._judge()
+        self._status_due.set()
+        self._take_turn()
 
     def set_federation(self, federation: Federation, file: str) -> None:
-        """Go over to a changed federation, with its digest."""
+        """Go over to a changed federation, with its digest; what it leaves as it was goes on."""
+        if federation == self._federation:
+            return
         self._file = file
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
         self._plan = Plan(paths.orders(), federation.site(self._site))
-        self._sockets.close()
+        self._news.set_paths(paths)
+        self._want_sockets()
         self._kernel_due.set()
         self._status_due.set()
+        self._take_turn()
+
+    def need(self, peers: Set[str]) -> None:
+        """Note the peers that connections of the proxy depend on: their paths are probed often."""
+        self._paths.need(peers, time.monotonic())
+        self._take_turn()
+
+    # Probes
 
     async def _probe(self) -> None:
-        while True:
-            self._send()
-            self._judge()
-            probes = self._federation.probes
-            await asyncio.sleep(probes.interval if probes else _CHECK_SECONDS)
+        """Take turns for ever; what fails in one ends this."""
+        self._take_turn()
+        await self._failed
 
-    def _send_news(self) -> None:
-        """Send a round at once, and repeat it; it has older news in it, which need no repeat."""
-        self._send()
-        for repeat in self._repeats:
-            repeat.cancel()
-        self._repeats = [self._loop.call_later(seconds, self._send) for seconds in _REPEATS]
+    def _take_turn(self) -> None:
+        try:
+            self._turn()
+        except Exception as error:
+            if not self._failed.done():
+                self._failed.set_exception(error)
 
-    def _send(self) -> None:
-        probes = self._federation.probes
-        if probes is None:
-            return
-        key = probes.key.encode()
-        for path, probe in self._paths.next_round(time.monotonic(), leaving=self._leaving):
-            if trouble := self._sockets.send(_way(path), probe.encode(key)):
+    def _turn(self) -> None:
+        """Judge and send what is due, and come back when more is."""
+        now = time.monotonic()
+        changed = self._paths.judge(now)
+        for path in self._news.take(changed):
+            text = f"path {path.name}: {path.state}: {path.why}"
+            self._log.say(logging.INFO, path.name, text, _CHANGES_AT_ONCE)
+        orders = self._paths.has_new_orders
+        if orders:
+            self._plan = replace(self._plan, orders=self._paths.orders())
+            self._kernel_due.set()
+        if changed or orders:
+            self._status_due.set()
+        # After the plan: the peer relies on what a probe acknowledges.
+        self._send(self._paths.probes(now))
+        if self._timer is not None:
+            self._timer.cancel()
+        if (when := self._paths.next_turn()) < float("inf"):
+            self._timer = self._loop.call_at(max(when, now), self._take_turn)
+
+    def _send(self, probes: Iterable[tuple[UplinkPath, Probe]]) -> None:
+        key = (self._federation.probes or _NO_PROBES).key.encode()
+        for path, probe in probes:
+            if trouble := self.sockets.send(_way(path), probe.encode(key)):
                 self._complain(f"a probe over {path.name} was not sent: {trouble}")
 
     def _receive(self, datagrams: list[bytes]) -> None:
-        news = [self._take(datagram) for datagram in datagrams]
-        if any(news):
-            self._judge()
+        now = time.monotonic()
+        for datagram in datagrams:
+            self._take(datagram, now)
+        if self._paths.next_turn() <= now:
+            self._take_turn()
 
-    def _take(self, datagram: bytes) -> bool:
-        """Take in a probe; True if paths have to be judged anew because of it."""
+    def _take(self, datagram: bytes, now: float) -> None:
         probes = self._federation.probes
         if probes is None:
-            return False
+            return
         try:
             probe = decode(datagram, probes.key.encode())
         except ProbeError as error:
             self._complain(str(error))
-            return False
-        return self._paths.take(probe, time.monotonic())
-
-    def _judge(self) -> None:
-        now = time.monotonic()
-        changed = self._paths.judge(now)
-        for path in changed:
-            text = f"path {path.name}: {path.state}: {path.why}"
-            self._log.say(logging.INFO, path.name, text, _CHANGES_AT_ONCE)
-        before, self._plan = self._plan, replace(self._plan, orders=self._paths.orders())
-        if self._paths.urgent:  # after the plan: the peer relies on what we acknowledge
-            self._send_news()
-        if changed or before.orders != self._plan.orders:
-            self._kernel_due.set()
-            self._status_due.set()
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self._loop.call_at(self._paths.next_deadline(now), self._judge)
+        else:
+            self._paths.take(probe, now)
 
     # What follows from it
 
@@ -221,20 +255,25 @@ class UplinkMonitor:
             await _due(self._kernel_due, _CHECK_SECONDS)
 
     async def _keep_status(self) -> None:
-        """Tell the status after every change, and at least once in ``WRITE_SECONDS``."""
+        """Tell the workers of every change, and at least once in ``TELL_SECONDS``."""
+        due = True
         while True:
             self._status_due.clear()
-            self._write()
+            self._tell(self._news.gather(self._endpoints, time.monotonic()))
             self._open_sockets()
-            await _due(self._status_due, min(_CHECK_SECONDS, WRITE_SECONDS))
+            self._write_or_keep(due=due)
+            soon = 0.0 if self.sockets.is_opening else TELL_SECONDS
+            if self._unwritten:
+                soon = min(soon, max(0.0, self._may_write - time.monotonic()))
+            due = await _due(self._status_due, soon)
+
+    def _want_sockets(self) -> None:
+        ways = [_way(path) for path in self._paths.probed()]
+        uplinks = self._plan.site.uplinks if ways else ()
+        self.sockets.want(uplinks, ways, self._federation.proxy_port)
 
     def _open_sockets(self) -> None:
-        federation = self._federation
-        if federation.probes is None:
-            return
-        uplinks = self._plan.site.uplinks
-        ways = [_way(path) for path in self._paths.probed()]
-        for trouble in self._sockets.open(uplinks, ways, federation.proxy_port):
+        for trouble in self.sockets.open():
             self._complain(trouble)
 
     def _say_files(self, differing: Sequence[DifferingFile]) -> None:
@@ -250,14 +289,26 @@ class UplinkMonitor:
             text = f"the federation file of {named} differs from ours; {COMPARE_FILES}"
         self._log.say(level, "files", text, _CHANGES_AT_ONCE)
 
+    def _write_or_keep(self, *, due: bool) -> None:
+        """Write the status file if something has changed, and that does not take too long."""
+        self._unwritten |= due
+        now = time.monotonic()
+        if now >= self._may_write and (self._unwritten or now >= self._written + WRITE_SECONDS):
+            self._write()
+        else:
+            with suppress(OSError):
+                keep_status(self._status_file)
+
     def _write(self) -> None:
+        began = time.monotonic()
         status = self._status()
         self._say_files(status.differing)
-        self._tell(status)
         try:
-            write_status(status)
+            write_status(status, self._status_file)
         except OSError as error:
             self._complain(f"the uplinks' status cannot be written: {error}")
+        self._unwritten, self._written = False, began
+        self._may_write = began + (time.monotonic() - began) * _WRITE_SHARE
 
     def _status(self) -> SiteStatus:
         now = time.time()
@@ -275,7 +326,7 @@ class UplinkMonitor:
             ),
         )
 
-    def _path_status(self, path: Path) -> PathStatus:
+    def _path_status(self, path: UplinkPath) -> PathStatus:
         return PathStatus(
             uplink=path.name.uplink,
             peer=path.name.peer,
@@ -291,12 +342,13 @@ class UplinkMonitor:
         self._log.say(logging.WARNING, text, text)
 
 
-def _way(path: Path) -> Way:
+def _way(path: UplinkPath) -> Way:
     return path.name.uplink, path.remote
 
 
-async def _due(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, for so long at most."""
+async def _due(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, for so long at most; say whether it came."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (Python 3.11)
             await event.wait()
+    return event.is_set()

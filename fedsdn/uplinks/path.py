@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsdn.config.model import Address, AddressPair
-from fedsdn.uplinks.liveness import Liveness, Reception
+from fedsdn.uplinks.liveness import Condition, Liveness, Reception
 from fedsdn.uplinks.status import PathState
 from fedsdn.uplinks.teardown import Teardown
+
+PathKey = tuple[str, str, str]
+"""An uplink of ours, a peer, an uplink of the peer's."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,7 +25,7 @@ class PathName:
         return f"{self.uplink} to {self.peer}/{self.peer_uplink}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Path:
     """A path; whatever happens replaces one of its states."""
 
@@ -32,6 +35,17 @@ class Path:
     reception: Reception
     liveness: Liveness
     teardown: Teardown = Teardown.CARRYING
+    current: bool = False
+    """Whether it is up by probes at the full rate, so that its loss is noticed at once."""
+    said: PathState = PathState.UNKNOWN
+    """Its state as logged last."""
+    told: object = None
+    """What the proxy was told of it last."""
+
+    @property
+    def key(self) -> PathKey:
+        """Its name as a tuple."""
+        return self.name.uplink, self.name.peer, self.name.peer_uplink
 
     @property
     def pair(self) -> AddressPair:
@@ -42,6 +56,11 @@ class Path:
     def state(self) -> PathState:
         """Whether it carries packets both ways."""
         return self.liveness.state
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether it is down by a verdict of ours."""
+        return self.liveness.condition is Condition.DETECTED
 
     @property
     def since(self) -> float:

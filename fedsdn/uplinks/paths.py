@@ -1,31 +1,24 @@
 """All paths of a site: what happens goes in, what follows comes out; no sockets, no clock.
 
 ``liveness`` says whether a path carries packets, ``agreement`` what each peer knows of its loss,
-``teardown`` what the kernel does about it. Here they meet.
+``teardown`` what the kernel does about it, ``pace`` how often a peer is probed, and ``peer`` joins
+them for one. Here is what peers share: the ports, the time, the orders to the kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
 
-from fedsdn.config.model import AddressPair, Federation, Probes, Uplink
-from fedsdn.uplinks import teardown
-from fedsdn.uplinks.agreement import Agreement, Rounds
-from fedsdn.uplinks.liveness import (
-    PATIENCE,
-    Condition,
-    Contact,
-    Finding,
-    Liveness,
-    Reception,
-    Verdict,
-    judge_probes,
-)
-from fedsdn.uplinks.path import Path, PathName
+from fedsdn.config.model import AddressPair, Federation, Probes, Site, Uplink
+from fedsdn.uplinks.agenda import Agenda
+from fedsdn.uplinks.agreement import Rounds
+from fedsdn.uplinks.liveness import PATIENCE, Liveness, Reception
+from fedsdn.uplinks.pace import Kind, Pace, Shares
+from fedsdn.uplinks.path import Path, PathKey, PathName
+from fedsdn.uplinks.peer import DEAD_PORT, HeardFile, Peer, Sender
 from fedsdn.uplinks.probe import Probe
-from fedsdn.uplinks.status import DifferingFile, PathState, PortState
-from fedsdn.uplinks.teardown import Event, Orders, Teardown
+from fedsdn.uplinks.status import DifferingFile, PortState
+from fedsdn.uplinks.teardown import OrderBook, Orders
 
 _UNPROBED = Probes(key="")
 """Times for damping the ports where paths are not probed."""
@@ -33,23 +26,16 @@ _UNPROBED = Probes(key="")
 _MOST_STRANGERS = 100
 """More sites with the key are noted by nobody."""
 
-_DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
-
-
-@dataclass(slots=True)
-class _Peer:
-    """A peer whose application sends probes."""
-
-    contact: Contact = field(default_factory=Contact)
-    agreement: Agreement = field(default_factory=Agreement)
-    file: str | None = None
-    """The digest of its federation file, as heard last."""
-    differs_since: float = 0.0
-    """When that began to be another than ours, if it is."""
+_AT_ONCE = 64
+"""Peers that nothing depends on are judged in turns of so many: the others' probes are due."""
 
 
 class Paths:
-    """Every way from an uplink of ``site`` to an uplink of a peer."""
+    """Every way from an uplink of ``site`` to an uplink of a peer.
+
+    After whatever happens ``judge`` says what has changed, ``probes`` what is to be sent now, and
+    ``next_turn`` when to ask for both again.
+    """
 
     def __init__(
         self, federation: Federation, site: str, epoch: int, now: float, file: str = ""
@@ -58,58 +44,79 @@ class Paths:
 
         ``file`` is the federation's digest.
         """
-        self._file = file
-        self._strangers: dict[str, _Peer] = {}
-        """Sites that probe this one, and that the federation file does not have."""
         self._site = federation.site(site)
-        self._probed = federation.probes is not None
         self._probes = federation.probes or _UNPROBED
-        self._epoch = epoch
-        self._rounds = Rounds()
-        self.urgent = False
-        """Whether the peers must be told something before the next round is due."""
+        self._sender = Sender(site, epoch, file, self._probes)
         self._began = now
+        self._strangers: dict[str, HeardFile] = {}
+        """Sites that probe this one, and that the federation file does not have."""
         self._removed: dict[AddressPair, float] = {}
         """Paths that were removed from the federation file, and when."""
+        self._needed: Set[str] = frozenset()
+        self.heard: dict[PathKey, Path] = {}
+        """Paths on which probes have come; who looks at their times empties it."""
+        self._last_number = 0
+        """Of all rounds of probes to peers that are none any more."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
+        peers = federation.peers(site)
         self._peers = {
-            peer.name: _Peer() for peer in federation.peers(site) if peer.proxy == "fedsdn"
+            peer.name: self._peer(federation, peer, number / len(peers))
+            for number, peer in enumerate(peers)
         }
-        self._paths = {
-            path.name: path
-            for peer in federation.peers(site)
+        self._begin(now)
+
+    def _peer(self, federation: Federation, peer: Site, phase: float) -> Peer:
+        paths = tuple(
+            _path(uplink, peer.name, other, self._began)
             for uplink in self._site.uplinks
             for other in peer.uplinks
             if uplink.reaches(other)
-            for path in [_path(uplink, peer.name, other, now)]
-        }
-        self._orders = self._orders_of({}, frozenset())
+        )
+        why = _unprobed(federation, peer)
+        pace = Pace(phase, self._probes.interval)
+        return Peer(peer.name, self._sender, paths, why, pace, Rounds())
+
+    def _begin(self, now: float) -> None:
+        """Make what depends on all peers."""
+        self._paths = {path.name: path for peer in self._peers.values() for path in peer.paths}
+        self._judgements, self._rounds = Agenda(), Agenda()
+        self._restless: dict[str, None] = {}
+        """Peers that are to be judged at once."""
+        self._book = OrderBook()
+        self._shares = Shares(self._probes.interval)
+        probed = [peer for peer in self._peers.values() if not peer.unprobed]
+        for peer in probed:
+            peer.join(self._shares)
+        for peer in probed:
+            peer.begin(self._shares, now)
+        for peer in self._peers.values():
+            self._note(peer, now)
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self._paths.values())
 
     def probed(self) -> list[Path]:
         """Return the paths over which probes are sent, if any are."""
-        return [path for path in self if path.name.peer in self._peers]
+        every = (peer.paths for peer in self._peers.values() if not peer.unprobed)
+        return [path for paths in every for path in paths]
 
     def inherit(self, old: Paths) -> None:
         """Take over the states of those paths of an older federation that are still there."""
-        self._rounds = old._rounds
+        now = self._began
         self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
-        self._peers |= {name: peer for name, peer in old._peers.items() if name in self._peers}
-        for peer in self._peers.values():
-            if peer.file == old._file != self._file:
-                peer.differs_since = self._began
-        before = dict.fromkeys((path.pair for path in old), self._began) | old._removed
+        gone = [peer.rounds.number for name, peer in old._peers.items() if name not in self._peers]
+        self._last_number = max(old._last_number, *gone, 0)
+        self._needed = old._needed
+        for name, peer in self._peers.items():
+            if name in old._peers:
+                peer.inherit(old._peers[name], now)
+            else:
+                peer.rounds = Rounds(self._last_number)
+                peer.need(now, needed=name in self._needed)
+        before = dict.fromkeys((path.pair for path in old), now) | old._removed
+        self._begin(now)
         pairs = {path.pair for path in self}
         self._removed = {pair: since for pair, since in before.items() if pair not in pairs}
-        self._paths |= {
-            name: known
-            for name, known in old._paths.items()
-            if name in self._paths and self._paths[name].pair == known.pair
-        }
-        self._forget_recovered()
-        self._orders = self._orders_of({}, frozenset())
 
     # What happens
 
@@ -119,245 +126,127 @@ class Paths:
             return False
         for path in self:
             before, after = self.ports[path.name.uplink], ports[path.name.uplink]
-            if before in _DEAD_PORT and after not in _DEAD_PORT:
+            if before in DEAD_PORT and after not in DEAD_PORT:
                 path.reception = path.reception.restart(now)
         self.ports = dict(ports)
-        self.urgent = self._probed
+        for peer in self._peers.values():
+            self._restless[peer.name] = None
+            if not peer.unprobed and peer.is_fast():
+                peer.pace.hurry(now)
+                self._rounds.note(peer.name, peer.pace.due)
         return True
 
-    def next_round(self, now: float, *, leaving: bool = False) -> list[tuple[Path, Probe]]:
-        """Return a probe for every path whose own port is not down."""
-        if not self._probed:
-            return []
-        self._rounds = self._rounds.next(now)
-        self.urgent = False
-        down = tuple(name for name, port in self.ports.items() if port in _DEAD_PORT)
-        theirs: dict[str, list[PathName]] = {name: [] for name in self._peers}
-        for path in self.probed():
-            if path.liveness.condition is Condition.DETECTED:
-                theirs[path.name.peer].append(path.name)
-        lost = {}
-        for name, peer in self._peers.items():
-            agreement, lost[name] = peer.agreement.tell(self._rounds.number, theirs[name], down)
-            peer.agreement = agreement
-        return [
-            (path, self._probe(path, now, down, lost[path.name.peer], leaving))
-            for path in self.probed()
-            if path.name.uplink not in down
-        ]
+    def need(self, names: Set[str], now: float) -> None:
+        """Note the peers that connections depend on; others were told of before."""
+        for name in names ^ self._needed:
+            peer = self._peers.get(name)
+            if peer is not None and peer.need(now, needed=name in names) and not peer.unprobed:
+                peer.pace.hurry(now)
+                self._rounds.note(name, peer.pace.due)
+        self._needed = frozenset(names)
 
-    def _probe(
-        self,
-        path: Path,
-        now: float,
-        down: tuple[str, ...],
-        lost: tuple[tuple[str, str], ...],
-        leaving: bool,
-    ) -> Probe:
-        epoch, number = (0, 0) if path.heard is None else path.reception.newest
-        return Probe(
-            site=self._site.name,
-            uplink=path.name.uplink,
-            to=path.name.peer,
-            to_uplink=path.name.peer_uplink,
-            epoch=self._epoch,
-            number=self._rounds.number,
-            heard_epoch=epoch,
-            heard=number,
-            heard_ago=0 if path.heard is None else round((now - path.heard) * 1e6),
-            down=down,
-            lost=lost,
-            leaving=leaving,
-            file=self._file,
-        )
-
-    def take(self, probe: Probe, now: float) -> bool:
-        """Take in a probe; True if paths have to be judged anew because of it."""
+    def take(self, probe: Probe, now: float) -> None:
+        """Take in a probe."""
+        if probe.to != self._site.name:
+            return
         path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
         peer = self._peers.get(probe.site)
-        if probe.to != self._site.name:
-            return False
-        if path is None or peer is None:
+        if path is None or peer is None or peer.unprobed:
             self._note_stranger(probe, now)
-            return False
-        ours = probe.heard_epoch == self._epoch
-        sent = self._rounds.sent(probe.heard) if ours else None
-        reception = path.reception.take(probe, now, sent)
-        if reception is path.reception:
-            return False
-        path.reception = reception
-        self._note_file(peer, probe, now)
-        restarted = peer.agreement.restarted(probe)
-        peer.contact = peer.contact.take(reception, now, self._probes, restarted=restarted)
-        if restarted:
-            peer.agreement = peer.agreement.forget_acknowledgement()
-        news = ours and self._take_report(peer, probe)
-        return news or path.state is not PathState.UP
-
-    def _note_file(self, peer: _Peer, probe: Probe, now: float) -> None:
-        if peer.file != probe.file and peer.file in (None, self._file):
-            peer.differs_since = now
-        peer.file = probe.file
+        else:
+            self.heard[path.key] = path
+            if peer.take(path, probe, now):
+                self._restless[peer.name] = None
+                self._rounds.note(peer.name, peer.pace.due)
 
     def _note_stranger(self, probe: Probe, now: float) -> None:
         """Note a probe on a path that our file does not have; its signature is good."""
         name = probe.site
-        peer = self._peers.get(name) or self._strangers.get(name)
-        if peer is None and len(self._strangers) < _MOST_STRANGERS:
-            peer = self._strangers[name] = _Peer()
-        if peer is not None:
-            self._note_file(peer, probe, now)
+        known = self._peers[name].file if name in self._peers else self._strangers.get(name)
+        if known is None and len(self._strangers) < _MOST_STRANGERS:
+            known = self._strangers[name] = HeardFile()
+        if known is not None:
+            known.note(probe.file, self._sender.file, now)
 
     def differing(self) -> list[DifferingFile]:
         """Return the sites whose files are others than ours, by what was heard of them last.
 
         Times are those of our clock.
         """
-        every = {**self._strangers, **self._peers}
+        every = {**self._strangers, **{name: peer.file for name, peer in self._peers.items()}}
         return [
-            DifferingFile(name, peer.file, peer.differs_since)
-            for name, peer in every.items()
-            if peer.file is not None and peer.file != self._file
+            DifferingFile(name, heard.digest, heard.since)
+            for name, heard in every.items()
+            if heard.digest is not None and heard.digest != self._sender.file
         ]
-
-    def _take_report(self, peer: _Peer, probe: Probe) -> bool:
-        """Take in what a peer acknowledges and reports; True if that is news."""
-        before = peer.agreement
-        after = peer.agreement = before.take(probe)
-        # A peer that reports a loss waits for our acknowledgement.
-        self.urgent |= after.report.adds_to(before.report)
-        return after.report != before.report or after.acknowledges_more_than(before)
 
     # What follows
 
     def judge(self, now: float) -> list[Path]:
-        """Judge every path anew; return those whose state changed."""
-        before = self._detected()
-        changed = [path for path in self if self._judge(path, now)]
-        self.urgent |= self._probed and before != self._detected()
-        self._forget_recovered()
-        settled = self._settled(now)
-        peers = {path.name.peer for path in settled}
-        for path in self:
-            path.teardown = self._tear_down(path, now, replaced=path.name.peer in peers)
-        live = {path.pair: path.lives_since for path in settled if path.state is PathState.UP}
-        patience = PATIENCE * self._probes.detection
-        removed = [pair for pair, since in self._removed.items() if now - since > patience]
-        self._orders = self._orders_of(live, frozenset(removed))
+        """Judge what has to be; return the paths whose state, or ``current``, has changed."""
+        due = dict.fromkeys((*self._restless, *self._judgements.pop(now)))
+        first = [name for name in due if self._peers[name].kind is Kind.BUSY]
+        others = [name for name in due if self._peers[name].kind is not Kind.BUSY]
+        self._restless = dict.fromkeys(others[_AT_ONCE:])
+        changed: list[Path] = []
+        for name in (*first, *others[:_AT_ONCE]):
+            peer = self._peers[name]
+            changed += peer.judge(self.ports, now)
+            self._note(peer, now)
+        if self._removed:
+            patience = PATIENCE * self._probes.detection
+            removed = (pair for pair, since in self._removed.items() if now - since > patience)
+            self._book.set_removed(frozenset(removed))
         return changed
+
+    def _note(self, peer: Peer, now: float) -> None:
+        """Note what follows for a peer that was judged."""
+        for path in peer.paths:
+            lives = peer.live_since(path, now)
+            self._book.note(path.name.uplink, path.pair, path.teardown, lives)
+        self._judgements.note(peer.name, peer.deadline)
+        if not peer.unprobed:
+            self._rounds.note(peer.name, peer.pace.due)
+
+    def probes(self, now: float) -> Iterator[tuple[Path, Probe]]:
+        """Yield the probes that are to be sent now."""
+        for name in self._rounds.pop(now):
+            peer = self._peers[name]
+            before = peer.rhythm
+            yield from peer.next_round(self.ports, self._shares, now)
+            self._rounds.note(name, peer.pace.due)
+            if peer.rhythm != before:
+                self._restless[name] = None
+
+    def last_probes(self, now: float) -> Iterator[tuple[Path, Probe]]:
+        """Yield probes that say that no more follow, to all who would notice."""
+        for peer in self._peers.values():
+            if not peer.unprobed and peer.kind is not Kind.ABSENT:
+                yield from peer.next_round(self.ports, self._shares, now, leaving=True)
+
+    def next_turn(self) -> float:
+        """When to judge and to send probes again, if nothing happens until then."""
+        if self._restless:
+            return float("-inf")
+        return min(self._judgements.next(), self._rounds.next())
+
+    @property
+    def has_new_orders(self) -> bool:
+        """Whether ``orders`` has changed since it was called last."""
+        return self._book.changed
 
     def orders(self) -> Orders:
         """Say what the kernel is to do."""
-        return self._orders
-
-    def _orders_of(
-        self, live: Mapping[AddressPair, float], removed: frozenset[AddressPair]
-    ) -> Orders:
-        paths = ((path.name.uplink, path.pair, path.teardown) for path in self)
-        return teardown.orders(paths, live, removed)
-
-    def _detected(self) -> set[PathName]:
-        return {path.name for path in self if path.liveness.condition is Condition.DETECTED}
-
-    def _forget_recovered(self) -> None:
-        detected = self._detected()
-        for peer in self._peers.values():
-            peer.agreement = peer.agreement.keep(detected)
-
-    def _judge(self, path: Path, now: float) -> bool:
-        before = path.liveness
-        finding, report = self._finding(path, now), self._report_against(path, now)
-        path.liveness = before.judge(finding, report, path.reception, now, self._probes)
-        return path.liveness is not before and path.state is not before.state
-
-    def _finding(self, path: Path, now: float) -> Finding:
-        port = self.ports[path.name.uplink]
-        if port in _DEAD_PORT:
-            return Verdict.BAD, f"port of {path.name.uplink} is {port}"
-        if not self._probed:
-            return Verdict.UNPROBED, "the federation file has no 'probes'"
-        peer = self._peers.get(path.name.peer)
-        if peer is None:
-            return Verdict.UNPROBED, f"{path.name.peer} has another's proxy ('proxy: socks5')"
-        if peer.agreement.report.leaving:
-            return Verdict.SILENT, f"the application of {path.name.peer} was stopped"
-        contact = peer.contact
-        verdict, why = judge_probes(path.reception, path.name.peer, contact, now, self._probes)
-        return verdict, peer.agreement.port_report(path.name) or why
-
-    def _report_against(self, path: Path, now: float) -> str | None:
-        """Return what the peer reports against a path; None if nothing."""
-        peer = self._peers.get(path.name.peer)
-        if not self._probed or peer is None:
-            return None
-        speaks = peer.contact.speaks(now, self._probes)
-        return peer.agreement.report_against(path.name, speaks=speaks)
-
-    def _tear_down(self, path: Path, now: float, *, replaced: bool) -> Teardown:
-        if not path.liveness.is_down:
-            return path.teardown.after(Event.RECOVERED)
-        state = path.teardown.after(Event.LOST)
-        known = self._is_acknowledged(path, now)
-        state = state.after(Event.ACKNOWLEDGED if known else Event.WITHDRAWN)
-        if replaced and now >= self._drained_at(path):
-            state = state.after(Event.REPLACED)
-            if self._own_port_is_dead(path):
-                state = state.after(Event.PORT_REPLACED)
-        return state
-
-    def _is_acknowledged(self, path: Path, now: float) -> bool:
-        """Whether the peer has acknowledged a loss, or reports it, and so counts on other paths.
-
-        Only the acknowledgement of a peer that speaks is accepted: its report on the other paths is
-        newer than the loss. It stays valid when the peer falls silent, since the peer keeps the
-        path down while it hears nothing from us.
-        """
-        peer = self._peers.get(path.name.peer)
-        if peer is None or not self._probed:
-            return False  # nobody reports which paths live
-        knows = (
-            peer.agreement.has_acknowledged(path.name)
-            or self._report_against(path, now) is not None
-        )
-        counts = path.teardown.is_acknowledged or peer.contact.speaks(now, self._probes)
-        return knows and counts
-
-    def _drained_at(self, path: Path) -> float:
-        own_port = self._own_port_is_dead(path)
-        return teardown.drained_at(path.since, path.rtt, own_port=own_port)
-
-    def _own_port_is_dead(self, path: Path) -> bool:
-        return self.ports[path.name.uplink] in _DEAD_PORT
-
-    def _settled(self, now: float) -> list[Path]:
-        """Return the paths on which connections have had the time to open subflows.
-
-        To peers without one, the subflows of a path that is down stay, and resume if it recovers.
-        """
-        return [
-            path
-            for path in self
-            if not path.liveness.is_down and teardown.has_settled(path.lives_since, now)
-        ]
-
-    def next_deadline(self, now: float) -> float:
-        """When to judge again, if no probe comes until then."""
-        return min(
-            (deadline for deadline in self._deadlines(now) if deadline > now), default=now + 1
-        )
-
-    def _deadlines(self, now: float) -> Iterator[float]:
-        for path in self:
-            if path.liveness.is_down:
-                yield self._drained_at(path)
-                verdict, _ = self._finding(path, now)
-                if verdict in (Verdict.GOOD, Verdict.UNPROBED):
-                    yield path.liveness.held_until(now, self._probes)
-            for moment in (path.reception.heard, path.reception.confirmed):
-                if moment is not None:
-                    yield moment + self._probes.detection
+        return self._book.orders()
 
 
 def _path(uplink: Uplink, peer: str, other: Uplink, now: float) -> Path:
     name = PathName(uplink.name, peer, other.name)
     return Path(name, uplink.address.ip, other.peer_address, Reception(now), Liveness(since=now))
+
+
+def _unprobed(federation: Federation, peer: Site) -> str:
+    """Say why a peer is not probed; nothing if it is."""
+    if federation.probes is None:
+        return "the federation file has no 'probes'"
+    return "" if peer.proxy == "fedsdn" else f"{peer.name} has another's proxy ('proxy: socks5')"

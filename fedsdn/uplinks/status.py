@@ -1,7 +1,8 @@
 """The status of a site's uplinks and paths, as its application reports it.
 
-The proxy gets it by the channel, ``fedsdn uplinks`` and the like by a file, which outlives a
-restart of the application; an old file counts as none.
+``fedsdn uplinks`` and the like get it by a file, which outlives a restart of the application. As
+long as that runs it keeps the file's time of modification; a file that is older counts as none.
+(The proxy is told what changes: ``news``.)
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from fedsdn.errors import FedsdnError
 STATUS_FILE = Path("/run/fedsdn/uplinks.json")
 
 WRITE_SECONDS = 1.0
-"""The application writes the file at least this often, and at once when something changes."""
+"""The application writes the file this often, and at once when a state changes; with thousands of
+paths less often, as that is not to take more than a part of the time. It is kept this often."""
 
 COMPARE_FILES = "compare them: ssh THERE cat FILE | fedsdn federation diff /dev/stdin"
 """What a person does where sites have different federation files."""
 
 STALE_SECONDS = 5.0
-"""An older file was left by an application that does not run any more."""
+"""What an application said before that is not believed any more: it does not run."""
 
 
 class PortState(StrEnum):
@@ -123,8 +125,18 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    new.write_text(json.dumps(asdict(status)))
+    new.write_bytes(msgspec.json.encode(status))
     os.replace(new, path)
+
+
+def keep_status(path: Path = STATUS_FILE) -> None:
+    """Say that what the status file holds is true now.
+
+    Raises:
+        OSError: there is none.
+
+    """
+    os.utime(path)
 
 
 def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
@@ -135,16 +147,17 @@ def read_status(path: Path = STATUS_FILE) -> SiteStatus | None:
 
     """
     try:
-        return parse_status(path.read_text(errors="replace"))
+        kept = path.stat().st_mtime
+        return parse_status(path.read_text(errors="replace"), time.time() - kept)
     except OSError:
         return None
 
 
-def parse_status(text: str, now: float | None = None) -> SiteStatus | None:
-    """Read the text of a status file, as ``read_status``; ``now`` is its host's Unix time."""
+def parse_status(text: str, age: float) -> SiteStatus | None:
+    """Read the text of a status file, as ``read_status``, that was kept ``age`` seconds ago."""
     try:
         found = json.loads(text)
-        age = (time.time() if now is None else now) - found["written"]
+        _ = found["written"]
     except (ValueError, KeyError, TypeError):
         return None
     return status_from(found) if abs(age) < STALE_SECONDS else None

@@ -23,7 +23,8 @@ acknowledgement, too, or its own report of the loss (``agreement``)::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -127,6 +128,11 @@ def drained_at(lost: float, rtt: float | None, *, own_port: bool) -> float:
     return lost + DRAIN_RTTS * (rtt or 0.0) if own_port else lost
 
 
+def settles_at(lives_since: float) -> float:
+    """Return when connections have had the time to open subflows on a path that lives."""
+    return lives_since + _SETTLE_SECONDS
+
+
 def has_settled(lives_since: float, now: float) -> bool:
     """Whether connections have had the time to open subflows on a path that lives."""
     return now - lives_since > _SETTLE_SECONDS
@@ -148,26 +154,59 @@ class Orders:
     live_pairs: Mapping[AddressPair, float]
 
 
-def orders(
-    paths: Iterable[tuple[str, AddressPair, Teardown]],
-    live: Mapping[AddressPair, float],
-    removed: frozenset[AddressPair],
-) -> Orders:
-    """Say what the kernel is to do.
+class OrderBook:
+    """What the kernel is to do, kept as the paths' states change."""
 
-    ``paths`` has the uplink, addresses and state of every path, ``removed`` the addresses of paths
-    that were removed from the federation file long enough ago for the peers to detect it.
-    """
-    every = list(paths)
-    down_pairs = {pair for _, pair, state in every if state is not Teardown.CARRYING}
-    dead_pairs = {pair for _, pair, state in every if state is Teardown.ENDING}
-    return Orders(
-        usable=frozenset(uplink for uplink, _, state in every if state is Teardown.CARRYING),
-        dead=frozenset(
-            {uplink for uplink, _, state in every if state.has_released}
-            - {uplink for uplink, _, state in every if not state.has_released}
-        ),
-        dead_pairs=removed | dead_pairs,
-        down_pairs=frozenset(down_pairs - dead_pairs),
-        live_pairs=live,
-    )
+    def __init__(self) -> None:
+        """Begin without paths."""
+        self.changed = True
+        """Whether the orders are others than when they were asked for last."""
+        self._states: dict[AddressPair, tuple[str, Teardown]] = {}
+        self._live: dict[AddressPair, float] = {}
+        self._uplinks: dict[str, Counter[Teardown]] = {}
+        self._removed: frozenset[AddressPair] = frozenset()
+        self._orders = Orders(frozenset(), frozenset(), frozenset(), frozenset(), {})
+
+    def note(self, uplink: str, pair: AddressPair, state: Teardown, lives: float | None) -> None:
+        """Note how far a path's teardown has come, and since when it lives, if it does."""
+        before = self._states.get(pair)
+        if before == (uplink, state) and self._live.get(pair) == lives:
+            return
+        self.changed = True
+        if before is not None:
+            self._uplinks[before[0]][before[1]] -= 1
+        self._states[pair] = uplink, state
+        self._uplinks.setdefault(uplink, Counter())[state] += 1
+        if lives is None:
+            self._live.pop(pair, None)
+        else:
+            self._live[pair] = lives
+
+    def set_removed(self, removed: frozenset[AddressPair]) -> None:
+        """Note the paths that the federation file has no more, and whose peers have noticed."""
+        self.changed |= removed != self._removed
+        self._removed = removed
+
+    def orders(self) -> Orders:
+        """Say what the kernel is to do."""
+        if self.changed:
+            self.changed, self._orders = False, self._made()
+        return self._orders
+
+    def _made(self) -> Orders:
+        down = {pair for pair, (_, state) in self._states.items() if state is not Teardown.CARRYING}
+        ending = {pair for pair in down if self._states[pair][1] is Teardown.ENDING}
+        return Orders(
+            usable=frozenset(
+                uplink for uplink, states in self._uplinks.items() if states[Teardown.CARRYING]
+            ),
+            dead=frozenset(
+                uplink
+                for uplink, states in self._uplinks.items()
+                if any(states.values())
+                and all(state in _RELEASED for state, count in states.items() if count)
+            ),
+            dead_pairs=self._removed | ending,
+            down_pairs=frozenset(down - ending),
+            live_pairs=dict(self._live),
+        )

@@ -86,9 +86,12 @@ def status(view: SiteView) -> SiteStatus | None:
 
     The host's clock comes with it: that of another machine is not ours.
     """
-    answer = view.shell.run("sh", "-c", f"date +%s.%N && cat {STATUS_FILE}")
-    now, _, text = answer.stdout.partition("\n")
-    return None if answer.returncode else parse_status(text, float(now))
+    times = f"date +%s.%N && stat -c %.Y {STATUS_FILE}"
+    answer = view.shell.run("sh", "-c", f"{times} && cat {STATUS_FILE}")
+    if answer.returncode:
+        return None
+    now, kept, text = answer.stdout.split("\n", 2)
+    return parse_status(text, float(now) - float(kept))
 
 
 def _sorted(addresses: set[str]) -> str:

@@ -25,8 +25,11 @@ def one_input(data: bytes) -> None:
     paths = Paths(two_sites(), "a", epoch=1, now=time.monotonic())
     paths.take(found, time.monotonic())
     paths.judge(time.monotonic())
+    list(paths.probes(time.monotonic()))
 
 
 if __name__ == "__main__":
-    PROBE = probe.Probe("b", "up1", "a", "up1", epoch=7, number=8, heard_epoch=1, down=("up2",))
+    PROBE = probe.Probe(
+        *("b", "up1", "a", "up1", 7, 8, 1, 0, 0, 100_000, False, "f" * 16, ("up2",), (), False)
+    )
     fuzz(one_input, [PROBE.encode(KEY)[16:]])

@@ -60,7 +60,14 @@ class Probing:
     def __init__(self, cable: Cable) -> None:
         self.loop = asyncio.new_event_loop()
         self.received: list[bytes] = []
-        self.sockets = ProbeSockets(self.loop, cable.open, self.received.extend)
+        self.sockets = ProbeSockets(
+            self.loop, self.received.extend, lambda work: work(), cable.open
+        )
+
+    def open(self, uplinks: list[Uplink], ways: list[Way]) -> list[str]:
+        """Open the sockets of these uplinks and paths; return what is said of failures."""
+        self.sockets.want(uplinks, ways, PORT)
+        return self.sockets.open()
 
     def receive(self, count: int) -> list[bytes]:
         """Wait until so many have come, and whether more do that had time to."""
@@ -91,7 +98,7 @@ def test_absent_peers_do_not_silence_a_living_one(
     ways: list[Way] = [(uplink.name, living + 99 + number) for number in range(ABSENT)]
     ways.append((uplink.name, living))
     with cable.peer(family) as peer:
-        assert probing.sockets.open([uplink], ways, PORT) == []
+        assert probing.open([uplink], ways) == []
         for number in range(ROUNDS):
             for way in ways:
                 datagram = number.to_bytes(2, "big") + bytes(400)
@@ -111,7 +118,7 @@ def test_a_path_that_cannot_send_silences_no_other(cable: Cable, probing: Probin
     cable.here.call(lambda: subprocess.run(["nft", rules], check=True))
     ways: list[Way] = [(uplink.name, forbidden), (uplink.name, living)]
     with cable.peer(4) as peer:
-        assert probing.sockets.open([uplink], ways, PORT) == []
+        assert probing.open([uplink], ways) == []
         for number in range(ROUNDS):
             assert probing.sockets.send(ways[0], b"x") == (
                 None if number else "Operation not permitted"
@@ -129,10 +136,10 @@ def test_what_is_dropped_is_told(
         return sock
 
     real = cable.open
-    monkeypatch.setattr(probing.sockets, "_open_socket", open_small)
+    monkeypatch.setattr(probing.sockets, "_open_one", open_small)
     uplink = uplink_of(4)
     way = (uplink.name, ip_address("192.0.2.77"))
-    probing.sockets.open([uplink], [way], PORT)
+    probing.open([uplink], [way])
     said = {probing.sockets.send(way, bytes(400)) for _ in range(20)}
     assert said == {None, "what was sent before still waits in the kernel"}
 
@@ -145,7 +152,7 @@ def test_every_datagram_comes_once_from_whichever_port_and_address(
     ours, peer_address = (str(ip_interface(one).ip) for one in CABLE[family])
     way = (uplink.name, ip_address(peer_address))
     other = (uplink.name, ip_address(peer_address) + 1)
-    assert probing.sockets.open([uplink], [other, way], PORT) == []
+    assert probing.open([uplink], [other, way]) == []
     with cable.peer(family) as peer, cable.peer(family, 4711) as behind_nat:
         for number in range(10):
             peer.sendto(f"{number}".encode(), (ours, PORT))
@@ -159,7 +166,7 @@ def test_a_peer_that_does_not_listen_loses_no_probe(cable: Cable, probing: Probi
     """The kernel tells of its ICMP error instead of sending the next datagram."""
     uplink = uplink_of(4)
     way = (uplink.name, ip_address("192.0.2.2"))
-    probing.sockets.open([uplink], [way], PORT)
+    probing.open([uplink], [way])
     for _ in range(10):
         assert probing.sockets.send(way, b"to nobody") is None
     with cable.peer(4) as peer:
@@ -182,7 +189,7 @@ def test_an_uplink_that_is_not_there_keeps_no_other_from_being_probed(
     uplink = uplink_of(4)
     ways = [("up0", ip_address("198.51.100.2")), (uplink.name, living)]
     with cable.peer(4) as peer:
-        (trouble,) = probing.sockets.open([missing, uplink], ways, PORT)
+        (trouble,) = probing.open([missing, uplink], ways)
         assert trouble.startswith("no probes over up0: UDP port 1080 of 198.51.100.1 cannot be had")
         probing.sockets.send(ways[1], b"probe")
         assert peer.recv(100) == b"probe"

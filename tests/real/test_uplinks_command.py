@@ -103,7 +103,9 @@ def test_the_tables_tell_what_the_application_wrote(host: Host, run_directory: P
 @pytest.mark.parametrize("old", [True, False], ids=["an old file", "no file"])
 def test_without_an_application_it_says_so(host: Host, run_directory: Path, old: bool) -> None:
     if old:
-        write_status(status(time.time() - 60), run_directory / "uplinks.json")
+        file = run_directory / "uplinks.json"
+        write_status(status(time.time()), file)
+        os.utime(file, (time.time() - 60,) * 2)
     first, *rest = run_with(host, run_directory).splitlines()
     assert first.startswith("the application does not run here")
     assert rest[2].split()[:4] == ["up1", "up1", "192.0.2.1", "unknown"]

@@ -5,9 +5,12 @@ Each step is a millisecond; a probe travels for the wire's delay, or is lost.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fedsdn.config.model import Federation, Probes
+from fedsdn.uplinks.path import Path
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState, PortState
@@ -33,8 +36,10 @@ class Model:
     stalled: set[str] = field(default_factory=set)
     """Sites whose processes are not scheduled; probes to them wait."""
     under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
-    next_round: dict[str, float] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
     changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
+    sent: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Probes, by who sent them and to whom."""
 
     def __post_init__(self) -> None:
         for number, site in enumerate(self.federation.sites):
@@ -47,15 +52,16 @@ class Model:
         self.sites[site].set_ports(
             {up.name: PortState.UP for up in self.federation.site(site).uplinks}, when
         )
-        self.next_round[site] = when
+        self.running.add(site)
 
     def stop(self, site: str, *, leaving: bool) -> None:
         if leaving:
-            self.send(site, leaving=True)
-        del self.next_round[site]
+            self.send(site, self.sites[site].last_probes(self.now))
+        self.running.remove(site)
 
-    def send(self, site: str, *, leaving: bool = False) -> None:
-        for path, probe in self.sites[site].next_round(self.now, leaving=leaving):
+    def send(self, site: str, probes: Iterable[tuple[Path, Probe]]) -> None:
+        for path, probe in probes:
+            self.sent[site, path.name.peer] += 1
             if (site, path.name.peer, path.name.uplink) not in self.cut:
                 self.under_way.append((self.now + self.delay, path.name.peer, probe))
 
@@ -63,24 +69,30 @@ class Model:
         end = self.now + seconds
         while self.now < end:
             self.now += STEP
-            running = [site for site in self.next_round if site not in self.stalled]
+            running = [site for site in self.sites if site in self.running - self.stalled]
             for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
                 if site not in self.stalled:
                     self.under_way.remove((arrival, site, probe))
                 if site in running and self.has_port(site, probe.to_uplink):
                     self.sites[site].take(probe, self.now)
             for site in running:
-                for path in self.sites[site].judge(self.now):
+                self.turn(site)
+
+    def turn(self, site: str) -> None:
+        """Do what is due at a site, as its application does."""
+        paths = self.sites[site]
+        while paths.next_turn() <= self.now:
+            for path in paths.judge(self.now):
+                if path.said is not path.state:
+                    path.said = path.state
                     self.changes.append((self.now, site, path.name.uplink, path.state))
-                if self.now >= self.next_round[site]:
-                    self.send(site)
-                    self.next_round[site] += PROBES.interval
-                elif self.sites[site].urgent:
-                    self.send(site)
+            self.send(site, paths.probes(self.now))
 
     def set_port(self, site: str, uplink: str, state: PortState) -> None:
         ports = {**self.sites[site].ports, uplink: state}
         assert self.sites[site].set_ports(ports, self.now)
+        if site in self.running:
+            self.turn(site)
 
     def has_port(self, site: str, uplink: str) -> bool:
         return self.sites[site].ports[uplink] is PortState.UP

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as altered
 
 from fedsdn.channel import ask
 from fedsdn.channel.client import ChannelClient
@@ -25,6 +26,7 @@ from fedsdn.channel.messages import (
     Hello,
     List,
     Page,
+    PathsMessage,
     Welcome,
     decode,
     encode_answer,
@@ -33,7 +35,8 @@ from fedsdn.channel.report import Report
 from fedsdn.channel.server import RELOAD_SECONDS, Channel
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
-from fedsdn.uplinks.status import SiteStatus
+from fedsdn.uplinks.news import PathNews, ToldPath
+from fedsdn.uplinks.status import PathState
 
 LIMIT = 10.0
 
@@ -59,11 +62,14 @@ class Worker:
 
     def __init__(self, path: Path) -> None:
         self.report = Report()
-        self.statuses: list[SiteStatus] = []
+        self.told: list[PathsMessage] = []
         self.reloads = 0
         self.may_reload = asyncio.Event()
         self.may_reload.set()
-        self.client = ChannelClient(path, 0, self.report, self.statuses.append, self._reload)
+        self.needed: set[str] = set()
+        self.client = ChannelClient(
+            path, 0, self.report, self.told.append, self._reload, lambda: self.needed
+        )
 
     async def _reload(self) -> int:
         self.reloads += 1
@@ -110,8 +116,8 @@ def run(scenario: Callable[[Path], Any], path: Path) -> None:
     asyncio.run(asyncio.wait_for(scenario(path), 3 * LIMIT))
 
 
-def status(written: float) -> SiteStatus:
-    return SiteStatus("a", written, (), ())
+def up(number: int, state: PathState = PathState.UP) -> ToldPath:
+    return ToldPath("up1", f"site-{number}", "up1", state, 30.5, current=False)
 
 
 def test_connections_that_open_at_once_share_a_message(tmp_path: Path) -> None:
@@ -178,14 +184,90 @@ def test_the_application_knows_what_is_open_and_what_it_has_moved(tmp_path: Path
     run(scenario, tmp_path / "channel")
 
 
-def test_status_is_sent_when_it_changes_and_to_whoever_comes_later(tmp_path: Path) -> None:
+def test_changes_of_paths_are_told_and_everything_to_whoever_comes_later(tmp_path: Path) -> None:
     async def scenario(path: Path) -> None:
         channel, _ = application(path)
-        channel.tell_status(status(1.0))
+        async with worker(path) as early:
+            await until(lambda: early.reloads)
+            channel.tell_paths(PathNews((up(1), up(2)), (), ("up1",)))
+            await until(lambda: early.told)
+            channel.tell_paths(PathNews((up(2, PathState.DOWN),), (up(1).key,), ("up1",)))
+            channel.tell_paths(PathNews((), (), ("up1",)))
+            await until(lambda: len(early.told) == 3)
+            async with worker(path) as late:
+                await until(lambda: late.told)
+        first, change, nothing = early.told
+        assert first.paths == [up(1), up(2)]
+        assert change.paths == [up(2, PathState.DOWN)]
+        assert change.gone == [up(1).key]
+        assert not nothing.paths
+        assert not nothing.gone
+        (whole,) = late.told
+        assert whole == altered(first, anew=True, paths=[up(2, PathState.DOWN)])
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_thousands_of_paths_are_told_in_lines_that_are_short_enough(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        channel, _ = application(path)
+        many = tuple(up(number) for number in range(20_000))
+        channel.tell_paths(PathNews(many, (), ("up1",)))
         async with worker(path) as one:
-            await until(lambda: [found.written for found in one.statuses] == [1.0])
-            channel.tell_status(status(2.0))
-            await until(lambda: [found.written for found in one.statuses] == [1.0, 2.0])
+            await until(lambda: one.told and not one.told[-1].more)
+        assert [path for message in one.told for path in message.paths] == list(many)
+        assert [message.anew for message in one.told] == [True] + [False] * (len(one.told) - 1)
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_a_worker_that_does_not_read_is_told_everything_once_when_it_does(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        channel, _ = application(path)
+        reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST_LINE)
+        writer.write(Call(Hello(VERSION, 0, 1), 1).encode())
+        await reader.readline()
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        many = tuple(up(number) for number in range(1000))
+        for _ in range(200):
+            channel.tell_paths(PathNews(many, (), ("up1",)))
+            await asyncio.sleep(0)
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        channel.tell_paths(PathNews((up(0, PathState.DOWN),), (), ("up1",)))
+        messages: list[PathsMessage] = []
+        while not any(message.anew for message in messages):
+            line = asyncio.ensure_future(reader.readline())
+            while not line.done():
+                channel.tell_paths(PathNews((), (), ("up1",)))
+                await asyncio.sleep(0.01)
+            call = decode(await line)
+            assert isinstance(call, Call)
+            assert isinstance(call.params, PathsMessage)
+            messages.append(call.params)
+        assert len(messages) < 20
+        assert messages[-1].paths == [up(0, PathState.DOWN), *many[1:]]
+        writer.close()
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_peers_that_connections_depend_on_are_told_at_once_and_again(tmp_path: Path) -> None:
+    async def scenario(path: Path) -> None:
+        needed: list[Set[str]] = []
+        bridge = Bridge()
+        for _ in range(2):
+            channel = Channel(path, "a", bridge.restore, needed.append)
+            running = asyncio.create_task(channel.run())
+            async with worker(path) as one, worker(path) as other:
+                one.needed = {"b"}
+                await until(lambda: one.reloads and other.reloads)
+                other.client.need("c")
+                await until(lambda: needed and needed[-1] == {"b", "c"})
+                other.needed = {"d"}
+                await until(lambda: needed[-1] == {"b", "d"})
+            await until(lambda: needed[-1] == set())
+            running.cancel()
+            needed.clear()
 
     run(scenario, tmp_path / "channel")
 
@@ -277,8 +359,9 @@ def test_another_version_is_turned_away_with_the_reason(tmp_path: Path) -> None:
     async def scenario(path: Path) -> None:
         application(path)
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(Call(Hello(version=2, worker=0, pid=1), 1).encode())
-        assert b"version 2 of the channel; the application has 1" in await reader.readline()
+        writer.write(Call(Hello(version=VERSION + 1, worker=0, pid=1), 1).encode())
+        said = f"version {VERSION + 1} of the channel; the application has {VERSION}"
+        assert said.encode() in await reader.readline()
         writer.close()
 
     run(scenario, tmp_path / "channel")

@@ -121,7 +121,8 @@ PAIR = ["10.1.0.2", 1]
         (call("hello", {"version": "one", "worker": 0, "pid": 1}), INVALID_PARAMS),
         (call("connections", {"opened": [], "moved": [], "closed": [[1, -1, 0]]}), INVALID_PARAMS),
         (call("connections", {"opened": [], "moved": [[1, 1]], "closed": []}), INVALID_PARAMS),
-        (call("status", {"site": "a"}), INVALID_PARAMS),
+        (call("paths", {"anew": True}), INVALID_PARAMS),
+        (call("needed", {"begun": ["b" * 33], "ended": []}), INVALID_PARAMS),
     ],
 )
 def test_what_is_no_message_is_refused(line: bytes, code: int) -> None:

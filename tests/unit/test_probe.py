@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from fedsdn.config.differences import DIGEST_DIGITS
 from fedsdn.uplinks.probe import MOST_LOST, Probe, ProbeError, decode, sign
 
 KEY = b"k" * 32
 PROBE = Probe(
-    "a", "up1", "b", "up2", 7, 8, 9, 10, 11, ("up2",), (("up1", "up3"),), True, "f" * DIGEST_DIGITS
+    *("a", "up1", "b", "up2", 7, 8, 9, 10, 11, 100_000, True, "f" * DIGEST_DIGITS),
+    *(("up2",), (("up1", "up3"),), True),
 )
 
 names = st.text(min_size=1, max_size=32)
-numbers = st.integers(0, 2**63)
+numbers = st.integers(0, 2**63 - 1)
 probes = st.builds(
     Probe,
     *(names for _ in range(4)),
     *(numbers for _ in range(5)),
+    every=st.integers(1, 2**40),
+    wanted=st.booleans(),
+    file=st.text(max_size=32),
     down=st.lists(names, max_size=8).map(tuple),
     lost=st.lists(st.tuples(names, names), max_size=MOST_LOST).map(tuple),
     leaving=st.booleans(),
-    file=st.text(max_size=32),
 )
 
 
@@ -41,9 +44,12 @@ def test_the_largest_probe_fits_into_the_smallest_mtu() -> None:
     uplink = "u" * 11
     largest = Probe(
         *(name, uplink, name, uplink, number, number, number, number, number),
+        every=2**40,
+        wanted=False,
+        file="f" * DIGEST_DIGITS,
         down=(uplink,) * 8,
         lost=((uplink, uplink),) * MOST_LOST,
-        file="f" * DIGEST_DIGITS,
+        leaving=False,
     )
     assert len(largest.encode(KEY)) <= 1280 - 48
 
@@ -67,23 +73,36 @@ def test_a_changed_probe_is_refused(position: int) -> None:
         decode(bytes(changed), KEY)
 
 
+def body(**changed: object) -> bytes:
+    """The text of ``PROBE``, with other fields, which may be of other types."""
+    return json.dumps([*{**asdict(PROBE), **changed}.values()]).encode()
+
+
+def test_a_probe_is_taken_as_text() -> None:
+    assert decode(sign(body(), KEY), KEY) == PROBE
+
+
 @pytest.mark.parametrize("number", [-1, 2**63 + 1, 10**4000])
-def test_numbers_that_no_counter_gets_are_refused(number: int) -> None:
-    body = json.dumps({**asdict(PROBE), "heard_ago": number}).encode()
+@pytest.mark.parametrize("field", ["heard_ago", "every"])
+def test_numbers_that_no_counter_gets_are_refused(field: str, number: int) -> None:
     with pytest.raises(ProbeError, match="another version"):
-        decode(sign(body, KEY), KEY)
+        decode(sign(body(**{field: number}), KEY), KEY)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"lost": ["up1"]}, {"lost": [["up1"]]}, {"lost": [["up1", 2]]}, {"down": [1]}]
 )
 def test_lists_of_something_else_are_refused(wrong: dict[str, object]) -> None:
-    body = json.dumps({**asdict(PROBE), **wrong}).encode()
     with pytest.raises(ProbeError, match="another version"):
-        decode(sign(body, KEY), KEY)
+        decode(sign(body(**wrong), KEY), KEY)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"site": 1}', b"\xff"])
-def test_a_signed_one_of_another_version_is_refused(body: bytes) -> None:
+def test_one_with_a_field_more_is_of_another_version() -> None:
     with pytest.raises(ProbeError, match="another version"):
-        decode(sign(body, KEY), KEY)
+        decode(sign(body(mood="good"), KEY), KEY)
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"site": 1}', b"\xff"])
+def test_a_signed_one_of_another_version_is_refused(text: bytes) -> None:
+    with pytest.raises(ProbeError, match="another version"):
+        decode(sign(text, KEY), KEY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -51,6 +51,14 @@ class Carried:
         self._ended: set[asyncio.Task[object]] = set()
         """Tasks whose connections have left a record."""
         self._log = DampedLog(_LOG)
+        self._peers: Counter[str] = Counter()
+        self.begun: Callable[[str], object] = lambda _: None
+        """Called with the name of a peer when the first connection with it begins."""
+
+    @property
+    def peers(self) -> Set[str]:
+        """The peers of all connections."""
+        return self._peers.keys()
 
     @contextmanager
     def carrying(self, connection: PeerConnection) -> Iterator[None]:
@@ -61,11 +69,18 @@ class Carried:
         task = cast("asyncio.Task[object]", asyncio.current_task())
         outer = self._connections.get(task)
         self._connections[task] = connection
+        if outer is None:
+            self._peers[connection.peer] += 1
+            if self._peers[connection.peer] == 1:
+                self.begun(connection.peer)
         try:
             yield
         finally:
             if outer is None:
                 del self._connections[task]
+                self._peers[connection.peer] -= 1
+                if not self._peers[connection.peer]:
+                    del self._peers[connection.peer]
             else:
                 self._connections[task] = outer
             if outer is None or outer.client is None:  # the next request is another VM's connection

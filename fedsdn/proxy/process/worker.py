@@ -14,6 +14,7 @@ from functools import cache, partial
 
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
+from fedsdn.channel.messages import PathsMessage
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import AddressPair
@@ -56,7 +57,7 @@ from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Means, Socksifier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.socket_address import SocketAddress
-from fedsdn.uplinks.status import STALE_SECONDS, SiteStatus
+from fedsdn.uplinks.status import STALE_SECONDS
 
 _LOG = logging.getLogger(__name__)
 
@@ -155,8 +156,10 @@ class _Worker:
         )
         report = Report()
         self._channel = ChannelClient(
-            CHANNEL_SOCKET, statistics.number, report, self._take_status, self._reload
+            *(CHANNEL_SOCKET, statistics.number, report),
+            *(self._take_paths, self._reload, lambda: self._carried.peers),
         )
+        self._carried.begun = self._channel.need
         self._sweep = Sweep(self._poller.reset_after_fault)
         relays = Relays(
             *(self._poller, BufferPool(), Budget(), self._sweep, statistics, self._carried.note)
@@ -304,10 +307,12 @@ class _Worker:
             self.at_once.set()
         self.stop.set()
 
-    def _take_status(self, status: SiteStatus) -> None:
-        """Take up what the application says about uplinks and paths."""
-        if self._live_paths.take(status):
+    def _take_paths(self, message: PathsMessage) -> None:
+        """Take up what the application says about paths."""
+        if self._live_paths.take(message):
             self._path_manager.look()
+        if message.more:
+            return
         self._path_manager.look_in(STALE_SECONDS)
         usable = cache(self._usable_pairs)  # once for each peer, not for each connection
         self._pool.renew(lambda one: one.is_on(usable(one.peer.name)))

@@ -83,12 +83,15 @@ def _socket(protocol: int = socket.IPPROTO_MPTCP) -> socket.socket:
 
 
 async def connect(
-    paths: Sequence[tuple[Uplink, Uplink]], port: int, protocol: int = socket.IPPROTO_MPTCP
+    paths: Sequence[tuple[Uplink, Uplink]],
+    port: int,
+    protocol: int = socket.IPPROTO_MPTCP,
+    at_once: int = 1,
 ) -> socket.socket:
     """Connect to a peer over the first of ``paths`` that answers.
 
-    A path that stays silent delays the next by ``HEAD_START_SECONDS``, one that fails by nothing.
-    ``protocol`` is that of the socket.
+    A path that stays silent delays the next by ``HEAD_START_SECONDS``, one that fails by nothing;
+    the first ``at_once`` do not wait for each other. ``protocol`` is that of the socket.
 
     Raises:
         OSError: none answers; ``ENETUNREACH`` when there is none, ``ETIMEDOUT`` when all are
@@ -101,8 +104,10 @@ async def connect(
     try:
         async with asyncio.timeout(ATTEMPT_SECONDS):
             while waiting or attempts:
-                if waiting:
-                    attempts.add(asyncio.create_task(_connect_over(waiting.pop(), port, protocol)))
+                for path in reversed(waiting[-at_once:]):
+                    attempts.add(asyncio.create_task(_connect_over(path, port, protocol)))
+                del waiting[-at_once:]
+                at_once = 1
                 done, _ = await asyncio.wait(
                     attempts,
                     timeout=HEAD_START_SECONDS if waiting else None,

@@ -134,7 +134,8 @@ class Connector:
         """Connect; the live path that is tried first rotates."""
         paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
         port = self.policy.federation.proxy_port
-        far = await transport.connect(paths, port)
+        at_once = self._live_paths.at_once(paths, peer)
+        far = await transport.connect(paths, port, at_once=at_once)
         if is_usable(far, peer):
             return far
         far.close()
