@@ -220,7 +220,6 @@ async def _watched(near: str, peers: int, seconds: float, file: Path) -> dict[st
 
 async def _until_up(running: asyncio.Task[None], file: Path) -> None:
     """Wait until all paths are up, and what comes of that is done."""
-    _, longest = SHARES[Kind.IDLE]
     async with asyncio.timeout(_LIMIT_SECONDS):
         while True:
             await asyncio.sleep(1)
@@ -229,7 +228,8 @@ async def _until_up(running: asyncio.Task[None], file: Path) -> None:
             status = read_status(file)
             if status and all(path.state is PathState.UP for path in status.paths):
                 break
-    await asyncio.sleep(longest + 1)
+    rate, longest = SHARES[Kind.IDLE]
+    await asyncio.sleep(min(len(status.paths) / rate, longest) + 1)
 
 
 async def _spent(seconds: float, *counters: Callable[[], int]) -> tuple[float, ...]:
@@ -249,20 +249,21 @@ def judgements(peers: int) -> tuple[float, float]:
     now = 1000.0
     paths = Paths(federation(peers), "here", 1, now)
     paths.set_ports(dict.fromkeys(UPLINKS, PortState.UP), now)
-    taken = 0
-    spent = 0.0
-    for number in range(1, 400):
-        now = max(now + 0.001, paths.next_turn())
-        if now > 1000.0 + 3 * SHARES[Kind.IDLE][1]:
-            break
-        _judge_all(paths, now)
-        answers = [_answered(probe, 1, number) for _, probe in paths.probes(now)]
-        began = time.process_time()
-        for answer in answers:
-            paths.take(answer, now + 0.0001)
-        _judge_all(paths, now + 0.0001)
-        spent += time.process_time() - began
-        taken += len(answers)
+    _, longest = SHARES[Kind.IDLE]
+    number = 0
+    for _ in range(2):  # at first the peers appear
+        until, taken, spent = now + longest, 0, 0.0
+        while now < until:
+            now = max(now + 0.001, paths.next_turn())
+            _judge_all(paths, now)
+            number += 1
+            answers = [_answered(probe, 1, number) for _, probe in paths.probes(now)]
+            began = time.process_time()
+            for answer in answers:
+                paths.take(answer, now + 0.0001)
+            _judge_all(paths, now + 0.0001)
+            spent += time.process_time() - began
+            taken += len(answers)
     began = time.process_time()
     _judge_all(paths, now + 10 * SHARES[Kind.IDLE][1])
     return spent / max(taken, 1), time.process_time() - began
