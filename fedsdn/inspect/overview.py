@@ -23,7 +23,7 @@ from fedsdn.verify.view import SiteView
 _TOLD_LOSS, _BAD_LOSS = 0.01, 0.05
 """Part of the last probes on a path: so much is said, so much is wrong."""
 
-_SILENT_SECONDS = 10.0
+_SILENT_SECONDS = 15.0
 """How long after a start a peer's probes may be missing."""
 
 Status = Callable[[], SiteStatus | None]

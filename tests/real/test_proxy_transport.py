@@ -108,6 +108,20 @@ async def test_a_path_that_fails_costs_no_head_start(
 
 
 @inside_namespace
+async def test_paths_that_are_tried_at_once_do_not_wait_for_each_other(
+    ground: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "HEAD_START_SECONDS", 10 * LIMIT_SECONDS)
+    with transport.listen(PORT) as listener:
+        near, (far, _) = await asyncio.gather(
+            transport.connect([DEAD, LIVE], PORT, at_once=2),
+            asyncio.get_running_loop().sock_accept(listener),
+        )
+        near.close()
+        far.close()
+
+
+@inside_namespace
 async def test_nobody_listening_is_refused(ground: str) -> None:
     before = len(descriptors())
     with pytest.raises(ConnectionRefusedError):

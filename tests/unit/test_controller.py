@@ -6,6 +6,7 @@ The kernel, which needs root, and the host's checks are put aside; everything el
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from os_ken.ofproto import ofproto_v1_3_parser as parser
 
 from fedsdn.channel import server
 from fedsdn.channel.ask import open_connections
-from fedsdn.channel.messages import Call, List
+from fedsdn.channel.messages import VERSION, Call, Hello, List, Needed
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.local import LocalSettings
 from fedsdn.config.model import Federation
@@ -266,6 +267,20 @@ def test_another_bridge_is_followed_once_the_host_is_set_up_with_it(
 def test_the_channel_answers(host: Host) -> None:
     async def scenario() -> None:
         assert await asyncio.to_thread(open_connections, host.channel) == []
+
+    run(host, scenario)
+
+
+def test_a_peer_that_a_worker_has_connections_with_is_probed_often(host: Host) -> None:
+    async def scenario() -> None:
+        while not host.channel.exists():
+            await asyncio.sleep(0.01)
+        _, writer = await asyncio.open_unix_connection(host.channel)
+        writer.write(Call(Hello(VERSION, 0, 1), 1).encode() + Call(Needed(["b"], [])).encode())
+        (peer,) = host.controller._uplinks._paths._peers.values()
+        while not peer.is_wanted(time.monotonic()):
+            await asyncio.sleep(0.01)
+        writer.close()
 
     run(host, scenario)
 
