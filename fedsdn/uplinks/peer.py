@@ -31,6 +31,9 @@ DEAD_PORT = (PortState.DOWN, PortState.ABSENT)
 _ANSWER_SECONDS = 1.0
 """A peer that is asked for the full rate, and says nothing for so long, is silent."""
 
+_PROMPT_SECONDS = 0.5
+"""Hundreds of peers in use are probed less often than the file says, but this often."""
+
 _LATE = 1e-6
 """A deadline is met so much later: sums of times are not exact."""
 
@@ -93,7 +96,6 @@ class Peer:
     kind: Kind | None = None
     deadline: float = float("-inf")
     """When it is to be judged again, if it says nothing before."""
-
     rhythm: Rhythm = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,8 +112,9 @@ class Peer:
         return self.needed or now < self.needed_until
 
     def is_prompt(self) -> bool:
-        """Whether a lost path is noticed as fast as the federation file says."""
-        return self.every <= self.sender.probes.interval
+        """Whether a lost path is noticed as fast as the federation file says, or as can be."""
+        full = self.sender.probes.interval
+        return self.every <= (max(full, _PROMPT_SECONDS) if self.kind is Kind.BUSY else full)
 
     def join(self, shares: Shares) -> None:
         """Take part in the division of probes: before anything is heard, as an idle peer."""
@@ -207,7 +210,7 @@ class Peer:
             return False
         every, wishes = probe.every / 1e6, probe.wanted
         self.newest, before = newest, (self.every, self.wishes)
-        if every < self.every:
+        if every < self.every / 2:  # by less, none is late; and it goes to and fro with their share
             self.contact = replace(self.contact, hastened=now)
         if wishes and not self.wishes:
             self.pace.hurry(now)

@@ -122,6 +122,17 @@ def test_an_idle_peers_dead_path_is_found_too(model: Model) -> None:
     assert to(model, "a", "c")["up1"].state is UP
 
 
+def test_a_rate_that_changes_a_little_hides_no_dead_path(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.cut = {(x, y, "up1") for x in "ab" for y in "ab"}
+    for turn in range(6):
+        share = (PATHS / RARE, RARE * 0.97**turn)
+        monkeypatch.setattr(pace, "SHARES", {**pace.SHARES, Kind.IDLE: share})
+        model.run(RARE)
+    assert to(model, "a", "b")["up1"].state is DOWN
+
+
 def test_a_peer_that_is_needed_no_more_becomes_idle_without_an_alarm(model: Model) -> None:
     need(model, "a", "b")
     model.run(1)
