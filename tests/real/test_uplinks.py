@@ -31,15 +31,20 @@ ADDRESSES = {
 SITES = tuple(ADDRESSES)
 
 
+def status_if_any(lab: Lab, site: str) -> SiteStatus | None:
+    return read_status(lab.host(site).run_directory / "fedsdn/uplinks.json")
+
+
 def status(lab: Lab, site: str) -> SiteStatus:
-    found = read_status(lab.host(site).run_directory / "fedsdn/uplinks.json")
+    found = status_if_any(lab, site)
     assert found is not None, f"site {site}: no status of an application that runs"
     return found
 
 
 def paths(lab: Lab, site: str) -> dict[str, PathState]:
-    """By uplink: each has one path, on the wire of its name."""
-    return {path.uplink: path.state for path in status(lab, site).paths}
+    """By uplink: each has one path, on the wire of its name. None while an application starts."""
+    found = status_if_any(lab, site)
+    return {path.uplink: path.state for path in found.paths} if found else {}
 
 
 def inside(lab: Lab, site: str, *command: str) -> str:
