@@ -81,9 +81,9 @@ def _lose(loss: UplinkLoss) -> str:
     transfer = loss.path.transfer(Amount(seconds=loss.seconds))
     shell = loss.path.near_vm.shell
     with (
+        ThreadPoolExecutor() as pool,  # a check that fails ends the transfer, and waits for no rest
         serving(loss.path.far_vm.shell),
         shell.started(*shell.module(PROGRAM), *transfer.arguments) as client,
-        ThreadPoolExecutor() as pool,
     ):
         wait_open(client)
         started = time.monotonic()

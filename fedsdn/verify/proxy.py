@@ -164,7 +164,7 @@ def listening(view: SiteView) -> str:
 
 def ping(view: SiteView, source: str, address: str) -> str:
     """Send three echo requests from an uplink's address."""
-    answer = view.proxy.run("ping", "-c", "3", "-i", "0.2", "-W", "2", "-I", source, address)
+    answer = view.proxy.run("ping", "-c", "3", "-i", "0.02", "-W", "2", "-I", source, address)
     if answer.returncode:
         raise CheckFailedError(
             f"no answer from {address} to {source}",

@@ -129,8 +129,8 @@ class Talk:
 
 
 @contextmanager
-def talking(lab: Lab, family: int = 4) -> Iterator[Talk]:
-    near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)
+def talking(lab: Lab, family: int = 4, far_vm: str = "vm2") -> Iterator[Talk]:
+    near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", far_vm, family)
     with far.namespace.listen(far.address) as listener:
         client = near.namespace.connect(far.address, listener.getsockname()[1])
         server, _ = listener.accept()
