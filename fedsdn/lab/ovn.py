@@ -173,7 +173,7 @@ def _entries(networks: Iterable[LogicalNetwork]) -> Iterator[list[str]]:
     for direction, side in (("from-lport", "inport"), ("to-lport", "outport")):
         yield _acl(_DROP_GROUP, direction, _DROP, f"{side} == @{_DROP_GROUP} && ip", "drop")
     for network in every:
-        yield from security_group(network)
+        yield from _group_entries(network)
 
 
 def _switch_entries(network: LogicalNetwork) -> Iterator[list[str]]:
@@ -198,8 +198,7 @@ def _switch_entries(network: LogicalNetwork) -> Iterator[list[str]]:
         yield ["lsp-set-port-security", port.name, port.addresses]
 
 
-def security_group(network: LogicalNetwork) -> Iterator[list[str]]:
-    """Return commands of ovn-nbctl(8) for a network's security group."""
+def _group_entries(network: LogicalNetwork) -> Iterator[list[str]]:
     group = network.group
     yield ["pg-add", group, *(port.name for port in network.ports)]
     for family in ("ip4", "ip6"):
