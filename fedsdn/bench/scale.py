@@ -5,9 +5,10 @@ All times are the process's CPU time, so that a busy machine does not count.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,9 @@ from typing import TypeVar
 
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
-from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.openflow.difference import difference
+from fedsdn.openflow.wanted import WantedFlows
+from fedsdn.pipeline.build import SiteFlows, site_flows
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
@@ -33,7 +36,7 @@ _PROBES = Probes(key="a-benchmark-keeps-no-secrets-from-anybody")
 
 
 def federation(sites: int, prefixes: int = 10) -> Federation:
-    """Make a federation: prefixes of both families, two uplinks with a gateway, one on a LAN."""
+    """Make a federation: prefixes of both families, two uplinks with a gateway, one behind NAT."""
     made = tuple(_site(number, prefixes) for number in range(sites))
     return Federation(made, 1080, _PROBES)
 
@@ -43,7 +46,7 @@ def _site(number: int, prefixes: int) -> Site:
     isp, lte = (ip_address(f"{net}.0") + block for net in ("172.16.0", "172.20.0"))
     return Site(
         name=f"site-{number}",
-        provider_network=ProviderNetwork("br-provider"),
+        provider_network=ProviderNetwork("br-provider", table_miss="normal"),
         prefixes=tuple(_prefixes(number, prefixes)),
         uplinks=(
             Uplink("isp", "eth1", ip_interface(f"{isp + 1}/30"), gateway=isp + 2),
@@ -54,7 +57,6 @@ def _site(number: int, prefixes: int) -> Site:
                 gateway=lte + 2,
                 public=ip_address("198.18.0.1") + number,
             ),
-            Uplink("lan", "eth3", ip_interface(f"2001:db8:2::{number + 1:x}/64")),
         ),
     )
 
@@ -74,6 +76,7 @@ def _prefixes(site: int, count: int) -> Iterator[Prefix]:
 class Costs:
     """CPU seconds for a federation of so many ``sites``, medians of some rounds.
 
+    ``change_flows`` is for the flows of one site that leaves, or comes: made, written and compared.
     ``connection`` is for finding the peers of one connection at both of its sites.
     """
 
@@ -82,6 +85,8 @@ class Costs:
     load: float
     flows: int
     make_flows: float
+    write_flows: float
+    change_flows: float
     paths: int
     make_paths: float
     judge_paths: float
@@ -94,7 +99,10 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
     file.write_text(dump_federation(federation(sites, prefixes)))
     load, whole = _timed(rounds, lambda: load_federation(file))
     near, far = whole.sites[0], whole.sites[-1]
-    make_flows, flows = _timed(rounds, lambda: pipeline_flows(whole, near.name))
+    make_flows, flows = _timed(rounds, lambda: site_flows(whole, near.name))
+    numbers = _port_numbers(flows)
+    write_flows, _ = _timed(rounds, lambda: asyncio.run(WantedFlows().take(flows.groups, numbers)))
+    change_flows = _change(rounds, whole, flows, numbers)
     make_paths, paths = _timed(rounds, lambda: Paths(whole, near.name, 1, 0.0))
     down = dict.fromkeys(paths.ports, PortState.DOWN)  # the dearest case: each needs a successor
     paths.set_ports({**down, near.uplinks[0].name: PortState.UP}, 1.0)
@@ -104,13 +112,46 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
         sites=sites,
         file_bytes=file.stat().st_size,
         load=load,
-        flows=len(flows),
+        flows=sum(map(len, flows.groups.values())),
         make_flows=make_flows,
+        write_flows=write_flows,
+        change_flows=change_flows,
         paths=len(list(paths)),
         make_paths=make_paths,
         judge_paths=judge_paths,
         connection=connections / _LOOK_UPS,
     )
+
+
+def _port_numbers(flows: SiteFlows) -> dict[str, int]:
+    every = (flow for group in flows.groups.values() for flow in group)
+    names = sorted({port for flow in every for port in flow.ports})
+    return dict(zip(names, range(1, len(names) + 1), strict=True))
+
+
+def _change(rounds: int, whole: Federation, flows: SiteFlows, numbers: dict[str, int]) -> float:
+    """Return the CPU seconds of the flows of one site that leaves, or comes."""
+    less = replace(whole, sites=whole.sites[:-1])
+    wanted, made = WantedFlows(), flows
+    asyncio.run(wanted.take(flows.groups, numbers))
+    present = dict(wanted.flows)
+
+    def change(to: Federation) -> None:
+        nonlocal made
+        made = site_flows(to, flows.site.name, (), made)
+        keys = asyncio.run(wanted.take(made.groups, numbers))
+        found = difference(keys, wanted.flows, present)
+        for flow in found.deletions:
+            del present[flow.key]
+        present.update((flow.key, flow) for flow in found.additions)
+
+    def leave_and_come() -> None:
+        change(less)
+        change(whole)
+        if present != wanted.flows:
+            raise AssertionError("differences lead to the wanted flows")
+
+    return _timed(rounds, leave_and_come)[0] / 2
 
 
 def _timed(rounds: int, work: Callable[[], T]) -> tuple[float, T]:
@@ -145,6 +186,8 @@ def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
             "load",
             "flows",
             "made in",
+            "written in",
+            "one site less or more",
             "paths",
             "made in",
             "judged in",
@@ -154,6 +197,7 @@ def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
             [
                 *(str(one.sites), f"{one.file_bytes / 1024:.0f} KiB", f"{one.load * 1000:.0f} ms"),
                 *(str(one.flows), f"{one.make_flows * 1000:.0f} ms"),
+                *(f"{one.write_flows * 1000:.0f} ms", f"{one.change_flows * 1000:.1f} ms"),
                 *(str(one.paths), f"{one.make_paths * 1000:.1f} ms"),
                 *(f"{one.judge_paths * 1000:.1f} ms", f"{one.connection * 1e6:.1f} µs"),
             ]

@@ -6,7 +6,6 @@ import json
 import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -15,7 +14,6 @@ from fedsdn.bench import channel as channel_bench
 from fedsdn.bench import failover as failover_bench
 from fedsdn.bench import harm as harm_bench
 from fedsdn.bench import restore as restore_bench
-from fedsdn.bench import scale as scale_bench
 from fedsdn.bench import stalled as stalled_bench
 from fedsdn.bench.failover import Part
 from fedsdn.bench.harm import HarmResults
@@ -25,7 +23,7 @@ from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
 from fedsdn.bench.stalled import StalledResults
-from fedsdn.cli import bench_behaviour, bench_probes, bench_repair
+from fedsdn.cli import bench_behaviour, bench_probes, bench_repair, bench_scale
 from fedsdn.cli.bench_lab import measured
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
@@ -35,6 +33,8 @@ for command in bench_behaviour.COMMANDS:
     app.command()(command)
 app.command()(bench_repair.repair)
 app.command()(bench_probes.probes)
+app.command()(bench_scale.load)
+app.command("scale")(bench_scale.scale_command)
 
 
 @app.callback()
@@ -195,33 +195,3 @@ def channel(
             )
         ],
     )
-
-
-@app.command()
-def load(
-    *,
-    sites: Annotated[
-        list[int] | None,
-        typer.Option(min=2, max=scale_bench.MOST_SITES, help="So many sites; may be given again."),
-    ] = None,
-    prefixes: Annotated[
-        int, typer.Option(min=2, max=scale_bench.MOST_PREFIXES, help="Prefixes of each site.")
-    ] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; medians count.")] = 5,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of a table.")
-    ] = False,
-) -> None:
-    """Read federation files of 10, 100 and 1,000 sites, without a lab, and make what follows.
-
-    Flows, paths and the look-up of a connection's peers; all in CPU time.
-    """
-    with TemporaryDirectory() as directory:
-        costs = [
-            scale_bench.measure(number, prefixes, rounds, Path(directory))
-            for number in sites or (10, 100, 1000)
-        ]
-    if json_output:
-        print(json.dumps([asdict(one) for one in costs], indent=2))
-    else:
-        print_table(*scale_bench.table(costs))

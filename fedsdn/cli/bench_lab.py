@@ -32,7 +32,7 @@ def measured(
         typer.Exit: with status 1: there is something broken.
 
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = _console()
     try:
         with _lab_of_our_own(topology, console) as lab:
             yield lab, lambda line: console.print(f"  {line}")
@@ -46,6 +46,16 @@ def measured(
             console.print(f"[bold red]broken:[/] {escape(line)}")
     if results.broken:
         raise typer.Exit(1)
+
+
+def progress() -> Progress:
+    """Return what prints lines of progress."""
+    console = _console()
+    return lambda line: console.print(f"  {line}")
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -5,8 +5,10 @@ Function calls are counted, not seconds: they are the same on every machine.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +19,8 @@ from fedsdn.bench import scale
 from fedsdn.config.document import parse_document
 from fedsdn.config.loader import dump_federation, parse_federation
 from fedsdn.config.model import Federation
-from fedsdn.pipeline.build import pipeline_flows
+from fedsdn.openflow.wanted import WantedFlows
+from fedsdn.pipeline.build import pipeline_flows, site_flows
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.site.plan import site_plan
 from fedsdn.uplinks.paths import Paths
@@ -26,6 +29,9 @@ from fedsdn.uplinks.status import PortState
 FEW, MANY = 40, 80
 LINEAR = 2.2
 """Calls for twice the sites, at most so many times as many. In pairs it would be up to 4."""
+
+MOST_CALLS_PER_PEER = 40
+"""To make the flows of a peer takes more than a thousand."""
 
 
 def calls(work: Callable[[], object]) -> int:
@@ -59,9 +65,9 @@ def set_up(federation: Federation) -> Callable[[], object]:
 
 
 def lost_uplinks(federation: Federation) -> Callable[[], object]:
-    """Judge all paths when two of three uplinks are down: each path looks for another one."""
+    """Judge all paths when one of two uplinks is down: each path looks for another one."""
     paths = Paths(federation, "site-0", 1, 0.0)
-    down = {"isp": PortState.UP, "lte": PortState.DOWN, "lan": PortState.DOWN}
+    down = {"isp": PortState.UP, "lte": PortState.DOWN}
 
     def lose() -> None:
         paths.set_ports(down, 1.0)
@@ -70,6 +76,22 @@ def lost_uplinks(federation: Federation) -> Callable[[], object]:
         paths.orders()
 
     return lose
+
+
+def one_site_less(federation: Federation) -> Callable[[], object]:
+    """Follow a file without the last site: make, write and compare flows."""
+    less = replace(federation, sites=federation.sites[:-1])
+    before = site_flows(federation, "site-0")
+    ports = {port: 1 for flow in pipeline_flows(federation, "site-0") for port in flow.ports}
+    wanted = WantedFlows()
+    asyncio.run(wanted.take(before.groups, ports))
+    return lambda: asyncio.run(wanted.take(site_flows(less, "site-0", (), before).groups, ports))
+
+
+def test_a_site_that_leaves_costs_what_it_had() -> None:
+    """Of the others nothing is made, and nothing but their names is looked at."""
+    few, many = (one_site_less(scale.federation(count)) for count in (FEW, MANY))
+    assert calls(many) - calls(few) < MOST_CALLS_PER_PEER * (MANY - FEW)
 
 
 @pytest.mark.parametrize("work", [load, flows, set_up, lost_uplinks])
