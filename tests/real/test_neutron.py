@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from fedsdn.config.model import Prefix
-from fedsdn.lab import build, operator
+from fedsdn.lab import build, neutron, operator
 from fedsdn.lab.namespaces import Namespace
 from fedsdn.lab.operator import CONTROLLER, PROXY
 from fedsdn.lab.topology import INTEGRATION_BRIDGE
@@ -45,15 +45,18 @@ HERE = "phy-br-provider"
 SECOND = {4: "10.1.0.12", 6: "fd00:1::12"}
 BLUE = {4: "10.2.0.12", 6: "fd00:2::12"}
 PINGS = 20
+VLAN = "VLAN"
+ONCE = pytest.mark.parametrize("ground", [VLAN], indirect=True)
+"""What takes long, and does not depend on how the agent forwards."""
 
 
-@pytest.fixture(scope="module", params=["VLAN", "flat, distributed routers"])
+@pytest.fixture(scope="module", params=[VLAN, "flat, distributed routers"])
 def ground(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ground]:
     topology = yaml.safe_load((TOPOLOGIES / "neutron.yaml").read_text())
     vlan = 101
-    if request.param != "VLAN":
+    if request.param != VLAN:
         vlan = 0
         network = topology["federation"]["sites"]["a"]["provider_network"]
         network |= {"type": "flat"}
@@ -195,6 +198,37 @@ def neutrons(ground: Ground) -> dict[str, list[str]]:
     return found
 
 
+def its_cookies(ground: Ground) -> set[str]:
+    """Return those of the agent's flows on the provider bridge: one for each of its starts."""
+    return set(re.findall("cookie=(0x[0-9a-f]+)", " ".join(neutrons(ground)[BRIDGE])))
+
+
+@ONCE
+def test_the_agent_restarts_under_open_connections(ground: Ground) -> None:
+    """It deletes what it does not know in its tables, ours too: all is back, and nothing lost."""
+    agent = ground.host.daemon(neutron.AGENT)
+    [before] = its_cookies(ground)
+    vms = [vm.name for site in ground.lab.topology.sites[:1] for vm in site.vms]
+    with ExitStack() as stack:
+        pairs = []
+        for family in (4, 6):
+            far = listening(stack, ground.machine("vm1", "b"), FAR[family])
+            client = dialled(stack, ground.machine("vm1"), (NEAR[family], 0), FAR[family])
+            pairs.append((client, accepted(stack, far)[0]))
+        agent.signal("KILL")
+        wait_until(lambda: not agent.alive(), LIMIT_S, lambda: "the agent runs")
+        neutron.wait_for_agent(neutron.start_agent(ground.host), vms)
+
+        def cleaned() -> bool:
+            for near, far in pairs:
+                exchange(near, far)
+            return before not in its_cookies(ground)
+
+        wait_until(cleaned, LIMIT_S, lambda: "the agent has cleaned up nothing")
+        wait_for_all_flows(ground)
+        assert cleaned()
+
+
 def wait_for_all_flows(ground: Ground) -> None:
     said = ""
 
@@ -206,6 +240,7 @@ def wait_for_all_flows(ground: Ground) -> None:
     wait_until(all_there, LIMIT_S, lambda: said)
 
 
+@ONCE
 def test_nothing_of_neutrons_is_lost(ground: Ground) -> None:
     """Whatever of ours is started, stopped, set up or taken down, and whoever is to forward."""
     host, federation = ground.host, ground.lab.topology.federation
