@@ -26,6 +26,9 @@ _UNPROBED = Probes(key="")
 _MOST_STRANGERS = 100
 """More sites with the key are noted by nobody."""
 
+_SECOND = 1_000_000_000
+"""In ns."""
+
 _AT_ONCE = 64
 """Peers that nothing depends on are judged in turns of so many: the others' probes are due."""
 
@@ -59,8 +62,10 @@ class Paths:
         """Of all rounds of probes to peers that are none any more."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         peers = federation.peers(site)
+        # Not the same at two sites: if these sent at the same time, both would notice a loss late.
+        first = epoch % _SECOND / _SECOND
         self._peers = {
-            peer.name: self._peer(federation, peer, number / len(peers))
+            peer.name: self._peer(federation, peer, (number / len(peers) + first) % 1)
             for number, peer in enumerate(peers)
         }
         self._begin(now)
