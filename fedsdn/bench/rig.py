@@ -128,13 +128,19 @@ class Rig:
         if control is not self.control:
             for host in self.lab.hosts:
                 if control is Control.APPLICATION:
-                    self._start(host)
+                    self.start(host)
                 else:
                     _stop(host)
             self.control = control
         self.wait_steady()
 
-    def _start(self, host: Host) -> None:
+    def start(self, host: Host) -> None:
+        """Start the application of a site, and wait until it has installed its flows.
+
+        Raises:
+            FedsdnError: it does not.
+
+        """
         site = self.lab.topology.federation.site(host.name)
         wait_for_controller(host, site, start_controller(host))
 

@@ -23,7 +23,7 @@ from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
 from fedsdn.bench.stalled import StalledResults
-from fedsdn.cli import bench_behaviour, bench_probes, bench_repair, bench_scale
+from fedsdn.cli import bench_behaviour, bench_probes, bench_repair, bench_restart, bench_scale
 from fedsdn.cli.bench_lab import measured
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
@@ -35,6 +35,7 @@ app.command()(bench_repair.repair)
 app.command()(bench_probes.probes)
 app.command()(bench_scale.load)
 app.command("scale")(bench_scale.scale_command)
+app.command()(bench_restart.restart)
 
 
 @app.callback()

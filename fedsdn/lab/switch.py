@@ -18,6 +18,7 @@ OVSDB = "ovsdb-server"
 VSWITCHD = "ovs-vswitchd"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _DIRECTORY = "/run/openvswitch"
+_DATABASE = f"{_DIRECTORY}/conf.db"
 _END_SECONDS = 10.0
 _PRIORITY = -10
 """As ovs-ctl(8) starts it. A datapath in userspace that has to wait for 10 ms drops frames: its
@@ -46,10 +47,9 @@ def start_switch(host: Host, *, system: bool) -> None:
         FedsdnError: one of them does not start.
 
     """
-    database = f"{_DIRECTORY}/conf.db"
     host.run("mkdir", _DIRECTORY)
-    host.run("ovsdb-tool", "create", database, SCHEMA)
-    _start(host, (OVSDB, database, f"--remote=punix:{_DIRECTORY}/db.sock"))
+    host.run("ovsdb-tool", "create", _DATABASE, SCHEMA)
+    start_database(host)
     host.run("ovs-vsctl", "--no-wait", "init")
     if not system:
         # Only with it does the userspace datapath take the VMs' unfinished checksums and
@@ -59,6 +59,16 @@ def start_switch(host: Host, *, system: bool) -> None:
             "other_config:userspace-tso-enable=true",
         )  # fmt: skip
     start_vswitchd(host)
+
+
+def start_database(host: Host) -> None:
+    """Start ovsdb-server with the database that is there.
+
+    Raises:
+        FedsdnError: it does not start.
+
+    """
+    _start(host, (OVSDB, _DATABASE, f"--remote=punix:{_DIRECTORY}/db.sock"))
 
 
 def start_vswitchd(host: Host) -> None:

@@ -56,6 +56,22 @@ def test_each_reason_once_a_minute_and_how_many_since(caplog: pytest.LogCaptureF
     assert said(caplog) == []
 
 
+def test_after_a_reload_only_what_is_new_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    statistics, damped = Statistics(1), DampedLog(logging.getLogger(__name__))
+    statistics.row(0).ended(Ended(Reason.FAULT, Who.HERE, detail="before"))
+    before = EndedLog(statistics, damped)
+    before.look()
+    assert len(said(caplog)) == 1
+    after = EndedLog(statistics, DampedLog(logging.getLogger(__name__)), before.told)
+    after.look()
+    assert said(caplog) == []
+    statistics.row(0).ended(Ended(Reason.FAULT, Who.HERE, detail="after"))
+    after.look()
+    [(_, line)] = said(caplog)
+    assert "after" in line
+
+
 def test_at_the_end_nothing_is_kept_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     statistics = Statistics(1)

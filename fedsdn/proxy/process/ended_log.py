@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 
 from fedsdn.damped_log import DampedLog
@@ -15,11 +16,18 @@ _SEE = "see 'fedsdn connections --ended'"
 class EndedLog:
     """Compares what all workers have counted with what was said; the parent looks now and then."""
 
-    def __init__(self, statistics: Statistics, log: DampedLog) -> None:
-        """Begin with nothing said."""
+    def __init__(
+        self, statistics: Statistics, log: DampedLog, told: Mapping[str, int] | None = None
+    ) -> None:
+        """Begin; ``told`` is how many of a reason the program before a reload has said."""
         self._statistics = statistics
         self._log = log
-        self._told = dict.fromkeys(Reason, 0)
+        self._told = {reason: (told or {}).get(reason.key, 0) for reason in Reason}
+
+    @property
+    def told(self) -> dict[str, int]:
+        """How many of each reason have been said."""
+        return {reason.key: count for reason, count in self._told.items()}
 
     def look(self) -> None:
         """Say what is new of each reason: how often, and the last."""

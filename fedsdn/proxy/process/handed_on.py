@@ -75,6 +75,8 @@ class HandedOn(Struct, frozen=True):
     sockets: tuple[int, ...]
     workers: tuple[HandedWorker, ...]
     federation: str
+    told: dict[str, int]
+    """Of what has ended: how many of each reason the log has said."""
     reloads: int
     reloads_failed: int
     restarts: int

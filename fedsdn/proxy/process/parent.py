@@ -28,7 +28,6 @@ from fedsdn.proxy.process.forked import be_worker
 from fedsdn.proxy.process.handed_on import (
     HandedOn,
     HandedRows,
-    HandedWorker,
     federation_name,
     layout,
 )
@@ -334,11 +333,9 @@ class Parent:
             earlier=self._kept.earlier,
             lock=self._served.lock,
             sockets=tuple(sock.fileno() for sock in self._served.sockets),
-            workers=tuple(
-                HandedWorker(one.pid, one.number, one.control.fileno(), one.leaving, one.started)
-                for one in self._workers.values()
-            ),
+            workers=tuple(child.handed() for child in self._workers.values()),
             federation=federation_name(self._federation.current),
+            told=self._ended.told,
             reloads=counted.reloads,
             reloads_failed=counted.reloads_failed,
             restarts=counted.restarts,
@@ -348,11 +345,11 @@ class Parent:
     def _succeed(self, before: HandedOn) -> None:
         """Go on where another program has ended: start workers that take over from its own."""
         counted = self._statistics
+        self._ended = EndedLog(counted, self._log, before.told)
         counted.reloads, counted.reloads_failed = before.reloads, before.reloads_failed
         counted.restarts, counted.last_restart = before.restarts, before.last_restart
         for one in before.workers:
-            control = socket.socket(fileno=one.control)
-            self._adopt(Child(one.pid, one.number, control, one.started, leaving=one.leaving))
+            self._adopt(Child.taken(one))
         running = list(self._workers.values())
         numbers = list(self._free())[: self._settings.workers]
         self._first = numbers[0]

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fedsdn.proxy.process.doors import Doors, Word, say
+from fedsdn.proxy.process.handed_on import HandedWorker
 
 READY_SECONDS = 30.0
 """How long new workers may take until they are ready."""
@@ -34,6 +35,17 @@ class Child:
     """It takes nothing yet."""
     leaving: bool = False
     """It takes nothing any more."""
+
+    @classmethod
+    def taken(cls, one: HandedWorker) -> Child:
+        """Return the one that another program has handed on."""
+        control = socket.socket(fileno=one.control)
+        return cls(one.pid, one.number, control, one.started, leaving=one.leaving)
+
+    def handed(self) -> HandedWorker:
+        """Return what is handed on."""
+        control = self.control.fileno()
+        return HandedWorker(self.pid, self.number, control, self.leaving, self.started)
 
 
 class Succession:

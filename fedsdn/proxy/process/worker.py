@@ -228,10 +228,10 @@ class _Worker:
         word, doors = hear(self._place.control)
         if word is Word.LEAVE:
             self._parts.once("farewell", self._leave())
-        elif word is Word.OPEN:
-            self._enter(Doors.opened(self._policy.federation.proxy_port))
         elif self.stop.is_set():
             close_all(doors)
+        elif word is Word.OPEN:
+            self._enter(Doors.opened(self._policy.federation.proxy_port))
         else:
             for each in doors:
                 self._enter(each)
