@@ -104,9 +104,7 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
     write_flows, _ = _timed(rounds, lambda: asyncio.run(WantedFlows().take(flows.groups, numbers)))
     change_flows = _change(rounds, whole, flows, numbers)
     make_paths, paths = _timed(rounds, lambda: Paths(whole, near.name, 1, 0.0))
-    down = dict.fromkeys(paths.ports, PortState.DOWN)  # the dearest case: each needs a successor
-    paths.set_ports({**down, near.uplinks[0].name: PortState.UP}, 1.0)
-    judge_paths, _ = _timed(rounds, lambda: paths.judge(2.0))
+    judge_paths, _ = _timed(rounds, lambda: _lose_a_port(paths, near.uplinks[0].name))
     connections, _ = _timed(rounds, lambda: _look_up(whole, near, far))
     return Costs(
         sites=sites,
@@ -121,6 +119,15 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
         judge_paths=judge_paths,
         connection=connections / _LOOK_UPS,
     )
+
+
+def _lose_a_port(paths: Paths, uplink: str) -> None:
+    """Judge every path: a port was lost, or is back."""
+    down = dict.fromkeys(paths.ports, PortState.DOWN)
+    lost = paths.ports[uplink] is PortState.UP
+    paths.set_ports(down if lost else {**down, uplink: PortState.UP}, 1.0)
+    while paths.next_turn() == float("-inf"):
+        paths.judge(1.0)
 
 
 def _port_numbers(flows: SiteFlows) -> dict[str, int]:
