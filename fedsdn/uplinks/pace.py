@@ -82,31 +82,33 @@ class Pace:
     def begin(self, interval: float, now: float) -> None:
         """Have the first round sent within an interval."""
         if math.isinf(self.due):
-            self.interval, self.due = interval, now + self.phase * interval
+            self.interval = interval
+            self.due = self._place_after(now)
 
     def hurry(self, now: float) -> None:
         """Have a round sent at once, and repeated."""
         self.due = now
         self.repeats = [now + seconds for seconds in REPEATS]
 
-    def sent(self, wanted: float, now: float) -> None:
+    def sent(self, wanted: float, now: float, *, hears: bool = True) -> None:
         """Go on to the next round after one that has told ``wanted``, the interval from now on.
 
-        A longer one is kept only when the peer has been told: it would take the pause for silence.
+        A longer one is kept only when a peer that ``hears`` has been told: it would take the pause
+        for silence.
         """
         self.telling = self.telling + 1 if wanted > self.interval else 0
-        if wanted <= self.interval or self.telling > _TELLING:
+        if wanted <= self.interval or self.telling > _TELLING or not hears:
             self.interval, self.telling = wanted, 0
-        regular = self._next(now)
+        regular = self._place_after(now + self.interval / 4)
         self.repeats = [moment for moment in self.repeats if moment > now]
         self.due = min(regular, *self.repeats) if self.repeats else regular
 
-    def _next(self, now: float) -> float:
+    def _place_after(self, moment: float) -> float:
         """Return the peer's next place in time: however it came here, peers stay spread.
 
         A few that are near each other share a place, so that the process wakes up less often.
         """
         tick = min(self.interval / _TICKS, _LONGEST_TICK)
         place = math.floor(self.phase * self.interval / tick) * tick
-        after = place + math.ceil((now - place) / self.interval) * self.interval
-        return after if after > now + self.interval / 4 else after + self.interval
+        after = place + math.ceil((moment - place) / self.interval) * self.interval
+        return after if after > moment else after + self.interval

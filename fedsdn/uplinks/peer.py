@@ -233,7 +233,7 @@ class Peer:
         kind = self.classify(shares, now)
         interval = shares.interval(kind)
         self.rounds = self.rounds.next(now)
-        self.pace.sent(interval, now)
+        self.pace.sent(interval, now, hears=kind is not Kind.ABSENT)
         self._note_rhythm()
         down = tuple(name for name, port in ports.items() if port in DEAD_PORT)
         detected = [path.name for path in self.paths if path.is_detected]
