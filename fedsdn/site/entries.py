@@ -23,7 +23,7 @@ _ROUTE_KINDS = {1: RouteKind.UNICAST, 2: RouteKind.LOCAL, 7: RouteKind.UNREACHAB
 _RULE_ACTIONS = {2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _TO_TABLE = 1
 _INVERTED = 0x2
-_BY_KERNEL, STATIC = 2, 4  # RTPROT_KERNEL and, for rules, the same number; RTPROT_STATIC
+BY_KERNEL, STATIC = 2, 4  # RTPROT_KERNEL and, for rules, the same number; RTPROT_STATIC
 LEARNT = 0x200  # RTM_F_CLONED: an exception to a route, as for a peer behind a smaller MTU
 _KERNEL_ADDRESSES = (1, 3)  # IFAPROT_KERNEL_LO, IFAPROT_KERNEL_LL
 _LOOPBACK = ip_interface("127.0.0.1/8")
@@ -64,7 +64,7 @@ def address(message: nlmsg, names: Names) -> InterfaceAddress | Foreign | None:
 
 def route(message: nlmsg, names: Names) -> Route | Foreign | None:
     """Read a route (RTM_NEWROUTE); None if the kernel made it by itself."""
-    if message["proto"] == _BY_KERNEL or message["flags"] & LEARNT:
+    if message["proto"] == BY_KERNEL or message["flags"] & LEARNT:
         return None
     found = _known_route(message, names)
     return found if found and _says_no_more(message, found) else _foreign_route(message, names)
@@ -131,9 +131,8 @@ def _foreign_route(message: nlmsg, names: Names) -> Foreign:
 
 
 def rule(message: nlmsg) -> Rule | Foreign | None:
-    """Read a rule (RTM_NEWRULE); None if the kernel made it by itself."""
-    if message.get_attr("FRA_PROTOCOL") == _BY_KERNEL:
-        return None
+    """Read a rule (RTM_NEWRULE); None if the kernel made it for what is in the namespace."""
+    by_kernel = message.get_attr("FRA_PROTOCOL") == BY_KERNEL
     if message["family"] not in FAMILY:
         return _foreign_rule(message)
     source, mask = message.get_attr("FRA_SRC"), message.get_attr("FRA_FWMASK")
@@ -144,18 +143,21 @@ def rule(message: nlmsg) -> Rule | Foreign | None:
         source=ip_address(source) if source else None,
         mark=message.get_attr("FRA_FWMARK"),
         mask=None if mask in {None, _NO_LIMIT} else mask,
+        by_kernel=by_kernel,
     )
     whole = 0 if found.source is None else found.source.max_prefixlen
-    says_more = message["src_len"] != whole or not _is_plain(message)
-    return _foreign_rule(message) if says_more else found
+    if message["src_len"] == whole and _is_plain(message):
+        return found
+    return None if by_kernel else _foreign_rule(message)
 
 
 def _is_plain(message: nlmsg) -> bool:
     """Whether a rule says no more than its priority, table, source and mark."""
-    ours = {"FRA_PRIORITY", "FRA_TABLE", "FRA_SRC", "FRA_FWMARK", "FRA_FWMASK"}
-    usual = {"FRA_PROTOCOL": 0, "FRA_SUPPRESS_PREFIXLEN": _NO_LIMIT}
+    ours = {"FRA_PRIORITY", "FRA_TABLE", "FRA_SRC", "FRA_FWMARK", "FRA_FWMASK", "FRA_PROTOCOL"}
+    usual = {"FRA_SUPPRESS_PREFIXLEN": _NO_LIMIT}
     return (
-        (message["action"], message["flags"], message["tos"]) == (_TO_TABLE, 0, 0)
+        message.get_attr("FRA_PROTOCOL") in {0, BY_KERNEL}
+        and (message["action"], message["flags"], message["tos"]) == (_TO_TABLE, 0, 0)
         and message["dst_len"] == 0
         and all(name in ours or usual.get(name, ...) == value for name, value in message["attrs"])
     )

@@ -329,4 +329,6 @@ def _rule_request(rule: Rule) -> dict[str, Any]:
         request["fwmark"] = rule.mark
     if rule.mask is not None:
         request["fwmask"] = rule.mask
+    if rule.by_kernel:
+        request["protocol"] = entries.BY_KERNEL
     return request

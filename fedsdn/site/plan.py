@@ -37,6 +37,9 @@ DEFAULT_MTU = 1500
 MAIN_TABLE = 254
 """The routing table of packets that no rule sends elsewhere (``RT_TABLE_MAIN``)."""
 
+_TABLE_OF_LOCAL, _TABLE_OF_DEFAULT = 255, 253
+"""``RT_TABLE_LOCAL`` and ``RT_TABLE_DEFAULT``."""
+
 LOCAL_TABLE = 100
 """Routing table that delivers any destination to local sockets."""
 
@@ -172,6 +175,8 @@ class Rule:
     mark: int | None = None
     mask: int | None = None
     """The bits of the mark that count; None for all."""
+    by_kernel: bool = False
+    """Whether it is one that the kernel makes in each namespace, and anybody can delete."""
 
     def __str__(self) -> str:
         which = f"from {self.source or 'all'}"
@@ -232,7 +237,7 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
             *_uplink_routes(site),
             *_peer_routes(federation, site),
         ),
-        rules=tuple(_rules(site)),
+        rules=(*_kernel_rules(), *_rules(site)),
         endpoints=tuple(endpoint_of(uplink) for uplink in site.uplinks),
     )
 
@@ -329,6 +334,13 @@ def paired_uplinks(site: Site, peer: Site) -> Iterator[tuple[Uplink, Uplink]]:
             ways = direct or [uplink for uplink in ways if uplink.gateway is not None]
             if ways:
                 yield remote, ways[position % len(ways)]
+
+
+def _kernel_rules() -> Iterator[Rule]:
+    for family in _FAMILIES:
+        yield Rule(0, family, _TABLE_OF_LOCAL, by_kernel=True)
+        yield Rule(32766, family, MAIN_TABLE, by_kernel=True)
+    yield Rule(32767, 4, _TABLE_OF_DEFAULT, by_kernel=True)
 
 
 def _rules(site: Site) -> Iterator[Rule]:

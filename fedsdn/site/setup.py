@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pyroute2.ethtool.ioctl import EthtoolError
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn import namespace
@@ -175,7 +176,9 @@ def _applied(
     yield from _steps(first, parts)
     if _OF_NETWORK & set(parts):
         with Network(plan.namespace) as inside:
-            released = Part.INTERFACES in parts and _release(inside, plan)
+            released = Part.INTERFACES in parts and _step(
+                Part.INTERFACES, lambda: _release(inside, plan)
+            )
             yield from _steps(_network(plan, inside), parts)
     yield from _steps(last, {*parts, Part.PORTS} if released else parts)
 
@@ -212,6 +215,10 @@ def _step(part: Part, work: Work) -> bool:
         return work()
     except (NetlinkError, OSError) as error:
         raise FedsdnError(f"the site's {part} cannot be set up: {error}") from error
+    except (LookupError, EthtoolError) as error:
+        raise FedsdnError(
+            f"the site's {part} cannot be set up: {error} has gone meanwhile; try again"
+        ) from error
 
 
 def _write(name: str, settings: Iterable[Sysctl]) -> bool:

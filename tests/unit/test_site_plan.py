@@ -121,6 +121,11 @@ def test_routes_print_as_iproute2_takes_them() -> None:
 
 def test_rules_look_into_each_uplinks_own_table() -> None:
     assert texts(plan_of(two_sites()).rules) == [
+        "0: from all lookup 255 (IPv4)",
+        "32766: from all lookup 254 (IPv4)",
+        "0: from all lookup 255 (IPv6)",
+        "32766: from all lookup 254 (IPv6)",
+        "32767: from all lookup 253 (IPv4)",
         "99: from all fwmark 0x2/0xfffffffe lookup 99 (IPv4)",
         "100: from all fwmark 0x1 lookup 100 (IPv4)",
         "101: from all fwmark 0x2 lookup 101 (IPv4)",
