@@ -14,8 +14,8 @@ from fedsdn.uplinks.status import PathState
 TELL_SECONDS = 1.0
 """Workers are told something at least this often, and of every change of a state at once."""
 
-_DRIFT = 1 / 8
-_DRIFT_MS = 1.0
+_DRIFT = 1 / 4
+_DRIFT_MS = 2.0
 """A round-trip time that has changed by this part of it, and so many milliseconds, is told."""
 
 

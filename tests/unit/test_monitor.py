@@ -253,3 +253,30 @@ async def test_an_uplink_that_cannot_be_probed_keeps_no_other_from_it(error: Exc
     assert trouble.startswith("no probes over up1: ")
     assert "None" not in trouble
     assert opened == [None, *(other.address.ip for other in b.uplinks)]
+
+
+@asynchronous
+async def test_in_a_new_namespace_all_sockets_are_opened_anew() -> None:
+    """The old ones keep the old one alive."""
+    both = federation()
+    a, b = both.sites
+    place = "old"
+    opened: list[Address | None] = []
+
+    def open_and_note(uplink: Uplink, port: int, peer: Address | None) -> socket.socket:
+        opened.append(peer)
+        return open_socket(uplink, port, peer)
+
+    sockets = ProbeSockets(
+        *(asyncio.get_running_loop(), lambda _: None, lambda work: work()),
+        open_and_note,
+        lambda: place,
+    )
+    ways = [(uplink.name, other.address.ip) for uplink in a.uplinks for other in b.uplinks]
+    sockets.want(a.uplinks, ways, both.proxy_port)
+    assert sockets.open() == sockets.open() == []
+    assert len(opened) == len(a.uplinks) + len(ways)
+    place = "new"
+    assert sockets.open() == sockets.open() == []
+    assert len(opened) == 2 * (len(a.uplinks) + len(ways))
+    sockets.close()
