@@ -1,0 +1,79 @@
+"""``make test`` runs two tests at a time: one that may load the machine, and one that asks little.
+
+A test that moves data at the wires' speed, or counts milliseconds, has none of its kind beside it:
+all of these run in one process, in turn. The files of ``unit``, and those named here, run in the
+other, with less priority, and in both when the first is done. ``pytest FILE`` runs all in turn.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+import pytest
+from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+BESIDE = frozenset(
+    {
+        "test_bridge_returns",
+        "test_flow_tables",
+        "test_interop",
+        "test_networks",
+        "test_neutron",
+        "test_others_flows",
+        "test_ovn",
+        "test_port_vlans",
+        "test_prerequisites",
+        "test_proxy_start",
+        "test_recipe",
+        "test_revocation",
+        "test_silence",
+        "test_site_bridge",
+        "test_site_endpoints",
+        "test_site_errors",
+        "test_site_foreign",
+        "test_site_reload",
+        "test_site_traffic",
+        "test_site_up",
+        "test_sites_come_and_go",
+        "test_start_order",
+        "test_this_machine",
+        "test_upkeep",
+        "test_uplink_loop",
+        "test_wire",
+    }
+)
+"""Files of ``real`` that wait more than they work, on hosts and in labs of their own, and measure
+nothing."""
+
+BESIDE_NICE = 10
+"""What runs beside others gets a tenth of a processor that both want."""
+
+settings.register_profile("fedsdn", deadline=None)
+settings.load_profile("fedsdn")
+
+
+def _is_beside(file: PurePath) -> bool:
+    return "unit" in file.parts or file.stem in BESIDE
+
+
+class OneOfTwoMayLoad(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives one process everything that may load the machine, and the other one file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the name of what stays together: tests of one process, in their order."""
+        file, _, _ = nodeid.partition("::")
+        return file if _is_beside(PurePath(file)) else "all that may load the machine"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneOfTwoMayLoad:
+    """Tell pytest-xdist how tests are shared out."""
+    return OneOfTwoMayLoad(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let what runs beside others give way."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.setpriority(os.PRIO_PROCESS, 0, BESIDE_NICE if _is_beside(item.path) else 0)
