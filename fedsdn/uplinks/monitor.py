@@ -50,7 +50,7 @@ _MOST_NAMED = 5
 """So many sites are named in one line of the log."""
 
 _WRITE_SHARE = 200
-"""Writing the status takes at most one part in so many of the time."""
+"""Writing the status takes at most one part in so many of a processor's time."""
 
 _NO_PROBES = Probes(key="")
 
@@ -300,7 +300,7 @@ class UplinkMonitor:
                 keep_status(self._status_file)
 
     def _write(self) -> None:
-        began = time.monotonic()
+        began, used = time.monotonic(), time.thread_time()
         status = self._status()
         self._say_files(status.differing)
         try:
@@ -308,7 +308,7 @@ class UplinkMonitor:
         except OSError as error:
             self._complain(f"the uplinks' status cannot be written: {error}")
         self._unwritten, self._written = False, began
-        self._may_write = began + (time.monotonic() - began) * _WRITE_SHARE
+        self._may_write = began + (time.thread_time() - used) * _WRITE_SHARE
 
     def _status(self) -> SiteStatus:
         now = time.time()
