@@ -23,6 +23,9 @@ _LOOK_SECONDS = 0.5
 _PAUSE_SECONDS = 0.1
 """The least pause between two looks: what is changed in one go is looked at in few."""
 
+_SETTLE_SECONDS = 0.03
+"""How long after the first news a look begins: an interface's routes go before it does."""
+
 _SHARE = 9
 """A pause is so many times as long as the processor was busy with the look before it, however
 often somebody changes things."""
@@ -79,3 +82,5 @@ class Upkeep:
         finally:
             for sock in listening:
                 loop.remove_reader(sock)
+        if told.is_set():
+            await asyncio.sleep(_SETTLE_SECONDS)
