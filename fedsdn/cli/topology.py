@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from math import comb
 from pathlib import Path
@@ -83,9 +83,17 @@ def check(
 
 def _loss_line(loss: CutOff, most: int | None) -> str:
     lost = " and ".join(map(str, loss.uplinks))
-    left = len(loss.cut_off[most:]) if most else 0
-    more = f" and {left} more" if left else ""
-    return f"loss of {lost} cuts off {', '.join(map(_apart, loss.cut_off[:most]))}{more}"
+    return f"loss of {lost} cuts off {_cut_off(loss.cut_off, most)}"
+
+
+def _cut_off(pairs: Sequence[SitePair], most: int | None) -> str:
+    """Say which pairs of sites; of more than ``most`` what they have in common, or the first."""
+    if most is None or len(pairs) <= most:
+        return ", ".join(map(_apart, pairs))
+    shared = frozenset(pairs[0]).intersection(*pairs)
+    if shared:
+        return f"{min(shared)} from {len(pairs)} other sites"
+    return f"{', '.join(map(_apart, pairs[:most]))} and {len(pairs) - most} more"
 
 
 def _load(file: Path | None, config_file: Path | None) -> tuple[Path, Federation]:
