@@ -105,7 +105,7 @@ def _host(whole: Federation) -> Iterator[Host]:
     """Have a host with the first site's bridge and settings."""
     check_machine()
     site = whole.sites[0]
-    with TemporaryDirectory(prefix="fedsdn-scale-") as directory:
+    with TemporaryDirectory(prefix=f"fedsdn-scale-{os.getpid()}-") as directory:
         run = Path(directory) / "run"
         run.mkdir()
         log = Path(directory) / "host.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,4 +25,4 @@ def test_a_host_follows_a_site_that_leaves_and_comes() -> None:
     assert costs.set_up > 0
     assert costs.install > 0
     assert lines
-    assert processes_in("fedsdn-scale-") == []
+    assert processes_in(f"fedsdn-scale-{os.getpid()}-") == []
