@@ -27,6 +27,7 @@ from fedsdn.pipeline.cookie import origin
 from tests.real.bystander import Bystander
 from tests.real.test_networks import (
     BRIDGE,
+    BYTES,
     FAR,
     LIMIT_S,
     NEAR,
@@ -101,7 +102,7 @@ def test_a_vm_behind_br_int_is_federated(ground: Ground, family: int) -> None:
         exchange(back, leg)
         assert [seen for one in others for seen in one.strangers()] == []
         assert {seen.source for seen in neighbour.strangers()} <= {NEAR[family]}
-    assert taken_bytes(ground) - before > 2 * 300_000
+    assert taken_bytes(ground) - before > 2 * BYTES
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_other_networks_lose_nothing(
         ping = ("ping", "-c", str(PINGS), "-i", "0.02", "-W", "2", address)
         assert f"{PINGS} received" in ground.host.run(*ping, vm=near)
         assert [seen for one in others for seen in one.strangers()] == []
-    assert taken_bytes(ground) == before
+    assert taken_bytes(ground) - before < BYTES / 10, "the rest of the test before, at most"
 
 
 def test_what_is_not_carried_leaves_with_the_networks_own_tag(ground: Ground, family: int) -> None:
