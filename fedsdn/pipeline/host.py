@@ -14,7 +14,8 @@ from ipaddress import IPv6Network
 from fedsdn.config.model import Network, Uplink
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context
 from fedsdn.pipeline.declarations import LOCAL_PORT, HookPriority, Table
-from fedsdn.pipeline.flows import Flow, Match, Normal, Output, Protocol, ip
+from fedsdn.pipeline.flows import Flow, Match, Output, Protocol, ip
+from fedsdn.pipeline.network import HANDED_BACK
 
 _LINK_LOCAL = IPv6Network("fe80::/10")
 _MULTICAST = IPv6Network("ff02::/16")
@@ -41,7 +42,7 @@ def flows(context: Context) -> Iterator[Flow]:
                 handed_back=False,
             ),
             *solicited,
-            Normal(),
+            *HANDED_BACK,
             priority=HookPriority.PORT,
             why="the host asks for neighbours, wherever they are",
         )
