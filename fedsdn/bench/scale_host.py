@@ -32,6 +32,9 @@ _PATIENCE = 120.0
 _SETTLED_SECONDS = 2.0
 """How long a change may still cost something after the bridge has it."""
 
+_FIRST_ROUNDS_SECONDS = 12.0
+"""What an application does after its start takes so long: it probes everybody once."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _COUNT = re.compile(r"flow_count=(\d+)")
 
@@ -77,7 +80,7 @@ def measure(sites: int, prefixes: int, idle_seconds: float, report: Progress) ->
         wanted = _flows(whole)
         _wait_for(host, application, lambda count: count >= wanted)
         install, flows = _used(application), _count(host, whole)
-        time.sleep(_SETTLED_SECONDS)
+        time.sleep(_FIRST_ROUNDS_SECONDS)
         idle = _idle(application, idle_seconds)
         report(f"{sites} sites: one site less, and more")
         costs = [_change(host, application, to, idle) for to in (less, whole)]

@@ -49,8 +49,9 @@ _CHANGES_AT_ONCE = 4
 _MOST_NAMED = 5
 """So many sites are named in one line of the log."""
 
-_WRITE_SHARE = 200
-"""Writing the status takes at most one part in so many of a processor's time."""
+_WRITE_SHARE, _CHANGED_SHARE = 200, 20
+"""Writing the status takes at most one part in so many of a processor's time, or of the second while
+states change."""
 
 _NO_PROBES = Probes(key="")
 
@@ -111,7 +112,9 @@ class UplinkMonitor:
         self._timer: asyncio.TimerHandle | None = None
         self._unwritten = True
         """Whether a state has changed since the status file was written."""
-        self._may_write = self._written = float("-inf")
+        self._written = float("-inf")
+        self._write_cost = 0.0
+        """How long writing it took, in seconds of a processor."""
 
     def _new_paths(self, federation: Federation) -> Paths:
         return Paths(federation, self._site, self._epoch, time.monotonic(), self._file)
@@ -264,7 +267,8 @@ class UplinkMonitor:
             self._write_or_keep(due=due)
             soon = 0.0 if self.sockets.is_opening else TELL_SECONDS
             if self._unwritten:
-                soon = min(soon, max(0.0, self._may_write - time.monotonic()))
+                may_write = self._written + self._write_cost * _CHANGED_SHARE
+                soon = min(soon, max(0.0, may_write - time.monotonic()))
             due = await _due(self._status_due, soon)
 
     def _want_sockets(self) -> None:
@@ -292,8 +296,9 @@ class UplinkMonitor:
     def _write_or_keep(self, *, due: bool) -> None:
         """Write the status file if something has changed, and that does not take too long."""
         self._unwritten |= due
-        now = time.monotonic()
-        if now >= self._may_write and (self._unwritten or now >= self._written + WRITE_SECONDS):
+        since = time.monotonic() - self._written
+        rest = max(WRITE_SECONDS, self._write_cost * _WRITE_SHARE)
+        if since >= (self._write_cost * _CHANGED_SHARE if self._unwritten else rest):
             self._write()
         else:
             with suppress(OSError):
@@ -308,7 +313,7 @@ class UplinkMonitor:
         except OSError as error:
             self._complain(f"the uplinks' status cannot be written: {error}")
         self._unwritten, self._written = False, began
-        self._may_write = began + (time.thread_time() - used) * _WRITE_SHARE
+        self._write_cost = time.thread_time() - used
 
     def _status(self) -> SiteStatus:
         now = time.time()
