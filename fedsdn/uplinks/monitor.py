@@ -50,8 +50,8 @@ _MOST_NAMED = 5
 """So many sites are named in one line of the log."""
 
 _WRITE_SHARE, _CHANGED_SHARE = 200, 20
-"""Writing the status takes at most one part in so many of a processor's time, or of the second while
-states change."""
+"""Writing the status takes at most one part in so many of a processor's time; while states change
+the second counts."""
 
 _NO_PROBES = Probes(key="")
 
