@@ -43,6 +43,12 @@ from fedsdn.pipeline.declarations import (
 TABLE = "inet fedsdn"
 """Family and name of the table."""
 
+MEASURED = "measured"
+"""Set of further TCP ports that peers may come to, each for ``MEASURED_SECONDS``: ``fedsdn verify``
+adds what it measures with. The rest of the table is put back as soon as somebody changes it."""
+
+MEASURED_SECONDS = 120
+
 _FAMILIES = ((4, "ip"), (6, "ip6"))
 _PORTS = "listen_ports"
 _SENDERS = "senders"
@@ -66,7 +72,9 @@ def ruleset(federation: Federation, site: Site) -> str:
         _chain("from_peer", _from_peer(federation)),
         _chain("to_peers", _to_peers()),
     )
-    return f"table {TABLE} {{\n{_listen_ports()}{_senders()}" + "\n".join(chains) + "}\n"
+    return (
+        f"table {TABLE} {{\n{_listen_ports()}{_senders()}{_measured()}" + "\n".join(chains) + "}\n"
+    )
 
 
 def _listen_ports() -> str:
@@ -88,6 +96,13 @@ def _senders() -> str:
         f"\t\tsize {MOST_SENDERS}\n\t\tflags dynamic,timeout\n"
         f"\t\ttimeout {SENDERS_SECONDS}s\n\t}}\n"
         for family, word in _FAMILIES
+    )
+
+
+def _measured() -> str:
+    return (
+        f"\tset {MEASURED} {{\n\t\ttype inet_service\n\t\tflags timeout\n"
+        f"\t\ttimeout {MEASURED_SECONDS}s\n\t}}\n"
     )
 
 
@@ -212,6 +227,7 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
 
 def _from_peer(federation: Federation) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
+    yield f"tcp dport @{MEASURED} accept"
     if federation.probes is not None:
         yield f"udp dport {federation.proxy_port} accept"
     yield "meta l4proto udp " + _drop("no probe")

@@ -9,7 +9,7 @@ from functools import partial
 
 from fedsdn.config.model import Uplink
 from fedsdn.pipeline.declarations import wan_port
-from fedsdn.site.nft import TABLE
+from fedsdn.site.nft import MEASURED, TABLE
 from fedsdn.traffic.counters import recording
 from fedsdn.traffic.runner import PORT, Transfer, send, serving
 from fedsdn.traffic.values import Amount, ClientView, TransferDirection
@@ -24,8 +24,6 @@ _WARM_UP = 1 / 3
 """Part of a transfer that is not measured, at its start: congestion control looks for the rate."""
 _LEAST_SHARE = 0.05
 """An uplink that carries less of its part than this is not used: it only acknowledges."""
-_PEER_CHAIN = "from_peer"
-"""Chain of the packet filter that decides about TCP from peers' uplinks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +73,12 @@ def _admitted(view: SiteView) -> Iterator[None]:
         FedsdnError: the site's packet filter is not there.
 
     """
-    chain = (*TABLE.split(), _PEER_CHAIN)
-    rule = ("tcp", "dport", str(PORT), "accept")
-    said = view.proxy.output("nft", "--echo", "--handle", "insert", "rule", *chain, *rule)
-    handle = said.partition("# handle ")[2].split()[0]
+    port = (*TABLE.split(), MEASURED, "{", str(PORT), "}")
+    view.proxy.output("nft", "add", "element", *port)
     try:
         yield
     finally:
-        view.proxy.output("nft", "delete", "rule", *chain, "handle", handle)
+        view.proxy.output("nft", "delete", "element", *port)
 
 
 def throughput_checks(wires: Wires, same_sites: Sequence[VmPath]) -> list[Check]:
