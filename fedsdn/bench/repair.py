@@ -18,6 +18,7 @@ from threading import Thread
 from fedsdn.appearance import Appearance
 from fedsdn.bench.bridge_watch import BridgeGoneError, BridgeWatch
 from fedsdn.bench.figures import Summary, summary
+from fedsdn.bench.reconnects import Reconnects, reconnect
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
@@ -68,9 +69,17 @@ _PAUSE_SECONDS: Mapping[Harm, float] = {
 }
 """Afterwards: what was lost is sent again, ever more rarely if that is lost, too (RFC 6298)."""
 
-Effort = Mapping[Harm, int]
-FULL: Effort = dict(zip(Harm, (100, 100, 20, 20, 20), strict=True))
-QUICK: Effort = dict(zip(Harm, (20, 20, 4, 4, 2), strict=True))
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often each harm is done, and the connection closed."""
+
+    times: Mapping[Harm, int]
+    reconnects: int
+
+
+FULL = Effort(dict(zip(Harm, (100, 100, 20, 20, 20), strict=True)), 500)
+QUICK = Effort(dict(zip(Harm, (20, 20, 4, 4, 2), strict=True)), 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,7 @@ class RepairResults:
     times_ms: dict[Harm, list[float]] = field(default_factory=dict)
     talked: dict[Harm, Talked] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    reconnects: Reconnects | None = None
 
     @property
     def broken(self) -> list[str]:
@@ -111,7 +121,7 @@ class RepairResults:
             for harm, found in self.figures()
             if found.p99 > BOUNDS_MS[harm]
         )
-        return [*self.errors, *ended, *beyond]
+        return [*self.errors, *ended, *beyond, *(self.reconnects.broken if self.reconnects else ())]
 
     def figures(self) -> Iterator[tuple[Harm, Summary]]:
         """Sum the times up."""
@@ -131,7 +141,7 @@ def run(rig: Rig, effort: Effort, results: RepairResults, report: Progress) -> N
     bridge = _Bridge(rig.lab.host(near.name), near.bridge)
     with _talking(rig) as talk:
         results.connections = CONNECTIONS
-        for harm, count in effort.items():
+        for harm, count in effort.times.items():
             times = results.times_ms[harm] = []
             try:
                 for number in range(count):
@@ -143,6 +153,9 @@ def run(rig: Rig, effort: Effort, results: RepairResults, report: Progress) -> N
             results.flows = len(bridge.flows)
             results.talked[harm] = Talked(**json.loads(talk.ask("")))
             report(f"{harm}: {len(times)} times")
+    results.reconnects = reconnect(
+        *(bridge.host, bridge.name, effort.reconnects), lambda: _connected(bridge)
+    )
 
 
 @contextmanager
@@ -171,12 +184,9 @@ class _Bridge:
         self.name = name
         self.path: Path = host.run_directory / "openvswitch" / f"{name}.mgmt"
         with self.watched() as watch:
-            self.flows: dict[Key, WireFlow] = dict(watch.mirror.flows)
-        self.ours = [
-            flow for key, flow in self.flows.items() if is_ours(flow) and key != TABLE_MISS
-        ]
+            self.flows = {key: one for key, one in watch.mirror.flows.items() if is_ours(one)}
+        self._single = [flow for key, flow in self.flows.items() if key != TABLE_MISS]
         """But for the table-miss flow: another owner's in its place stays there."""
-        self.count = len(self.ours)
 
     @contextmanager
     def watched(self) -> Iterator[BridgeWatch]:
@@ -187,14 +197,15 @@ class _Bridge:
             yield watch
 
     def whole_again(self, watch: BridgeWatch, harmed: set[Key]) -> float:
-        """Wait until those have changed, and all are as they were; return when."""
+        """Wait until those have changed, and all of ours are as they were; return when."""
         return watch.until(
-            lambda mirror: harmed <= mirror.changed and mirror.flows == self.flows, _LIMIT_SECONDS
+            lambda mirror: harmed <= mirror.changed and self.flows.items() <= mirror.flows.items(),
+            _LIMIT_SECONDS,
         )
 
     def pick(self, number: int) -> WireFlow:
         """Take one flow after the other, from everywhere."""
-        return self.ours[number * 37 % self.count]
+        return self._single[number * 37 % len(self._single)]
 
 
 def _delete(bridge: _Bridge, number: int) -> float:
@@ -212,6 +223,14 @@ def _send(bridge: _Bridge, message: bytes, harmed: WireFlow) -> float:
         began = time.monotonic()
         watch.send(message)
         return bridge.whole_again(watch, {harmed.key}) - began
+
+
+def _connected(bridge: _Bridge) -> None:
+    """See that the application has a connection again: it puts a flow back."""
+    while True:
+        with suppress(BridgeGoneError):
+            _delete(bridge, 0)
+            return
 
 
 def _delete_all(bridge: _Bridge, _number: int) -> float:

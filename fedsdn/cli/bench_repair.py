@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedsdn.bench import reconnects as reconnects_bench
 from fedsdn.bench import repair as repair_bench
 from fedsdn.bench.rig import Rig
-from fedsdn.cli.bench_lab import measured
+from fedsdn.cli.bench_lab import Table, measured
 from fedsdn.cli.views import lab_views
 
 
@@ -25,12 +27,20 @@ def repair(
 ) -> None:
     """Delete and change flows, overwrite the list of controllers, kill ovs-vswitchd.
 
-    200 connections talk meanwhile. Exit status 1 if one of them ended, or a figure is beyond its
-    bound.
+    200 connections talk meanwhile. Then the connection to the bridge is closed, again and again.
+    Exit status 1 if one of the 200 ended, a figure is beyond its bound, or the application has more
+    threads, descriptors or memory than before.
     """
     effort = repair_bench.QUICK if quick else repair_bench.FULL
     results = repair_bench.RepairResults()
-    with measured(
-        topology, results, lambda: [repair_bench.table(results)], json_output=json_output
-    ) as (lab, report):
+    with measured(topology, results, lambda: _tables(results), json_output=json_output) as (
+        lab,
+        report,
+    ):
         repair_bench.run(Rig(lab, lab_views(lab)), effort, results, report)
+
+
+def _tables(results: repair_bench.RepairResults) -> Iterator[Table]:
+    yield repair_bench.table(results)
+    if results.reconnects:
+        yield reconnects_bench.table(results.reconnects)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+from fedsdn.bench.reconnects import Held, Reconnects
+from fedsdn.bench.reconnects import table as table_of
 from fedsdn.bench.repair import BOUNDS_MS, Harm, RepairResults, Talked, table
 from fedsdn.bench.talk import Talk
 
@@ -25,6 +27,14 @@ def test_connections_that_ended_and_late_flows_are_broken() -> None:
     assert sum("ended by ConnectionResetError" in one for one in found) == len(Harm)
     late = [harm for harm, bound in BOUNDS_MS.items() if bound < 51]
     assert sum("99th percentile" in one for one in found) == len(late) == 2
+
+
+def test_what_the_application_keeps_of_ended_connections_is_broken() -> None:
+    before = Held(9, 30, 60_000)
+    assert Reconnects(500, before, Held(9, 30, 60_500)).broken == []
+    more = (Held(11, 30, 60_000), Held(9, 31, 60_000), Held(9, 30, 90_000))
+    assert [len(Reconnects(500, before, after).broken) for after in more] == [1, 1, 1]
+    assert len(table_of(Reconnects(500, before, before))[2]) == 2
 
 
 def test_the_table_says_resets_and_the_longest_answer() -> None:
