@@ -37,6 +37,10 @@ class BridgeGoneError(FedsdnError):
     """A bridge has closed the connection."""
 
 
+class BridgeQuietError(FedsdnError):
+    """What was waited for has not happened."""
+
+
 class BridgeWatch:
     """A connection to a bridge's management socket, told of all flows in the tables of ours."""
 
@@ -85,14 +89,14 @@ class BridgeWatch:
 
         Raises:
             BridgeGoneError: the bridge has closed the connection.
-            FedsdnError: it does not hold after so many seconds.
+            BridgeQuietError: it does not hold after so many seconds.
 
         """
         deadline = time.monotonic() + seconds
         while not (self.mirror.current and condition(self.mirror)):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise FedsdnError(f"flows are not as they were after {seconds:g} s")
+                raise BridgeQuietError(f"flows are not as they should be after {seconds:g} s")
             self._read(left)
         return time.monotonic()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 from fedsdn.appearance import Appearance
-from fedsdn.bench.bridge_watch import BridgeGoneError, BridgeWatch
+from fedsdn.bench.bridge_watch import BridgeGoneError, BridgeQuietError, BridgeWatch
 from fedsdn.bench.figures import Summary, summary
 from fedsdn.bench.reconnects import Reconnects, reconnect
 from fedsdn.bench.rig import Rig
@@ -26,7 +26,7 @@ from fedsdn.lab.build import Progress
 from fedsdn.lab.host import Host
 from fedsdn.lab.switch import kill_vswitchd, start_vswitchd
 from fedsdn.openflow.difference import TABLE_MISS
-from fedsdn.openflow.mirror import is_ours
+from fedsdn.openflow.mirror import Mirror, is_ours
 from fedsdn.openflow.wire import Key, WireFlow
 from fedsdn.shell import Started
 
@@ -36,6 +36,7 @@ _PORT = 7007
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _LIMIT_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
+_NOTHING_SECONDS = 2.0
 _NOBODY = "tcp:127.0.0.1:6633"
 """A controller that is not there, as Neutron's agent is not while it restarts."""
 _STRANGER = 0x1234
@@ -44,11 +45,11 @@ _STRANGER = 0x1234
 class Harm(StrEnum):
     """What somebody else does."""
 
-    DELETED = "one flow deleted"
-    CHANGED = "one flow changed in place"
-    ALL = "all flows deleted"
-    CONTROLLERS = "list of controllers overwritten"
-    RESTARTED = "ovs-vswitchd killed and started"
+    DELETED = "one-deleted"
+    CHANGED = "one-changed"
+    ALL = "all-deleted"
+    CONTROLLERS = "controllers-overwritten"
+    RESTARTED = "vswitchd-killed"
 
 
 BOUNDS_MS: Mapping[Harm, float] = {
@@ -153,9 +154,10 @@ def run(rig: Rig, effort: Effort, results: RepairResults, report: Progress) -> N
             results.flows = len(bridge.flows)
             results.talked[harm] = Talked(**json.loads(talk.ask("")))
             report(f"{harm}: {len(times)} times")
-    results.reconnects = reconnect(
-        *(bridge.host, bridge.name, effort.reconnects), lambda: _connected(bridge)
-    )
+    if effort.reconnects:
+        results.reconnects = reconnect(
+            *(bridge.host, bridge.name, effort.reconnects), lambda: _connected(bridge)
+        )
 
 
 @contextmanager
@@ -183,6 +185,7 @@ class _Bridge:
         self.host = host
         self.name = name
         self.path: Path = host.run_directory / "openvswitch" / f"{name}.mgmt"
+        self.controllers = host.run("ovs-vsctl", "get-controller", name).split()
         with self.watched() as watch:
             self.flows = {key: one for key, one in watch.mirror.flows.items() if is_ours(one)}
         self._single = [flow for key, flow in self.flows.items() if key != TABLE_MISS]
@@ -199,9 +202,12 @@ class _Bridge:
     def whole_again(self, watch: BridgeWatch, harmed: set[Key]) -> float:
         """Wait until those have changed, and all of ours are as they were; return when."""
         return watch.until(
-            lambda mirror: harmed <= mirror.changed and self.flows.items() <= mirror.flows.items(),
-            _LIMIT_SECONDS,
+            lambda mirror: harmed <= mirror.changed and self.is_whole(mirror), _LIMIT_SECONDS
         )
+
+    def is_whole(self, mirror: Mirror) -> bool:
+        """Whether all of our flows are there."""
+        return self.flows.items() <= mirror.flows.items()
 
     def pick(self, number: int) -> WireFlow:
         """Take one flow after the other, from everywhere."""
@@ -241,11 +247,20 @@ def _delete_all(bridge: _Bridge, _number: int) -> float:
 
 
 def _overwrite_controllers(bridge: _Bridge, number: int) -> float:
-    """Set the first controller, or take the last away: Open vSwitch deletes all flows then."""
-    command = ("del-controller", bridge.name) if number % 2 else ("set-controller", bridge.name)
-    words = command if number % 2 else (*command, _NOBODY)
-    with bridge.watched() as watch, _beside(lambda: bridge.host.run("ovs-vsctl", *words)):
-        began = watch.until(lambda mirror: bool(mirror.changed), _LIMIT_SECONDS)
+    """Set one that is not there, and in turn what was set before.
+
+    With the first one, and when the last is taken away, Open vSwitch deletes all flows.
+    """
+    before = ("set-controller", *bridge.controllers) if bridge.controllers else ("del-controller",)
+    command, *targets = before if number % 2 else ("set-controller", _NOBODY)
+    with (
+        bridge.watched() as watch,
+        _beside(lambda: bridge.host.run("ovs-vsctl", command, bridge.name, *targets)),
+    ):
+        try:
+            began = watch.until(lambda mirror: bool(mirror.changed), _NOTHING_SECONDS)
+        except BridgeQuietError:
+            return 0.0  # none was lost
         return bridge.whole_again(watch, set(bridge.flows)) - began
 
 
@@ -265,12 +280,12 @@ def _restart(bridge: _Bridge, _number: int) -> float:
 
 
 @contextmanager
-def _beside(work: Callable[[], object]) -> Iterator[None]:
+def _beside(work: Callable[[], object]) -> Iterator[Thread]:
     """Have something done while the block runs, and to its end."""
     thread = Thread(target=work)
     thread.start()
     try:
-        yield
+        yield thread
     finally:
         thread.join()
 

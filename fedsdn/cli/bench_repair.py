@@ -21,6 +21,10 @@ def repair(
         "topo/two-site.yaml"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="A few times each only.")] = False,
+    harm: Annotated[
+        list[repair_bench.Harm] | None,
+        typer.Option(help="Only this, and no reconnects; may be given again."),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
@@ -32,6 +36,9 @@ def repair(
     threads, descriptors or memory than before.
     """
     effort = repair_bench.QUICK if quick else repair_bench.FULL
+    if harm:
+        times = {one: count for one, count in effort.times.items() if one in harm}
+        effort = repair_bench.Effort(times, reconnects=0)
     results = repair_bench.RepairResults()
     with measured(topology, results, lambda: _tables(results), json_output=json_output) as (
         lab,
