@@ -31,8 +31,8 @@ def test_connections_that_ended_and_late_flows_are_broken() -> None:
 
 def test_what_the_application_keeps_of_ended_connections_is_broken() -> None:
     before = Held(9, 30, 60_000)
-    assert Reconnects(500, before, Held(9, 30, 60_500)).broken == []
-    more = (Held(11, 30, 60_000), Held(9, 31, 60_000), Held(9, 30, 90_000))
+    assert Reconnects(500, before, Held(9, 29, 60_500)).broken == []
+    more = (Held(11, 30, 60_000), Held(9, 40, 60_000), Held(9, 30, 90_000))
     assert [len(Reconnects(500, before, after).broken) for after in more] == [1, 1, 1]
     assert len(table_of(Reconnects(500, before, before))[2]) == 2
 
