@@ -80,10 +80,10 @@ class Program(subprocess.Popen[str]):
     """A program on a host: signals are for it, not for nsenter, which waits for it."""
 
     def send_signal(self, sig: int) -> None:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        wait_until(lambda: self.poll() is not None or children.read_text() != "")
         if self.poll() is not None:
             return
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        wait_until(lambda: children.read_text() != "")
         os.kill(int(children.read_text().split()[0]), sig)
         if sig == signal.SIGCONT:  # nsenter stops with its child
             os.kill(self.pid, sig)

@@ -316,11 +316,14 @@ def test_a_known_destination_is_answered_at_once_until_it_refuses(net: Net, fami
             for _ in range(20):
                 with near.vm.connect(address, port) as client:
                     served(listener, client)
-    with (
-        near.counts(outbound=1, outbound_early=1, outbound_failed=1),
-        near.vm.connect(address, port) as client,
-    ):
-        assert is_reset(client)
+    with near.counts(outbound=1, outbound_early=1, outbound_failed=1):
+        try:
+            client = near.vm.connect(address, port)
+        except ConnectionResetError:  # the reset was sooner than who waited for connect()
+            pass
+        else:
+            with client:
+                assert is_reset(client)
     with near.counts(outbound=20, outbound_early=0, outbound_failed=20):
         assert {outcome(near, address, port)[0] for _ in range(20)} == {errno.ECONNREFUSED}
 
