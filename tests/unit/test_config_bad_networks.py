@@ -253,7 +253,9 @@ def test_bad_file_has_one_exact_message(old: str, new: str, expected: str) -> No
 
 def test_a_few_of_many_uplinks_are_listed() -> None:
     """A line for people does not list 2,000 uplinks."""
-    text = dump_federation(scale.federation(9)).replace("2001:db8:2::1/64", "192.0.2.1/24", 1)
+    whole = dump_federation(scale.federation(9))
+    text = whole.replace("        gateway: 172.16.0.2\n", "", 1)
+    assert text != whole
     with pytest.raises(ConfigError) as caught:
         parse_federation(parse_document(text, FILE))
     listed = ", ".join(
