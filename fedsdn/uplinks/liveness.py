@@ -194,7 +194,8 @@ def judge_probes(
         return Verdict.SILENT, f"{peer} receives no probe on any path"
     # A peer that has only just appeared may still be silent on this path.
     oldest = min(path.heard or _NEVER, path.confirmed or _NEVER)
-    if oldest < contact.appeared and current - oldest >= rhythm.detection:
+    is_old = oldest < contact.appeared and current - oldest >= rhythm.detection
+    if is_old or oldest == _NEVER:
         return Verdict.SILENT, "no probe has been answered yet"
     return Verdict.GOOD, "probes come and are answered"
 

@@ -137,18 +137,21 @@ class Peer:
             self.kind = kind
             shares.move(len(self.paths), before, kind)
         if shares.interval(kind) < self.pace.interval / 2:
+            if self.contact.speaks(now, self.rhythm):
+                self.contact = replace(self.contact, hastened=now)
             self.pace.interval = shares.interval(kind)
             if self.is_wanted(now):  # it answers at once
                 answer = max(self.sender.probes.interval, _ANSWER_SECONDS / self.rhythm.multiplier)
                 self.every = min(self.every, answer)
             self._note_rhythm()
-            self.contact = replace(self.contact, hastened=now)
             self.pace.hurry(now)
         return kind
 
     def _kind(self, now: float) -> Kind:
-        patience = PATIENCE * max(self.rhythm.detection, self.rhythm.confirmation)
-        heard = now - self.contact.heard < patience and not self.agreement.report.leaving
+        # By their rhythm alone: ours becomes slower because of the silence.
+        silence = now - max(self.contact.heard, self.contact.hastened)
+        patient = silence < PATIENCE * self.rhythm.detection
+        heard = patient and not self.agreement.report.leaving
         wished = self.wishes and now - self.contact.heard < WISH_SECONDS
         asked_for = self.is_wanted(now) or wished
         if heard:

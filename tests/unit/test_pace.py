@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsdn.uplinks import pace
+from fedsdn.uplinks.liveness import PATIENCE
 from fedsdn.uplinks.pace import KEEP_SECONDS, WISH_SECONDS, Kind, Pace, Shares
 from fedsdn.uplinks.path import Path
 from tests.unit.federations import three_sites
@@ -150,6 +151,40 @@ def test_a_needed_peer_that_is_silent_is_said_to_be_so_soon(model: Model) -> Non
     assert {path.state for path in to(model, "a", "b").values()} == {UNKNOWN}
 
 
+@pytest.fixture
+def rarer(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """Three sites that probe idle peers each second, and absent ones a tenth as often."""
+    monkeypatch.setattr(
+        pace, "SHARES", {**pace.SHARES, Kind.IDLE: (PATHS, 1.0), Kind.ABSENT: (0.1, 10.0)}
+    )
+    model = Model(three_sites())
+    model.run(3)
+    return model
+
+
+def test_a_peer_that_fell_silent_is_not_up_again_without_a_probe(rarer: Model) -> None:
+    """However often it is probed meanwhile, and when it is needed."""
+    rarer.stop("b", leaving=False)
+    rarer.run((PROBES.multiplier + 1) * 1.0)
+    assert {path.state for path in to(rarer, "a", "b").values()} == {UNKNOWN}
+    rarer.changes.clear()
+    rarer.run(PATIENCE * PROBES.multiplier * 1.0 + 20)
+    assert rate(rarer, "a", "b", 20) <= 2 / 10, "it is probed as an absent one, and stays so"
+    need(rarer, "a", "b")
+    rarer.run(3)
+    assert not rarer.changes
+    assert {path.state for path in to(rarer, "a", "b").values()} == {UNKNOWN}
+
+
+def test_a_peer_that_is_needed_while_it_is_silent_is_not_up(rarer: Model) -> None:
+    rarer.stop("b", leaving=False)
+    rarer.run(1.5 * PROBES.multiplier)
+    rarer.changes.clear()
+    need(rarer, "a", "b")
+    rarer.run(1)
+    assert UP not in {change[3] for change in rarer.changes}
+
+
 def test_a_peer_that_starts_again_is_up_after_a_round_trip_or_two(model: Model) -> None:
     """However rarely it is probed: it says that it is there, and is answered."""
     model.stop("b", leaving=True)
@@ -166,7 +201,7 @@ def test_what_a_silent_peer_wished_is_granted_for_a_while(model: Model) -> None:
     model.run(1)
     model.stop("b", leaving=False)
     model.run(WISH_SECONDS + 1)
-    assert rate(model, "a", "b", 4 * RARE) <= 1.5 / RARE
+    assert rate(model, "a", "b", 4 * RARE) <= 2.5 / RARE, "it has the absent ones' time for itself"
 
 
 def test_absent_peers_cost_the_others_nothing() -> None:

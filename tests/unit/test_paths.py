@@ -30,6 +30,16 @@ def test_paths_come_up_and_are_measured(model: Model) -> None:
             assert path.why == "probes come and are answered"
 
 
+def test_nothing_is_up_before_a_probe_was_answered() -> None:
+    paths = Paths(two_sites(), "a", epoch=1, now=100.0)
+    paths.set_ports(dict.fromkeys(paths.ports, PortState.UP), 100.0)
+    for after in (0.0, STEP, PROBES.interval, 2 * PROBES.detection):
+        assert not paths.judge(100.0 + after)
+        assert {path.state for path in paths} == {UNKNOWN}
+    assert paths.orders().usable == {"up1", "up2"}, "new connections may try them"
+    assert not paths.orders().live_pairs
+
+
 def test_start_alarms_nobody(model: Model) -> None:
     assert not [change for change in model.changes if change[3] is DOWN]
 
@@ -319,6 +329,7 @@ def test_a_changed_federation_keeps_what_is_known(model: Model) -> None:
     model.run(1)
     bigger = Paths(three_sites(), "a", epoch=1, now=model.now)
     bigger.inherit(model.sites["a"])
+    bigger.judge(model.now)
     known = {path.name: path.state for path in bigger}
     assert known[PathName("up1", "b", "up1")] is DOWN
     assert known[PathName("up2", "b", "up2")] is UP
