@@ -8,7 +8,6 @@ import os
 import select
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 _CREATED, _MOVED_HERE, _CHANGED = 0x100, 0x80, 0x4
 """``IN_CREATE``, ``IN_MOVED_TO``, ``IN_ATTRIB``: a server may set a socket's mode last."""
@@ -36,12 +35,7 @@ class Appearance:
     def __enter__(self) -> Appearance:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._woken)
         if self._notices >= 0:
             os.close(self._notices)

@@ -11,7 +11,6 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from fedsdn.errors import FedsdnError
 from fedsdn.openflow import flow_monitor
@@ -68,12 +67,7 @@ class BridgeWatch:
     def __enter__(self) -> BridgeWatch:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
 
     def send(self, message: bytes) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import socket
 import struct
-from collections.abc import Iterator
 
 from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_GENERIC, SOL_NETLINK
 
 from fedsdn.mptcp.family import family
-from fedsdn.mptcp.netlink import GENERIC, HEADER, unpack_attributes
+from fedsdn.mptcp.netlink import GENERIC, HEADER, queued, unpack_attributes
 
 _SUBFLOW_CLOSED = 11
 _TOKEN = 1
@@ -82,28 +80,13 @@ class SubflowEvents:
         """
         complete = True
         tokens = set()
-        for event in self._events():
+        for event in queued(self._socket, _MOST_BYTES):
             if event is None:
                 complete = False
             else:
                 attributes = unpack_attributes(memoryview(event)[HEADER.size + GENERIC.size :])
                 tokens.add(_UNSIGNED.unpack(attributes[_TOKEN])[0])
         return tokens if complete else None
-
-    def _events(self) -> Iterator[bytes | None]:
-        """Read all queued events; None stands for dropped ones.
-
-        The kernel goes on dropping events until the queue is empty.
-        """
-        while True:
-            try:
-                yield self._socket.recv(_MOST_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                yield None
 
     def _filter(self) -> None:
         """Leave out other events: four per connection to every worker, 40 µs of CPU in all."""

@@ -1,4 +1,4 @@
-"""Messages and attributes of netlink(7), packed and unpacked.
+"""Messages and attributes of netlink(7): packed, unpacked, and read from sockets that listen.
 
 For operations per connection: pyroute2 makes an object of each field, which takes seconds for
 thousands of sockets.
@@ -6,7 +6,10 @@ thousands of sockets.
 
 from __future__ import annotations
 
+import errno
+import socket
 import struct
+from collections.abc import Iterator
 
 from pyroute2.netlink import NLA_F_NESTED
 
@@ -42,3 +45,23 @@ def unpack_attributes(packed: memoryview) -> Attributes:
 def aligned(length: int) -> int:
     """Return the offset of the next message or attribute."""
     return (length + 3) & ~3
+
+
+def queued(sock: socket.socket, most_bytes: int) -> Iterator[bytes | None]:
+    """Read what the kernel has told a non-blocking socket; None stands for dropped messages.
+
+    The kernel goes on dropping messages until the queue is empty.
+
+    Raises:
+        OSError: the socket cannot be read.
+
+    """
+    while True:
+        try:
+            yield sock.recv(most_bytes)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield None

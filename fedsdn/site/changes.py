@@ -8,18 +8,18 @@ Source: rtnetlink(7), Linux ``include/uapi/linux/rtnetlink.h``, ``nfnetlink.h``.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
+from itertools import islice
 
 from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK
 
 from fedsdn import namespace
+from fedsdn.mptcp.netlink import HEADER, aligned, queued
 from fedsdn.site.setup import Part
 
-_HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _LINK_BYTES = 16
 """Of ``struct ifinfomsg``, before a link's attributes."""
@@ -109,33 +109,28 @@ class Changes:
 
 def _messages(sock: socket.socket) -> Iterator[memoryview | None]:
     """Read what waits; None stands for dropped messages."""
-    for _ in range(_MOST_MESSAGES):
-        try:
-            received = memoryview(sock.recv(_MOST_BYTES))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
+    for received in islice(queued(sock, _MOST_BYTES), _MOST_MESSAGES):
+        if received is None:
             yield None
             continue
-        while len(received) >= _HEADER.size:
-            length, *_ = _HEADER.unpack_from(received)
-            yield received[:length]
-            received = received[max(_HEADER.size, (length + 3) & ~3) :]
+        left = memoryview(received)
+        while len(left) >= HEADER.size:
+            length, *_ = HEADER.unpack_from(left)
+            yield left[:length]
+            left = left[max(HEADER.size, aligned(length)) :]
 
 
 def _kind(message: memoryview) -> int:
-    kind: int = _HEADER.unpack_from(message)[1]
+    kind: int = HEADER.unpack_from(message)[1]
     return kind
 
 
 def _name(link: memoryview) -> str:
     """Return the name of a link (RTM_NEWLINK, RTM_DELLINK)."""
-    at = _HEADER.size + _LINK_BYTES
+    at = HEADER.size + _LINK_BYTES
     while at + _ATTRIBUTE.size <= len(link):
         length, kind = _ATTRIBUTE.unpack_from(link, at)
         if kind == _IFNAME:
             return bytes(link[at + _ATTRIBUTE.size : at + length]).rstrip(b"\0").decode()
-        at += max(_ATTRIBUTE.size, (length + 3) & ~3)
+        at += max(_ATTRIBUTE.size, aligned(length))
     return ""
