@@ -6,6 +6,7 @@ with the process however that ends.
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ _COMMAND = "\0fedsdn-site"
 _CHANGE = "\0fedsdn-site-change"
 """Held by these, too, and by whoever puts back what others have changed."""
 
-_PUTTING_BACK_SECONDS = 15.0
+PATIENCE_SECONDS = 15.0
+"""So long an operator's command waits for what the application does at the moment."""
+
 _ASK_AGAIN_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
 
@@ -42,7 +45,7 @@ def commanding() -> Iterator[None]:
                 "another 'fedsdn site up' or 'fedsdn site down' runs on this host: "
                 "wait until it has ended"
             )
-        with _held(_CHANGE, _PUTTING_BACK_SECONDS):
+        with _held(_CHANGE, PATIENCE_SECONDS):
             yield
 
 
@@ -69,19 +72,26 @@ def wait_until_set_up(name: str, say: Callable[[str], None]) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
+def flock_alone(file: int) -> bool:
+    """Lock an open file against everybody (flock(2)); False if somebody still has it locked."""
+    return _taken(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB), PATIENCE_SECONDS)
+
+
 @contextmanager
 def _held(name: str, patience: float = 0.0) -> Iterator[bool]:
     """Hold a lock, waited for so many seconds; False if somebody else still has it."""
-    until = time.monotonic() + patience
     with socket.socket(socket.AF_UNIX) as lock:
-        while True:
-            try:
-                lock.bind(name)
-            except OSError:
-                if time.monotonic() >= until:
-                    yield False
-                    return
-                time.sleep(_ASK_AGAIN_SECONDS)
-            else:
-                yield True
-                return
+        yield _taken(lambda: lock.bind(name), patience)
+
+
+def _taken(take: Callable[[], None], patience: float) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            take()
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_ASK_AGAIN_SECONDS)
+        else:
+            return True

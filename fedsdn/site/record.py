@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
+from fedsdn.site import locks
 from fedsdn.site.plan import BridgeFacts, SitePlan
 
 RUN_DIRECTORY = Path("/run/fedsdn")
@@ -88,15 +89,29 @@ def steering(site: str, bridge: str) -> Iterator[bool]:
 
     While the block runs, ``stop_steering`` waits.
     """
-    with _locked(fcntl.LOCK_SH) as there:
-        yield there and not _LEAVING.exists() and _is(site, bridge)
+    with _directory() as directory:
+        if directory is not None:
+            fcntl.flock(directory, fcntl.LOCK_SH)
+        yield directory is not None and not _LEAVING.exists() and _is(site, bridge)
 
 
 def stop_steering() -> None:
-    """Have the application leave the bridge's flows alone from now on: ``down`` removes them."""
-    with _locked(fcntl.LOCK_EX) as there:
-        if there:
-            _LEAVING.touch()
+    """Have the application leave the bridge's flows alone from now on: ``down`` removes them.
+
+    Raises:
+        FedsdnError: the application does not come to the end of what it does there.
+
+    """
+    with _directory() as directory:
+        if directory is None:
+            return
+        if not locks.flock_alone(directory):
+            raise FedsdnError(
+                "the application has been changing flows or the proxy's namespace for "
+                f"{locks.PATIENCE_SECONDS:g} s, as if it were halted: stop it "
+                "(systemctl stop fedsdn-app), and run 'fedsdn site down' again"
+            )
+        _LEAVING.touch()
 
 
 def let_steer() -> None:
@@ -105,16 +120,15 @@ def let_steer() -> None:
 
 
 @contextmanager
-def _locked(how: int) -> Iterator[bool]:
-    """Hold a lock on the directory (flock(2)); False if it is not there."""
+def _directory() -> Iterator[int | None]:
+    """Open the directory, on which the application and ``down`` have locks; None without one."""
     try:
         directory = os.open(RUN_DIRECTORY, os.O_RDONLY)
     except FileNotFoundError:
-        yield False
+        yield None
         return
     try:
-        fcntl.flock(directory, how)
-        yield True
+        yield directory
     finally:
         os.close(directory)
 
