@@ -24,6 +24,9 @@ KEPT = frozenset(Part) - {Part.RECORD, Part.NAMESPACE, Part.ENDPOINTS, Part.PORT
 
 _SETTINGS = frozenset({Part.SYSCTLS, Part.PORT_SYSCTLS})
 
+_OF_SETTINGS = _SETTINGS | {Part.INTERFACES}
+"""A setting that differs may be one of an interface that is gone, of which nothing is heard yet."""
+
 _ANOTHER_PLAN_SECONDS = 5.0
 """For so long the application may not have taken up yet the file by which ``up`` has just run."""
 
@@ -90,7 +93,7 @@ class Keeper:
             return ()
         self._due |= watched.changes.read(port_names(federation.site(self._site)))
         if watched.settings.differ():
-            self._due |= _SETTINGS
+            self._due |= _OF_SETTINGS
         if not self._due:
             return ()
         changed = self._put_back(federation)

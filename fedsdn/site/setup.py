@@ -223,22 +223,9 @@ def _step(part: Part, work: Work) -> bool:
 
 def _write(name: str, settings: Iterable[Sysctl]) -> bool:
     def write() -> bool:
-        return any([_write_one(setting) for setting in settings])  # noqa: C419  (every one)
+        return any([setting.write() for setting in settings])  # noqa: C419  (every one)
 
     return namespace.inside(name, write)
-
-
-def _write_one(setting: Sysctl) -> bool:
-    there = setting.read()
-    if there == setting.value or (there is None and setting.optional):
-        return False
-    if there is None:
-        raise FedsdnError(f"this kernel has no {setting.name}: fedsdn needs Linux 6.1 or newer")
-    try:
-        setting.path.write_text(setting.value)
-    except OSError as error:
-        raise FedsdnError(f"the kernel refuses {setting} (is {there}): {error.strerror}") from error
-    return True
 
 
 def _check_no_process() -> None:

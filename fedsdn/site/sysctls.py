@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_LISTEN_PORTS, SOCKSIFIER_PORT
 
 BUFFER_BYTES = 64 * 1024 * 1024
@@ -54,6 +55,35 @@ class Sysctl:
             return " ".join(self.path.read_text().split())
         except FileNotFoundError:
             return None
+
+    def write(self) -> bool:
+        """Write the value, in the calling thread's namespace, if it is another; say so.
+
+        Raises:
+            LookupError: the setting is of an interface that is not there.
+            FedsdnError: the kernel refuses it, or has no such setting.
+
+        """
+        there = self.read()
+        if there == self.value or (there is None and self.optional):
+            return False
+        if there is None:
+            self._check_interface()
+            raise FedsdnError(f"this kernel has no {self.name}: fedsdn needs Linux 6.1 or newer")
+        try:
+            self.path.write_text(self.value)
+        except OSError as error:
+            self._check_interface()
+            raise FedsdnError(
+                f"the kernel refuses {self} (is {there}): {error.strerror}"
+            ) from error
+        return True
+
+    def _check_interface(self) -> None:
+        """Raise LookupError if the setting is of an interface that is not there."""
+        interface = self.path.parent
+        if interface.parent.name == "conf" and not interface.exists():
+            raise LookupError(interface.name)
 
     def __str__(self) -> str:
         """Text as ``sysctl`` prints it."""
