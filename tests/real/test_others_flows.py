@@ -22,7 +22,7 @@ from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
 pytestmark = pytest.mark.real
 
 COOKIES = 1000
-FLOWS = 5000
+FLOWS = 10_000
 DUMP = f"ovs-ofctl -O OpenFlow13 --names --no-stats dump-flows {BRIDGE}"
 
 

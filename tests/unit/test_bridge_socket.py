@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from queue import Queue
 
@@ -31,6 +33,9 @@ def test_the_application_is_connected_to_its_bridge_only() -> None:
 
 def test_another_client_of_the_bridge_is_not_the_application() -> None:
     assert not is_connected(LISTED, "br-other")
+
+
+_NUMBERS = count(1)
 
 
 class Switch:
@@ -64,7 +69,8 @@ def switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Switch:
     monkeypatch.setattr(bridge_socket, "_DIRECTORY", tmp_path)
     monkeypatch.setattr(bridge_socket, "RETRY_SECONDS", 3600.0)
     monkeypatch.setattr(bridge_socket, "_SOON_SECONDS", 3600.0)
-    return Switch(tmp_path, f"test-{tmp_path.name}")
+    # Short: a socket's path has 107 octets.
+    return Switch(tmp_path, f"test-{os.getpid()}-{next(_NUMBERS)}")
 
 
 def test_the_bridge_is_connected_whenever_its_socket_appears(switch: Switch) -> None:
