@@ -93,6 +93,11 @@ class ChannelClient:
         self._asked: dict[int, list[tuple[Restoration, Waiting]]] = {}
         self._log = DampedLog(_LOG)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an application that understands us."""
+        return self._writer is not None
+
     async def restore(self, wanted: Restoration) -> None:
         """Return when the bridge restores the client of a connection that is to be opened.
 

@@ -36,10 +36,15 @@ def settings(config_file: Path | None, site: str | None, federation: Path | None
 
 
 @contextmanager
-def service() -> Iterator[None]:
-    """End the command so that its unit knows whether to start it again (systemd.service(5))."""
+def service(*, again: bool = False) -> Iterator[None]:
+    """End the command so that its unit knows whether to start it again (systemd.service(5)).
+
+    With ``again`` it is started again whatever the error is.
+    """
     try:
         yield
     except FinalError as error:
+        if again:
+            raise
         print(f"fedsdn: {error}", file=sys.stderr)
         raise typer.Exit(FINAL_STATUS) from error

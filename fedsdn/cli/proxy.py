@@ -19,15 +19,15 @@ from fedsdn.config.loader import load_federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS, PROXY_NAMESPACE
 from fedsdn.proxy.process import workers
-from fedsdn.proxy.process.handed_on import CHECK
-from fedsdn.proxy.process.parent import Settings
+from fedsdn.proxy.process.handed_on import CHECK, is_handed_on
+from fedsdn.proxy.process.settings import Settings
 from fedsdn.proxy.process.stats_socket import (
     STATISTICS_SOCKET,
     check_namespace,
-    check_workers,
     read_reloads,
     read_statistics,
     running_process,
+    workers_in_words,
 )
 from fedsdn.proxy.stats import counted_reasons
 from fedsdn.site.locks import wait_until_set_up
@@ -63,14 +63,15 @@ def run(
     ] = False,
 ) -> None:
     """Run socksifier and SOCKS server until SIGTERM; SIGHUP reloads, as 'fedsdn proxy reload'."""
-    with service():
+    goes_on = is_handed_on()  # a file that was well a moment ago may be so again in the next
+    with service(again=goes_on):
         local = settings(config_file, site, federation)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     if not namespace.exists(PROXY_NAMESPACE):
-        with service():  # nobody is to wait in vain
+        with service(again=goes_on):  # nobody is to wait in vain
             load_federation(local.federation).local_site(local.site)
         wait_until_set_up(PROXY_NAMESPACE, _LOG.warning)
     namespace.enter(PROXY_NAMESPACE)
@@ -82,7 +83,7 @@ def run(
         drain_seconds=drain_seconds,
         namespace=PROXY_NAMESPACE,
     )
-    with service():
+    with service(again=goes_on):
         if check:
             workers.check(how)
         else:
@@ -115,7 +116,7 @@ def reload() -> None:
                 "(journalctl -u fedsdn-proxy)"
             )
         if now_done > done:
-            print(f"reloaded: {check_workers(read_statistics())}")
+            print(f"reloaded: {workers_in_words(read_statistics())}")
             return
     raise FedsdnError(
         f"not reloaded within {_RELOAD_SECONDS:g} s: see the proxy's log "

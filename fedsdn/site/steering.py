@@ -86,6 +86,16 @@ def _port(offset: int) -> list[_Code]:
     ]
 
 
+def check() -> None:
+    """Have the kernel load the program, and forget it.
+
+    Raises:
+        OSError: as ``steer``.
+
+    """
+    os.close(_load(program()))
+
+
 def steer(queue: int) -> None:
     """Have the device of an open queue choose queues by ``program``.
 

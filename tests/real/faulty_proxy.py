@@ -22,8 +22,8 @@ from fedsdn.pipeline.declarations import HELD_DEVICE
 from fedsdn.proxy.opening.device import HeldQueue
 from fedsdn.proxy.process import worker, workers
 from fedsdn.proxy.process.listener import Listener
-from fedsdn.proxy.process.parent import Settings
 from fedsdn.proxy.process.parts import Parts
+from fedsdn.proxy.process.settings import Settings
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.site import tun

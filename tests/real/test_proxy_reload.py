@@ -20,9 +20,9 @@ from tests.real.proxy_connections import (
     proxies,
     wait_until_none_is_open,
 )
+from tests.real.proxy_life import without_the_vm
 from tests.real.proxy_net import ROOT, SiteOfNet
 from tests.real.site_host import wait_until
-from tests.real.test_proxy_life import without_the_vm
 from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real
@@ -224,15 +224,29 @@ def test_what_is_on_disk_runs_after_it_and_what_does_not_start_changes_nothing(
         wait_until(lambda: near.statistics()["outbound_open"] == leaving(near) == 0)
 
 
-def test_new_workers_that_fail_leave_the_others_where_they_are(net: Net, tmp_path: Path) -> None:
+FAULTS = {
+    "none begins": (
+        "proxy/process/worker.py",
+        "    with ExitStack() as opened:\n",
+        "    raise OSError('it does not work')\n    with ExitStack() as opened:\n",
+    ),
+    "the unit's filter kills for a system call": (
+        "site/steering.py",
+        "def _load(code: bytes) -> int:\n",
+        "def _load(code: bytes) -> int:\n    os.kill(os.getpid(), 9)\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_new_workers_that_fail_leave_the_others_where_they_are(
+    net: Net, tmp_path: Path, fault: str
+) -> None:
     near, far = net
+    file, *text = FAULTS[fault]
     with program(near, tmp_path) as files, connection(near, far, 4) as (client, server):
         workers = near.proxy_pids()
-        change(
-            files / "proxy/process/worker.py",
-            "    with ExitStack() as opened:\n",
-            "    raise OSError('it does not work')\n    with ExitStack() as opened:\n",
-        )
+        change(files / file, *text)
         refused = near.run("fedsdn proxy reload")
         assert refused.returncode == 1
         assert refused.stderr == (
@@ -255,6 +269,7 @@ def test_a_leaving_worker_that_is_killed_resets_its_own_alone_and_is_not_started
     with connection(near, far, 4) as (client, server):
         before = near.proxy_pids()[1:]
         reload(near)
+        wait_until(lambda: leaving(near) == 1)  # the others had nothing to carry, and end
         (old,) = [pid for pid in near.proxy_pids() if pid in before]
         with connection(near, far, 4) as (other, _):
             os.kill(old, signal.SIGKILL)
@@ -288,7 +303,7 @@ def test_a_stop_ends_old_workers_too(net: Net) -> None:
     near, far = net
     with connection(near, far, 4) as (client, server):
         reload(near)
-        assert leaving(near) == 1
+        wait_until(lambda: leaving(near) == 1)
         near.signal_proxy(signal.SIGTERM)
         wait_until(lambda: not near.inside("ss -Hltn").strip())
         assert near.stop_proxy() == 0

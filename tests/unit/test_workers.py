@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
 import pytest
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.watch import WatchedFederation
@@ -20,11 +23,13 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.memory import Memory
 from fedsdn.proxy.process import parent as module
-from fedsdn.proxy.process import worker
-from fedsdn.proxy.process.handed_on import handed_on
-from fedsdn.proxy.process.parent import Kept, Parent, Settings
+from fedsdn.proxy.process import reload, worker
+from fedsdn.proxy.process.doors import Doors, Word, hear, say
+from fedsdn.proxy.process.handed_on import HandedWorker, handed_on
+from fedsdn.proxy.process.parent import Parent
+from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
-from fedsdn.proxy.process.succession import Child
+from fedsdn.proxy.process.succession import Child, Succession
 from fedsdn.proxy.stats import Statistics
 from tests.unit.federations import two_sites
 
@@ -130,3 +135,89 @@ def test_what_another_version_hands_on_in_another_way_is_one_line(
     with pytest.raises(FedsdnError, match="the versions are too far apart") as raised:
         handed_on()
     assert "\n" not in str(raised.value)
+
+
+def child(
+    number: int, *, fresh: bool = False, leaving: bool = False
+) -> tuple[Child, socket.socket]:
+    """Return a worker that is no process, and its end of the talk with the parent."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.settimeout(0.0)
+    return Child(1_000_000 + number, number, ours, 0.0, fresh, leaving), theirs
+
+
+def files(doors: Doors) -> list[tuple[int, int]]:
+    found = [os.fstat(descriptor) for descriptor in astuple(doors)]
+    return [(one.st_dev, one.st_ino) for one in found]
+
+
+@pytest.mark.parametrize("during_another_reload", [False, True])
+def test_doors_that_are_given_away_late_go_to_a_worker_that_serves(
+    parent: Parent, during_another_reload: bool
+) -> None:
+    late, its_end = child(0, leaving=True)
+    other, _ = child(1, leaving=True)
+    serving, servers_end = child(2)
+    fresh, freshs_end = child(3, fresh=True)
+    for one in (late, other, serving, fresh):
+        parent._adopt(one)
+    if during_another_reload:
+        parent._reload.succession = Succession([fresh], [late, other, serving])
+    doors = Doors(os.memfd_create("peers"), os.memfd_create("queue"))
+    say(its_end, Word.DOORS, doors)
+    assert parent._hear(late)
+    word, given = hear(servers_end)
+    assert word is Word.TAKE
+    assert [files(one) for one in given] == [files(doors)]
+    with pytest.raises(BlockingIOError):
+        hear(freshs_end)
+
+
+def test_what_ends_during_a_succession_is_started_at_its_end_if_it_is_to_be(parent: Parent) -> None:
+    before, _ = child(0)
+    fresh, _ = child(1, fresh=True)
+    for one in (before, fresh):
+        parent._adopt(one)
+    parent._reload.succession = Succession([fresh], [before])
+    parent._take_end(before, -9)
+    parent._missing = dict.fromkeys(parent._missing, 0.0)
+    assert list(parent._missing) == [0]
+    parent._start_missing()
+    assert list(parent._missing) == [0], "it is not started beside the one that takes its place"
+    assert parent._until_next_start() > 0
+    parent._reload.succession.heard(fresh, Word.READY, [])
+    parent._look_at_reload()
+    assert parent._missing == {}
+    assert parent._statistics.running == 1
+
+
+def test_a_stop_ends_a_reload_that_has_not_begun(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(reload, "Trial", lambda *how: tried.append(how))
+    parent._take(signal.SIGHUP)
+    parent._take(signal.SIGTERM)
+    parent._look_at_reload()
+    assert tried == []
+
+
+def test_after_a_reload_that_is_undone_the_first_worker_is_the_same(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No process is made, and none is killed."""
+    killed = []
+    monkeypatch.setattr(os, "fork", lambda: 1_000_001)
+    monkeypatch.setattr(os, "kill", lambda *how: killed.append(how))
+    ours, _theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = HandedWorker(1_000_000, 3, ours.detach(), leaving=False, started=0.0)
+    parent._succeed(replace(parent._document(), workers=(before,)))
+    assert parent._reload.succession is not None
+    parent._reload.succession.failure = "it does not work"
+    parent._look_at_reload()
+    assert killed == [(1_000_001, signal.SIGKILL)]
+    assert (parent._first, parent._heir) == (3, None)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "not reloaded, going on as before: it does not work; workers that end from now on are of "
+        "the new program: put the old one back and reload"
+    ]

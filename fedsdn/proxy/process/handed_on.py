@@ -90,6 +90,11 @@ class HandedOn(Struct, frozen=True):
         return tuple({*self.memory, *rows, *controls, *self.sockets, self.lock})
 
 
+def is_handed_on() -> bool:
+    """Whether an earlier program hands something on to this one, which has not taken it yet."""
+    return _VARIABLE in os.environ
+
+
 def handed_on() -> HandedOn | None:
     """Return what an earlier program has handed on to this one; None if it is the first.
 

@@ -11,9 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from fedsdn import namespace
 from fedsdn.config.watch import WatchedFederation
@@ -22,18 +20,14 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.process import worker
-from fedsdn.proxy.process.doors import Word, close_all, hear
+from fedsdn.proxy.process.doors import Word, hear
 from fedsdn.proxy.process.ended_log import EndedLog
 from fedsdn.proxy.process.forked import be_worker
-from fedsdn.proxy.process.handed_on import (
-    HandedOn,
-    HandedRows,
-    federation_name,
-    layout,
-)
+from fedsdn.proxy.process.handed_on import HandedOn, HandedRows, federation_name, layout
 from fedsdn.proxy.process.reload import Reload
+from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
-from fedsdn.proxy.process.succession import Child, Succession, tell
+from fedsdn.proxy.process.succession import Child, Succession, give, tell
 from fedsdn.proxy.stats import NAMES, Statistics
 
 _LOG = logging.getLogger(__name__)
@@ -49,29 +43,6 @@ HOME_SECONDS = 1.0
 
 _SIGNALS = (*worker.SIGNALS, signal.SIGCHLD)
 _MOST_SIGNALS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How the proxy runs.
-
-    On a stop, connections have ``drain_seconds`` to end. ``namespace`` is the name of the network
-    namespace that the proxy runs in.
-    """
-
-    site: str
-    federation: Path
-    workers: int
-    drain_seconds: float
-    namespace: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Memory that a reload hands on: descriptors of this program's blocks, and earlier rows."""
-
-    memory: tuple[int, ...]
-    earlier: tuple[HandedRows, ...]
 
 
 class Parent:
@@ -102,6 +73,8 @@ class Parent:
         """How long a worker that ends is waited for, by number."""
         self._first = 0
         """The worker that says what concerns all."""
+        self._heir: int | None = None
+        """The one of the new program that will."""
         self._stopping = False
         self._reload = Reload(statistics, _SIGNALS, self._document, self._refusal)
         self._log = DampedLog(_LOG)
@@ -159,6 +132,7 @@ class Parent:
             again = ", resetting what is left" if self._stopping else ""
             _LOG.info("stopping%s", again)
             self._stopping = True
+            self._reload.give_up()
             self._missing.clear()
             for pid in self._workers:
                 os.kill(pid, signal.SIGTERM)  # not reaped yet, so the number is still theirs
@@ -200,9 +174,12 @@ class Parent:
         self._count()
 
     def _count(self) -> None:
-        serving = [child for child in self._workers.values() if not child.fresh]
-        self._statistics.leaving = sum(child.leaving for child in serving)
-        self._statistics.running = len(serving) - self._statistics.leaving
+        self._statistics.leaving = sum(child.leaving for child in self._workers.values())
+        self._statistics.running = len(self._serving())
+
+    def _serving(self) -> list[Child]:
+        """Return the workers that take what is new."""
+        return [one for one in self._workers.values() if not one.fresh and not one.leaving]
 
     def _hear(self, child: Child) -> bool:
         """Take up what a worker says; False if it says nothing more."""
@@ -215,16 +192,18 @@ class Parent:
         except ConnectionResetError:
             self._selector.unregister(child.control)  # it ends, and is reaped
             return False
-        if self._reload.succession is None:
-            close_all(doors)
-        else:
-            self._reload.succession.heard(child, word, doors)
+        succession = self._reload.succession
+        if word is Word.DOORS and (succession is None or not succession.awaits(child)):
+            # They come late; what waits there is not to be lost.
+            give(doors, self._serving(), child.number)
+        elif succession is not None:
+            succession.heard(child, word, doors)
         return True
 
     async def _work(self, number: int, control: socket.socket) -> None:
         """Be a worker, in a process of its own."""
         own, federation = self._settings, self._federation.unchecked()
-        row, first = self._statistics.row(number), number == self._first
+        row, first = self._statistics.row(number), number in {self._first, self._heir}
         place = worker.Place(row, own.workers, first, self._shared, control)
         await worker.run(federation, own.site, place, own.drain_seconds)
 
@@ -285,6 +264,8 @@ class Parent:
         return self._delays[number]
 
     def _until_next_start(self) -> float:
+        if self._reload.succession is not None:
+            return HOME_SECONDS
         due = min(self._missing.values(), default=math.inf) - time.monotonic()
         return min(max(0.0, due), HOME_SECONDS)
 
@@ -301,6 +282,8 @@ class Parent:
         )
 
     def _start_missing(self) -> None:
+        if self._reload.succession is not None:
+            return  # at its end there is what there is to be
         for number, due in list(self._missing.items()):
             if due <= time.monotonic():
                 del self._missing[number]
@@ -352,7 +335,8 @@ class Parent:
             self._adopt(Child.taken(one))
         running = list(self._workers.values())
         numbers = list(self._free())[: self._settings.workers]
-        self._first = numbers[0]
+        self._first = min((one.number for one in self._serving()), default=0)
+        self._heir = numbers[0]
         fresh = [self._start(number, fresh=True) for number in numbers]
         started = [child for child in fresh if child is not None]
         self._reload.succession = Succession(started, running)
@@ -369,6 +353,7 @@ class Parent:
                 self._undo(succession)
             elif succession.over:
                 self._reload.succession = None
+                self._first, self._heir = min(succession.fresh), None
                 self._statistics.reloads += 1
                 _LOG.info(
                     "reloaded: %d workers have taken over; %d of before carry on what they have",
@@ -379,8 +364,11 @@ class Parent:
 
     def _undo(self, succession: Succession) -> None:
         """End the new workers, which have taken nothing."""
-        self._reload.succession = None
-        self._reload.fail(succession.failure)
+        self._reload.succession, self._heir = None, None
+        self._reload.fail(
+            f"{succession.failure}; workers that end from now on are of the new program: put the "
+            "old one back and reload"
+        )
         for child in succession.fresh.values():
             if child.pid in self._workers:
                 os.kill(child.pid, signal.SIGKILL)
@@ -394,3 +382,6 @@ class Parent:
         free = self._free()
         for _ in range(self._settings.workers - self._statistics.running):
             self._missing[next(free)] = time.monotonic()
+        numbers = {one.number for one in self._serving()} | self._missing.keys()
+        if self._first not in numbers:
+            self._first = min(self._missing, default=self._first)

@@ -43,21 +43,34 @@ class Reload:
         self._trial: Trial | None = None
         self._tried = False
         self._latest = 0.0
+        self._late = False
+        self._given_up = False
         self.succession: Succession | None = None
 
     def ask(self) -> None:
         """Reload, when the reload that is under way has ended."""
         self._wanted = True
 
+    def give_up(self) -> None:
+        """Begin no succession any more: the proxy stops."""
+        self._given_up = True
+        if self._trial is not None:
+            os.kill(self._trial.pid, signal.SIGKILL)
+
     def look(self, received: socket.socket) -> None:
         """Go on; somebody looks every second at least. ``received`` brings the signals.
 
         If the trial was well, this process becomes another program, and nothing returns.
         """
+        if self._given_up:
+            return
+        if self._tried and self._wanted:  # what is on disk may be another program than was tried
+            self._tried = False
         if self._tried:
             self._execute(received)
         elif self._trial is not None:
             if time.monotonic() > self._latest:
+                self._late = True
                 os.kill(self._trial.pid, signal.SIGKILL)
         elif self._wanted and self.succession is None:
             self._wanted = False
@@ -68,14 +81,20 @@ class Reload:
                 self._trial = Trial(self._document(), self._signals)
             except OSError as error:
                 self.fail(str(error))
-            self._latest = time.monotonic() + _TRIAL_SECONDS
+            self._latest, self._late = time.monotonic() + _TRIAL_SECONDS, False
 
     def ended(self, pid: int, status: int) -> bool:
         """Take up that a process has ended; say whether it was the trial."""
         if self._trial is None or self._trial.pid != pid:
             return False
         trial, self._trial = self._trial, None
-        if failure := trial.result(status):
+        failure = trial.result(status)
+        if self._given_up:
+            pass
+        elif self._late:
+            seconds = f"{_TRIAL_SECONDS:g} s"
+            self.fail(f"the program on disk has not said within {seconds} whether it runs")
+        elif failure:
             self.fail(failure)
         else:
             self._tried = True

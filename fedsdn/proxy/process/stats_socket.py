@@ -251,9 +251,17 @@ def check_workers(statistics: Mapping[str, int]) -> str:
             f"{workers} workers{again}, the last {last} ago: the proxy's log says why they ended "
             "(journalctl -u fedsdn-proxy)"
         )
+    return f"{workers} workers{again}{_leaving_in_words(statistics)}"
+
+
+def workers_in_words(statistics: Mapping[str, int]) -> str:
+    """Return how many workers run, whatever became of others before."""
+    return f"{statistics['running']} workers{_leaving_in_words(statistics)}"
+
+
+def _leaving_in_words(statistics: Mapping[str, int]) -> str:
     leaving = statistics["leaving"]
-    before = f", {leaving} of before a reload carry on what they have" if leaving else ""
-    return f"{workers} workers{again}{before}"
+    return f", {leaving} of before a reload carry on what they have" if leaving else ""
 
 
 def check_namespace(name: str, path: Path = STATISTICS_SOCKET) -> None:

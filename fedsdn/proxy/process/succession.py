@@ -20,7 +20,7 @@ READY_SECONDS = 30.0
 """How long new workers may take until they are ready."""
 
 DOORS_SECONDS = 5.0
-"""How long the others may take to give their doors away: who is late keeps them."""
+"""How long the others may take to give their doors away; late ones go to whoever serves then."""
 
 
 @dataclass(slots=True)
@@ -67,13 +67,17 @@ class Succession:
 
     def heard(self, child: Child, word: Word, doors: Sequence[Doors]) -> None:
         """Take up what a worker says; its ``doors`` are closed here."""
-        if word is Word.READY:
+        if word is Word.READY and child.number in self._unready:
             self._unready.discard(child.number)
-            if not self._unready and not self._awaited and not self.over:
+            if not self._unready:
                 self._hand_over()
         elif word is Word.DOORS:
             self._deal(doors)
             self._is_awaited_no_more(child.number)
+
+    def awaits(self, child: Child) -> bool:
+        """Whether the doors that a worker gives away are dealt out here."""
+        return child.number in self._awaited
 
     def ended(self, child: Child) -> None:
         """Take up that a worker has ended."""
@@ -124,6 +128,17 @@ class Succession:
         for number, count in self._doors.items():
             if not count:
                 tell(self.fresh[number], Word.OPEN)
+
+
+def give(doors: Iterable[Doors], serving: Sequence[Child], first: int) -> None:
+    """Give doors, which are closed here, to those who serve in turn, if any does.
+
+    ``first`` is any number: who it is tells who begins.
+    """
+    for number, each in enumerate(doors, first):
+        if serving:
+            tell(serving[number % len(serving)], Word.TAKE, each)
+        each.close()
 
 
 def tell(child: Child, word: Word, *doors: Doors) -> None:

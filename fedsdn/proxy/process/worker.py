@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Set
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -29,7 +29,7 @@ from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.memory import Memory
-from fedsdn.proxy.opening.device import HeldDevice, HeldQueue
+from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, check_order
 from fedsdn.proxy.opening.held import Openings
 from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
 from fedsdn.proxy.process.doors import Doors, Word, close_all, hear, say
@@ -37,6 +37,7 @@ from fedsdn.proxy.process.drain import drain
 from fedsdn.proxy.process.entrance import Accepting, Entrance
 from fedsdn.proxy.process.listener import HandlingListener, Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
+from fedsdn.proxy.process.readiness import until_paths_are_known
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.peer_relay import Relays
 from fedsdn.proxy.relay.poller import Poller
@@ -145,12 +146,12 @@ class _Worker:
         self._site = site
         self._place = place
         self._statistics = statistics = place.statistics
-        shared = place.shared
         self._policy = self._policy_now()
         self._carried = Carried(statistics.ended)
         self._reloading = asyncio.Lock()
         self._poller = opened.enter_context(closing(Poller(self._reset_after_fault)))
         self._live_paths = LivePaths()
+        self._told_paths = asyncio.Event()
         self._path_manager = opened.enter_context(
             closing(PathManager(self._usable_paths, lambda: self._policy.federation.proxy_port))
         )
@@ -173,9 +174,18 @@ class _Worker:
         )
         self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING), self._note_fault)
         self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
-        number = statistics.number
-        self._device = opened.enter_context(closing(HeldDevice(number)))
-        count_held = partial(statistics.add, Counter.OUTBOUND_HELD)
+        device = opened.enter_context(closing(HeldDevice(statistics.number)))
+        self._socksifier = self._make_socksifier(relays, report, device)
+        self._server = self._make_server(relays, report)
+        self.stop = asyncio.Event()
+        self.at_once = asyncio.Event()
+        listening = socksifier.listen_for_vms(statistics.number)
+        self._vms_listener = Listener(listening, self._socksifier.accept)
+        self._entrances: list[Entrance] = []
+
+    def _make_socksifier(self, relays: Relays, report: Report, device: HeldDevice) -> Socksifier:
+        number, shared = self._statistics.number, self._place.shared
+        count_held = partial(self._statistics.add, Counter.OUTBOUND_HELD)
         self._openings = Openings(number, shared.held, count_held)
         means = Means(
             relays,
@@ -185,28 +195,26 @@ class _Worker:
             self._live_paths,
             shared.known,
             self._openings,
-            self._device,
+            device,
             self._slots,
         )
-        self._socksifier = Socksifier(self._policy, means)
-        self._server = Server(
+        return Socksifier(self._policy, means)
+
+    def _make_server(self, relays: Relays, report: Report) -> Server:
+        shared = self._place.shared
+        return Server(
             self._policy,
             relays,
             report,
             self._carried,
             self._channel.restore,
             self._path_manager,
-            Turns(place.workers),
+            Turns(self._place.workers),
             shared.held,
             Sequence(shared.begun),
             self._parked,
             lambda peer, work, refuse: self._slots.take(peer, _PEERS_SHARE, work, refuse),
         )
-        self.stop = asyncio.Event()
-        self.at_once = asyncio.Event()
-        listening = socksifier.listen_for_vms(number)
-        self._vms_listener = Listener(listening, self._socksifier.accept)
-        self._entrances: list[Entrance] = []
 
     def start(self, parts: Parts) -> None:
         """Start the parts, and take signals from now on."""
@@ -221,7 +229,13 @@ class _Worker:
         control = self._place.control
         parts.last("parent", when_readable(control.fileno(), self._obey))
         self._handle_signals()
-        say(control, Word.READY)
+        check_order()
+        parts.once("beginning", self._say_ready())
+
+    async def _say_ready(self) -> None:
+        await until_paths_are_known(self._told_paths, lambda: self._channel.is_open)
+        with suppress(OSError):  # the parent has ended, and this process does
+            say(self._place.control, Word.READY)
 
     def _obey(self) -> None:
         """Do what the parent says next."""
@@ -313,6 +327,7 @@ class _Worker:
             self._path_manager.look()
         if message.more:
             return
+        self._told_paths.set()
         self._path_manager.look_in(STALE_SECONDS)
         usable = cache(self._usable_pairs)  # once for each peer, not for each connection
         self._pool.renew(lambda one: one.is_on(usable(one.peer.name)))
@@ -369,6 +384,7 @@ class _Worker:
 
     async def take_no_more(self) -> None:
         """Take no more connections; VMs end the handshakes that they are in."""
+        self._told_paths.set()  # nobody waits for that any more
         entrances, self._entrances = self._entrances, []
         for entrance in entrances:
             await entrance.close()

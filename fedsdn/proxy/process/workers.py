@@ -24,7 +24,8 @@ from fedsdn.proxy.process.handed_on import (
     layout,
     take_over,
 )
-from fedsdn.proxy.process.parent import Kept, Parent, Settings
+from fedsdn.proxy.process.parent import Parent
+from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.socks import socksifier

@@ -1,0 +1,31 @@
+"""How the proxy runs, and what of it a reload hands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsdn.proxy.process.handed_on import HandedRows
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the proxy runs.
+
+    On a stop, connections have ``drain_seconds`` to end. ``namespace`` is the name of the network
+    namespace that the proxy runs in.
+    """
+
+    site: str
+    federation: Path
+    workers: int
+    drain_seconds: float
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Memory that a reload hands on: descriptors of this program's blocks, and earlier rows."""
+
+    memory: tuple[int, ...]
+    earlier: tuple[HandedRows, ...]
