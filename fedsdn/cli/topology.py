@@ -62,18 +62,18 @@ def check(
     path, federation = _load(file, config_file)
     losses = Losses(federation)
     most = None if every else _MOST_LOSSES
-    found = list(islice(losses, most))
+    first = list(islice(losses, None if most is None else most + 1))
+    found, truncated = first[:most], len(first) > len(first[:most])
     counts = _counts(losses)
     if as_json:
-        print(
-            json.dumps({"file": str(path), **counts, "losses": _losses_document(found)}, indent=2)
-        )
+        document = {"file": str(path), **counts, "losses": _losses_document(found)}
+        print(json.dumps(document | {"truncated": truncated}, indent=2))
         return
     one, two = counts["one"], counts["two"]
     print(f"{path}: good: {_size(federation, losses)}")
     for loss in found:
         print(_loss_line(loss, None if every else _MOST_PAIRS))
-    if len(found) == most:
+    if truncated:
         print(f"these are the first {most} such losses: 'fedsdn topology check --all' prints all")
     print(
         f"cut sites off: {one['cut_off']} of {one['losses']} losses of one uplink, "

@@ -54,7 +54,7 @@ class Controller:
     """
 
     def __init__(self, settings: LocalSettings) -> None:
-        """Read the federation file, reserve the bridge, and make the channel's socket.
+        """Read the federation file, take the host's lock, and make the channel's socket.
 
         Raises:
             FinalError: the federation file is bad, or another application runs on this host.

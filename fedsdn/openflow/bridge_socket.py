@@ -19,7 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedsdn.appearance import Appearance
-from fedsdn.errors import FedsdnError
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,18 +51,12 @@ OpenFlow was spoken."""
 
 
 class BridgeConnection:
-    """Keeps one OpenFlow connection to a bridge; only one process of a host can have it."""
+    """Keeps one OpenFlow connection to a bridge."""
 
     def __init__(self, bridge: str) -> None:
-        """Prepare; ``keep`` connects.
-
-        Raises:
-            FedsdnError: another application on this host has this bridge.
-
-        """
+        """Prepare; ``keep`` connects."""
         self.bridge = bridge
         """The bridge that is, or is to be, connected."""
-        self._reservation = _reserve(bridge)
         self._stream: socket.socket | None = None
         self._appeared: Appearance | None = None
         self._changing = threading.Lock()
@@ -122,34 +115,13 @@ class BridgeConnection:
                 self._appeared.wake()
 
     def go_over(self, bridge: str) -> None:
-        """End the connection; the next one is to another bridge. For any thread.
-
-        Raises:
-            FedsdnError: another application on this host has this bridge.
-
-        """
-        reservation = _reserve(bridge)
+        """End the connection; the next one is to another bridge. For any thread."""
         with self._changing:
-            self._reservation.close()
-            self._reservation, self.bridge = reservation, bridge
+            self.bridge = bridge
             if self._stream is not None:
                 with suppress(OSError):  # not connected, or not any more
                     self._stream.shutdown(socket.SHUT_RDWR)
         self.retry()
-
-
-def _reserve(bridge: str) -> socket.socket:
-    # An abstract name (unix(7)) belongs to the host's network namespace, and ends with us.
-    lock = socket.socket(socket.AF_UNIX)
-    try:
-        lock.bind(f"\0fedsdn-app-{bridge}")
-    except OSError as error:
-        lock.close()
-        raise FedsdnError(
-            f"another application already steers bridge {bridge}: stop it first "
-            "(systemctl stop fedsdn-app)"
-        ) from error
-    return lock
 
 
 class _Stream(socket.socket):

@@ -26,6 +26,11 @@ class Difference:
         """Whether there is something to change."""
         return bool(self.deletions or self.additions)
 
+    @property
+    def keys(self) -> frozenset[Key]:
+        """Which flows it is of."""
+        return frozenset(flow.key for flow in (*self.deletions, *self.additions))
+
 
 def difference(
     keys: Iterable[Key], wanted: Mapping[Key, WireFlow], present: Mapping[Key, WireFlow]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import count
 from typing import TypeVar
 
 AT_ONCE = 200
@@ -12,9 +13,15 @@ AT_ONCE = 200
 Item = TypeVar("Item")
 
 
-async def in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Iterate, and let the loop's other tasks run every now and then: probes must not wait."""
-    for number, item in enumerate(items, 1):
+async def in_turns(
+    items: Iterable[Item], numbers: Iterator[int] | None = None
+) -> AsyncIterator[Item]:
+    """Iterate, and let the loop's other tasks run every now and then: probes must not wait.
+
+    Many short iterations are as long as a long one: ``numbers``, which they share, counts the items
+    of all of them.
+    """
+    for item, number in zip(items, numbers or count(1), strict=False):
         yield item
         if number % AT_ONCE == 0:
             await asyncio.sleep(0)

@@ -22,6 +22,8 @@ class Mirror:
         """Those of them that are not ours."""
         self.changed: set[Key] = set()
         """Which have changed since somebody emptied this."""
+        self.others_changed = False
+        """Whether others' have, since somebody noted that they have not."""
         self.complete = False
         """Whether all flows that were there at the start have been told."""
         self.paused = False
@@ -50,7 +52,8 @@ class Mirror:
         flow = update.flow
         key = flow.key
         ours = is_ours(flow)
-        self.others.pop(key, None)
+        if self.others.pop(key, None) is not None:
+            self.others_changed = True
         if update.change is Change.DELETED or not (ours or _concerns_us(flow)):
             if self.flows.pop(key, None) is None:
                 return
@@ -58,6 +61,7 @@ class Mirror:
             self.flows[key] = flow
             if not ours:
                 self.others[key] = flow
+                self.others_changed = True
         self.changed.add(key)
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import math
+import time
+from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from fedsdn.damped_log import DampedLog
 from fedsdn.openflow.difference import Difference, difference
 from fedsdn.openflow.intruders import intruders
 from fedsdn.openflow.mirror import TABLES, Mirror
-from fedsdn.openflow.ports import BridgePorts, PortsSeen, numbers
+from fedsdn.openflow.ports import BridgePorts, Port, PortsSeen, numbers
 from fedsdn.openflow.session import Session, SessionError
 from fedsdn.openflow.wanted import WantedFlows
 from fedsdn.openflow.wire import Key, WireFlow
@@ -29,8 +31,12 @@ _LOG = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 
 REST_SECONDS = 0.01
-"""How long after a change of flows the next one waits: two owners that undo each other's changes
+"""How long others' changes wait after a change of ours: two owners that undo each other's changes
 must not keep the bridge busy."""
+
+LONGEST_REST_SECONDS = 1.0
+"""How long at most, if the same flows have to be put right again and again: each time they wait
+twice as long. Whoever has left them alone for so long has given up."""
 
 PULSE_SECONDS = 5.0
 """How long after its last answer a bridge is asked for another, and how long it may take: a process
@@ -43,6 +49,23 @@ _TABLES_SAID = 4
 
 Steering = Callable[[str], AbstractContextManager[bool]]
 """Says whether the flows of a bridge may be changed while a block runs."""
+
+
+class _Pace:
+    """How long to rest after a change of flows, so that nobody's quarrel keeps the bridge busy."""
+
+    def __init__(self) -> None:
+        self._keys: Set[Key] = frozenset()
+        self._seconds = 0.0
+        self._ends = -math.inf
+
+    def rest(self, keys: Set[Key], now: float) -> float:
+        """Return the seconds of rest after a change of the flows with these ``keys``."""
+        again = now - self._ends < LONGEST_REST_SECONDS and not self._keys.isdisjoint(keys)
+        longer = min(2 * self._seconds, LONGEST_REST_SECONDS)
+        self._seconds = longer if again else REST_SECONDS
+        self._keys, self._ends = keys, now + self._seconds
+        return self._seconds
 
 
 class Reconciler:
@@ -60,7 +83,13 @@ class Reconciler:
         self._ready: Session | None = None
         """The one that tells of ports and flows."""
         self._to_compare: set[Key] = set()
+        """What the bridge has told of, as long as no comparison has succeeded since."""
+        self._asked_for: set[Key] = set()
+        """What we want otherwise than before, or of a new connection; as long, too."""
         self._due = asyncio.Event()
+        self._asked = asyncio.Event()
+        """Something else than others' changes of flows is the reason to compare."""
+        self._pace = _Pace()
         self._complaint = ""
         self._answers = True
         self._intruders: frozenset[WireFlow] = frozenset()
@@ -97,14 +126,15 @@ class Reconciler:
         session = self.session
         if session is None or message.datapath is not session.datapath:
             return
+        was_current = session.mirror.current
         try:
             session.deliver(message)
         except ValueError as error:
             self._log.say(logging.ERROR, "news", f"{self._bridge}: {error}; connecting anew")
             message.datapath.close()
             return
-        if session.mirror.current and session.mirror.changed:
-            self.wake()
+        if session.mirror.current and (session.mirror.changed or not was_current):
+            self._due.set()
 
     def port_changed(self, message: Any) -> None:
         """Pass on a port-status message (``OFPPortStatus``) at once.
@@ -117,7 +147,8 @@ class Reconciler:
             self.wake()
 
     def wake(self) -> None:
-        """Compare soon: something changed."""
+        """Compare now: we want something else, or the bridge or its ports are others."""
+        self._asked.set()
         self._due.set()
 
     async def run(self) -> None:
@@ -125,16 +156,32 @@ class Reconciler:
         while True:
             await self._due.wait()
             self._due.clear()
+            self._asked.clear()
             session = self.session
             if session is None or session.datapath.bridge != self._bridge:
                 continue  # the next connection, or the next wanted flows, wake again
             try:
-                if await self._reconcile(session):
-                    await asyncio.sleep(REST_SECONDS)
+                changed = await self._reconcile(session)
             except SessionError as error:
                 if not session.ended:
-                    self._complain(f"{self._bridge}: {error}; trying again")
-                    self._wake_later()
+                    self._try_again(session, error)
+                continue
+            if changed:
+                await self._rest(self._pace.rest(changed, time.monotonic()))
+
+    def _try_again(self, session: Session, error: SessionError) -> None:
+        self._complain(f"{self._bridge}: {error}; trying again")
+        if session is self._ready:
+            self._wake_later()
+        else:
+            # It may have taken the flow monitor, and refuses to take it twice.
+            session.datapath.close()
+
+    async def _rest(self, seconds: float) -> None:
+        """Let others' changes wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
 
     async def watch(self) -> None:
         """See that the bridge answers, for ever."""
@@ -170,22 +217,17 @@ class Reconciler:
             )
             self._ports.doubt()
 
-    async def _reconcile(self, session: Session) -> bool:
-        """Send the difference; whether there was one."""
+    async def _reconcile(self, session: Session) -> Set[Key]:
+        """Send the difference; return which flows it is of."""
         new = self._ready is not session
-        if new:
-            await self._take_up(session)
-        while self._ports.known is None:
-            asked = self._ports.asking()
-            self._ports.answered(await session.ports(), asked)
-        ports = numbers(self._ports.known)
-        asked_for = await self._wanted.take(self._groups, ports)
+        ports = numbers(await self._take_up(session))
+        self._asked_for |= await self._wanted.take(self._groups, ports)
         mirror = session.mirror
         if new:
-            self._to_compare = self._wanted.flows.keys() | mirror.flows.keys()
-        self._to_compare |= asked_for
+            self._asked_for |= self._wanted.flows.keys() | mirror.flows.keys()
+            self._to_compare.clear()
         if not mirror.current:
-            return False  # what ends the pause wakes again
+            return set()  # what ends the pause wakes again
         self._to_compare |= mirror.changed
         mirror.changed.clear()
         # Whoever has the lock holds it for microseconds: this does not keep the loop.
@@ -196,22 +238,28 @@ class Reconciler:
                     "run 'fedsdn site up'"
                 )
                 self._wake_later()
-                return False
-            found = difference(self._to_compare, self._wanted.flows, mirror.flows)
+                return set()
+            compared = self._to_compare | self._asked_for
+            found = difference(compared, self._wanted.flows, mirror.flows)
             if found.anything:
                 await session.commit(found.deletions, found.additions)
-        compared, self._to_compare = self._to_compare, set()
-        self._report_difference(found, repaired=not (new or asked_for))
+        self._report_difference(found, repaired=not self._asked_for)
         self._report_missing(ports)
-        if asked_for or mirror.others.keys() & compared or self._intruders:
+        if self._asked_for or mirror.others_changed:
             self._report_intruders(mirror)
-        return found.anything
+        self._to_compare, self._asked_for = set(), set()
+        return found.keys
 
-    async def _take_up(self, session: Session) -> None:
-        """Have a new connection tell of its ports and flows, and know all of both."""
-        await session.ask_for_news()
-        await session.monitor_flows(TABLES)
-        self._ready = session
+    async def _take_up(self, session: Session) -> dict[str, Port]:
+        """Have a new connection tell of its ports and flows, know all of both; return the ports."""
+        if session is not self._ready:
+            await session.ask_for_news()
+            await session.monitor_flows(TABLES)
+            while self._ports.known is None:
+                asked = self._ports.asking()
+                self._ports.answered(await session.ports(), asked)
+            self._ready = session
+        return self._ports.known or {}
 
     def _wake_later(self) -> None:
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self.wake)
@@ -250,6 +298,7 @@ class Reconciler:
 
     def _report_intruders(self, mirror: Mirror) -> None:
         """Say which flows of other owners keep ours from being met, and when none does any more."""
+        mirror.others_changed = False
         found = frozenset(intruders(mirror.others, self._wanted.flows))
         if found == self._intruders:
             return

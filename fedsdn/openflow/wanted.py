@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from fedsdn.openflow.in_turns import in_turns
 from fedsdn.openflow.messages import Ports
@@ -42,12 +44,13 @@ class WantedFlows:
         moved = {name for name, _ in self._ports.items() ^ ports.items()}
         self._ports = dict(ports)
         changed: set[Key] = set()
+        writer, numbers = FlowWriter(self._ports), count(1)
         for name in self._groups.keys() - groups.keys():
             changed |= self._replace(self._groups.pop(name).written, {})
         for name, flows in groups.items():
             before = self._groups.get(name)
             if before is None or before.flows is not flows or before.ports & moved:
-                group = await _written(flows, self._ports)
+                group = await _written(flows, writer, numbers)
                 self._groups[name] = group
                 changed |= self._replace(before.written if before else {}, group.written)
         return changed
@@ -70,9 +73,9 @@ class WantedFlows:
         return next(having, None)
 
 
-async def _written(flows: tuple[Flow, ...], ports: Ports) -> _Group:
-    group, writer = _Group(flows), FlowWriter(ports)
-    async for flow in in_turns(group.flows):
+async def _written(flows: tuple[Flow, ...], writer: FlowWriter, numbers: Iterator[int]) -> _Group:
+    group = _Group(flows)
+    async for flow in in_turns(group.flows, numbers):
         group.ports |= flow.ports
         try:
             written = writer.write(flow)

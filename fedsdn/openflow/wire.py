@@ -30,8 +30,6 @@ _FLOW_MOD = struct.Struct("!BBHIQQBBHHHIIIHxx")
 _MATCH = struct.Struct("!HH")
 _FIELD_HEADER_BYTES, _FIELD_LENGTH = 4, 3
 """Of a match's field (OXM TLV): the bytes before its value, and which of them is its length."""
-_STATS = struct.Struct("!HBxIIHHHH4xQQQ")
-"""``ofp_flow_stats``; the match follows."""
 _BUNDLE_ADD = struct.Struct("!BBHIIII2xH")
 """``onf_bundle_add_msg`` with its header (ONF extension 230); the message follows."""
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
 
 from ovs.flow.decoders import IntMask, IPMask
 
 from fedsdn.ovs.flows import DumpedFlow, Parts, parse_flow
-from fedsdn.pipeline.declarations import Table
+from fedsdn.pipeline.declarations import HookPriority, Table
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.table_miss import is_table_miss
 
 _LISTED = 3
+
+_PREFIXES_HOOK = (Table.HOOK, HookPriority.TENANT)
+"""Table and priority of the flows by which packets to remote prefixes come."""
 
 
 class Fault(StrEnum):
@@ -51,12 +54,14 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
     """Compare a site's wanted flows with its bridge's: cookie, table, priority, match and actions.
 
     Our flows with a hard timeout belong to connections being opened, and are no difference. Nor is
-    another owner's table-miss flow in place of ours.
+    another owner's table-miss flow in place of ours, nor ours that is not wanted any more, as long
+    as it is the only one.
     """
     lasting = [flow for flow in present if not (flow.ours and flow.hard_timeout)]
     there = {flow.key: flow for flow in lasting}
     asked = {flow.key: flow for flow in (parse_flow(str(flow)) for flow in wanted)}
-    if any(_is_others_table_miss(flow) for flow in lasting):
+    others_miss = any(map(_is_others_table_miss, lasting))
+    if others_miss:
         asked = {key: flow for key, flow in asked.items() if not _is_table_miss(flow)}
     by_table: defaultdict[int, list[DumpedFlow]] = defaultdict(list)
     for flow in lasting:
@@ -66,7 +71,10 @@ def compare(wanted: Iterable[Flow], present: Sequence[DumpedFlow]) -> list[Findi
     found: list[Finding] = []
     for key, flow in asked.items():
         found.extend(_judge(flow, there.get(key), by_table[flow.table]))
-    found.extend(_unwanted(flow for key, flow in there.items() if key not in asked))
+    met = [flow for key, flow in asked.items() if key in there]
+    found.extend(_hidden_prefixes(met, by_table[Table.HOOK]))
+    unwanted = (flow for key, flow in there.items() if key not in asked)
+    found.extend(_unwanted(flow for flow in unwanted if others_miss or not _is_table_miss(flow)))
     return sorted(found, key=lambda one: (one.flow.table, -one.flow.priority, one.fault))
 
 
@@ -106,6 +114,37 @@ def _judge(
     above = next((other for other in higher if shadows(other, flow)), None)
     if above is not None:
         yield Finding(Fault.SHADOWED, flow, above)
+
+
+def _hidden_prefixes(asked: Sequence[DumpedFlow], hook: Iterable[DumpedFlow]) -> Iterator[Finding]:
+    """Yield flows of remote prefixes whose packets another owner's flow takes above the hook.
+
+    All prefixes share the hook: one of them may be hidden while the hook is met.
+    """
+    hooks = [flow for flow in asked if (flow.table, flow.priority) == _PREFIXES_HOOK]
+    above = [
+        flow
+        for flow in hook
+        if flow.priority > HookPriority.TENANT
+        and not flow.ours
+        and not any(shadows(flow, one) for one in hooks)
+    ]
+    prefixes = [flow for flow in asked if flow.table == Table.REMOTE and flow.fields]
+    if not (hooks and above and prefixes):
+        return
+    first, *others = (flow.fields for flow in hooks)
+    shared = {
+        name: value
+        for name, value in first.items()
+        if all(other.get(name) == value for other in others)
+    }
+    for flow in prefixes:
+        met = replace(
+            flow, table=Table.HOOK, priority=HookPriority.TENANT, fields=shared | flow.fields
+        )
+        hiding = next((other for other in above if shadows(other, met)), None)
+        if hiding is not None:
+            yield Finding(Fault.SHADOWED, flow, hiding)
 
 
 def _unwanted(flows: Iterable[DumpedFlow]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ DATABASE = (
     "ovsdb-server /run/db/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach "
     "--no-chdir --log-file=/run/db/ovsdb-server.log"
 )
+GONE = "start Open vSwitch, or add"
 SWITCH = "ovs-vswitchd --pidfile --detach --no-chdir --log-file=/run/db/vswitchd.log"
 
 
@@ -113,8 +114,9 @@ def test_ports_follow_the_database_after_its_restart(host: SiteHost) -> None:
 
 def test_a_bridge_that_is_gone_is_named(host: SiteHost) -> None:
     """By the log and by status; the uplinks' ports are unknown then."""
+    before = host.output("cat /run/app.log").count(GONE)
     host.end("ovs-vswitchd")
-    wait_until(lambda: "start Open vSwitch, or add" in host.output("cat /run/app.log"))
+    wait_until(lambda: host.output("cat /run/app.log").count(GONE) > before)
     wait_until(lambda: '"up"' not in ports(host))
     said = host.run("fedsdn status --config-file /run/fedsdn.conf")
     assert said.returncode == 1

@@ -92,6 +92,19 @@ def test_news_of_the_bridge_are_a_reason_to_try(switch: Switch) -> None:
         listener.accept()[0].close()
 
 
+def test_another_bridge_is_connected_instead(switch: Switch) -> None:
+    with switch.listen() as listener:
+        switch.served.get(timeout=20)
+        other = switch.path.with_name("other.mgmt")
+        with socket.socket(socket.AF_UNIX) as new:
+            new.bind(str(other))
+            new.listen()
+            switch.connection.go_over("other")
+            assert switch.served.get(timeout=20) == "other"
+            new.accept()[0].close()
+        listener.accept()[0].close()
+
+
 def test_why_there_is_no_connection_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_check_json_has_every_loss_that_cuts() -> None:
         "cut_off": [["a", "b"]],
         "alone": [],
     }
-    assert len(report["losses"]) == 4
+    assert (len(report["losses"]), report["truncated"]) == (4, False)
 
 
 def test_check_of_many_sites_says_the_first_losses_and_counts_all(tmp_path: Path) -> None:
@@ -138,8 +139,22 @@ def test_check_of_many_sites_says_the_first_losses_and_counts_all(tmp_path: Path
     assert text[-1] == ("cut sites off: 0 of 120 losses of one uplink, 3600 of 7140 losses of two")
     report = json.loads(fedsdn("check", path, "--json").stdout)
     assert (len(report["losses"]), report["two"]["cut_off"]) == (20, 3600)
+    assert report["truncated"]
     every = fedsdn("check", path, "--all").stdout.splitlines()
     assert len([line for line in every if line.startswith("loss of ")]) == 3600
+
+
+@pytest.mark.parametrize(("sites", "more"), [(20, False), (21, True)])
+def test_check_says_that_there_is_more_if_there_is(
+    tmp_path: Path, sites: int, *, more: bool
+) -> None:
+    """On one wire the loss of each uplink cuts its site off."""
+    many = many_sites(sites)
+    on_one_wire = tuple(replace(site, uplinks=site.uplinks[:1]) for site in many.sites)
+    path = tmp_path / "federation.yaml"
+    path.write_text(dump_federation(replace(many, sites=on_one_wire)))
+    assert ("these are the first 20" in fedsdn("check", path).stdout) is more
+    assert json.loads(fedsdn("check", path, "--json").stdout)["truncated"] is more
 
 
 def test_the_config_file_names_the_federation(config: Path, federation: Path) -> None:

@@ -6,6 +6,7 @@ The kernel, which needs root, and the host's checks are put aside; everything el
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,10 @@ from fedsdn.config.loader import dump_federation
 from fedsdn.config.local import LocalSettings
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.controller import alone, federation_file
 from fedsdn.controller import controller as controller_module
-from fedsdn.controller import federation_file
 from fedsdn.controller.controller import Controller
-from fedsdn.openflow.bridge_socket import BridgeConnection
+from fedsdn.errors import FinalError
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
 from fedsdn.ovs.commands import OvsError
@@ -77,7 +78,6 @@ class Host:
         monkeypatch.setattr(federation_file, "flows_among", self._flows_among)
         monkeypatch.setattr(controller_module, "DATABASE_SOCKET", directory / "db.sock")
         monkeypatch.setattr(controller_module, "_RETRY_SECONDS", 0.01)
-        monkeypatch.setattr("fedsdn.openflow.bridge_socket._reserve", lambda _bridge: _Reserved())
         self.controller = Controller(LocalSettings("a", self.file))
         self.main: asyncio.Task[None] | None = None
 
@@ -121,11 +121,6 @@ class Host:
 
     def ports(self) -> set[PortState]:
         return {uplink.port for uplink in self.statuses[-1].uplinks} if self.statuses else set()
-
-
-class _Reserved:
-    def close(self) -> None:
-        """Nobody else wants this bridge."""
 
 
 def _no_socket(*_arguments: object) -> None:
@@ -327,11 +322,10 @@ def test_an_unexpected_exception_in_any_task_ends_all_of_them(
     assert f"task '{part}' failed" in caplog.text
 
 
-def test_only_one_application_of_a_host_has_a_bridge() -> None:
-    first = BridgeConnection("test-bridge-1")
-    with pytest.raises(Exception, match="another application already steers bridge test-bridge-1"):
-        BridgeConnection("test-bridge-1")
-    first.go_over("test-bridge-2")
-    BridgeConnection("test-bridge-1")
-    with pytest.raises(Exception, match="another application already steers bridge test-bridge-2"):
-        BridgeConnection("test-bridge-2")
+def test_a_host_has_one_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "_PATIENCE_SECONDS", 0.0)
+    lock = alone.take_lock(tmp_path / "lock", "a")
+    with pytest.raises(FinalError, match=f"on this host .process {os.getpid()}, site a.: a host"):
+        alone.take_lock(tmp_path / "lock", "b")
+    os.close(lock)
+    os.close(alone.take_lock(tmp_path / "lock", "b"))

@@ -11,7 +11,7 @@ from fedsdn.config.model import ProviderNetwork
 from fedsdn.inspect.flows.names import named_actions, named_match, table_name
 from fedsdn.inspect.flows.page import page
 from fedsdn.inspect.flows.purpose import flow_purpose, table_purpose
-from fedsdn.inspect.flows.report import document, rates, source, tables, text, why
+from fedsdn.inspect.flows.report import document, finding_text, rates, source, tables, text, why
 from fedsdn.lab.topology import load_topology
 from fedsdn.ovs.comparison import Fault, compare, shadows
 from fedsdn.ovs.flows import DumpedFlow, DumpError, concerns_us, parse_dump, parse_flow
@@ -162,6 +162,39 @@ def test_every_fault_is_found() -> None:
     found = [one for one in compare(flows_of(), [*flows, above]) if one.other == above]
     assert {one.fault for one in found} == {Fault.SHADOWED}
     assert {one.flow.match.split(",")[0] for one in found} == {"icmp", "ip", "tcp"}
+
+
+def test_one_remote_prefix_that_is_hidden_above_the_hook_is_found() -> None:
+    """The hook is met by the packets of all others."""
+    taken = parse_flow("cookie=0x1, table=0, priority=40000,tcp,nw_dst=10.2.0.0/24 actions=drop")
+    [found] = compare(flows_of(), [*dumped(), taken])
+    assert (found.fault, found.flow.table, found.other) == (Fault.SHADOWED, Table.REMOTE, taken)
+    assert found.flow.match == "tcp,nw_dst=10.2.0.0/24"
+    assert "behind table 0, priority 40000 tcp,nw_dst=10.2.0.0/24 → drop" in "\n".join(
+        finding_text(found)
+    ).replace(table_name(0), "table 0")
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "priority=40000,tcp,nw_dst=10.2.0.128/25",
+        "priority=40000,udp,nw_dst=10.2.0.0/24",
+        "priority=40000,tcp,in_port=7,nw_dst=10.2.0.0/24",
+        "priority=19999,tcp,nw_dst=10.2.0.0/24",
+    ],
+)
+def test_what_leaves_packets_of_a_remote_prefix_to_the_hook_hides_nothing(match: str) -> None:
+    assert faults([*dumped(), parse_flow(f"cookie=0x1, table=0, {match} actions=drop")]) == []
+
+
+def test_our_table_miss_flow_stays_as_long_as_it_is_the_only_one() -> None:
+    wanted = [flow for flow in flows_of() if flow.table or flow.priority]
+    assert len(wanted) == len(flows_of()) - 2
+    assert compare(wanted, dumped()) == []
+    theirs = parse_flow("cookie=0x1, table=0, priority=0 actions=NORMAL")
+    both = compare(wanted, [*dumped(), theirs])
+    assert [finding.fault for finding in both] == [Fault.UNKNOWN] * 2
 
 
 def test_flows_that_go_by_themselves_are_no_difference() -> None:

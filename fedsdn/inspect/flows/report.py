@@ -147,7 +147,8 @@ def finding_text(finding: Finding) -> Iterator[str]:
     yield f"{finding.fault.upper():9} {table_name(flow.table)}, priority {flow.priority}{purpose}"
     yield f"          {named_match(flow)} → {named_actions(flow)}"
     if finding.fault is Fault.SHADOWED and other is not None:
-        yield f"   behind {other.priority} {named_match(other)} → {named_actions(other)}"
+        place = "" if other.table == flow.table else f"{table_name(other.table)}, priority "
+        yield f"   behind {place}{other.priority} {named_match(other)} → {named_actions(other)}"
     elif other is not None:
         yield f"       is {named_actions(other)} (cookie {other.cookie:#x}, not {flow.cookie:#x})"
 
