@@ -212,9 +212,8 @@ class Channel:
 
     def _reloaded(self, answer: Answer, writer: asyncio.StreamWriter) -> None:
         waiting = self._reloading.pop((writer, answer.number), None)
-        if waiting is None:
-            raise ChannelError(INVALID_REQUEST, "an answer to no request")
-        waiting.set_result(answer.read(Reloaded).reset)
+        if waiting is not None:  # else it is late, and nobody waits for it any more
+            waiting.set_result(answer.read(Reloaded).reset)
 
     async def _reload_for(self, number: int | None, writer: asyncio.StreamWriter) -> None:
         self._answer(writer, number, Reloaded(await self.reload()))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as altered
 
-from fedsdn.channel import ask
+from fedsdn.channel import ask, server
 from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.messages import (
@@ -32,13 +32,14 @@ from fedsdn.channel.messages import (
     encode_answer,
 )
 from fedsdn.channel.report import Report
-from fedsdn.channel.server import RELOAD_SECONDS, Channel
+from fedsdn.channel.server import Channel
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.news import PathNews, ToldPath
 from fedsdn.uplinks.status import PathState
 
 LIMIT = 10.0
+FOR_EVER = 1000.0
 
 
 def at(port: int) -> SocketAddress:
@@ -64,6 +65,7 @@ class Worker:
         self.report = Report()
         self.told: list[PathsMessage] = []
         self.reloads = 0
+        self.reloaded = 0
         self.may_reload = asyncio.Event()
         self.may_reload.set()
         self.needed: set[str] = set()
@@ -74,6 +76,7 @@ class Worker:
     async def _reload(self) -> int:
         self.reloads += 1
         await self.may_reload.wait()
+        self.reloaded += 1
         return 3
 
 
@@ -283,7 +286,11 @@ def test_a_worker_that_finds_the_application_reads_the_file(tmp_path: Path) -> N
     run(scenario, tmp_path / "channel")
 
 
-def test_a_reload_returns_when_all_workers_have_reset_what_they_must(tmp_path: Path) -> None:
+def test_a_reload_returns_when_all_workers_have_reset_what_they_must(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RELOAD_SECONDS", FOR_EVER)
+
     async def scenario(path: Path) -> None:
         channel, _ = application(path)
         async with worker(path) as one, worker(path) as other:
@@ -293,12 +300,16 @@ def test_a_reload_returns_when_all_workers_have_reset_what_they_must(tmp_path: P
             await until(lambda: (one.reloads, other.reloads) == (2, 2))
             assert not reloading.done()
             one.may_reload.set()
-            await asyncio.wait_for(reloading, RELOAD_SECONDS / 2)
+            assert await reloading == 6
 
     run(scenario, tmp_path / "channel")
 
 
-def test_a_reload_does_not_wait_for_a_worker_that_hangs_or_ends(tmp_path: Path) -> None:
+def test_a_reload_does_not_wait_for_a_worker_that_hangs_or_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RELOAD_SECONDS", FOR_EVER)
+
     async def scenario(path: Path) -> None:
         channel, _ = application(path)
         async with worker(path) as one:
@@ -307,9 +318,30 @@ def test_a_reload_does_not_wait_for_a_worker_that_hangs_or_ends(tmp_path: Path) 
                 ending.may_reload.clear()
                 reloading = asyncio.create_task(channel.reload())
                 await until(lambda: ending.reloads == 2)
-            await asyncio.wait_for(reloading, RELOAD_SECONDS / 2)
+            assert await reloading == 3
             one.may_reload.clear()
-            await asyncio.wait_for(channel.reload(), 2 * RELOAD_SECONDS)
+            monkeypatch.setattr(server, "RELOAD_SECONDS", 0.01)
+            assert await channel.reload() == 0
+
+    run(scenario, tmp_path / "channel")
+
+
+def test_an_answer_that_comes_late_leaves_the_channel_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RELOAD_SECONDS", 0.01)
+
+    async def scenario(path: Path) -> None:
+        channel, _ = application(path)
+        async with worker(path) as one:
+            await until(lambda: one.reloaded == 1)
+            one.may_reload.clear()
+            assert await channel.reload() == 0
+            await until(lambda: one.reloads == 2)
+            one.may_reload.set()
+            await until(lambda: one.reloaded == 2)
+            await one.client.restore(Restoration(at(5), at(5), at(80)))
+            assert one.reloads == 2, "a worker with a new channel reads the file again"
 
     run(scenario, tmp_path / "channel")
 
