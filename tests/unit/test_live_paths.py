@@ -161,6 +161,16 @@ def test_what_is_told_in_parts_counts_as_a_whole() -> None:
     assert {first(live, turn) for turn in range(2)} == {"up1"}
 
 
+def test_parts_whose_rest_was_lost_with_the_channel_do_not_count() -> None:
+    """The next application tells everything, and may have other paths."""
+    live = LivePaths()
+    up1, up2 = told(PathState.UP, PathState.UP).paths
+    first_part = altered(told(PathState.UP, PathState.UP), anew=True, more=True, paths=[up1])
+    live.take(first_part)
+    live.take(altered(first_part, more=False, paths=[altered(up2, uplink="up1", peer="c")]))
+    assert live.usable(POLICY.paths(PEER, 0), PEER) == []
+
+
 def test_a_path_that_is_gone_is_not_usable() -> None:
     live = LivePaths()
     live.take(told(PathState.UP, PathState.UP))

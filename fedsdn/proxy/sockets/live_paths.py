@@ -108,6 +108,8 @@ class LivePaths:
     def take(self, message: PathsMessage) -> bool:
         """Take in what has changed; True if a path has become usable."""
         self._fresh_until = self._clock() + STALE_SECONDS
+        if message.anew:  # the rest of older ones was lost with their channel
+            self._parts.clear()
         self._parts.append(message)
         if message.more:
             return False
