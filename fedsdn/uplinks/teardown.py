@@ -86,11 +86,6 @@ class Teardown(Enum):
         return self in _ACKNOWLEDGED
 
     @property
-    def has_released(self) -> bool:
-        """Whether its endpoint is released."""
-        return self in _RELEASED
-
-    @property
     def has_ended(self) -> bool:
         """Whether subflows on it may have been ended since it went down."""
         return self in (Teardown.ENDING, Teardown.SUSPENDED)
