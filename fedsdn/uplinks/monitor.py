@@ -95,6 +95,8 @@ class UplinkMonitor:
         self._file = digest(federation)
         self._paths = self._new_paths(federation)
         self._plan = Plan(self._paths.orders(), federation.site(site))
+        self._ports: dict[str, PortState] | None = None
+        """Those of the bridge by name, as told last."""
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._log = DampedLog(_LOG)
@@ -141,20 +143,27 @@ class UplinkMonitor:
 
         None: the bridge is not connected, so nothing is known of any port.
         """
+        self._ports = ports
+        if self._note_ports():
+            self._status_due.set()
+            self._take_turn()
+
+    def _note_ports(self) -> bool:
+        """Note what the bridge's ports say of the uplinks; True if that is news."""
+        ports = self._ports
         states = {
             one.name: PortState.UNKNOWN if ports is None else ports.get(one.port, PortState.ABSENT)
             for one in self._plan.site.uplinks
         }
         before = self._paths.ports
         if not self._paths.set_ports(states, time.monotonic()):
-            return
+            return False
         for name, state in states.items():
             if before.get(name) is not state:
                 self._port_since[name] = time.time()
                 text = f"uplink {name}: port {state}"
                 self._log.say(logging.INFO, ("port", name), text, _CHANGES_AT_ONCE)
-        self._status_due.set()
-        self._take_turn()
+        return True
 
     def set_federation(self, federation: Federation, file: str) -> None:
         """Go over to a changed federation, with its digest; what it leaves as it was goes on."""
@@ -166,6 +175,7 @@ class UplinkMonitor:
         self._federation, self._paths = federation, paths
         self._plan = Plan(paths.orders(), federation.site(self._site))
         self._news.set_paths(paths)
+        self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()
         self._kernel_due.set()
         self._status_due.set()
@@ -327,7 +337,8 @@ class UplinkMonitor:
             paths=tuple(self._path_status(path) for path in self._paths),
             file=self._file,
             differing=tuple(
-                replace(one, since=self._wall + one.since) for one in self._paths.differing()
+                replace(one, since=self._wall + one.since)
+                for one in self._paths.differing(time.monotonic())
             ),
         )
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Set
 from fedsdn.config.model import AddressPair, Federation, Probes, Site, Uplink
 from fedsdn.uplinks.agenda import Agenda
 from fedsdn.uplinks.agreement import Rounds
+from fedsdn.uplinks.heard_file import HeardFile
 from fedsdn.uplinks.liveness import PATIENCE, Liveness, Reception
 from fedsdn.uplinks.pace import Kind, Pace, Shares
 from fedsdn.uplinks.path import Path, PathKey, PathName
-from fedsdn.uplinks.peer import DEAD_PORT, HeardFile, Peer, Sender
+from fedsdn.uplinks.peer import DEAD_PORT, LATE, Peer, Sender
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import DifferingFile, PortState
 from fedsdn.uplinks.teardown import OrderBook, Orders
@@ -55,6 +56,8 @@ class Paths:
         """Sites that probe this one, and that the federation file does not have."""
         self._removed: dict[AddressPair, float] = {}
         """Paths that were removed from the federation file, and when."""
+        self._removed_due = float("inf")
+        """When the peer has noticed the next of them."""
         self._needed: Set[str] = frozenset()
         self.heard: dict[PathKey, Path] = {}
         """Paths on which probes have come; who looks at their times empties it."""
@@ -122,6 +125,7 @@ class Paths:
         self._begin(now)
         pairs = {path.pair for path in self}
         self._removed = {pair: since for pair, since in before.items() if pair not in pairs}
+        self._end_removed(now)
 
     # What happens
 
@@ -168,13 +172,20 @@ class Paths:
         """Note a probe on a path that our file does not have; its signature is good."""
         name = probe.site
         known = self._peers[name].file if name in self._peers else self._strangers.get(name)
+        if known is None and len(self._strangers) == _MOST_STRANGERS:
+            self._forget_strangers(now)
         if known is None and len(self._strangers) < _MOST_STRANGERS:
             known = self._strangers[name] = HeardFile()
         if known is not None:
             known.note(probe.file, self._sender.file, now)
 
-    def differing(self) -> list[DifferingFile]:
-        """Return the sites whose files are others than ours, by what was heard of them last.
+    def _forget_strangers(self, now: float) -> None:
+        self._strangers = {
+            name: heard for name, heard in self._strangers.items() if not heard.is_old(now)
+        }
+
+    def differing(self, now: float) -> list[DifferingFile]:
+        """Return the sites whose files are others than ours, by what was heard within a minute.
 
         Times are those of our clock.
         """
@@ -182,7 +193,7 @@ class Paths:
         return [
             DifferingFile(name, heard.digest, heard.since)
             for name, heard in every.items()
-            if heard.digest is not None and heard.digest != self._sender.file
+            if heard.digest is not None and heard.differs(self._sender.file, now)
         ]
 
     # What follows
@@ -198,11 +209,16 @@ class Paths:
             peer = self._peers[name]
             changed += peer.judge(self.ports, now)
             self._note(peer, now)
-        if self._removed:
-            patience = PATIENCE * self._probes.detection
-            removed = (pair for pair, since in self._removed.items() if now - since > patience)
-            self._book.set_removed(frozenset(removed))
+        if now >= self._removed_due:
+            self._end_removed(now)
         return changed
+
+    def _end_removed(self, now: float) -> None:
+        """Have those subflows ended on removed paths whose peers have noticed."""
+        patience = PATIENCE * self._probes.detection + LATE
+        due = {pair: since + patience for pair, since in self._removed.items()}
+        self._book.set_removed(frozenset(pair for pair, when in due.items() if when <= now))
+        self._removed_due = min((when for when in due.values() if when > now), default=float("inf"))
 
     def _note(self, peer: Peer, now: float) -> None:
         """Note what follows for a peer that was judged."""
@@ -233,7 +249,7 @@ class Paths:
         """When to judge and to send probes again, if nothing happens until then."""
         if self._restless:
             return float("-inf")
-        return min(self._judgements.next(), self._rounds.next())
+        return min(self._judgements.next(), self._rounds.next(), self._removed_due)
 
     @property
     def has_new_orders(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fedsdn.config.model import Probes
 from fedsdn.uplinks import teardown
 from fedsdn.uplinks.agreement import Agreement, Rounds
+from fedsdn.uplinks.heard_file import HeardFile
 from fedsdn.uplinks.liveness import (
     PATIENCE,
     Contact,
@@ -34,7 +35,7 @@ _ANSWER_SECONDS = 1.0
 _PROMPT_SECONDS = 0.5
 """Hundreds of peers in use are probed less often than the file says, but this often."""
 
-_LATE = 1e-6
+LATE = 1e-6
 """A deadline is met so much later: sums of times are not exact."""
 
 Ports = Mapping[str, PortState]
@@ -49,23 +50,6 @@ class Sender:
     epoch: int
     file: str
     probes: Probes
-
-
-@dataclass(slots=True)
-class HeardFile:
-    """The ``digest`` of a site's federation file, as heard last; None before the first probe.
-
-    ``since`` is when it began to be another than ours, if it is.
-    """
-
-    digest: str | None = None
-    since: float = 0.0
-
-    def note(self, digest: str, ours: str, now: float) -> None:
-        """Note what a probe says."""
-        if self.digest != digest and self.digest in (None, ours):
-            self.since = now
-        self.digest = digest
 
 
 @dataclass(slots=True, eq=False)
@@ -372,14 +356,14 @@ class Peer:
         """Yield when something may follow for a path, if nothing is heard until then."""
         if path.liveness.is_down:
             yield _drained_at(path, ports)
-            yield path.liveness.patient_until(path.reception, self.rhythm.detection) + _LATE
+            yield path.liveness.patient_until(path.reception, self.rhythm.detection) + LATE
             if path.liveness.good_since is not None:
                 yield path.liveness.held_until(now, self.sender.probes.hold)
         else:
-            yield teardown.settles_at(path.lives_since) + _LATE
+            yield teardown.settles_at(path.lives_since) + LATE
         if not self.unprobed:
             for moment in deadlines(path.reception, self.contact, self.rhythm):
-                yield moment + _LATE
+                yield moment + LATE
 
 
 _INHERITED = (

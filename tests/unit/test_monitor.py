@@ -229,6 +229,23 @@ async def test_a_reload_while_the_kernel_is_busy_is_acted_on_at_once() -> None:
         assert a.opened == []
 
 
+@asynchronous
+async def test_the_port_of_a_new_uplink_is_known() -> None:
+    """Nothing happens to it, so Open vSwitch says nothing of it."""
+    both = federation()
+    a, b = both.sites
+    one = replace(both, sites=(replace(a, uplinks=a.uplinks[:1]), b))
+    async with running(one, "a") as site:
+        site.monitor.set_ports({"up1": PortState.UP, "up2": PortState.DOWN})
+        site.monitor.set_federation(both, "more")
+        await until(lambda: ("up2", DOWN) in site.paths())
+        site.monitor.set_federation(one, "fewer")
+        site.monitor.set_ports({"up1": PortState.UP})
+        site.monitor.set_federation(both, "more")
+        await until(lambda: ("up2", DOWN) in site.paths())
+        assert site.monitor._status().uplinks[1].port is PortState.ABSENT
+
+
 @pytest.mark.parametrize("error", [OSError(99, "not there"), OSError("odd")])
 @asynchronous
 async def test_an_uplink_that_cannot_be_probed_keeps_no_other_from_it(error: Exception) -> None:

@@ -346,6 +346,23 @@ def test_subflows_on_a_path_that_the_file_has_no_more_end_when_peers_found_it_si
         assert smaller.orders().dead_pairs == found
 
 
+def test_subflows_on_an_uplink_that_is_gone_end_also_where_nothing_is_probed() -> None:
+    """Nothing else happens there: the end is due by itself."""
+    both = replace(two_sites(), probes=None)
+    a, b = both.sites
+    old = Model(both)
+    gone = {path.pair for path in old.sites["a"] if path.name.uplink == "up2"}
+    smaller = replace(both, sites=(replace(a, uplinks=a.uplinks[:1]), b))
+    paths = Paths(smaller, "a", epoch=1, now=old.now)
+    paths.inherit(old.sites["a"])
+    now = old.now
+    while (due := paths.next_turn()) < float("inf"):
+        now = max(now, due)
+        paths.judge(now)
+    assert now < old.now + 10
+    assert paths.orders().dead_pairs == gone
+
+
 def test_the_next_deadline_is_when_something_would_change(model: Model) -> None:
     model.cut_wire("up1")
     for _ in range(10):
@@ -371,19 +388,34 @@ def test_it_is_known_since_when_a_peer_has_another_federation_file() -> None:
     for second in (3.0, 4.0):
         heard(a, same, second)
         heard(a, other, second)
-    assert a.differing() == [DifferingFile("c", "2", 3.0)]
+    assert a.differing(4.0) == [DifferingFile("c", "2", 3.0)]
     changed = with_file("a", "2", 5.0)
     changed.inherit(a)
-    assert changed.differing() == [DifferingFile("b", "1", 5.0)]
+    assert changed.differing(5.0) == [DifferingFile("b", "1", 5.0)]
     heard(changed, with_file("b", "2", 6.0), 6.0)
-    assert changed.differing() == []
+    assert changed.differing(6.0) == []
 
 
 def test_a_site_that_probes_us_and_is_not_in_our_file_is_known() -> None:
     a = Paths(two_sites(), "a", epoch=1, now=0.0, file="1")
     heard(a, with_file("c", "2", 1.0), 2.0)
-    assert a.differing() == [DifferingFile("c", "2", 2.0)]
+    assert a.differing(2.0) == [DifferingFile("c", "2", 2.0)]
     bigger = Paths(three_sites(), "a", epoch=1, now=3.0, file="2")
     bigger.inherit(a)
     heard(bigger, with_file("c", "2", 4.0), 4.0)
-    assert bigger.differing() == []
+    assert bigger.differing(4.0) == []
+
+
+def test_a_site_that_is_not_heard_any_more_is_not_said_to_have_another_file() -> None:
+    """It may have left; neither does it keep others from being noted."""
+    a = Paths(two_sites(), "a", epoch=1, now=0.0, file="1")
+    probe, *_ = [probe for _, probe in with_file("c", "2", 1.0).last_probes(2.0) if probe.to == "a"]
+    for number in range(150):
+        a.take(altered(probe, site=f"left-{number}"), 2.0)
+    heard(a, with_file("b", "2", 1.0), 2.0)
+    assert len(a.differing(61.0)) > 100
+    assert a.differing(62.0) == []
+    heard(a, with_file("c", "2", 1.0), 70.0)
+    assert a.differing(70.0) == [DifferingFile("c", "2", 70.0)]
+    heard(a, with_file("b", "2", 72.0), 73.0)
+    assert {one.site for one in a.differing(73.0)} == {"b", "c"}
