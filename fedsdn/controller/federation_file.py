@@ -80,8 +80,10 @@ class FederationFile:
         What the file forbids is not to wait for the database.
         """
         federation = self._watched.current
-        self._due = not await self._read_bridges(federation)
-        if self._bridges is None or (self._due and federation == self._followed):
+        self._due = False  # what changes while the database is read is due again
+        silent = not await self._read_bridges(federation)
+        self._due |= silent
+        if self._bridges is None or (silent and federation == self._followed):
             return
         self._flows = await self._blocking(
             flows_among, self._bridges, federation, self._site, self._flows

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def to_its_end(program: Program) -> list[str]:
     return program.stdout.read().splitlines()
 
 
+def has_ended_by_news(host: SiteHost, program: Program) -> bool:
+    """Give it news of flows, again and again: it may hear of the first before the signal."""
+    host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE} table=110")
+    with suppress(subprocess.TimeoutExpired):
+        program.wait(0.5)
+    return program.returncode is not None
+
+
 @pytest.mark.parametrize("part", failing_app.PARTS)
 def test_an_unexpected_exception_ends_the_process_with_its_reason(
     host: SiteHost, part: str
@@ -43,12 +52,8 @@ def test_an_unexpected_exception_ends_the_process_with_its_reason(
     with host.program(*command, stderr=subprocess.STDOUT) as program:
         wait_until(lambda: len(own(host)) > 50)
         program.send_signal(signal.SIGUSR1)
-        host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE} table=110")
-        try:
-            assert program.wait(30) not in (0, None)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            pytest.fail(f"it goes on: {to_its_end(program)}")
+        wait_until(lambda: has_ended_by_news(host, program))
+        assert program.returncode != 0
         ended = time.monotonic()
         said = to_its_end(program)
         raised = next(line for line in said if "raised at" in line)
