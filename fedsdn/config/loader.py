@@ -235,7 +235,7 @@ def federation_document(federation: Federation) -> dict[str, Any]:
     return {
         "proxy_port": federation.proxy_port,
         **probes,
-        "sites": {site.name: _site_document(site) for site in federation.sites},
+        "sites": {site.name: site_document(site) for site in federation.sites},
     }
 
 
@@ -244,7 +244,8 @@ def _probes_document(probes: Probes) -> dict[str, Any]:
     return {"key": probes.key, "multiplier": probes.multiplier, **times}
 
 
-def _site_document(site: Site) -> dict[str, Any]:
+def site_document(site: Site) -> dict[str, Any]:
+    """Return a site's section of a federation file, likewise."""
     network = site.provider_network
     provider_network: dict[str, Any] = {"bridge": network.bridge, "type": "flat"}
     if network.segmentation_id is not None:
