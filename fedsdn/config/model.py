@@ -167,6 +167,11 @@ class Federation:
             (prefix.network, (site, prefix)) for site in self.sites for prefix in site.prefixes
         )
 
+    @property
+    def has_disjoint_prefixes(self) -> bool:
+        """Whether no two prefixes overlap; it is checked of what the federation file has."""
+        return self._by_prefix.disjoint
+
     def find_site(self, name: str) -> Site | None:
         """Return the site called ``name``; None if there is none."""
         return self._by_name.get(name)
