@@ -1,0 +1,87 @@
+"""Neutron's agent restarts, and deletes what it does not know of a bridge's flows."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from fedsdn.bench.bridge_watch import BridgeQuietError, BridgeWatch, Condition
+from fedsdn.errors import FedsdnError
+from fedsdn.lab import neutron
+from fedsdn.lab.host import Host
+from fedsdn.lab.wait import wait_until
+from fedsdn.openflow.mirror import Mirror
+from fedsdn.pipeline.cookie import origin
+
+_LIMIT_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
+_QUIET_SECONDS = 1.0
+"""Nothing is deleted for so long, and the agent has done what it does after its start."""
+_COOKIE = re.compile("cookie=(0x[0-9a-f]+)")
+_DUMP = ("ovs-ofctl", "-O", "OpenFlow13", "--no-stats", "dump-flows")
+
+
+def restart(host: Host, bridge: str, watch: BridgeWatch, is_whole: Condition) -> float:
+    """Kill the agent and start it, and wait until it has cleaned up and all of ours are there.
+
+    It takes every VM's port for new, and deletes after that what it does not know of the bridge's
+    flows. Returns the longest time for which some of ours were missing, in seconds.
+
+    Raises:
+        FedsdnError: the agent does not start, or has deleted none of ours.
+
+    """
+    before = _cookies(host, bridge)
+    agent = host.daemon(neutron.AGENT)
+    agent.signal("KILL")
+    wait_until(lambda: not agent.alive(), _LIMIT_SECONDS, lambda: f"{host.name}: the agent runs")
+    gaps = _Gaps(is_whole)
+    with ThreadPoolExecutor(1) as threads:
+        started = threads.submit(neutron.start_agent, host)
+        deadline = time.monotonic() + _LIMIT_SECONDS
+        while not (gaps.are_over() and started.done() and not before & _cookies(host, bridge)):
+            if time.monotonic() > deadline:
+                raise FedsdnError(f"{host.name}: {_unfinished(gaps)} after {_LIMIT_SECONDS:g} s")
+            with suppress(BridgeQuietError):
+                watch.until(gaps.look, _LOOK_SECONDS)
+        started.result()
+    return gaps.longest
+
+
+class _Gaps:
+    """The times for which some of our flows were missing."""
+
+    def __init__(self, is_whole: Condition) -> None:
+        self._is_whole = is_whole
+        self._since: float | None = None
+        self._last = 0.0
+        self.longest = 0.0
+
+    def look(self, mirror: Mirror) -> bool:
+        """Look at the bridge after a change; there is always more to come."""
+        now = time.monotonic()
+        if not self._is_whole(mirror):
+            self._since = self._since or now
+        elif self._since is not None:
+            self.longest = max(self.longest, now - self._since)
+            self._since, self._last = None, now
+        return False
+
+    def are_over(self) -> bool:
+        """Whether there was one, and none for a while."""
+        quiet = time.monotonic() - self._last > _QUIET_SECONDS
+        return self._since is None and self._last > 0.0 and quiet
+
+
+def _unfinished(gaps: _Gaps) -> str:
+    if gaps.longest:
+        return "the agent has not cleaned up, or some of our flows are missing"
+    return "the agent has deleted none of our flows"
+
+
+def _cookies(host: Host, bridge: str) -> set[str]:
+    """Return those of other owners' flows: the agent has a new one after each start."""
+    found = set(_COOKIE.findall(host.run(*_DUMP, bridge)))
+    return {cookie for cookie in found if cookie != "0x0" and origin(int(cookie, 16)) is None}
