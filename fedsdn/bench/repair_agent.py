@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,15 +11,16 @@ from fedsdn.errors import FedsdnError
 from fedsdn.lab import neutron
 from fedsdn.lab.host import Host
 from fedsdn.lab.wait import wait_until
-from fedsdn.openflow.mirror import Mirror
-from fedsdn.pipeline.cookie import origin
+from fedsdn.openflow.mirror import Mirror, is_ours
 
 _LIMIT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 _QUIET_SECONDS = 1.0
 """Nothing is deleted for so long, and the agent has done what it does after its start."""
-_COOKIE = re.compile("cookie=(0x[0-9a-f]+)")
-_DUMP = ("ovs-ofctl", "-O", "OpenFlow13", "--no-stats", "dump-flows")
+
+
+_CLEANS = "Cleaning stale {} flows"
+"""What the agent's log says then, of a bridge."""
 
 
 def restart(host: Host, bridge: str, watch: BridgeWatch, is_whole: Condition) -> float:
@@ -33,21 +33,26 @@ def restart(host: Host, bridge: str, watch: BridgeWatch, is_whole: Condition) ->
         FedsdnError: the agent does not start, or has deleted none of ours.
 
     """
-    before = _cookies(host, bridge)
-    agent = host.daemon(neutron.AGENT)
+    agent, cleans = host.daemon(neutron.AGENT), _CLEANS.format(bridge)
+    before = _said(host, cleans)
     agent.signal("KILL")
     wait_until(lambda: not agent.alive(), _LIMIT_SECONDS, lambda: f"{host.name}: the agent runs")
     gaps = _Gaps(is_whole)
     with ThreadPoolExecutor(1) as threads:
         started = threads.submit(neutron.start_agent, host)
         deadline = time.monotonic() + _LIMIT_SECONDS
-        while not (gaps.are_over() and started.done() and not before & _cookies(host, bridge)):
+        while not (gaps.are_over() and _said(host, cleans) > before):
             if time.monotonic() > deadline:
-                raise FedsdnError(f"{host.name}: {_unfinished(gaps)} after {_LIMIT_SECONDS:g} s")
+                what = "some of our flows are missing" if gaps.seen else "none of ours was deleted"
+                raise FedsdnError(f"{host.name}: {what}, {_LIMIT_SECONDS:g} s after the start")
             with suppress(BridgeQuietError):
                 watch.until(gaps.look, _LOOK_SECONDS)
         started.result()
     return gaps.longest
+
+
+def _said(host: Host, words: str) -> int:
+    return host.log(neutron.AGENT).read_text(errors="replace").count(words)
 
 
 class _Gaps:
@@ -62,6 +67,9 @@ class _Gaps:
     def look(self, mirror: Mirror) -> bool:
         """Look at the bridge after a change; there is always more to come."""
         now = time.monotonic()
+        if any(is_ours(mirror.flows[key]) for key in mirror.changed & mirror.flows.keys()):
+            self._last = now  # what was deleted may be back before we look
+        mirror.changed.clear()
         if not self._is_whole(mirror):
             self._since = self._since or now
         elif self._since is not None:
@@ -69,19 +77,12 @@ class _Gaps:
             self._since, self._last = None, now
         return False
 
+    @property
+    def seen(self) -> bool:
+        """Whether there was one."""
+        return self._last > 0.0
+
     def are_over(self) -> bool:
         """Whether there was one, and none for a while."""
         quiet = time.monotonic() - self._last > _QUIET_SECONDS
-        return self._since is None and self._last > 0.0 and quiet
-
-
-def _unfinished(gaps: _Gaps) -> str:
-    if gaps.longest:
-        return "the agent has not cleaned up, or some of our flows are missing"
-    return "the agent has deleted none of our flows"
-
-
-def _cookies(host: Host, bridge: str) -> set[str]:
-    """Return those of other owners' flows: the agent has a new one after each start."""
-    found = set(_COOKIE.findall(host.run(*_DUMP, bridge)))
-    return {cookie for cookie in found if cookie != "0x0" and origin(int(cookie, 16)) is None}
+        return self._since is None and self.seen and quiet
