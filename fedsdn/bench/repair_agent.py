@@ -10,6 +10,7 @@ from fedsdn.bench.bridge_watch import BridgeQuietError, BridgeWatch, Condition
 from fedsdn.errors import FedsdnError
 from fedsdn.lab import neutron
 from fedsdn.lab.host import Host
+from fedsdn.lab.topology import INTEGRATION_BRIDGE
 from fedsdn.lab.wait import wait_until
 from fedsdn.openflow.mirror import Mirror, is_ours
 
@@ -20,14 +21,17 @@ _QUIET_SECONDS = 1.0
 
 
 _CLEANS = "Cleaning stale {} flows"
-"""What the agent's log says then, of a bridge."""
+_KNOWS_PORTS = "rpc_loop - iteration:1 started"
+"""What the agent's log says."""
+_PORT = "event"
+"""Of the integration bridge, and no VM's."""
 
 
 def restart(host: Host, bridge: str, watch: BridgeWatch, is_whole: Condition) -> float:
     """Kill the agent and start it, and wait until it has cleaned up and all of ours are there.
 
-    It takes every VM's port for new, and deletes after that what it does not know of the bridge's
-    flows. Returns the longest time for which some of ours were missing, in seconds.
+    At the first port that comes after that, it deletes what it does not know of the bridge's flows.
+    Returns the longest time for which some of ours were missing, in seconds.
 
     Raises:
         FedsdnError: the agent does not start, or has deleted none of ours.
@@ -39,7 +43,7 @@ def restart(host: Host, bridge: str, watch: BridgeWatch, is_whole: Condition) ->
     wait_until(lambda: not agent.alive(), _LIMIT_SECONDS, lambda: f"{host.name}: the agent runs")
     gaps = _Gaps(is_whole)
     with ThreadPoolExecutor(1) as threads:
-        started = threads.submit(neutron.start_agent, host)
+        started = threads.submit(_start, host)
         deadline = time.monotonic() + _LIMIT_SECONDS
         while not (gaps.are_over() and _said(host, cleans) > before):
             if time.monotonic() > deadline:
@@ -49,6 +53,20 @@ def restart(host: Host, bridge: str, watch: BridgeWatch, is_whole: Condition) ->
                 watch.until(gaps.look, _LOOK_SECONDS)
         started.result()
     return gaps.longest
+
+
+def _start(host: Host) -> None:
+    """Start it, and give it a port when it knows those that there are."""
+    host.run("ovs-vsctl", "--if-exists", "del-port", INTEGRATION_BRIDGE, _PORT)
+    before = _said(host, _KNOWS_PORTS)
+    agent = neutron.start_agent(host)
+    wait_until(
+        lambda: _said(host, _KNOWS_PORTS) > before,
+        _LIMIT_SECONDS,
+        lambda: f"{host.name}: the agent does not begin: {agent.last_line()}",
+    )
+    port = ("add-port", INTEGRATION_BRIDGE, _PORT, "--", "set", "Interface", _PORT, "type=internal")
+    host.run("ovs-vsctl", *port)
 
 
 def _said(host: Host, words: str) -> int:
