@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.identity.new import NewIdentity, make
 from fedsdn.openflow.difference import difference
 from fedsdn.openflow.wanted import WantedFlows
 from fedsdn.pipeline.build import SiteFlows, site_flows
@@ -41,11 +43,18 @@ def federation(sites: int, prefixes: int = 10) -> Federation:
     return Federation(made, 1080, _PROBES)
 
 
+@cache
+def own_identity(name: str) -> NewIdentity:
+    """Return the identity of every site that is called so."""
+    return make(name)
+
+
 def _site(number: int, prefixes: int) -> Site:
+    name = f"site-{number}"
     block = 4 * number  # a /30 for each site
     isp, lte = (ip_address(f"{net}.0") + block for net in ("172.16.0", "172.20.0"))
     return Site(
-        name=f"site-{number}",
+        name=name,
         provider_network=ProviderNetwork("br-provider", table_miss="normal"),
         prefixes=tuple(_prefixes(number, prefixes)),
         uplinks=(
@@ -58,6 +67,7 @@ def _site(number: int, prefixes: int) -> Site:
                 public=ip_address("198.18.0.1") + number,
             ),
         ),
+        identities=(own_identity(name).identity,),
     )
 
 

@@ -15,6 +15,7 @@ from fedsdn.config.reserved import (
     SOCKSIFIER_PORT,
     WAN_PORT_PREFIX,
 )
+from fedsdn.config.schema import describe
 
 _MOST_SHOWN = 8
 """An error lists so many uplinks, and counts the rest."""
@@ -39,6 +40,7 @@ def check_federation(federation: Federation, document: Document) -> None:
             _check_owners(uplink, where, federation, taken)
     _check_families(federation, sites)
     _check_proxies(federation, sites)
+    _check_pairs(federation, document.section("pairs"))
     _check_reach(federation, sites)
 
 
@@ -229,6 +231,29 @@ def _check_proxies(federation: Federation, sites: Document) -> None:
             raise here.section("source_restore").error(
                 f"'nat', but the proxy of site {foreign[0]} ('proxy: socks5') names no clients",
                 "'transparent' or 'none'",
+            )
+
+
+def _check_pairs(federation: Federation, pairs: Document) -> None:
+    """Check that pairs are of two sites that there are, each named once, and can be encrypted."""
+    taken: dict[frozenset[str], Document] = {}
+    for index, pair in enumerate(federation.pairs):
+        here = pairs.section(index)
+        for at, name in enumerate(pair.sites):
+            if federation.find_site(name) is None:
+                known = " or ".join(site.name for site in federation.sites[:_MOST_SHOWN])
+                raise here.section("sites").section(at).error(describe(name), f"a site: {known}")
+        both = frozenset(pair.sites)
+        if len(both) == 1:
+            raise here.section("sites").error(f"site {pair.sites[0]} twice", "two sites")
+        other = taken.setdefault(both, here)
+        if other is not here:
+            found = f"{' and '.join(pair.sites)}, as on line {other.line}"
+            raise here.section("sites").error(found, "each two sites once")
+        foreign = [name for name in pair.sites if federation.site(name).proxy == "socks5"]
+        if foreign and pair.encryption == "tls":
+            raise here.section("encryption").error(
+                f"'tls', but the proxy of site {foreign[0]} ('proxy: socks5') speaks none", "'none'"
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fedsdn.config.document import Document, KeyPath, key_path
 from fedsdn.config.loader import federation_document, federation_section, parse_federation
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Identity, PairEncryption
 
 DIGEST_DIGITS = 16
 _SECRET = ("probes", "key")
@@ -61,7 +61,7 @@ def read_text(path: Path) -> FederationText:
 
     """
     document = federation_section(path)
-    return FederationText(parse_federation(document), document)
+    return FederationText(parse_federation(document, of_lab=document.at != ()), document)
 
 
 def digest(federation: Federation) -> str:
@@ -81,9 +81,23 @@ def differences(first: FederationText, second: FederationText) -> tuple[Differen
 def _meaning(federation: Federation) -> dict[str, Any]:
     """Return the file as nested mappings, with every default, prefixes by their network."""
     document = federation_document(federation)
-    for site in document["sites"].values():
-        site["prefixes"] = {one.pop("prefix"): one for one in site["prefixes"]}
+    for site in federation.sites:
+        one = document["sites"][site.name]
+        one["prefixes"] = {prefix.pop("prefix"): prefix for prefix in one["prefixes"]}
+        if site.identities:
+            one["identity"] = [_identity(identity) for identity in site.identities]
+    if federation.pairs:
+        document["pairs"] = {_pair(pair): pair.encryption for pair in federation.pairs}
     return document
+
+
+def _identity(identity: Identity) -> str:
+    """Say which identity it is, as ``fedsdn identity show`` does."""
+    return f"{identity.name} (key {identity.key.hex()[:16]})"
+
+
+def _pair(pair: PairEncryption) -> str:
+    return " and ".join(sorted(pair.sites))
 
 
 class _Side:
@@ -96,6 +110,7 @@ class _Side:
             site.name: {str(prefix.network): at for at, prefix in enumerate(site.prefixes)}
             for site in text.federation.sites
         }
+        self._pairs = {_pair(pair): at for at, pair in enumerate(text.federation.pairs)}
 
     def place(self, at: KeyPath, value: object) -> Place:
         """Say what this file has at a place of its meaning; ``value`` is None if nothing."""
@@ -106,11 +121,13 @@ class _Side:
         return Place(f"{_said(at, value)}{' by default' * default}", here.line)
 
     def _written(self, at: KeyPath) -> KeyPath:
-        """Turn a prefix in the meaning into its number in the file's list."""
+        """Turn a prefix or a pair in the meaning into its number in the file's list."""
         match at:
             case ("sites", str(site), "prefixes", str(network), *rest):
                 index = self._prefixes.get(site, {}).get(network, network)
                 return ("sites", site, "prefixes", index, *rest)
+            case ("pairs", str(pair)):
+                return ("pairs", self._pairs.get(pair, pair), "encryption")
         return at
 
 
@@ -143,6 +160,8 @@ def _said(at: KeyPath, value: object) -> str:
         return "nothing"
     if at == _SECRET:
         return "a key that is not shown"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if not isinstance(value, Mapping):
         return str(value)
     if at[:1] == ("sites",) and len(at) == 2:

@@ -11,11 +11,13 @@ import yaml
 
 from fedsdn.config.checks import check_federation
 from fedsdn.config.document import Document, load_document
+from fedsdn.config.identities import check_identities, identity_document, parse_identity
 from fedsdn.config.model import (
     Address,
     Federation,
     Interface,
     Network,
+    PairEncryption,
     Prefix,
     Probes,
     ProviderNetwork,
@@ -41,7 +43,8 @@ def load_federation(path: Path) -> Federation:
         ConfigError: the first error in the file, in one line.
 
     """
-    return parse_federation(federation_section(path))
+    section = federation_section(path)
+    return parse_federation(section, of_lab=section.at != ())
 
 
 def federation_section(path: Path) -> Document:
@@ -63,8 +66,10 @@ def is_topology(document: Document) -> bool:
     return isinstance(document.value, dict) and "federation" in document.value
 
 
-def parse_federation(document: Document) -> Federation:
+def parse_federation(document: Document, *, of_lab: bool = False) -> Federation:
     """Turn a document or a section into a federation, and check it in full.
+
+    A lab's sites need no identities: they get them when it is built.
 
     Raises:
         ConfigError: the first error in it, in one line.
@@ -75,8 +80,14 @@ def parse_federation(document: Document) -> Federation:
         sites=tuple(_site(name, site) for name, site in document.section("sites").items()),
         proxy_port=int(document.value.get("proxy_port", DEFAULT_PROXY_PORT)),
         probes=_probes(document.section("probes").value),
+        default_encryption=document.value.get("encryption", "tls"),
+        pairs=tuple(
+            PairEncryption((pair["sites"][0], pair["sites"][1]), pair["encryption"])
+            for pair in document.value.get("pairs", ())
+        ),
     )
     check_federation(federation, document)
+    check_identities(federation, document.section("sites"), required=not of_lab)
     return federation
 
 
@@ -99,6 +110,11 @@ def _site(name: str, document: Document) -> Site:
         ),
         source_restore=document.value.get("source_restore", "transparent"),
         proxy=document.value.get("proxy", "fedsdn"),
+        identities=tuple(
+            parse_identity(name, one) for one in document.section("identity").elements()
+        )
+        if "identity" in document.value
+        else (),
     )
 
 
@@ -203,9 +219,18 @@ def federation_document(federation: Federation) -> dict[str, Any]:
     probes = {} if federation.probes is None else {"probes": _probes_document(federation.probes)}
     return {
         "proxy_port": federation.proxy_port,
+        "encryption": federation.default_encryption,
+        **_pairs_document(federation),
         **probes,
         "sites": {site.name: _site_document(site) for site in federation.sites},
     }
+
+
+def _pairs_document(federation: Federation) -> dict[str, Any]:
+    pairs = [
+        {"sites": list(pair.sites), "encryption": pair.encryption} for pair in federation.pairs
+    ]
+    return {"pairs": pairs} if pairs else {}
 
 
 def _probes_document(probes: Probes) -> dict[str, Any]:
@@ -218,7 +243,9 @@ def _site_document(site: Site) -> dict[str, Any]:
     provider_network: dict[str, Any] = {"bridge": network.bridge, "type": "flat"}
     if network.segmentation_id is not None:
         provider_network |= {"type": "vlan", "segmentation_id": network.segmentation_id}
+    identity = [identity_document(one) for one in site.identities]
     return {
+        **({"identity": identity} if identity else {}),
         "provider_network": provider_network | {"table_miss": network.table_miss},
         "prefixes": [
             {"prefix": str(prefix.network), "proxy_address": str(prefix.proxy_address)}

@@ -5,6 +5,7 @@ A value here is already checked; ``loader`` makes them from the federation file.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import (
@@ -35,6 +36,40 @@ then the VM sees the proxy's address."""
 
 Proxy = Literal["fedsdn", "socks5"]
 """A site's proxy: ours, or any other that speaks plain SOCKS5 (RFC 1928)."""
+
+
+Encryption = Literal["tls", "none"]
+"""What protects the connections between the proxies of two sites: TLS, or only their lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The public halves of a site's keys: who has the private ones is the site.
+
+    ``certificate`` is self-signed, in DER (X.509), with a P-256 or Ed25519 key: for connections.
+    ``key`` is an X25519 public key (RFC 7748), 32 bytes: for probes.
+    """
+
+    certificate: bytes
+    key: bytes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the certificate, 32 bytes: what is pinned."""
+        return hashlib.sha256(self.certificate).digest()
+
+    @property
+    def name(self) -> str:
+        """The first 16 hexadecimal digits of the fingerprint, for people."""
+        return self.fingerprint.hex()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncryption:
+    """What protects the connections between two sites, whatever holds for the others."""
+
+    sites: tuple[str, str]
+    encryption: Encryption
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +145,9 @@ class Site:
     """One private cloud of the federation.
 
     ``source_restore`` is for connections to this site's VMs. Where ``proxy`` is ``socks5``, nothing
-    of fedsdn runs, and the site's operator sets up what is described here.
+    of fedsdn runs, and the site's operator sets up what is described here. ``identities`` are one,
+    or two while one replaces the other; none at a site with another's proxy, and in a topology
+    that no lab was built of.
     """
 
     name: str
@@ -119,6 +156,7 @@ class Site:
     uplinks: tuple[Uplink, ...]
     source_restore: SourceRestore = "transparent"
     proxy: Proxy = "fedsdn"
+    identities: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +185,14 @@ class Federation:
 
     ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes. Without
     ``probes`` the kernel alone finds out about a path that dies while its ports stay up.
+    ``default_encryption`` holds for every two sites that ``pairs`` does not name.
     """
 
     sites: tuple[Site, ...]
     proxy_port: int
     probes: Probes | None = None
+    default_encryption: Encryption = "tls"
+    pairs: tuple[PairEncryption, ...] = ()
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:
@@ -160,6 +201,14 @@ class Federation:
     @cached_property
     def _by_peer_address(self) -> dict[Address, Site]:
         return {uplink.peer_address: site for site in self.sites for uplink in site.uplinks}
+
+    @cached_property
+    def _by_fingerprint(self) -> dict[bytes, Site]:
+        return {one.fingerprint: site for site in self.sites for one in site.identities}
+
+    @cached_property
+    def _by_pair(self) -> dict[frozenset[str], Encryption]:
+        return {frozenset(pair.sites): pair.encryption for pair in self.pairs}
 
     @cached_property
     def _by_prefix(self) -> NetworkIndex[tuple[Site, Prefix]]:
@@ -189,6 +238,21 @@ class Federation:
     def site_with_uplink(self, address: Address) -> Site | None:
         """Return the site that has an uplink with this peer address; None if none has."""
         return self._by_peer_address.get(address)
+
+    def site_with_fingerprint(self, fingerprint: bytes) -> Site | None:
+        """Return the site that has an identity with this fingerprint; None if none has."""
+        return self._by_fingerprint.get(fingerprint)
+
+    def encryption(self, one: str, other: str) -> Encryption:
+        """Return what protects the connections between two sites; others' proxies speak no TLS.
+
+        Raises:
+            FinalError: a site has none of these names.
+
+        """
+        if "socks5" in (self.site(one).proxy, self.site(other).proxy):
+            return "none"
+        return self._by_pair.get(frozenset((one, other)), self.default_encryption)
 
     def prefix_of(self, address: Address) -> tuple[Site, Prefix] | None:
         """Return the prefix that holds ``address``, with its site; None if none does."""

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from functools import partial
 
 from fedsdn.config.loader import dump_federation
+from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import Federation, Site
 from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.errors import FedsdnError
+from fedsdn.identity import store
+from fedsdn.identity.new import NewIdentity
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
 from fedsdn.lab.wait import wait_until
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
@@ -37,6 +40,16 @@ def write_settings(host: Host, federation: Federation) -> None:
     (directory / CONFIG_FILE.name).write_text(
         f"[fedsdn]\nsite = {host.name}\nfederation = {FEDERATION_FILE}\n"
     )
+
+
+def write_identity(host: Host, new: NewIdentity) -> None:
+    """Write the private halves of the site's identity.
+
+    Raises:
+        FedsdnError: others may read the directory.
+
+    """
+    store.save(host.run_directory / FEDERATION_FILE.parent.name / IDENTITY_DIRECTORY, new)
 
 
 def site_up(host: Host) -> None:

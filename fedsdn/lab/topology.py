@@ -110,7 +110,7 @@ def load_topology(path: Path) -> Topology:
     """
     document = load_document(path)
     validate(document, "topology")
-    federation = parse_federation(document.section("federation"))
+    federation = parse_federation(document.section("federation"), of_lab=True)
     lab = document.section("lab")
     return Topology(
         federation=federation,

@@ -81,5 +81,5 @@ def message(old: str, new: str) -> str:
     """Return what is said of the good file with ``new`` in place of ``old``."""
     assert old in GOOD
     with pytest.raises(ConfigError) as caught:
-        parse_federation(parse_document(GOOD.replace(old, new, 1), FILE))
+        parse_federation(parse_document(GOOD.replace(old, new, 1), FILE), of_lab=True)
     return str(caught.value)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from functools import cache
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
+from fedsdn.config.identities import identity_document
+from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import (
     Federation,
     Prefix,
@@ -14,6 +20,8 @@ from fedsdn.config.model import (
     SourceRestore,
     Uplink,
 )
+from fedsdn.identity import store
+from fedsdn.identity.new import NewIdentity, make
 from fedsdn.pipeline.network import TenantPort
 
 
@@ -41,7 +49,30 @@ def _site(name: str, number: int) -> Site:
             Uplink("up1", "up1", ip_interface(f"192.0.2.{number}/24")),
             Uplink("up2", "up2", ip_interface(f"2001:db8:2::{number}/64")),
         ),
+        identities=(own_identity(name).identity,),
     )
+
+
+@cache
+def own_identity(name: str) -> NewIdentity:
+    """The identity of every site that is called so, in the tests of one process."""
+    return make(name)
+
+
+def write_identity(directory: Path, *names: str) -> None:
+    """Write the private halves of sites beside their federation file in ``directory``."""
+    for name in names:
+        store.save(directory / IDENTITY_DIRECTORY, own_identity(name))
+
+
+def with_identities(text: str) -> str:
+    """A federation file's text with an identity for each site, one line behind its name."""
+
+    def add(site: re.Match[str]) -> str:
+        fields = identity_document(own_identity(site[1]).identity)
+        return f"{site[0]}    identity: [{json.dumps(fields)}]\n"
+
+    return re.sub(r"^  ([a-z]+):\n", add, text, flags=re.MULTILINE)
 
 
 PROBES = Probes("the-lab-two-site-keeps-no-secrets-from-you")
@@ -77,6 +108,7 @@ def with_source_restore(federation: Federation, how: SourceRestore) -> Federatio
 def with_foreign_proxy(federation: Federation, name: str) -> Federation:
     """The same federation where one site has another's proxy."""
     sites = tuple(
-        replace(site, proxy="socks5") if site.name == name else site for site in federation.sites
+        replace(site, proxy="socks5", identities=()) if site.name == name else site
+        for site in federation.sites
     )
     return replace(federation, sites=sites)

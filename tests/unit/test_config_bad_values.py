@@ -70,7 +70,8 @@ BAD = {
         UP2_A,
         UP2_A + "    unused:\n",
         "18: sites.a.unused: found an unknown key; "
-        "write one of 'provider_network', 'source_restore', 'proxy', 'prefixes', 'uplinks'",
+        "write one of 'identity', 'provider_network', "
+        "'source_restore', 'proxy', 'prefixes', 'uplinks'",
     ),
     "uplinks without value": (
         GOOD[GOOD.index("      up1") : GOOD.index("  b:")],

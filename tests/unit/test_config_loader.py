@@ -6,8 +6,10 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from ipaddress import ip_address, ip_interface, ip_network
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,18 @@ from fedsdn.config.loader import (
     load_federation,
     parse_federation,
 )
-from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import (
+    Federation,
+    PairEncryption,
+    Prefix,
+    Probes,
+    ProviderNetwork,
+    Site,
+    Uplink,
+)
 from fedsdn.errors import FedsdnError
 from tests.unit.federations import (
+    own_identity,
     three_sites,
     two_sites,
     with_foreign_proxy,
@@ -38,11 +49,15 @@ TOPOLOGIES = Path(__file__).parents[2] / "topo"
 
 
 def parse(text: str) -> Federation:
-    return parse_federation(parse_document(text, FILE))
+    return parse_federation(parse_document(text, FILE), of_lab=True)
 
 
 def test_topology_file_gives_its_federation() -> None:
-    assert load_federation(TOPOLOGIES / "two-site.yaml") == two_sites()
+    federation = load_federation(TOPOLOGIES / "two-site.yaml")
+    sites = tuple(
+        replace(site, identities=(own_identity(site.name).identity,)) for site in federation.sites
+    )
+    assert replace(federation, sites=sites) == two_sites()
 
 
 def test_every_key_is_read() -> None:
@@ -201,11 +216,17 @@ def federations(draw: st.DrawFn) -> Federation:
                     for wire, (kind, uplink, port) in enumerate(zip(kinds, uplinks, ports))  # noqa: B905
                 ),
                 source_restore=draw(st.sampled_from(["transparent", "nat", "none"])),
+                identities=draw(st.sampled_from([(), (own_identity(name).identity,)])),
             )
             for number, name in enumerate(names, start=1)
         ),
         proxy_port=draw(st.integers(1, 65535).filter(lambda port: not 1081 <= port <= 1144)),
         probes=draw(st.none() | PROBES),
+        default_encryption=draw(st.sampled_from(["tls", "none"])),
+        pairs=tuple(
+            PairEncryption(pair, draw(st.sampled_from(["tls", "none"])))
+            for pair in draw(st.sets(st.sampled_from(list(combinations(names, 2)))))
+        ),
     )
 
 

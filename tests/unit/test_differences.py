@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from fedsdn.config.differences import FederationText, differences, digest
 from fedsdn.config.document import parse_document
 from fedsdn.config.loader import dump_federation, parse_federation
-from fedsdn.config.model import Federation
-from tests.unit.federations import three_sites, two_sites
+from fedsdn.config.model import Federation, PairEncryption
+from fedsdn.identity.new import make
+from tests.unit.federations import own_identity, three_sites, two_sites, with_identities
 
 FIRST = """\
 probes: {key: the-lab-two-site-keeps-no-secrets-from-you}
@@ -95,8 +96,8 @@ def text(content: str) -> FederationText:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     first, other = tmp_path / "first.yaml", tmp_path / "other.yaml"
-    first.write_text(FIRST)
-    other.write_text(OTHER)
+    first.write_text(with_identities(FIRST))
+    other.write_text(with_identities(OTHER))
     return first, other
 
 
@@ -109,12 +110,12 @@ def test_every_difference_is_a_line_with_both_places(files: tuple[Path, Path]) -
         f"proxy_port: 1080 by default at {first}:1; 1079 at {other}:1",
         f"probes.key: {secret} {first}:1; {secret} {other}:2",
         f"probes.hold_ms: 100 by default at {first}:1; 200 at {other}:2",
-        f"site a, provider_network.type: flat by default at {first}:3; vlan at {other}:15",
-        f"site a, provider_network.segmentation_id: nothing at {first}:3; 7 at {other}:15",
-        f"site b, prefix 10.2.0.0/24: proxy_address 10.2.0.2 at {first}:9; nothing at {other}:9",
-        f"site b, prefix 10.22.0.0/24, proxy_address: 10.22.0.2 at {first}:10; "
-        f"10.22.0.3 at {other}:10",
-        f"site b, uplink up2: nothing at {first}:11; port up2, address 192.0.2.9/24 at {other}:13",
+        f"site a, provider_network.type: flat by default at {first}:3; vlan at {other}:18",
+        f"site a, provider_network.segmentation_id: nothing at {first}:3; 7 at {other}:18",
+        f"site b, prefix 10.2.0.0/24: proxy_address 10.2.0.2 at {first}:11; nothing at {other}:11",
+        f"site b, prefix 10.22.0.0/24, proxy_address: 10.22.0.2 at {first}:12; "
+        f"10.22.0.3 at {other}:12",
+        f"site b, uplink up2: nothing at {first}:13; port up2, address 192.0.2.9/24 at {other}:15",
         f"site c: nothing at {first}:2; prefixes: 1, uplinks: 1 at {other}:4",
     ]
 
@@ -134,7 +135,7 @@ def test_json_has_sites_fields_and_lines(files: tuple[Path, Path]) -> None:
 
 
 def test_other_words_for_the_same_are_no_difference(files: tuple[Path, Path]) -> None:
-    done = diff(files[0], "/dev/stdin", stdin=SAME)
+    done = diff(files[0], "/dev/stdin", stdin=with_identities(SAME))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -166,7 +167,30 @@ def test_a_topology_is_compared_by_its_federation(tmp_path: Path) -> None:
     topology = Path(__file__).parents[2] / "topo" / "two-site.yaml"
     file = tmp_path / "federation.yaml"
     file.write_text(dump_federation(two_sites()))
-    assert diff(topology, file).returncode == 0
+    done = diff(topology, file)
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        "site a, identity",
+        "site b, identity",
+    ]
+
+
+def test_identities_are_told_by_name_and_pairs_by_their_sites() -> None:
+    one = replace(two_sites(), pairs=(PairEncryption(("a", "b"), "none"),))
+    new = make("b").identity
+    other = replace(_site_b(two_sites(), identities=(new,)), default_encryption="none")
+    old = own_identity("b").identity
+    found = differences(text(dump_federation(one)), text(dump_federation(other)))
+    assert [
+        (difference.name, difference.first.text, difference.second.text) for difference in found
+    ] == [
+        ("encryption", "tls", "none"),
+        ("pairs", "a and b none", "nothing"),
+        (
+            "site b, identity",
+            f"{old.name} (key {old.key.hex()[:16]})",
+            f"{new.name} (key {new.key.hex()[:16]})",
+        ),
+    ]
 
 
 CHANGES: dict[str, Callable[[Federation], Federation]] = {
@@ -180,6 +204,12 @@ CHANGES: dict[str, Callable[[Federation], Federation]] = {
         f, provider_network=replace(f.site("b").provider_network, bridge="br-ex")
     ),
     "restore": lambda f: _site_b(f, source_restore="none"),
+    "identity": lambda f: _site_b(f, identities=(make("b").identity,)),
+    "a second identity": lambda f: _site_b(
+        f, identities=(*f.site("b").identities, make("b").identity)
+    ),
+    "encryption": lambda f: replace(f, default_encryption="none"),
+    "a pair": lambda f: replace(f, pairs=(PairEncryption(("a", "c"), "none"),)),
 }
 
 
@@ -206,7 +236,10 @@ def test_order_is_no_difference(order: random.Random) -> None:
         )
         for site in order.sample(one.sites, len(one.sites))
     ]
-    other = replace(one, sites=tuple(sites))
+    pairs = (PairEncryption(("a", "b"), "none"), PairEncryption(("a", "c"), "tls"))
+    one = replace(one, pairs=pairs)
+    swapped = [replace(pair, sites=pair.sites[::-1]) for pair in order.sample(pairs, len(pairs))]
+    other = replace(one, sites=tuple(sites), pairs=tuple(swapped))
     assert not differences(text(dump_federation(one)), text(dump_federation(other)))
     assert digest(one) == digest(other)
 

@@ -1,0 +1,122 @@
+"""Sites' identities in the federation file: read, and checked against each other.
+
+A certificate that has expired is no error of the file: TLS refuses it, ``status`` says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from cryptography.x509.oid import NameOID
+
+from fedsdn.config.document import Document
+from fedsdn.config.model import Federation, Identity
+from fedsdn.config.schema import describe
+
+KEY_BYTES = 32
+_ANY_KEY = x25519.X25519PrivateKey.from_private_bytes(bytes([1] * KEY_BYTES))
+
+
+def parse_identity(site: str, document: Document) -> Identity:
+    """Read an identity of ``site``.
+
+    Raises:
+        ConfigError: it is none, or another site's.
+
+    """
+    certificate, key = document.section("certificate"), document.section("key")
+    identity = Identity(_bytes(certificate, site), _bytes(key, site))
+    problem = _certificate_problem(identity.certificate, site)
+    if problem:
+        raise certificate.error(problem, _as_printed(site))
+    if len(identity.key) != KEY_BYTES:
+        raise key.error(f"{len(identity.key)} bytes, but an X25519 key has 32", _as_printed(site))
+    if not _is_point(identity.key):
+        raise key.error("no X25519 key: nothing is secret with it", _as_printed(site))
+    return identity
+
+
+def identity_document(identity: Identity) -> dict[str, str]:
+    """Return what the federation file has of an identity."""
+    return {
+        "certificate": base64.b64encode(identity.certificate).decode(),
+        "key": base64.b64encode(identity.key).decode(),
+    }
+
+
+def check_identities(federation: Federation, sites: Document, *, required: bool) -> None:
+    """Check that every site has an identity of its own; with ``required``, that it has one.
+
+    Raises:
+        ConfigError: the first site that has not.
+
+    """
+    taken: dict[bytes, Document] = {}
+    for site in federation.sites:
+        here = sites.section(site.name)
+        if site.proxy != "fedsdn" and site.identities:
+            raise here.section("identity").error(
+                f"an identity at a site with another's proxy ('proxy: {site.proxy}')",
+                "none: nothing of fedsdn runs there",
+            )
+        if required and site.proxy == "fedsdn" and not site.identities:
+            raise here.section("identity").error("nothing", _as_printed(site.name))
+        for index, identity in enumerate(site.identities):
+            where = here.section("identity").section(index)
+            _take(identity.certificate, where.section("certificate"), taken, site.name)
+            _take(identity.key, where.section("key"), taken, site.name)
+
+
+def _take(value: bytes, where: Document, taken: dict[bytes, Document], site: str) -> None:
+    other = taken.setdefault(value, where)
+    if other is not where:
+        owner = other.at[-4]
+        raise where.error(f"the same as at site {owner} (line {other.line})", _as_printed(site))
+
+
+def _as_printed(site: str) -> str:
+    return f"what 'fedsdn identity init' prints at site {site}"
+
+
+def _bytes(document: Document, site: str) -> bytes:
+    try:
+        return base64.b64decode(document.value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        found = f"{describe(document.value)}, which is not base64"
+        raise document.error(found, _as_printed(site)) from error
+
+
+def _certificate_problem(der: bytes, site: str) -> str:
+    """Say why these bytes are no certificate of this site; an empty string if they are one."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key()
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        own = certificate.subject == certificate.issuer
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return f"{len(der)} bytes, which are no certificate (X.509, DER)"
+    if not isinstance(key, ed25519.Ed25519PublicKey) and not _is_p256(key):
+        return "a certificate with another key than P-256 or Ed25519"
+    if not own:
+        return "a certificate that is not self-signed"
+    if [name.value for name in names] != [site]:
+        said = ", ".join(describe(str(name.value)) for name in names) or "nobody"
+        return f"a certificate of {said}"
+    return ""
+
+
+def _is_p256(key: object) -> bool:
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
+
+
+def _is_point(key: bytes) -> bool:
+    """Whether the key makes a shared secret that depends on the other (RFC 7748, section 6.1)."""
+    try:
+        _ANY_KEY.exchange(x25519.X25519PublicKey.from_public_bytes(key))
+    except ValueError:
+        return False
+    return True
