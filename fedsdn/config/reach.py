@@ -38,6 +38,18 @@ class Reach:
             for version in (4, 6)
         }
         """Their addresses, by IP version."""
+        self._off_link = {
+            (version, routed): sorted(
+                int(uplink.peer_address)
+                for site in sites
+                for uplink in site.uplinks
+                if (uplink.family, uplink.gateway is not None) == (version, routed)
+                and uplink.peer_address not in uplink.address.network
+            )
+            for version in (4, 6)
+            for routed in (False, True)
+        }
+        """Addresses of uplinks that are on none of the networks that have a group."""
         self._groups = [
             {uplink.name: frozenset(self._groups_of(uplink)) for uplink in site.uplinks}
             for site in sites
@@ -93,15 +105,13 @@ class Reach:
 
     def _groups_say_all(self, uplink: Uplink) -> bool:
         """Whether an uplink reaches those alone with which it shares a group."""
-        own = uplink.address.network
+        own, routed = uplink.address.network, uplink.gateway is not None
         if own.prefixlen > 0 and uplink.peer_address in own:
-            return True
+            # One behind a NAT whose outside is here, and whose private network has our address.
+            alike = (False,) if routed else (False, True)
+            return all(_none_in(self._off_link[uplink.family, one], own) for one in alike)
         # Behind a NAT: then it may reach one on its private network that reaches the NAT's outside.
-        on_link = self._without_gateway[uplink.family]
-        first = bisect_left(on_link, int(own.network_address))
-        return uplink.gateway is not None and first == bisect_right(
-            on_link, int(own.broadcast_address)
-        )
+        return routed and _none_in(self._without_gateway[uplink.family], own)
 
     def apart(self) -> Iterator[tuple[Site, Site]]:
         """Yield every two sites without a path between them, in the file's order."""
@@ -137,6 +147,12 @@ def _network_of(address: Address, length: int) -> Group:
     """Return the network of that length around an address."""
     host_bits = address.max_prefixlen - length
     return address.version, length, int(address) >> host_bits << host_bits
+
+
+def _none_in(addresses: Sequence[int], network: Network) -> bool:
+    """Whether a network has none of some addresses, which are in order."""
+    first = bisect_left(addresses, int(network.network_address))
+    return first == bisect_right(addresses, int(network.broadcast_address))
 
 
 def _bits(number: int) -> Iterator[int]:

@@ -78,6 +78,23 @@ def test_lonely_uplinks_are_those_of_a_comparison_in_pairs(every: list[Site]) ->
         ]
 
 
+def test_an_uplink_that_a_network_address_translator_is_in_front_of_is_reached_on_link() -> None:
+    """Its outside is on our network, and our address on its private one: no group says so."""
+    bridge = ProviderNetwork("br-provider")
+    own = Uplink("up", "up", ip_interface("192.0.2.1/16"))
+    strange = Uplink("up", "up", ip_interface("fd00::1/0"), ip_address("fd00::f"))
+    hidden = Uplink(
+        "up", "up", ip_interface("192.0.2.1/29"), ip_address("192.0.2.15"), ip_address("192.0.2.9")
+    )
+    assert own.reaches(hidden)
+    every = [
+        Site(name, bridge, (), (one,))
+        for name, one in zip("abc", (own, strange, hidden), strict=True)
+    ]
+    kinds = Reach(every).kinds()
+    assert kinds[0] != kinds[1]
+
+
 @given(sites())
 def test_sites_of_one_kind_reach_every_third_alike(every: list[Site]) -> None:
     reach = Reach(every)
