@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from fedsdn.config.document import ConfigError, Document, key_path
+from fedsdn.config.document import ConfigError, Document, KeyPath, key_path
 from fedsdn.config.model import Address, Federation, Interface, Network, Prefix, Site, Uplink
 from fedsdn.config.prefixes import first_overlap
 from fedsdn.config.reach import Reach
@@ -24,51 +24,58 @@ _MOST_SHOWN = 8
 def check_federation(federation: Federation, document: Document) -> None:
     """Check a federation's values against each other; ``document`` is what it was read from.
 
+    Sites that the document lacks have been checked before: only what others have in common with
+    them is looked at again.
+
     Raises:
         ConfigError: the first that does not fit; one line that says where.
 
     """
-    _check_proxy_port(document.section("proxy_port"))
+    _check_proxy_port(federation, document)
     sites = document.section("sites")
-    _check_prefixes(federation, sites)
-    taken: dict[Address, Document] = {}
-    for site in federation.sites:
-        _check_ports(site, sites.section(site.name))
-        for uplink in site.uplinks:
-            where = sites.section(site.name).section("uplinks").section(uplink.name)
-            _check_uplink_addresses(uplink, where)
-            _check_owners(uplink, where, federation, taken)
+    _check_overlaps(federation, sites)
+    for name, where in sites.items():
+        _check_site(federation.site(name), where)
+    _check_owners(federation, sites)
     _check_families(federation, sites)
     _check_proxies(federation, sites)
     _check_pairs(federation, document.section("pairs"))
     _check_reach(federation, sites)
 
 
-def _check_proxy_port(where: Document) -> None:
-    if where.value in SOCKSIFIER_LISTEN_PORTS:
-        raise where.error(
-            f"{where.value}, one of the ports at which the proxy accepts VMs' connections "
-            f"({SOCKSIFIER_LISTEN_PORTS[0]} to {SOCKSIFIER_LISTEN_PORTS[-1]})",
+def _check_site(site: Site, where: Document) -> None:
+    """Check what can be said of a site without others."""
+    for index, prefix in enumerate(site.prefixes):
+        _check_prefix(prefix, where.section("prefixes").section(index))
+    _check_ports(site, where)
+    for uplink in site.uplinks:
+        _check_uplink_addresses(uplink, where.section("uplinks").section(uplink.name))
+
+
+def _check_proxy_port(federation: Federation, document: Document) -> None:
+    if federation.proxy_port in SOCKSIFIER_LISTEN_PORTS:
+        raise document.section("proxy_port").error(
+            f"{federation.proxy_port}, one of the ports at which the proxy accepts VMs' "
+            f"connections ({SOCKSIFIER_LISTEN_PORTS[0]} to {SOCKSIFIER_LISTEN_PORTS[-1]})",
             "another port, as 1080",
         )
 
 
-def _check_prefixes(federation: Federation, sites: Document) -> None:
+def _check_overlaps(federation: Federation, sites: Document) -> None:
     every = [
-        (site, prefix, sites.section(site.name).section("prefixes").section(index))
+        (site, index, prefix)
         for site in federation.sites
         for index, prefix in enumerate(site.prefixes)
     ]
-    overlap = first_overlap([prefix.network for _, prefix, _ in every])
-    for position, (site, prefix, where) in enumerate(every):
-        if overlap is not None and position == overlap[0]:
-            owner, other, there = every[overlap[1]]
-            raise where.section("prefix").error(
-                f"'{prefix.network}', which overlaps '{other.network}' of site {owner.name} "
-                f"(line {there.section('prefix').line})",
-                f"a network of site {site.name} alone",
-            )
-        _check_prefix(prefix, where)
+    overlap = first_overlap([prefix.network for _, _, prefix in every])
+    if overlap is None:
+        return
+    (site, index, prefix), (owner, there, other) = (every[position] for position in overlap)
+    line = _below(sites, (owner.name, "prefixes", there, "prefix")).line
+    raise _below(sites, (site.name, "prefixes", index, "prefix")).error(
+        f"'{prefix.network}', which overlaps '{other.network}' of site {owner.name} (line {line})",
+        f"a network of site {site.name} alone",
+    )
 
 
 def _check_prefix(prefix: Prefix, where: Document) -> None:
@@ -175,28 +182,42 @@ def _check_gateway(gateway: Address, address: Interface, where: Document) -> Non
         raise where.error(f"'{gateway}', the uplink's own address", "the router's address")
 
 
-def _check_owners(
-    uplink: Uplink, where: Document, federation: Federation, taken: dict[Address, Document]
-) -> None:
-    """Check that no other uplink and no tenant network has the uplink's addresses."""
-    for key, address in (("address", uplink.address.ip), ("public", uplink.public)):
-        if address is None:
+def _check_owners(federation: Federation, sites: Document) -> None:
+    """Check that no other uplink and no tenant network has an uplink's addresses."""
+    taken: dict[Address, KeyPath] = {}
+    for at, address in _uplinks_addresses(federation):
+        held = federation.prefix_of(address)
+        if address not in taken and held is None:
+            taken[address] = at
             continue
-        here = where.section(key)
+        here = _below(sites, at)
         if address in taken:
-            other = taken[address]
+            other = _below(sites, taken[address])
             raise here.error(
                 f"'{here.value}', which {key_path(other.at)} (line {other.line}) has already",
                 "an address of this uplink alone",
             )
-        taken[address] = here
-        held = federation.prefix_of(address)
         if held is not None:
             site, prefix = held
             raise here.error(
                 f"'{here.value}', which is in site {site.name}'s prefix '{prefix.network}'",
                 "an address outside all prefixes",
             )
+
+
+def _uplinks_addresses(federation: Federation) -> Iterator[tuple[KeyPath, Address]]:
+    """Yield all uplinks' addresses, each with its place below the sites."""
+    for site in federation.sites:
+        for uplink in site.uplinks:
+            yield (site.name, "uplinks", uplink.name, "address"), uplink.address.ip
+            if uplink.public is not None:
+                yield (site.name, "uplinks", uplink.name, "public"), uplink.public
+
+
+def _below(sites: Document, at: KeyPath) -> Document:
+    for key in at:
+        sites = sites.section(key)
+    return sites
 
 
 def _check_families(federation: Federation, sites: Document) -> None:

@@ -104,6 +104,16 @@ def load_document(path: Path) -> Document:
         ConfigError: the file cannot be read, is not UTF-8 or is not YAML.
 
     """
+    return parse_document(load_text(path), path)
+
+
+def load_text(path: Path) -> str:
+    """Read a file's text.
+
+    Raises:
+        ConfigError: the file cannot be read or is not UTF-8.
+
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -111,14 +121,13 @@ def load_document(path: Path) -> Document:
             f"{path}: found no readable file ({error.strerror}); write the path of a YAML file"
         ) from error
     try:
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(
             f"{path}:{line}: found the byte 0x{content[error.start]:02x}, which is not UTF-8; "
             "write the file in UTF-8"
         ) from error
-    return parse_document(text, path)
 
 
 def parse_document(text: str, path: Path) -> Document:

@@ -54,7 +54,16 @@ def federation_section(path: Path) -> Document:
         ConfigError: it is not YAML, or not a topology.
 
     """
-    document = load_document(path)
+    return federation_in(load_document(path))
+
+
+def federation_in(document: Document) -> Document:
+    """Return what of a document is a federation: all, or a topology's section.
+
+    Raises:
+        ConfigError: it is not a topology.
+
+    """
     if not is_topology(document):
         return document
     validate(document, "topology")
@@ -75,9 +84,31 @@ def parse_federation(document: Document, *, of_lab: bool = False) -> Federation:
         ConfigError: the first error in it, in one line.
 
     """
+    return with_sites(document, parse_sites(document))
+
+
+def parse_sites(document: Document) -> tuple[Site, ...]:
+    """Turn the sites of a document into values.
+
+    Raises:
+        ConfigError: the first error in it, in one line.
+
+    """
     validate(document, "federation")
+    return tuple(_site(name, site) for name, site in document.section("sites").items())
+
+
+def with_sites(document: Document, sites: tuple[Site, ...]) -> Federation:
+    """Make a federation of ``sites``, and what else a valid document says; check it in full.
+
+    The document may lack sites that were checked before.
+
+    Raises:
+        ConfigError: the first error, in one line.
+
+    """
     federation = Federation(
-        sites=tuple(_site(name, site) for name, site in document.section("sites").items()),
+        sites=sites,
         proxy_port=int(document.value.get("proxy_port", DEFAULT_PROXY_PORT)),
         probes=_probes(document.section("probes").value),
         default_encryption=document.value.get("encryption", "tls"),

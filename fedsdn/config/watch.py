@@ -8,8 +8,8 @@ from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 
-from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Federation, Site
+from fedsdn.config.sections import FederationReader
 from fedsdn.errors import FedsdnError
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class WatchedFederation:
 
         """
         self._path = path
+        self._reader = FederationReader(path)
         self._site = site
         self._check = check
         self._refused = ""
@@ -75,7 +76,7 @@ class WatchedFederation:
         return changed
 
     def _read(self) -> Federation:
-        federation = load_federation(self._path)
+        federation = self._reader.read()
         federation.local_site(self._site)
         return federation
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config import watch
-from fedsdn.config.loader import dump_federation, load_federation
+from fedsdn.config.loader import dump_federation
 from fedsdn.config.model import Federation, Site
+from fedsdn.config.sections import FederationReader
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
 from tests.unit.federations import three_sites, two_sites
@@ -50,11 +51,12 @@ def test_a_bad_file_is_read_again_only_when_it_changes(
     """A large one would keep the application busy."""
     reads = []
 
-    def counted(path: Path) -> Federation:
-        reads.append(path)
-        return load_federation(path)
+    class Counted(FederationReader):
+        def read(self) -> Federation:
+            reads.append(self)
+            return super().read()
 
-    monkeypatch.setattr(watch, "load_federation", counted)
+    monkeypatch.setattr(watch, "FederationReader", Counted)
     file = tmp_path / "federation.yaml"
     file.write_text(dump_federation(two_sites()))
     watched = WatchedFederation(file, "a")
