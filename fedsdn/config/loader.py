@@ -84,7 +84,7 @@ def parse_federation(document: Document, *, of_lab: bool = False) -> Federation:
         ConfigError: the first error in it, in one line.
 
     """
-    return with_sites(document, parse_sites(document))
+    return with_sites(document, parse_sites(document), of_lab=of_lab)
 
 
 def parse_sites(document: Document) -> tuple[Site, ...]:
@@ -98,10 +98,12 @@ def parse_sites(document: Document) -> tuple[Site, ...]:
     return tuple(_site(name, site) for name, site in document.section("sites").items())
 
 
-def with_sites(document: Document, sites: tuple[Site, ...]) -> Federation:
+def with_sites(
+    document: Document, sites: tuple[Site, ...], *, of_lab: bool = False
+) -> Federation:
     """Make a federation of ``sites``, and what else a valid document says; check it in full.
 
-    The document may lack sites that were checked before.
+    The document may lack sites that were checked before. A lab's sites need no identities.
 
     Raises:
         ConfigError: the first error, in one line.

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from fedsdn.config import sections
 from fedsdn.config.document import ConfigError, Document, parse_document
+from fedsdn.config.identities import identity_document
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation
 from fedsdn.config.sections import FederationReader
 from tests.unit.bad_files import GOOD
-from tests.unit.federations import three_sites
+from tests.unit.federations import own_identity, three_sites, with_identities
 
 WRITTEN = dump_federation(three_sites())
 
-BY_HAND = f"""\
+BY_HAND = with_identities(f"""\
 # All sites.
 {GOOD}\
   # The third one.
@@ -31,7 +32,7 @@ BY_HAND = f"""\
       - {{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}}
     uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1}}}}
 probes: {{key: "a key: with, {{signs}} 'of' #YAML and of 32 characters"}}
-"""
+""")
 
 LINES = [
     *BY_HAND.splitlines(),
@@ -185,11 +186,19 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return reads
 
 
+def _with_identity_of_d(text: str) -> str:
+    """The text, in which site c has the identity of a site called d."""
+    before, after = (identity_document(own_identity(name).identity) for name in "cd")
+    for key in before:
+        text = text.replace(before[key], after[key])
+    return text
+
+
 EDITS: dict[str, tuple[str, Callable[[str], str], list[str]]] = {
     "one site less": (WRITTEN, lambda text: text[: text.index("  c:\n")], ["a", "b"]),
     "another name and address": (
         WRITTEN,
-        lambda text: text.replace("  c:\n", "  d:\n").replace("2.3/", "2.4/"),
+        lambda text: _with_identity_of_d(text).replace("  c:\n", "  d:\n").replace("2.3/", "2.4/"),
         ["d", "a"],
     ),
     "a field of two sites": (
