@@ -15,7 +15,9 @@ from fedsdn.config.reserved import (
     SOCKSIFIER_PORT,
     WAN_PORT_PREFIX,
 )
+from fedsdn.config.rules_file import check_rules
 from fedsdn.config.schema import describe
+from fedsdn.config.special import of_network
 
 _MOST_SHOWN = 8
 """An error lists so many uplinks, and counts the rest."""
@@ -41,6 +43,7 @@ def check_federation(federation: Federation, document: Document) -> None:
     _check_proxies(federation, sites)
     _check_pairs(federation, document.section("pairs"))
     _check_reach(federation, sites)
+    check_rules(federation, document)
 
 
 def _check_site(site: Site, where: Document) -> None:
@@ -80,13 +83,22 @@ def _check_overlaps(federation: Federation, sites: Document) -> None:
 
 def _check_prefix(prefix: Prefix, where: Document) -> None:
     _check_unicast(prefix.network.network_address, where.section("prefix"))
-    proxy_address = where.section("proxy_address")
-    if prefix.proxy_address not in prefix.network:
-        raise proxy_address.error(
-            f"'{prefix.proxy_address}', which is outside the prefix '{prefix.network}'",
+    for key, address in (("proxy_address", prefix.proxy_address), ("gateway", prefix.gateway)):
+        if address is not None:
+            _check_inside(address, prefix, where.section(key))
+    if prefix.gateway == prefix.proxy_address:
+        raise where.section("gateway").error(
+            f"'{prefix.gateway}', the proxy's own address", "the router's address"
+        )
+
+
+def _check_inside(address: Address, prefix: Prefix, where: Document) -> None:
+    if address not in prefix.network:
+        raise where.error(
+            f"'{address}', which is outside the prefix '{prefix.network}'",
             f"an address of '{prefix.network}'",
         )
-    _check_host(prefix.proxy_address, prefix.network, proxy_address)
+    _check_host(address, prefix.network, where)
 
 
 def _check_unicast(address: Address, where: Document) -> None:
@@ -107,21 +119,13 @@ def _check_unicast(address: Address, where: Document) -> None:
 
 
 def _check_host(address: Address, network: Network, where: Document) -> None:
-    """Refuse a network's own addresses (RFC 1122, 3.2.1.3; RFC 4291, 2.6.1).
-
-    Networks of two addresses have none (RFC 3021, RFC 6164).
-    """
-    if network.max_prefixlen - network.prefixlen <= 1:
-        return
-    if address == network.network_address:
-        kind = "network" if network.version == 4 else "subnet-router anycast"
-    elif network.version == 4 and address == network.broadcast_address:
-        kind = "broadcast"
-    else:
-        return
-    raise where.error(
-        f"'{where.value}', the {kind} address of '{network}'", f"a host's address in '{network}'"
-    )
+    """Refuse a network's own addresses."""
+    kind = of_network(address, network)
+    if kind is not None:
+        raise where.error(
+            f"'{where.value}', the {kind} address of '{network}'",
+            f"a host's address in '{network}'",
+        )
 
 
 def _check_ports(site: Site, where: Document) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from fedsdn.config.document import Document, KeyPath, key_path
 from fedsdn.config.loader import federation_document, federation_section, parse_federation
 from fedsdn.config.model import Federation, Identity, PairEncryption
+from fedsdn.config.rules_file import rule_meaning, rules_meaning
 
 DIGEST_DIGITS = 16
 _SECRET = ("probes", "key")
@@ -88,7 +89,7 @@ def _meaning(federation: Federation) -> dict[str, Any]:
             one["identity"] = [_identity(identity) for identity in site.identities]
     if federation.pairs:
         document["pairs"] = {_pair(pair): pair.encryption for pair in federation.pairs}
-    return document
+    return document | rules_meaning(federation)
 
 
 def _identity(identity: Identity) -> str:
@@ -111,6 +112,7 @@ class _Side:
             for site in text.federation.sites
         }
         self._pairs = {_pair(pair): at for at, pair in enumerate(text.federation.pairs)}
+        self._rules = {rule_meaning(rule): rule.place for rule in text.federation.allow or ()}
 
     def place(self, at: KeyPath, value: object) -> Place:
         """Say what this file has at a place of its meaning; ``value`` is None if nothing."""
@@ -121,8 +123,10 @@ class _Side:
         return Place(f"{_said(at, value)}{' by default' * default}", here.line)
 
     def _written(self, at: KeyPath) -> KeyPath:
-        """Turn a prefix or a pair in the meaning into its number in the file's list."""
+        """Turn a prefix, a pair or a rule in the meaning into its number in the file's list."""
         match at:
+            case ("allow", str(rule)):
+                return ("allow", self._rules.get(rule, rule))
             case ("sites", str(site), "prefixes", str(network), *rest):
                 index = self._prefixes.get(site, {}).get(network, network)
                 return ("sites", site, "prefixes", index, *rest)
@@ -147,6 +151,10 @@ def _compared(sides: tuple[_Side, _Side], pair: _Pair) -> Iterator[Difference]:
 def _named(at: KeyPath) -> tuple[str | None, str]:
     """Return the site of a place of the meaning, and the field as people say it."""
     match at:
+        case ("allow", str(rule)):
+            return None, f"rule '{rule}'"
+        case ("groups", str(name)):
+            return None, f"group {name}"
         case ("sites", str(site), ("prefixes" | "uplinks") as kind, str(name), *rest):
             one = "prefix" if kind == "prefixes" else "uplink"
             return site, ", ".join((f"{one} {name}", *map(str, rest)))
@@ -162,8 +170,12 @@ def _said(at: KeyPath, value: object) -> str:
         return "a key that is not shown"
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    if not isinstance(value, Mapping):
-        return str(value)
+    return _section_said(at, value) if isinstance(value, Mapping) else str(value)
+
+
+def _section_said(at: KeyPath, section: Mapping[str, Any]) -> str:
+    if at == ("allow",):
+        return f"{len(section)} rules"
     if at[:1] == ("sites",) and len(at) == 2:
-        return f"prefixes: {len(value['prefixes'])}, uplinks: {len(value['uplinks'])}"
-    return ", ".join(f"{key} {_said((*at, key), one)}" for key, one in value.items())
+        return f"prefixes: {len(section['prefixes'])}, uplinks: {len(section['uplinks'])}"
+    return ", ".join(f"{key} {_said((*at, key), one)}" for key, one in section.items())

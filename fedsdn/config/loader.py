@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
+from fedsdn.config.addresses import parse_address, parse_interface, parse_network
 from fedsdn.config.checks import check_federation
 from fedsdn.config.document import Document, load_document
 from fedsdn.config.identities import check_identities, identity_document, parse_identity
 from fedsdn.config.model import (
-    Address,
     Federation,
-    Interface,
-    Network,
     PairEncryption,
     Prefix,
     Probes,
@@ -24,7 +20,8 @@ from fedsdn.config.model import (
     Site,
     Uplink,
 )
-from fedsdn.config.schema import describe, validate
+from fedsdn.config.rules_file import read_groups, read_rules, rules_document
+from fedsdn.config.schema import validate
 
 DEFAULT_PROXY_PORT = 1080
 """The SOCKS port of IANA's registry."""
@@ -32,8 +29,6 @@ DEFAULT_PROXY_PORT = 1080
 DEFAULT_BRIDGE = "br-provider"
 
 _PROBE_TIMES = ("interval", "hold")
-
-T = TypeVar("T")
 
 
 def load_federation(path: Path) -> Federation:
@@ -118,6 +113,8 @@ def with_sites(
             PairEncryption((pair["sites"][0], pair["sites"][1]), pair["encryption"])
             for pair in document.value.get("pairs", ())
         ),
+        groups=read_groups(document),
+        allow=read_rules(document),
     )
     check_federation(federation, document)
     check_identities(federation, document.section("sites"), required=not of_lab)
@@ -161,9 +158,11 @@ def _provider_network(value: dict[str, Any]) -> ProviderNetwork:
 
 
 def _prefix(document: Document) -> Prefix:
+    gateway = document.section("gateway")
     return Prefix(
         network=parse_network(document.section("prefix")),
         proxy_address=parse_address(document.section("proxy_address")),
+        gateway=None if gateway.value is None else parse_address(gateway),
     )
 
 
@@ -176,69 +175,6 @@ def _uplink(name: str, document: Document) -> Uplink:
         gateway=None if gateway.value is None else parse_address(gateway),
         public=None if public.value is None else parse_address(public),
     )
-
-
-def parse_address(document: Document) -> Address:
-    """Read an IP address.
-
-    Raises:
-        ConfigError: it is not an address.
-
-    """
-    return _parsed(document, ip_address, "an IPv4 or IPv6 address, as '192.0.2.1' or 'fd00::1'")
-
-
-def parse_interface(document: Document) -> Interface:
-    """Read an IP address with the length of its network.
-
-    Raises:
-        ConfigError: it is not an address with a length.
-
-    """
-    write = "an address and its network's length, as '192.0.2.1/24' or '2001:db8::1/64'"
-    return _parsed(_with_length(document, write), ip_interface, write)
-
-
-def parse_network(document: Document) -> Network:
-    """Read an IP network.
-
-    Raises:
-        ConfigError: it is not a network, or has bits set after its length.
-
-    """
-    write = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
-    _with_length(document, write)
-    network = _parsed(document, _network, write)
-    address, _, _ = document.value.partition("/")
-    if network.network_address != ip_address(address):
-        raise document.error(
-            f"'{document.value}', which has bits set after its /{network.prefixlen}",
-            f"'{network}'",
-        )
-    return network
-
-
-def _network(text: str) -> Network:
-    return ip_network(text, strict=False)
-
-
-def _with_length(document: Document, write: str) -> Document:
-    """Refuse '192.0.2.1' and '192.0.2.1/255.255.255.0', which Python's ipaddress takes."""
-    _, slash, length = str(document.value).partition("/")
-    if not slash:
-        raise document.error(f"{describe(document.value)}, which has no length", write)
-    if not length.isdecimal():
-        raise document.error(describe(document.value), write)
-    return document
-
-
-def _parsed(document: Document, parse: Callable[[str], T], write: str) -> T:
-    if "%" in document.value:  # a zone (RFC 4007) means something on one host only
-        raise document.error(describe(document.value), write)
-    try:
-        return parse(document.value)
-    except ValueError as error:
-        raise document.error(describe(document.value), write) from error
 
 
 def dump_federation(federation: Federation) -> str:
@@ -256,6 +192,7 @@ def federation_document(federation: Federation) -> dict[str, Any]:
         **_pairs_document(federation),
         **probes,
         "sites": {site.name: _site_document(site) for site in federation.sites},
+        **rules_document(federation),
     }
 
 
@@ -280,14 +217,18 @@ def _site_document(site: Site) -> dict[str, Any]:
     return {
         **({"identity": identity} if identity else {}),
         "provider_network": provider_network | {"table_miss": network.table_miss},
-        "prefixes": [
-            {"prefix": str(prefix.network), "proxy_address": str(prefix.proxy_address)}
-            for prefix in site.prefixes
-        ],
+        "prefixes": [_prefix_document(prefix) for prefix in site.prefixes],
         "uplinks": {uplink.name: _uplink_document(uplink) for uplink in site.uplinks},
         "source_restore": site.source_restore,
         "proxy": site.proxy,
     }
+
+
+def _prefix_document(prefix: Prefix) -> dict[str, str]:
+    document = {"prefix": str(prefix.network), "proxy_address": str(prefix.proxy_address)}
+    if prefix.gateway is not None:
+        document["gateway"] = str(prefix.gateway)
+    return document
 
 
 def _uplink_document(uplink: Uplink) -> dict[str, str]:

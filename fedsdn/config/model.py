@@ -6,6 +6,7 @@ A value here is already checked; ``loader`` makes them from the federation file.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import (
@@ -19,6 +20,7 @@ from ipaddress import (
 from typing import Literal
 
 from fedsdn.config.prefixes import NetworkIndex
+from fedsdn.config.rules import Group, Rule, RuleIndex
 from fedsdn.errors import FinalError
 
 Address = IPv4Address | IPv6Address
@@ -77,11 +79,13 @@ class Prefix:
     """A tenant network of a site that takes part in the federation.
 
     ``proxy_address`` is an address of this network reserved for the proxy: it resolves the VMs'
-    link-layer addresses with it.
+    link-layer addresses with it. ``gateway`` is the network's router, where the file names it; no
+    VM has that address.
     """
 
     network: Network
     proxy_address: Address
+    gateway: Address | None = None
 
     @property
     def family(self) -> Family:
@@ -185,7 +189,8 @@ class Federation:
 
     ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes. Without
     ``probes`` the kernel alone finds out about a path that dies while its ports stay up.
-    ``default_encryption`` holds for every two sites that ``pairs`` does not name.
+    ``default_encryption`` holds for every two sites that ``pairs`` does not name. VMs may open what
+    ``allow`` says, and everything if it is None.
     """
 
     sites: tuple[Site, ...]
@@ -193,6 +198,8 @@ class Federation:
     probes: Probes | None = None
     default_encryption: Encryption = "tls"
     pairs: tuple[PairEncryption, ...] = ()
+    groups: tuple[Group, ...] = ()
+    allow: tuple[Rule, ...] | None = None
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:
@@ -215,6 +222,27 @@ class Federation:
         return NetworkIndex(
             (prefix.network, (site, prefix)) for site in self.sites for prefix in site.prefixes
         )
+
+    @cached_property
+    def rules(self) -> RuleIndex | None:
+        """Finds the rule of ``allow`` that decides; None if there is no ``allow``."""
+        return None if self.allow is None else RuleIndex(self.allow, self.groups, self.sites)
+
+    def group(self, name: str) -> Group:
+        """Return the group called ``name``.
+
+        Raises:
+            LookupError: no group has this name; a file that was read has none of these.
+
+        """
+        found = next((group for group in self.groups if group.name == name), None)
+        if found is None:
+            raise LookupError(name)
+        return found
+
+    def prefixes_in(self, network: Network) -> Iterator[tuple[Site, Prefix]]:
+        """Yield the prefixes that have addresses of ``network``, with their sites."""
+        yield from self._by_prefix.overlapping(network)
 
     def find_site(self, name: str) -> Site | None:
         """Return the site called ``name``; None if there is none."""

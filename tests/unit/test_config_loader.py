@@ -319,6 +319,20 @@ def test_good_file_with_characters_changed_gives_a_federation_or_one_line(
     _check_one_line(text[:start] + data.draw(st.text(max_size=5)) + text[end:])
 
 
+@given(st.data())
+def test_good_rules_with_a_value_changed_give_a_federation_or_one_line(
+    data: st.DataObject,
+) -> None:
+    document = federation_document(three_sites()) | {
+        "groups": {"web": ["a", "10.2.0.16/28"], "db": ["fd00:3::11"]},
+        "allow": [{"from": ["web", "b"], "to": "db", "protocol": "tcp", "ports": [80, "90-99"]}],
+    }
+    rules = {key: document[key] for key in ("groups", "allow")}
+    container, key = data.draw(st.sampled_from(list(_places(rules))))
+    container[key] = data.draw(VALUES)
+    _check_one_line(yaml.safe_dump(document | rules, sort_keys=False))
+
+
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - whatever YAML has
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):

@@ -19,6 +19,7 @@ from fedsdn.config.differences import FederationText, differences, digest
 from fedsdn.config.document import parse_document
 from fedsdn.config.loader import dump_federation, parse_federation
 from fedsdn.config.model import Federation, PairEncryption
+from fedsdn.config.rules import Group, Rule
 from fedsdn.identity.new import make
 from tests.unit.federations import own_identity, three_sites, two_sites, with_identities
 
@@ -210,6 +211,9 @@ CHANGES: dict[str, Callable[[Federation], Federation]] = {
     ),
     "encryption": lambda f: replace(f, default_encryption="none"),
     "a pair": lambda f: replace(f, pairs=(PairEncryption(("a", "c"), "none"),)),
+    "a group": lambda f: replace(f, groups=(Group("web", ("a", "b")),)),
+    "no rule": lambda f: replace(f, allow=()),
+    "a rule": lambda f: replace(f, allow=(Rule(("a",), ports=(range(80, 81),)),)),
 }
 
 
@@ -242,6 +246,52 @@ def test_order_is_no_difference(order: random.Random) -> None:
     other = replace(one, sites=tuple(sites), pairs=tuple(swapped))
     assert not differences(text(dump_federation(one)), text(dump_federation(other)))
     assert digest(one) == digest(other)
+
+
+RULES = """\
+groups: {web: [b, 10.1.0.11]}
+allow:
+- {from: a, to: web, ports: [80, 443]}
+- {from: b, protocol: udp}
+"""
+SAME_RULES = """\
+allow:
+- {from: b, protocol: udp}
+- {from: [a, a], to: web, ports: [443, 80, 80], protocol: any}
+groups: {web: [10.1.0.11, b]}
+"""
+OTHER_RULES = """\
+groups: {web: [b], more: [a]}
+allow:
+- {from: a, to: web, ports: 80}
+- {from: b, protocol: udp}
+"""
+
+
+def test_rules_differ_by_what_they_say() -> None:
+    one, same, other, none = (
+        text(with_identities(FIRST) + rules) for rules in (RULES, SAME_RULES, OTHER_RULES, "")
+    )
+    assert not differences(one, same)
+    assert digest(one.federation) == digest(same.federation)
+    found = differences(one, other)
+    assert [(one.name, one.first.text, one.second.text) for one in found] == [
+        ("group web", "10.1.0.11, b", "b"),
+        ("group more", "nothing", "a"),
+        ("rule 'from a to web, ports 80, 443'", "allowed", "nothing"),
+        ("rule 'from a to web, port 80'", "nothing", "allowed"),
+    ]
+    begin = with_identities(FIRST).count("\n") + 1
+    assert [(one.first.line, one.second.line) for one in found] == [
+        (begin, begin),
+        (begin, begin),
+        (begin + 2, begin + 1),
+        (begin + 1, begin + 2),
+    ]
+    assert [(one.name, one.first.text, one.second.text) for one in differences(one, none)] == [
+        ("groups", "web 10.1.0.11, b", "nothing"),
+        ("allow", "2 rules", "nothing"),
+    ]
 
 
 def test_the_key_is_not_in_the_digest() -> None:

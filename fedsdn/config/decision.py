@@ -1,0 +1,73 @@
+"""Whether a VM may open a connection to another, and which line of the file says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsdn.config.model import Address, Federation, Site
+from fedsdn.config.rules import Contact, Protocol, Rule, RuleIndex
+from fedsdn.config.special import special
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """From ``client`` to a port of ``destination``; the port of ICMP is 0."""
+
+    client: Address
+    destination: Address
+    port: int
+    protocol: Protocol = "tcp"
+
+    def __str__(self) -> str:
+        port = f" port {self.port}" if self.port else ""
+        return f"{self.protocol} from {self.client} to {self.destination}{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether it is allowed, and why; ``rule`` is the one that allows it, if one does."""
+
+    allowed: bool
+    why: str
+    rule: Rule | None = None
+
+
+def decide(federation: Federation, asked: Question) -> Decision:
+    """Decide as the proxies of both sites do."""
+    sites = []
+    for end in (asked.client, asked.destination):
+        held = federation.prefix_of(end)
+        if kind := special(end, None if held is None else held[1]):
+            return _refused(f"{end} is {kind}: no VM has it")
+        if held is None:
+            return _refused(f"{end} is in no site's prefix: not federated, so not carried")
+        sites.append(held[0])
+    origin, target = sites
+    if origin.name == target.name:
+        return _refused(f"both are at site {origin.name}: not carried")
+    if federation.rules is None:
+        return Decision(allowed=True, why="the file has no 'allow': VMs of all sites may talk")
+    wanted = contact(origin, asked)
+    rule = federation.rules.first(wanted)
+    if rule is not None:
+        return Decision(allowed=True, why=f"{rule.name}: {rule}", rule=rule)
+    between = f"site {origin.name} to site {target.name}"
+    return _refused(f"no rule allows {asked} ({between}): {no_rule(federation.rules, wanted)}")
+
+
+def _refused(why: str) -> Decision:
+    return Decision(allowed=False, why=why)
+
+
+def contact(origin: Site, asked: Question) -> Contact:
+    """Return what rules judge: of clients behind another's proxy they know the site alone."""
+    client = None if origin.proxy == "socks5" else asked.client
+    return Contact(origin.name, client, asked.destination, asked.port, asked.protocol)
+
+
+def no_rule(rules: RuleIndex, wanted: Contact) -> str:
+    """Say which rule comes nearest, where none allows what somebody wants."""
+    nearest = rules.nearest(wanted)
+    if nearest is not None:
+        return f"the nearest is {nearest.name}, {nearest}"
+    return "none is for these two ends" if len(rules) else "'allow' is empty"
