@@ -22,6 +22,7 @@ from fedsdn.openflow.difference import difference
 from fedsdn.openflow.wanted import WantedFlows
 from fedsdn.pipeline.build import SiteFlows, site_flows
 from fedsdn.proxy.admission.policy import Policy
+from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
 
@@ -34,6 +35,7 @@ MOST_PREFIXES = 32
 T = TypeVar("T")
 
 _LOOK_UPS = 1000
+_PORT = 443
 _PROBES = Probes(key="a-benchmark-keeps-no-secrets-from-anybody")
 
 
@@ -184,10 +186,11 @@ def _timed(rounds: int, work: Callable[[], T]) -> tuple[float, T]:
 def _look_up(whole: Federation, near: Site, far: Site) -> None:
     """Do for many connections from ``near`` to ``far`` what the proxies of both do first."""
     at_near, at_far = Policy.at(whole, near.name), Policy.at(whole, far.name)
-    client, destination = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    client, other = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    destination = SocketAddress(other, _PORT)
     uplink = near.uplinks[0].peer_address
     for _ in range(_LOOK_UPS):
-        peer, opener = at_near.peer_towards(destination), at_far.peer_behind(uplink)
+        peer, opener = at_near.opens(client, destination), at_far.peer_behind(uplink)
         if peer is not far or opener is not near:
             raise AssertionError("the policy knows the federation's own sites")
         at_far.admits(near, client, destination)

@@ -20,6 +20,8 @@ _LOG = "journalctl -u fedsdn-proxy; report it"
 _REMEDIES = {
     Reason.FOREIGN_CLIENT: _FILES,
     Reason.FOREIGN_DESTINATION: _FILES,
+    Reason.PEER_NO_VM: _FILES,
+    Reason.PEER_NO_RULE: _FILES,
     Reason.NO_PATH: "fedsdn uplinks",
     Reason.PEER_SILENT: "see at the peer's site: fedsdn status",
     Reason.LOST: "see at the peer's site whether its proxy was restarted: fedsdn status",

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.channel.connection import Direction
+from fedsdn.proxy.ended.by_peer import ENTRIES, Refused
 from fedsdn.proxy.ended.record import Ended, Reason, Who, document, from_document, reason_for
 from fedsdn.proxy.ended.ring import RECORDS, RING_BYTES, Ring
 from fedsdn.proxy.stats import Counter, Statistics
@@ -150,3 +151,38 @@ def test_a_line_for_people() -> None:
         "refused: outbound, 10.1.0.11:40000 to [fd00:2::11]:80, site b, by VM at peer, port closed"
     )
     assert str(BARE) == "not a peer's uplink: by proxy"
+
+
+def test_refusals_are_counted_for_each_peer_and_reason() -> None:
+    statistics = Statistics(2)
+    for worker in (0, 1):
+        row = statistics.row(worker)
+        row.ended(Ended(Reason.NO_RULE, Who.HERE, peer="b", count=3, time=10.0 + worker))
+        row.ended(
+            Ended(Reason.PEER_NO_RULE, Who.HERE, peer="a-site-with-a-name-of-32-letters", time=9.0)
+        )
+        row.ended(Ended(Reason.NO_RULE, Who.HERE, time=99.0))
+        row.ended(Ended(Reason.REFUSED, Who.VM_THERE, peer="b", time=99.0))
+    assert statistics.refused() == [
+        Refused("b", Reason.NO_RULE, 6, 11),
+        Refused("a-site-with-a-name-of-32-letters", Reason.PEER_NO_RULE, 2, 9),
+    ]
+
+
+def test_a_worker_that_is_started_again_goes_on_counting() -> None:
+    statistics = Statistics(1)
+    for _ in range(2):
+        statistics.row(0).ended(Ended(Reason.NO_RULE, Who.HERE, peer="b", time=7.0))
+    assert statistics.refused() == [Refused("b", Reason.NO_RULE, 2, 7)]
+
+
+def test_more_peers_than_places_lose_no_place_of_another() -> None:
+    statistics = Statistics(1)
+    row = statistics.row(0)
+    for number in range(ENTRIES + 5):
+        row.ended(Ended(Reason.NO_RULE, Who.HERE, peer=f"site-{number}", time=1.0))
+    row.ended(Ended(Reason.NO_RULE, Who.HERE, peer="site-1", time=2.0))
+    found = statistics.refused()
+    assert len(found) == ENTRIES
+    assert found[0] == Refused("site-1", Reason.NO_RULE, 2, 2)
+    assert row.ended_for(Reason.NO_RULE) == ENTRIES + 6

@@ -11,6 +11,7 @@ import pytest
 
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, SourceRestore
+from fedsdn.config.rules import Rule
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
@@ -116,8 +117,36 @@ def test_an_address_that_becomes_the_proxys_is_no_vms() -> None:
         prefix = replace(site.prefixes[0], proxy_address=THERE.address)
         return replace(site, prefixes=(prefix, site.prefixes[1]))
 
-    said = "10.3.0.11 is the proxy's own address at site c now"
+    said = "10.3.0.11 is the proxy's address in 10.3.0.0/24 now"
     assert judged(changed("c", move)) == dict.fromkeys(("out", "in"), said)
+
+
+def ruled(*rules: Rule) -> Change:
+    numbered = tuple(replace(rule, place=place) for place, rule in enumerate(rules))
+    return lambda federation: replace(federation, allow=numbered)
+
+
+TO_C, FROM_C = Rule(("a",), ("c",)), Rule(("c",), ("a",))
+TO_B = Rule(target=("b",), protocol="tcp")
+
+
+def test_what_no_rule_allows_any_more_ends_and_the_rest_goes_on() -> None:
+    assert judged(ruled(TO_C, FROM_C, TO_B)) == {}
+    assert judged(ruled(Rule())) == {}
+    gone = judged(ruled(TO_C, TO_B))
+    assert gone == dict.fromkeys(("in", "in6"), "no rule allows it")
+    before = ruled(TO_B, TO_C, FROM_C)(three_sites())
+    said = "no rule allows it any more: until now allow[1] did, from a to c"
+    assert judged(ruled(FROM_C, TO_B), before) == dict.fromkeys(("out", "out6"), said)
+    assert judged(lambda federation: replace(federation, allow=None), before) == {}
+
+
+def test_another_rule_for_the_same_ends_nothing() -> None:
+    before = ruled(TO_C, FROM_C, TO_B)(three_sites())
+    narrower = Rule(("a",), (ip_network("10.3.0.11"), ip_network("fd00:3::11")), "tcp")
+    assert judged(ruled(TO_B, FROM_C, narrower), before) == {}
+    ports = replace(TO_C, ports=(range(1, 40000),))
+    assert set(judged(ruled(TO_B, FROM_C, ports), before)) == {"out", "out6"}
 
 
 def renumbered(site: Site) -> Site:

@@ -23,6 +23,7 @@ from fedsdn.openflow.wanted import WantedFlows
 from fedsdn.pipeline.build import pipeline_flows, site_flows
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.site.plan import site_plan
+from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
 
@@ -106,14 +107,15 @@ def test_costs_grow_no_faster_than_sites(
 def connections(federation: Federation) -> Callable[[], object]:
     near, far = federation.sites[0], federation.sites[-1]
     outbound, inbound = Policy.at(federation, near.name), Policy.at(federation, far.name)
-    client, destination = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    client, other = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    destination = SocketAddress(other, 443)
 
     def carry() -> None:
-        assert outbound.peer_towards(destination) is far
+        assert outbound.opens(client, destination) is far
         for uplink in near.uplinks:
             assert inbound.peer_behind(uplink.peer_address) is near
         assert inbound.admits(near, client, destination) is None
-        assert inbound.own_address(destination) == destination - 1
+        assert inbound.own_address(other) == other - 1
         assert inbound.source_restore(near) == "transparent"
 
     return carry

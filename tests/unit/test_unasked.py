@@ -65,3 +65,13 @@ async def test_each_reason_has_a_record() -> None:
         (Reason.UNASKED, 3, ""),
         (Reason.UNFEDERATED, 3, "no VM"),
     ]
+
+
+@asynchronous
+async def test_each_peer_has_a_record() -> None:
+    kept: list[Ended] = []
+    flood = Unasked(kept.append)
+    for peer in ("b", "c", "b"):
+        flood.note(vm(11, 1), DESTINATION, Reason.NO_RULE, "none", peer)
+    await until(lambda: len(kept) == 2)
+    assert [(one.peer, one.count) for one in kept] == [("b", 2), ("c", 1)]

@@ -52,6 +52,13 @@ class Reason(StrEnum):
     FOREIGN_CLIENT = "client outside the peer's prefixes"
     FOREIGN_DESTINATION = "destination outside this site's prefixes"
     UNFEDERATED = "destination outside all peers' prefixes"
+    NO_VM = "an address that no VM has"
+    """As client or destination: a network's own, the proxy's, a gateway, multicast and such."""
+    NO_RULE = "no rule allows it"
+    """The federation file has ``allow``, and nothing there that allows it."""
+    PEER_NO_VM = "peer names an address that no VM has"
+    """It ought to have refused that itself."""
+    PEER_NO_RULE = "peer asks for what no rule allows"
     REVOKED = "revoked by the federation file"
     STOPPING = "proxy stopped"
 
@@ -80,6 +87,8 @@ FAULTS = frozenset(
     {
         Reason.FOREIGN_CLIENT,
         Reason.FOREIGN_DESTINATION,
+        Reason.PEER_NO_VM,
+        Reason.PEER_NO_RULE,
         Reason.NO_PATH,
         Reason.PEER_SILENT,
         Reason.LOST,
@@ -94,6 +103,21 @@ FAULTS = frozenset(
 )
 """Reasons that somebody ought to mend: neither the VMs' own doing nor what the federation file and
 its operator want."""
+
+REFUSALS = frozenset(
+    {
+        Reason.FOREIGN_CLIENT,
+        Reason.FOREIGN_DESTINATION,
+        Reason.NO_VM,
+        Reason.NO_RULE,
+        Reason.PEER_NO_VM,
+        Reason.PEER_NO_RULE,
+        Reason.REVOKED,
+        Reason.PROTOCOL,
+        Reason.OVERLOAD,
+    }
+)
+"""Reasons that are counted for each peer, too."""
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: Reason.REFUSED,

@@ -14,9 +14,9 @@ from fedsdn.socket_address import SocketAddress
 
 _EVERY_SECONDS = 1.0
 _MOST_VMS = 64
-"""The VMs that have a record of their own in one second; the rest has one for all."""
+"""The VMs that have a record of their own in one second; the rest has one for each peer."""
 
-_Key = tuple[Address | None, Reason]
+_Key = tuple[Address | None, Reason, str]
 
 
 class Unasked:
@@ -29,17 +29,22 @@ class Unasked:
         self._last: dict[_Key, Ended] = {}
 
     def note(
-        self, client: SocketAddress, destination: SocketAddress, reason: Reason, detail: str
+        self,
+        client: SocketAddress,
+        destination: SocketAddress,
+        reason: Reason,
+        detail: str,
+        peer: str = "",
     ) -> None:
-        """Count one, and why."""
+        """Count one, and why; ``peer`` is empty if the destination is at none."""
         if not self._last:
             asyncio.get_running_loop().call_later(_EVERY_SECONDS, self._keep_all)
-        key: _Key = client.address, reason
+        key: _Key = client.address, reason, peer
         if key not in self._last and len(self._last) >= _MOST_VMS:
-            key = None, reason
+            key = None, reason, peer
         self._numbers[key] += 1
         self._last[key] = Ended(
-            *(reason, Who.HERE, Direction.OUTBOUND),
+            *(reason, Who.HERE, Direction.OUTBOUND, peer),
             client=client,
             destination=destination,
             detail=detail,

@@ -19,6 +19,7 @@ from msgspec.json import decode, encode
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS
+from fedsdn.proxy.ended.by_peer import TABLE_BYTES
 from fedsdn.proxy.ended.ring import RINGS_BYTES
 from fedsdn.proxy.opening import tables
 from fedsdn.proxy.socks import sequence
@@ -34,8 +35,9 @@ CHECK = "--check"
 
 def layout() -> str:
     """Name what stands in memory that workers share, and where: another program may differ."""
-    sizes = RINGS_BYTES, tables.PLACES, tables.HELD_PLACES, sequence.PLACES, MOST_WORKERS
-    return blake2b(repr((_FORMAT, NAMES, sizes)).encode(), digest_size=8).hexdigest()
+    sizes = RINGS_BYTES, TABLE_BYTES, tables.PLACES, tables.HELD_PLACES, sequence.PLACES
+    layout = _FORMAT, NAMES, sizes, MOST_WORKERS
+    return blake2b(repr(layout).encode(), digest_size=8).hexdigest()
 
 
 def federation_name(federation: Federation) -> str:

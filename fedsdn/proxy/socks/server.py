@@ -158,9 +158,9 @@ class Server:
 
     def _admits(self, request: Request, peer: Site) -> bool:
         """Whether the federation file allows a request; say it if not."""
-        refusal = self.policy.admits(peer, request.client.address, request.destination.address)
+        refusal = self.policy.admits(peer, request.client.address, request.destination)
         if refusal is not None:
-            self._carried.ended(refusal.reason, Who.HERE)
+            self._carried.ended(refusal.reason, Who.HERE, refusal.detail)
         return refusal is None
 
     async def _carry(self, dialogue: Dialogue, request: Request, peer: Site) -> None:
