@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fedsdn.proxy.ended.record import Ended, Reason
 
@@ -34,6 +34,10 @@ class Refused:
     reason: Reason
     count: int
     last: int
+
+    def document(self) -> dict[str, object]:
+        """Write it as what JSON holds."""
+        return {**asdict(self), "reason": self.reason.key}
 
 
 class ByPeer:

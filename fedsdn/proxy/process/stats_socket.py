@@ -102,10 +102,7 @@ class StatisticsSocket:
                     connection.send(json.dumps(told()).encode() + b"\n")
 
     def _counted(self) -> dict[str, object]:
-        refused = [
-            {"peer": one.peer, "reason": one.reason.key, "count": one.count, "last": one.last}
-            for one in self._statistics.refused()[:_MOST_TOLD]
-        ]
+        refused = [one.document() for one in self._statistics.refused()[:_MOST_TOLD]]
         return {**self._statistics.totals(), "refused": refused}
 
     def _last_ended(self) -> list[dict[str, object]]:
