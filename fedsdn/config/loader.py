@@ -113,8 +113,8 @@ def with_sites(
             PairEncryption((pair["sites"][0], pair["sites"][1]), pair["encryption"])
             for pair in document.value.get("pairs", ())
         ),
-        groups=read_groups(document),
-        allow=read_rules(document),
+        groups=read_groups(document, sites),
+        allow=read_rules(document, sites),
     )
     check_federation(federation, document)
     check_identities(federation, document.section("sites"), required=not of_lab)

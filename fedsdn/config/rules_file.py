@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsdn.config.addresses import parse_address, parse_network
 from fedsdn.config.document import Document, quoted
-from fedsdn.config.model import Family, Federation, Network
+from fedsdn.config.model import Family, Federation, Network, Site
 from fedsdn.config.rules import PORTS, Group, Rule, member_text, ports_text, written
 from fedsdn.config.special import special
 
@@ -24,8 +24,8 @@ _FAMILIES: tuple[Family, ...] = (4, 6)
 Members = tuple[str | Network, ...]
 
 
-def read_groups(federation: Document) -> tuple[Group, ...]:
-    """Read the groups of a federation file.
+def read_groups(federation: Document, sites: Iterable[Site]) -> tuple[Group, ...]:
+    """Read the groups of a federation file that has these sites.
 
     Raises:
         ConfigError: a network of theirs is none.
@@ -34,12 +34,12 @@ def read_groups(federation: Document) -> tuple[Group, ...]:
     groups = federation.section("groups")
     if groups.value is None:
         return ()
-    names = _names(federation)
+    names = _names(federation, sites)
     return tuple(Group(name, _members(group, names)) for name, group in groups.items())
 
 
-def read_rules(federation: Document) -> tuple[Rule, ...] | None:
-    """Read the rules of a federation file; None if it has no ``allow``.
+def read_rules(federation: Document, sites: Iterable[Site]) -> tuple[Rule, ...] | None:
+    """Read the rules of a federation file that has these sites; None if it has no ``allow``.
 
     Raises:
         ConfigError: a network, or a range of ports, is none.
@@ -48,13 +48,13 @@ def read_rules(federation: Document) -> tuple[Rule, ...] | None:
     allow = federation.section("allow")
     if allow.value is None:
         return None
-    names = _names(federation)
+    names = _names(federation, sites)
     return tuple(_rule(place, rule, names) for place, rule in enumerate(allow.elements()))
 
 
-def _names(federation: Document) -> frozenset[str]:
-    groups = federation.value.get("groups") or ()
-    return frozenset((*federation.value["sites"], *groups))
+def _names(federation: Document, sites: Iterable[Site]) -> frozenset[str]:
+    groups = federation.section("groups").value or ()
+    return frozenset((*(site.name for site in sites), *groups))
 
 
 def _rule(place: int, rule: Document, names: frozenset[str]) -> Rule:
