@@ -93,9 +93,7 @@ def parse_sites(document: Document) -> tuple[Site, ...]:
     return tuple(_site(name, site) for name, site in document.section("sites").items())
 
 
-def with_sites(
-    document: Document, sites: tuple[Site, ...], *, of_lab: bool = False
-) -> Federation:
+def with_sites(document: Document, sites: tuple[Site, ...], *, of_lab: bool = False) -> Federation:
     """Make a federation of ``sites``, and what else a valid document says; check it in full.
 
     The document may lack sites that were checked before. A lab's sites need no identities.

@@ -44,7 +44,7 @@ class Rule:
 
     ``origin`` and ``target`` are names of sites and groups, and networks. ``ports`` are those of
     the destination, and limit the rule to TCP and UDP. ``place`` is the number in the file's list,
-    from 0, and ``line`` that of the file.
+    from 0, and ``line`` that of the file, if that was read as a whole.
     """
 
     origin: tuple[str | Network, ...] | None = None

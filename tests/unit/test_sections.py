@@ -32,6 +32,10 @@ BY_HAND = with_identities(f"""\
       - {{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}}
     uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1}}}}
 probes: {{key: "a key: with, {{signs}} 'of' #YAML and of 32 characters"}}
+groups: {{web: [c, 10.1.0.11]}}
+allow:
+  - {{from: web, to: a, ports: [80, 8000-8099]}}
+  - to: c
 """)
 
 LINES = [
@@ -43,6 +47,7 @@ LINES = [
     *("    uplinks: {", "    }", "\tx: 1", "federation:", "  'a':", "   a:", " a:", "    <<: x"),
     *("    bridge:", "    prefixes: [", "    ]", '    "proxy": "fedsdn"', "proxy_port: 1081"),
     *("      - prefix: 10.1.0.0/16", "        address: 192.0.2.1/24", "        port: server"),
+    *("groups: {web: [c, 10.1.0.11]}", "allow: []", "  - from: c", "    ports: [80, 90-99]"),
     *("  c: # comment", "  c: &c", "  c: !x", "  a b:", "  c:  ", "  c:\r", "  c:\x85", "\ufeff"),
 ]
 
