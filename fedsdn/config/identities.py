@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import reduce
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.x509.oid import NameOID
 
-from fedsdn.config.document import Document
+from fedsdn.config.document import ConfigError, Document, KeyPath
 from fedsdn.config.model import Federation, Identity
 from fedsdn.config.schema import describe
 
@@ -55,27 +56,27 @@ def check_identities(federation: Federation, sites: Document, *, required: bool)
         ConfigError: the first site that has not.
 
     """
-    taken: dict[bytes, Document] = {}
+    taken: dict[bytes, KeyPath] = {}
     for site in federation.sites:
-        here = sites.section(site.name)
+        here = sites.section(site.name).section("identity")
         if site.proxy != "fedsdn" and site.identities:
-            raise here.section("identity").error(
+            raise here.error(
                 f"an identity at a site with another's proxy ('proxy: {site.proxy}')",
                 "none: nothing of fedsdn runs there",
             )
         if required and site.proxy == "fedsdn" and not site.identities:
-            raise here.section("identity").error("nothing", _as_printed(site.name))
+            raise here.error("nothing", _as_printed(site.name))
         for index, identity in enumerate(site.identities):
-            where = here.section("identity").section(index)
-            _take(identity.certificate, where.section("certificate"), taken, site.name)
-            _take(identity.key, where.section("key"), taken, site.name)
+            for name, value in (("certificate", identity.certificate), ("key", identity.key)):
+                at = (site.name, "identity", index, name)
+                if taken.setdefault(value, at) is not at:
+                    raise _taken(sites, at, taken[value])
 
 
-def _take(value: bytes, where: Document, taken: dict[bytes, Document], site: str) -> None:
-    other = taken.setdefault(value, where)
-    if other is not where:
-        owner = other.at[-4]
-        raise where.error(f"the same as at site {owner} (line {other.line})", _as_printed(site))
+def _taken(sites: Document, at: KeyPath, other: KeyPath) -> ConfigError:
+    here, there = (reduce(Document.section, path, sites) for path in (at, other))
+    owner, site = str(other[0]), str(at[0])
+    return here.error(f"the same as at site {owner} (line {there.line})", _as_printed(site))
 
 
 def _as_printed(site: str) -> str:

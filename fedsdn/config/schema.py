@@ -7,6 +7,7 @@ shows it, and so does an error.
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -16,6 +17,7 @@ from jsonschema_rs import Draft202012Validator, Registry, ValidationError
 from jsonschema_rs import ValidationErrorKind as Kind
 
 from fedsdn.config.document import Document, quoted
+from fedsdn.errors import FinalError
 
 SchemaName = Literal["federation", "topology"]
 
@@ -51,6 +53,18 @@ def validate(document: Document, name: SchemaName) -> None:
     ]
     if problems:
         raise min(problems, key=lambda problem: problem[:2])[2]
+
+
+def check_site_name(name: str) -> None:
+    """Check that a site may be called so.
+
+    Raises:
+        FinalError: it may not.
+
+    """
+    names = _schema(_file("federation"))["properties"]["sites"]["propertyNames"]
+    if not re.search(names["pattern"], name):
+        raise FinalError(f"found the site's name {quoted(name)}; write {names['description']}")
 
 
 def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON

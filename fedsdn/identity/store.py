@@ -206,7 +206,7 @@ def _check_owned(directory: Path) -> None:
     if found.st_uid not in (ROOT, os.geteuid()) or found.st_mode & _WRITTEN_BY_OTHERS:
         raise FinalError(
             f"{directory}: found owner {found.st_uid} and mode {_mode(found)}, so that others may "
-            f"change this site's keys: run 'chown root: {directory}' and 'chmod 755 {directory}'"
+            f"change this site's keys: run 'chown root {directory}' and 'chmod 755 {directory}'"
         )
 
 
