@@ -16,9 +16,9 @@ from itertools import pairwise
 
 import pytest
 
+from fedsdn.proxy.admission.unproven import PROOF_SECONDS
 from fedsdn.proxy.ended.record import Reason
 from fedsdn.proxy.relay.records import Kind, record
-from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks.protocol import (
     GREETING,
     NO_METHOD,
@@ -182,7 +182,7 @@ def test_a_peer_that_oversteps_is_refused_and_counted(
     ],
 )
 def test_what_is_no_greeting_is_answered_and_counted(net: Net, said: bytes, answer: bytes) -> None:
-    with net[1].counts(inbound=0, ended_protocol=1), speak(net) as peer:
+    with net[1].counts(inbound=0, ended_garbled=1), speak(net) as peer:
         peer.sendall(said)
         peer.shutdown(socket.SHUT_WR)
         try:
@@ -271,14 +271,14 @@ def trickle(sock: socket.socket, data: bytes) -> None:
 def test_silent_and_slow_peers_are_timed_out(net: Net) -> None:
     _, far = net
     with (
-        far.counts(inbound=0, ended_protocol=2),
+        far.counts(inbound=0, ended_silent_caller=2),
         speak(net) as silent,
         speak(net) as slow,
     ):
-        slow.settimeout((HANDSHAKE_SECONDS + LIMIT_S) / 257)
+        slow.settimeout((PROOF_SECONDS + LIMIT_S) / 257)
         with pytest.raises(ConnectionError):
             trickle(slow, b"\x05\xff" + bytes(255))  # 255 methods, one after the other
-        silent.settimeout(HANDSHAKE_SECONDS + LIMIT_S)
+        silent.settimeout(PROOF_SECONDS + LIMIT_S)
         with pytest.raises(ConnectionResetError):
             silent.recv(1)
 
@@ -293,7 +293,12 @@ def test_each_reason_is_logged_once_a_minute(net: Net) -> None:
     said = defaultdict(list)
     for when, reason in found:
         said[reason].append(datetime.strptime(when, "%Y-%m-%d %H:%M:%S,%f"))
-    assert {Reason.NOT_A_PEER, Reason.FOREIGN_CLIENT, Reason.PROTOCOL} <= said.keys()
+    assert {
+        Reason.NOT_A_PEER,
+        Reason.FOREIGN_CLIENT,
+        Reason.PROTOCOL,
+        Reason.GARBLED,
+    } <= said.keys()
     for times in said.values():
         assert all((b - a).total_seconds() > 59 for a, b in pairwise(times)), said
 

@@ -64,7 +64,8 @@ async def test_a_request_is_judged_by_the_file_of_its_time(
     far, peer = tcp_pair()
     with far, peer:
         peer.send(GREETING)
-        await server.handle(far, CALLER)
+        (await server.meet(far, CALLER))()
+        await waiting.pop()()
         assert peer.recv(2) == SELECTION
         peer.send(REQUEST.encode())
         await until(lambda: bool(waiting))

@@ -59,6 +59,13 @@ class Reason(StrEnum):
     PEER_NO_VM = "peer names an address that no VM has"
     """It ought to have refused that itself."""
     PEER_NO_RULE = "peer asks for what no rule allows"
+    SILENT_CALLER = "caller silent"
+    """Somebody with a peer's address who did not prove in time to be the peer. That is no fault of
+    the peer's: it may be anybody who can send in its name."""
+    GARBLED = "caller speaks something else"
+    """As before, but what came was none of ours."""
+    CROWDED = "too many callers"
+    """As before, but shed for later ones."""
     REVOKED = "revoked by the federation file"
     STOPPING = "proxy stopped"
 
@@ -112,6 +119,9 @@ REFUSALS = frozenset(
         Reason.NO_RULE,
         Reason.PEER_NO_VM,
         Reason.PEER_NO_RULE,
+        Reason.SILENT_CALLER,
+        Reason.GARBLED,
+        Reason.CROWDED,
         Reason.REVOKED,
         Reason.PROTOCOL,
         Reason.OVERLOAD,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from fedsdn.channel.client import ChannelClient
-from fedsdn.channel.connection import Direction
 from fedsdn.channel.messages import PathsMessage
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
@@ -22,11 +21,12 @@ from fedsdn.config.watch import WatchedFederation
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.admission.carried import Carried
-from fedsdn.proxy.admission.policy import Policy, Refusal
+from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.admission.unproven import WIND_UP_SECONDS, Unproven
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.memory import Memory
 from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, check_order
@@ -35,7 +35,7 @@ from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
 from fedsdn.proxy.process.doors import Doors, Word, close_all, hear, say
 from fedsdn.proxy.process.drain import drain
 from fedsdn.proxy.process.entrance import Accepting, Entrance
-from fedsdn.proxy.process.listener import HandlingListener, Listener
+from fedsdn.proxy.process.listener import Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
 from fedsdn.proxy.process.readiness import until_paths_are_known
 from fedsdn.proxy.relay.buffers import BufferPool
@@ -57,7 +57,6 @@ from fedsdn.proxy.socks.sequence import Begun, Sequence
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Means, Socksifier
 from fedsdn.proxy.stats import Counter, WorkerStatistics
-from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.status import STALE_SECONDS
 
 _LOG = logging.getLogger(__name__)
@@ -65,8 +64,11 @@ _LOG = logging.getLogger(__name__)
 _CARRYING = 5 / 8
 """The part of the descriptors for running connections, each of which needs two."""
 
-_WAITING = 1 / 4
+_WAITING = 3 / 16
 """The part for connections that wait for a slot. The rest is for second attempts."""
+
+_UNPROVEN = 1 / 16
+"""The part for callers that have not proved to be a peer."""
 
 _READY = 1 / 32
 """The part for connections to peers that are ready for a request."""
@@ -176,7 +178,11 @@ class _Worker:
         self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
         device = opened.enter_context(closing(HeldDevice(statistics.number)))
         self._socksifier = self._make_socksifier(relays, report, device)
-        self._server = self._make_server(relays, report)
+        self._server = server = self._make_server(relays, report)
+        self._unproven = Unproven(
+            *(int(limit * _UNPROVEN), server.peer_behind),
+            *(server.meet, statistics.ended),
+        )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
         listening = socksifier.listen_for_vms(statistics.number)
@@ -268,6 +274,7 @@ class _Worker:
         self._parked.leave()
         await self._parts.end(self._keeping_ready)
         await self._reload()
+        await self._unproven.wind_up()
         while carried := {*self._slots.tasks, *self._parked.tasks}:
             await asyncio.wait(carried)
         self.stop.set()
@@ -288,25 +295,9 @@ class _Worker:
         detail = f"{type(error).__name__}: {error}; a connection of {owner}"
         self._statistics.ended(Ended(Reason.FAULT, Who.HERE, detail=detail))
 
-    def _note_overload(self, caller: SocketAddress) -> None:
-        """Keep a record of a peer's connection that is not taken."""
-        peer = self._policy.peer_behind(caller.address)
-        name = "" if isinstance(peer, Refusal) else peer.name
-        detail = f"no slot is free; from {caller.address}"
-        self._statistics.ended(
-            Ended(Reason.OVERLOAD, Who.HERE, Direction.INBOUND, name, detail=detail)
-        )
-
     def _peers_listener(self, sock: socket.socket) -> Listener:
         sock.setblocking(False)
-        return HandlingListener(
-            sock,
-            self._server.handle,
-            self._slots,
-            self._note_overload,
-            _PEERS_SHARE,
-            self._server.peer_called,
-        )
+        return Listener(sock, self._unproven.take, self._slots.full)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -388,6 +379,7 @@ class _Worker:
         entrances, self._entrances = self._entrances, []
         for entrance in entrances:
             await entrance.close()
+        await self._unproven.wind_up(WIND_UP_SECONDS)
         await self._openings.wind_up()
         await self._vms.end()
         self._parked.close()

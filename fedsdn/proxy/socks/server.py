@@ -12,7 +12,7 @@ from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
-from fedsdn.config.model import Site
+from fedsdn.config.model import Address, Site
 from fedsdn.mptcp.connection import token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
@@ -20,6 +20,7 @@ from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Work
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.admission.unproven import NotProvenError
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
@@ -27,7 +28,7 @@ from fedsdn.proxy.sockets import tcp, traffic_class, transport
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, Call, connect_as
-from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, Dialogue
+from fedsdn.proxy.socks.answering import REQUEST_SECONDS, Dialogue
 from fedsdn.proxy.socks.causes import in_words, not_connected
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
@@ -76,21 +77,31 @@ class Server:
         self._statistics = relays.statistics
         self._poller = relays.poller
 
-    def peer_called(self, caller: SocketAddress) -> str:
-        """Name the peer that a connection comes from; its address if that is no peer's."""
-        peer = self.policy.peer_behind(caller.address)
-        return str(caller.address) if isinstance(peer, Refusal) else f"site {peer.name}"
+    def peer_behind(self, address: Address) -> Site | Refusal:
+        """Return the peer that has an uplink with ``address``."""
+        return self.policy.peer_behind(address)
 
-    async def handle(self, far: socket.socket, caller: SocketAddress) -> None:
-        """Carry one connection to its end, or until the peer pauses."""
-        peer = self.policy.peer_behind(caller.address)
+    async def meet(self, far: socket.socket, caller: SocketAddress) -> Callable[[], None]:
+        """Have a caller prove that it is the peer whose address it has.
+
+        Returns what carries its connection to its end, or until the peer pauses.
+
+        Raises:
+            NotProvenError: it does not.
+            OSError: the connection broke.
+
+        """
+        peer = self.peer_behind(caller.address)
         if isinstance(peer, Refusal):
-            far.close()
-            self._statistics.ended(
-                Ended(*(peer.reason, Who.HERE, Direction.INBOUND), detail=f"from {caller.address}")
-            )
-            return
-        await self._go_on(Dialogue(far, caller, peer))
+            raise NotProvenError(peer.reason)
+        dialogue = Dialogue(far, caller, peer)
+        try:
+            await dialogue.greet()
+        except SocksError as error:
+            if error.answer:
+                await dialogue.turn_away(error.answer)
+            raise NotProvenError(Reason.GARBLED, str(error)) from error
+        return partial(self._resume, dialogue)
 
     async def _go_on(self, dialogue: Dialogue) -> None:
         """Do what a peer asks for; leave its connection alone when it pauses."""
@@ -106,8 +117,15 @@ class Server:
                 self._parked.park(dialogue.far, dialogue.peer.name, resume)
 
     def _resume(self, dialogue: Dialogue) -> None:
-        work = partial(self._go_on, dialogue)
-        self._take_slot(f"site {dialogue.peer.name}", work, dialogue.far.close)
+        work, refuse = partial(self._go_on, dialogue), partial(self._refuse, dialogue)
+        self._take_slot(f"site {dialogue.peer.name}", work, refuse)
+
+    def _refuse(self, dialogue: Dialogue) -> None:
+        """Reset a connection that gets no slot."""
+        dialogue.far.close()
+        detail = f"no slot is free; from {dialogue.caller.address}"
+        inbound = Reason.OVERLOAD, Who.HERE, Direction.INBOUND
+        self._statistics.ended(Ended(*inbound, dialogue.peer.name, detail=detail))
 
     async def _serve(self, dialogue: Dialogue) -> None:
         """Connect a peer to the VM that it asks for.
@@ -126,7 +144,7 @@ class Server:
                     self._statistics.add(Counter.ASKED_AGAIN)
                     await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
                     return
-                now = self.policy.peer_behind(dialogue.caller.address)
+                now = self.peer_behind(dialogue.caller.address)
                 # A connection that waited for a slot was judged by an older file.
                 if isinstance(now, Refusal) or now.name != peer.name:
                     self._carried.ended(Reason.REVOKED, Who.HERE)
@@ -149,7 +167,7 @@ class Server:
         try:
             return await dialogue.request()
         except TimeoutError:
-            late = f"no request within {HANDSHAKE_SECONDS:g} s"
+            late = f"no request within {REQUEST_SECONDS:g} s"
             self._carried.ended(Reason.PROTOCOL, Who.PEER, late)
         except SocksError as error:
             self._carried.ended(Reason.PROTOCOL, Who.PEER, str(error))
