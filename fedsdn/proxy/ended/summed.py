@@ -11,7 +11,7 @@ from fedsdn.proxy.ended.record import Ended, Reason
 
 _EVERY_SECONDS = 1.0
 _MOST_KEYS = 64
-"""Those that have a record of their own in one second; the rest has one for each reason and peer."""
+"""Those that have a record of their own in one second; the rest has one by reason and peer."""
 
 _Key = tuple[Hashable, Reason, str]
 
