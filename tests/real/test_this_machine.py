@@ -6,7 +6,6 @@ seen by ``make vagrant-test``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def state(host: SiteHost) -> dict[str, object]:
         "links": host.output("ip -br link"),
         "vm1": host.output("ip -n vm1 address; ip -n vm1 route; ip -n vm1 -6 route"),
         "gateways": host.output(f"ip -br address show {BRIDGE}"),
-        "settings": host.output("cat /run/settings/*"),
+        "settings": host.output("cat /run/settings/fedsdn.conf"),
     }
 
 
@@ -64,10 +63,9 @@ def test_a_machine_becomes_a_host_and_a_second_time_changes_nothing(host: SiteHo
     netem = "root netem limit 785 delay 15ms loss 0% rate 100mbit"
     assert told == [f"qdisc replace dev {port} {netem}" for port in ("up1", "up2")]
 
-    checked = json.loads(
-        host.output("fedsdn topology check --json --config-file /run/settings/fedsdn.conf")
-    )
-    assert checked["file"] == "/run/settings/federation.yaml"
+    assert host.output("ls /run/settings").split() == ["fedsdn.conf"]
+    shown = host.output("fedsdn identity init --config-file /run/settings/fedsdn.conf")
+    assert shown.startswith("    identity:\n")
 
     assert become(host) == ""
     assert state(host) == before

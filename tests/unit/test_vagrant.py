@@ -23,7 +23,7 @@ LAB = TOP / "vagrant"
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SCRIPTS = [
     TOP / "scripts" / "install-packages",
-    *(LAB / name for name in ("carrier", "check", "provision", "test")),
+    *(LAB / name for name in ("carrier", "check", "federate", "provision", "start", "test")),
     *(LAB / "box" / name for name in ("customize", "make")),
 ]
 BIN = Path(sys.executable).parent
