@@ -156,6 +156,11 @@ def _check_uplink_addresses(uplink: Uplink, where: Document) -> None:
     _check_host(uplink.address.ip, uplink.address.network, where.section("address"))
     if uplink.gateway is not None:
         _check_gateway(uplink.gateway, uplink.address, where.section("gateway"))
+    elif uplink.gateway_mac is not None:
+        raise where.section("gateway_mac").error(
+            f"'{uplink.gateway_mac}' on an uplink without gateway",
+            f"the router's address under '{key_path(where.at)}.gateway' too",
+        )
     if uplink.public is None:
         return
     public = where.section("public")

@@ -172,6 +172,8 @@ def _uplink(name: str, document: Document) -> Uplink:
         address=parse_interface(document.section("address")),
         gateway=None if gateway.value is None else parse_address(gateway),
         public=None if public.value is None else parse_address(public),
+        mac=document.value.get("mac"),
+        gateway_mac=document.value.get("gateway_mac"),
     )
 
 
@@ -235,4 +237,8 @@ def _uplink_document(uplink: Uplink) -> dict[str, str]:
         document["gateway"] = str(uplink.gateway)
     if uplink.public is not None:
         document["public"] = str(uplink.public)
+    if uplink.mac is not None:
+        document["mac"] = uplink.mac
+    if uplink.gateway_mac is not None:
+        document["gateway_mac"] = uplink.gateway_mac
     return document

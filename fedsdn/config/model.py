@@ -93,6 +93,10 @@ class Prefix:
         return self.network.version
 
 
+DYNAMIC = "dynamic"
+"""Link-layer address of an uplink for which its neighbours ask, as something else answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Uplink:
     """A site's connection to the other sites.
@@ -100,6 +104,10 @@ class Uplink:
     ``port`` is the uplink's port on the provider bridge. ``address`` is the proxy's address on
     it, with the length of the on-link network. Without ``gateway`` only the on-link network is
     reached. Behind a NAT, ``public`` is the address that peers see and connect to.
+
+    ``mac`` is the link-layer address that the proxy has there, None for one that follows from the
+    names (``declarations.port_mac``); the neighbours on the link know either beforehand. With
+    ``DYNAMIC`` they ask. ``gateway_mac`` is the gateway's, None if it is asked for.
     """
 
     name: str
@@ -107,11 +115,17 @@ class Uplink:
     address: Interface
     gateway: Address | None = None
     public: Address | None = None
+    mac: str | None = None
+    gateway_mac: str | None = None
 
     @property
     def family(self) -> Family:
         """4 or 6."""
         return self.address.version
+
+    def next_hop(self, address: Address) -> Address | None:
+        """Return the neighbour by which an address is reached: itself on-link, or the gateway."""
+        return address if address in self.address.network else self.gateway
 
     @property
     def peer_address(self) -> Address:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from zlib import crc32
 
 from fedsdn.config import reserved
-from fedsdn.config.model import Site, Uplink
+from fedsdn.config.model import DYNAMIC, Site, Uplink
 
 CT_ZONE = 0xFED5
 """Conntrack zone of federated connections. Neutron hands zones out from 1 upwards."""
@@ -137,9 +137,13 @@ def wan_port(uplink: Uplink) -> str:
 def port_mac(site: Site, port: str) -> str:
     """Link-layer address of the namespace's interface behind ``port``.
 
-    Derived from the names, so that pipeline and site set-up agree; locally administered and unicast
-    (RFC 9542, section 2.1).
+    An uplink's is the one that the federation file has for it, if any. Otherwise it is derived from
+    the names, so that pipeline, site set-up and the neighbours on the link agree; locally
+    administered and unicast (RFC 9542, section 2.1).
     """
+    for uplink in site.uplinks:
+        if wan_port(uplink) == port and uplink.mac not in {None, DYNAMIC}:
+            return str(uplink.mac)
     digest = crc32(f"{site.name}/{port}".encode())
     octets = (0x02, 0xFE, *digest.to_bytes(4, "big"))
     return ":".join(f"{octet:02x}" for octet in octets)

@@ -190,7 +190,7 @@ def _network(plan: SitePlan, inside: Network) -> dict[Part, Work]:
         Part.ADDRESSES: lambda: inside.apply_addresses(plan.addresses),
         Part.ROUTES: lambda: inside.apply_routes(plan.routes),
         Part.RULES: lambda: inside.apply_rules(plan.rules),
-        Part.NEIGHBOURS: inside.remove_neighbours,
+        Part.NEIGHBOURS: lambda: inside.apply_neighbours(plan.neighbours),
     }
 
 

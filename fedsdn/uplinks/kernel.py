@@ -16,6 +16,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.mptcp.subflows import Doomed, Subflows
+from fedsdn.uplinks.next_hops import Hop, Neighbours
 from fedsdn.uplinks.teardown import Orders
 
 _LOG = logging.getLogger(__name__)
@@ -39,10 +40,14 @@ _SEARCH_SHARE = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the kernel is to be brought in line with: orders, and the site with its uplinks."""
+    """What the kernel is to be brought in line with: orders, and the site with its uplinks.
+
+    The ``known`` next hops are entered for good.
+    """
 
     orders: Orders
     site: Site
+    known: frozenset[Hop] = frozenset()
 
 
 class Kernel:
@@ -96,7 +101,10 @@ class Kernel:
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
+                self._neighbours = stack.enter_context(Neighbours(self._namespace))
                 self._open = stack.pop_all()
+        now = plan()
+        self._neighbours.forget_lost(now.orders, now.site, now.known)
         self._end_subflows(plan)
         return self._bring_in_line(plan())
 

@@ -21,6 +21,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
+from fedsdn.uplinks.next_hops import known
 from fedsdn.uplinks.path import Path as UplinkPath
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import Probe, ProbeError, decode
@@ -94,7 +95,7 @@ class UplinkMonitor:
         self._federation = federation
         self._file = digest(federation)
         self._paths = self._new_paths(federation)
-        self._plan = Plan(self._paths.orders(), federation.site(site))
+        self._plan = self._new_plan()
         self._ports: dict[str, PortState] | None = None
         """Those of the bridge by name, as told last."""
         self._port_since: dict[str, float] = {}
@@ -120,6 +121,10 @@ class UplinkMonitor:
 
     def _new_paths(self, federation: Federation) -> Paths:
         return Paths(federation, self._site, self._epoch, time.monotonic(), self._file)
+
+    def _new_plan(self) -> Plan:
+        site = self._federation.site(self._site)
+        return Plan(self._paths.orders(), site, known(self._federation, site))
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -173,7 +178,7 @@ class UplinkMonitor:
         paths = self._new_paths(federation)
         paths.inherit(self._paths)
         self._federation, self._paths = federation, paths
-        self._plan = Plan(paths.orders(), federation.site(self._site))
+        self._plan = self._new_plan()
         self._news.set_paths(paths)
         self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()

@@ -296,6 +296,7 @@ def _finish(federation: Federation, site: Site) -> None:
         network.apply_addresses(plan.addresses)
         network.apply_routes(plan.routes)
         network.apply_rules(plan.rules)
+        network.apply_neighbours(plan.neighbours)
     with Endpoints(plan.namespace) as endpoints:
         endpoints.apply(plan.endpoints)
 

@@ -44,6 +44,7 @@ class FakeNetlink:
         self.plans = [plan({FIRST}, {"up1", "up2"})]
         self.there: dict[Endpoint, int] = {}
         self.did: list[tuple[str, int]] = []
+        self.forgotten: list[Orders] = []
         self.subflows = {("first", FIRST, False): IDLE, ("second", SECOND, True): BUSY}
 
     def current_plan(self) -> Plan:
@@ -76,6 +77,9 @@ class FakeNetlink:
             self.plans.append(plan({FIRST, SECOND}, {"up1"}))
         return len(doomed)
 
+    def forget_lost(self, orders: Orders, *_words: object) -> None:
+        self.forgotten.append(orders)
+
     def read(self) -> dict[Endpoint, int]:
         return self.there
 
@@ -91,8 +95,10 @@ def test_a_second_loss_does_not_wait_for_idle_subflows_of_the_first(
     netlink = FakeNetlink()
     monkeypatch.setattr(kernel, "Endpoints", netlink)
     monkeypatch.setattr(kernel, "Subflows", netlink)
+    monkeypatch.setattr(kernel, "Neighbours", netlink)
     obeying = Kernel("none")
     for _ in range(3):
         obeying.obey(netlink.current_plan)
     assert netlink.did[:3] == [("first", 100), ("endpoints", 1), ("second", BUSY)]
     assert set(netlink.subflows.values()) == {0}, "none is forgotten"
+    assert netlink.forgotten[:2] == [one.orders for one in netlink.plans]

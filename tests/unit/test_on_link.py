@@ -1,0 +1,173 @@
+"""Whose link-layer addresses are known beforehand, and of whom what was learnt is forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+import pytest
+from pyroute2.netlink.rtnl import RTM_NEWNEIGH
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+
+from fedsdn.config.model import Address, Federation, Site, Uplink
+from fedsdn.pipeline.declarations import port_mac, wan_port
+from fedsdn.pipeline.on_link import Neighbour, neighbours
+from fedsdn.site import neighbours as messages
+from fedsdn.site.listed import attribute, request
+from fedsdn.uplinks.next_hops import lost
+from fedsdn.uplinks.teardown import Orders
+from tests.unit.federations import three_sites, two_sites, uplink, with_foreign_proxy
+
+MAC = "02:00:5e:10:00:01"
+INDEXES = {"wan-up1": 7, "wan-up2": 8}
+HEADER_BYTES = 16
+
+
+def known(federation: Federation) -> list[str]:
+    """Return the neighbours of site a."""
+    return [str(one) for one in neighbours(federation, federation.site("a"))]
+
+
+def with_uplinks(name: str, *uplinks: Uplink) -> Federation:
+    federation = two_sites()
+    sites = (
+        replace(site, uplinks=uplinks) if site.name == name else site for site in federation.sites
+    )
+    return replace(federation, sites=tuple(sites))
+
+
+def changed(name: str, **values: Any) -> Federation:  # noqa: ANN401
+    """Change the first uplink of a site."""
+    first, *others = two_sites().site(name).uplinks
+    return with_uplinks(name, replace(first, **values), *others)
+
+
+def mac(federation: Federation, name: str, number: int) -> str:
+    site = federation.site(name)
+    return port_mac(site, wan_port(site.uplinks[number]))
+
+
+def test_peers_on_the_link_have_the_addresses_of_their_own_ports() -> None:
+    federation = two_sites()
+    there = {veth: mac(federation, "b", number) for number, veth in enumerate(INDEXES)}
+    assert known(federation) == [
+        f"192.0.2.2 dev wan-up1 lladdr {there['wan-up1']} permanent",
+        f"2001:db8:2::2 dev wan-up2 lladdr {there['wan-up2']} permanent",
+    ]
+
+
+def test_each_of_our_uplinks_on_a_link_knows_all_peers() -> None:
+    federation = three_sites()
+    first, second = federation.sites[0].uplinks
+    beside = replace(first, name="x", port="x", address=ip_interface("192.0.2.9/24"))
+    site = replace(federation.sites[0], uplinks=(first, second, beside))
+    federation = replace(federation, sites=(site, *federation.sites[1:]))
+    assert len(known(federation)) == 6
+    assert sum("dev wan-x " in one for one in known(federation)) == 2
+
+
+@pytest.mark.parametrize(
+    "federation",
+    [
+        with_foreign_proxy(two_sites(), "b"),
+        changed("b", mac="dynamic"),
+        changed("b", address=ip_interface("203.0.113.2/24"), gateway=ip_address("203.0.113.9")),
+        changed("b", gateway=ip_address("192.0.2.9"), public=ip_address("192.0.2.8")),
+    ],
+    ids=["another's proxy", "dynamic", "behind a gateway", "behind a NAT"],
+)
+def test_of_others_nothing_is_known(federation: Federation) -> None:
+    assert not any("192.0.2." in one or "203." in one for one in known(federation))
+
+
+@pytest.mark.parametrize("federation", [two_sites(), with_foreign_proxy(two_sites(), "b")])
+def test_the_federation_file_may_say_it(federation: Federation) -> None:
+    site = federation.site("b")
+    uplinks = (replace(site.uplinks[0], mac=MAC), site.uplinks[1])
+    site = replace(site, uplinks=uplinks)
+    federation = replace(federation, sites=(federation.sites[0], site))
+    assert known(federation)[0] == f"192.0.2.2 dev wan-up1 lladdr {MAC} permanent"
+    assert port_mac(site, "wan-up1") == MAC
+    assert port_mac(site, "wan-up2") == port_mac(two_sites().site("b"), "wan-up2")
+
+
+def test_a_gateway_may_be_known() -> None:
+    gateway = ip_address("192.0.2.254")
+    assert len(known(changed("a", gateway=gateway))) == 2
+    assert known(changed("a", gateway=gateway, gateway_mac=MAC))[-1] == (
+        f"192.0.2.254 dev wan-up1 lladdr {MAC} permanent"
+    )
+
+
+# As netlink has them
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_pyroute2_reads_what_is_asked_for(number: int) -> None:
+    federation = two_sites()
+    neighbour = neighbours(federation, federation.site("a"))[number]
+    listed = messages.addition(neighbour, INDEXES)[HEADER_BYTES:]
+    message = ndmsg(request(RTM_NEWNEIGH, listed))
+    message.decode()
+    assert message["ifindex"] == INDEXES[neighbour.interface]
+    assert message.get_attr("NDA_DST") == str(neighbour.address)
+    assert message.get_attr("NDA_LLADDR") == neighbour.mac
+    there = listed + attribute(4, bytes(4)) + attribute(3, bytes(16))
+    assert messages.is_permanent(there)
+    assert messages.said(there) == messages.wanted(neighbour, INDEXES)
+
+
+def test_a_neighbour_that_says_more_is_not_the_wanted_one() -> None:
+    neighbour = Neighbour("wan-up1", ip_address("192.0.2.2"), MAC)
+    listed = messages.addition(neighbour, INDEXES)[HEADER_BYTES:]
+    flagged = bytearray(listed)
+    flagged[10] ^= 0x80  # NTF_ROUTER
+    for other in (bytes(flagged), listed + attribute(12, b"\4")):  # NDA_PROTOCOL
+        assert messages.said(other) != messages.wanted(neighbour, INDEXES)
+    assert messages.wanted(replace(neighbour, interface="gone"), INDEXES) is None
+
+
+# What is forgotten
+
+FIRST, SECOND = uplink("up1", "192.0.2.1/24", "192.0.2.254"), uplink("up2", "2001:db8::1/64")
+SITE = replace(two_sites().site("a"), uplinks=(FIRST, SECOND))
+FAR, FARTHER, BESIDE = "203.0.113.1", "203.0.113.2", "192.0.2.2"
+
+
+def orders(down: list[str], live: list[str]) -> Orders:
+    """Return those when paths to some addresses are down, the first one's subflows ended."""
+
+    def pairs(addresses: list[str]) -> frozenset[tuple[Address, Address]]:
+        return frozenset((FIRST.address.ip, ip_address(address)) for address in addresses)
+
+    return Orders(
+        usable=frozenset(),
+        dead=frozenset(),
+        dead_pairs=pairs(down[:1]),
+        down_pairs=pairs(down[1:]),
+        live_pairs=dict.fromkeys(pairs(live), 0.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("down", "live", "found"),
+    [
+        ([], [FAR], set()),
+        ([FAR], [], {"192.0.2.254"}),
+        ([FAR, FARTHER], [], {"192.0.2.254"}),
+        ([FAR], [FARTHER], set()),
+        ([FAR, BESIDE], [FARTHER], {BESIDE}),
+        ([FAR], [BESIDE], {"192.0.2.254"}),
+    ],
+)
+def test_a_next_hop_is_lost_when_no_path_through_it_lives(
+    down: list[str], live: list[str], found: set[str]
+) -> None:
+    hops = lost(orders(down, live), SITE)
+    assert hops == {("wan-up1", ip_address(address)) for address in found}
+
+
+def test_a_path_of_an_uplink_that_is_gone_has_no_next_hop() -> None:
+    site: Site = replace(SITE, uplinks=(SECOND,))
+    assert lost(orders([FAR], []), site) == frozenset()
