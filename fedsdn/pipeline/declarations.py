@@ -191,6 +191,11 @@ MOST_SENDERS = 1 << 16
 SENDERS_SECONDS = 10
 """VMs whose rate is known, and for how long; whoever finds no room among them is not limited."""
 
+MOST_STRANGERS = 128
+STRANGERS_SECONDS = 60
+"""So many who are no peers are answered on the uplinks at a time, and how long each counts: the
+kernel's neighbour table has room for 1,024, and is the whole host's."""
+
 MOST_WORKERS = reserved.MOST_WORKERS
 
 SOCKSIFIER_LISTEN_PORTS = reserved.SOCKSIFIER_LISTEN_PORTS

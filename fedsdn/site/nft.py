@@ -28,12 +28,14 @@ from fedsdn.pipeline.declarations import (
     HANDED_IN_MASK,
     HELD_DEVICE,
     MOST_SENDERS,
+    MOST_STRANGERS,
     MOST_SYNS_AT_ONCE,
     MOST_SYNS_PER_SECOND,
     SENDERS_SECONDS,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
+    STRANGERS_SECONDS,
     TRAFFIC_CLASSES,
     SocketMark,
     codepoint,
@@ -53,7 +55,12 @@ MEASURED_SECONDS = 120
 
 _FAMILIES = ((4, "ip"), (6, "ip6"))
 _PORTS = "listen_ports"
-_SENDERS = "senders"
+_SENDERS, _STRANGERS = "senders", "strangers"
+_ASKING = {
+    4: "icmp type echo-request",
+    6: "icmpv6 type { echo-request, nd-neighbor-solicit }",
+}
+"""What anybody on an uplink's link may ask, so that the kernel takes up the neighbour who did."""
 _UNKNOWN = f"ether daddr & {GROUP_BIT} == {GROUP_BIT}"
 _OPENING = "tcp flags & (syn | ack) == syn"
 _TCP = 6
@@ -99,11 +106,15 @@ def _listen_ports() -> str:
 
 
 def _senders() -> str:
-    """Make the sets of VMs whose rate is limited; packets add to them."""
+    """Make the sets of VMs whose rate is limited, and of strangers; packets add to them."""
     return "".join(
-        f"\tset {_SENDERS}_{word} {{\n\t\ttype ipv{family}_addr\n"
-        f"\t\tsize {MOST_SENDERS}\n\t\tflags dynamic,timeout\n"
-        f"\t\ttimeout {SENDERS_SECONDS}s\n\t}}\n"
+        f"\tset {name}_{word} {{\n\t\ttype ipv{family}_addr\n"
+        f"\t\tsize {most}\n\t\tflags dynamic,timeout\n"
+        f"\t\ttimeout {seconds}s\n\t}}\n"
+        for name, most, seconds in (
+            (_SENDERS, MOST_SENDERS, SENDERS_SECONDS),
+            (_STRANGERS, MOST_STRANGERS, STRANGERS_SECONDS),
+        )
         for family, word in _FAMILIES
     )
 
@@ -219,11 +230,17 @@ def _from_tenants() -> Iterator[str]:
 def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
     for error, protocol in _TOO_BIG:
         yield f"{error} {protocol} != {_TCP} " + _drop("an MTU, about what proves nothing")
-    yield "icmp type { echo-request, echo-reply, destination-unreachable, time-exceeded } accept"
+    yield "icmp type { echo-reply, destination-unreachable, time-exceeded } accept"
     yield (
-        "icmpv6 type { echo-request, echo-reply, destination-unreachable, packet-too-big, "
-        "time-exceeded, nd-neighbor-solicit, nd-neighbor-advert } accept"
+        "icmpv6 type { echo-reply, destination-unreachable, packet-too-big, time-exceeded, "
+        "nd-neighbor-advert } accept"
     )
+    gateways = [uplink.gateway for uplink in site.uplinks if uplink.gateway is not None]
+    for family, word in _FAMILIES:
+        if known := _of(family, gateways):
+            yield f"{word} saddr {_set(known)} {_ASKING[family]} accept"
+        yield f"{_ASKING[family]} update @{_STRANGERS}_{word} {{ {word} saddr }} accept"
+        yield f"{_ASKING[family]} " + _drop("more strangers than are answered")
     peers = [
         uplink.peer_address
         for peer in federation.peers(site.name)

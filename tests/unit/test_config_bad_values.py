@@ -38,7 +38,7 @@ BAD = {
         "        port: eth1",
         "        xyz: 1\n        port: eth1",
         f"12: {A}.{UP1}.xyz: found an unknown key; "
-        "write one of 'port', 'address', 'gateway', 'public'",
+        "write one of 'port', 'address', 'gateway', 'public', 'mac', 'gateway_mac'",
     ),
     "misspelt key": (
         "address: 192.0.2.1",
@@ -49,7 +49,7 @@ BAD = {
         "        port: eth2\n",
         "        <<: {port: eth2}\n",
         f"16: {A}.{UP2}.'<<': found an unknown key; "
-        "write one of 'port', 'address', 'gateway', 'public'",
+        "write one of 'port', 'address', 'gateway', 'public', 'mac', 'gateway_mac'",
     ),
     "no port": (
         "        port: eth1\n",
