@@ -235,12 +235,7 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
         "icmpv6 type { echo-reply, destination-unreachable, packet-too-big, time-exceeded, "
         "nd-neighbor-advert } accept"
     )
-    gateways = [uplink.gateway for uplink in site.uplinks if uplink.gateway is not None]
-    for family, word in _FAMILIES:
-        if known := _of(family, gateways):
-            yield f"{word} saddr {_set(known)} {_ASKING[family]} accept"
-        yield f"{_ASKING[family]} update @{_STRANGERS}_{word} {{ {word} saddr }} accept"
-        yield f"{_ASKING[family]} " + _drop("more strangers than are answered")
+    yield from _questions(site)
     peers = [
         uplink.peer_address
         for peer in federation.peers(site.name)
@@ -251,6 +246,18 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
         if addresses := _of(family, peers):
             yield f"{word} saddr {_set(addresses)} meta l4proto {{ tcp, udp }} jump from_peer"
     yield _drop("not from a peer")
+
+
+def _questions(site: Site) -> Iterator[str]:
+    """Let in what gateways ask, and so many others."""
+    gateways = [uplink.gateway for uplink in site.uplinks if uplink.gateway is not None]
+    for family, word in _FAMILIES:
+        if not any(uplink.family == family for uplink in site.uplinks):
+            continue
+        if known := _of(family, gateways):
+            yield f"{word} saddr {_set(known)} {_ASKING[family]} accept"
+        yield f"{_ASKING[family]} update @{_STRANGERS}_{word} {{ {word} saddr }} accept"
+        yield f"{_ASKING[family]} " + _drop("more strangers than are answered")
 
 
 def _from_peer(federation: Federation) -> Iterator[str]:
