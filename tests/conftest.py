@@ -19,9 +19,11 @@ BESIDE = frozenset(
     {
         "test_bridge_returns",
         "test_flow_tables",
+        "test_hostile_wire",
         "test_interop",
         "test_networks",
         "test_neutron",
+        "test_next_hops",
         "test_others_flows",
         "test_ovn",
         "test_port_vlans",

@@ -12,6 +12,7 @@ from pathlib import Path
 from fedsdn.config.identities import identity_document
 from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import (
+    AddressPair,
     Federation,
     Prefix,
     Probes,
@@ -23,6 +24,7 @@ from fedsdn.config.model import (
 from fedsdn.identity import store
 from fedsdn.identity.new import NewIdentity, make
 from fedsdn.pipeline.network import TenantPort
+from fedsdn.uplinks.teardown import Orders
 
 
 def uplink(
@@ -112,3 +114,19 @@ def with_foreign_proxy(federation: Federation, name: str) -> Federation:
         for site in federation.sites
     )
     return replace(federation, sites=sites)
+
+
+def site_with(*uplinks: Uplink) -> Site:
+    """Site a with these uplinks."""
+    return replace(two_sites().site("a"), uplinks=uplinks)
+
+
+def orders_of(down: list[AddressPair], live: list[AddressPair]) -> Orders:
+    """Return those while some paths are down, of which the first one's subflows are ended."""
+    return Orders(
+        usable=frozenset(),
+        dead=frozenset(),
+        dead_pairs=frozenset(down[:1]),
+        down_pairs=frozenset(down[1:]),
+        live_pairs=dict.fromkeys(live, 0.0),
+    )

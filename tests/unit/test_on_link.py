@@ -10,14 +10,20 @@ import pytest
 from pyroute2.netlink.rtnl import RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
-from fedsdn.config.model import Address, Federation, Site, Uplink
+from fedsdn.config.model import AddressPair, Federation, Uplink
 from fedsdn.pipeline.declarations import port_mac, wan_port
 from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.site import neighbours as messages
 from fedsdn.site.listed import attribute, request
 from fedsdn.uplinks.next_hops import lost
-from fedsdn.uplinks.teardown import Orders
-from tests.unit.federations import three_sites, two_sites, uplink, with_foreign_proxy
+from tests.unit.federations import (
+    orders_of,
+    site_with,
+    three_sites,
+    two_sites,
+    uplink,
+    with_foreign_proxy,
+)
 
 MAC = "02:00:5e:10:00:01"
 INDEXES = {"wan-up1": 7, "wan-up2": 8}
@@ -131,23 +137,12 @@ def test_a_neighbour_that_says_more_is_not_the_wanted_one() -> None:
 # What is forgotten
 
 FIRST, SECOND = uplink("up1", "192.0.2.1/24", "192.0.2.254"), uplink("up2", "2001:db8::1/64")
-SITE = replace(two_sites().site("a"), uplinks=(FIRST, SECOND))
+SITE = site_with(FIRST, SECOND)
 FAR, FARTHER, BESIDE = "203.0.113.1", "203.0.113.2", "192.0.2.2"
 
 
-def orders(down: list[str], live: list[str]) -> Orders:
-    """Return those when paths to some addresses are down, the first one's subflows ended."""
-
-    def pairs(addresses: list[str]) -> frozenset[tuple[Address, Address]]:
-        return frozenset((FIRST.address.ip, ip_address(address)) for address in addresses)
-
-    return Orders(
-        usable=frozenset(),
-        dead=frozenset(),
-        dead_pairs=pairs(down[:1]),
-        down_pairs=pairs(down[1:]),
-        live_pairs=dict.fromkeys(pairs(live), 0.0),
-    )
+def pairs(addresses: list[str]) -> list[AddressPair]:
+    return [(FIRST.address.ip, ip_address(address)) for address in addresses]
 
 
 @pytest.mark.parametrize(
@@ -164,10 +159,9 @@ def orders(down: list[str], live: list[str]) -> Orders:
 def test_a_next_hop_is_lost_when_no_path_through_it_lives(
     down: list[str], live: list[str], found: set[str]
 ) -> None:
-    hops = lost(orders(down, live), SITE)
+    hops = lost(orders_of(pairs(down), pairs(live)), SITE)
     assert hops == {("wan-up1", ip_address(address)) for address in found}
 
 
 def test_a_path_of_an_uplink_that_is_gone_has_no_next_hop() -> None:
-    site: Site = replace(SITE, uplinks=(SECOND,))
-    assert lost(orders([FAR], []), site) == frozenset()
+    assert lost(orders_of(pairs([FAR]), []), site_with(SECOND)) == frozenset()

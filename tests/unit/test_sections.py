@@ -30,7 +30,8 @@ BY_HAND = with_identities(f"""\
     prefixes:
       # VMs
       - {{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}}
-    uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1}}}}
+    uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1, \
+mac: dynamic, gateway_mac: 00:00:5e:00:01:01}}}}
 probes: {{key: "a key: with, {{signs}} 'of' #YAML and of 32 characters"}}
 groups: {{web: [c, 10.1.0.11]}}
 allow:
