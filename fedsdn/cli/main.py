@@ -10,7 +10,7 @@ import typer
 
 from fedsdn.errors import FedsdnError
 
-_GROUPS = ("topology", "federation", "lab", "site", "identity", "proxy", "flows", "bench")
+_GROUPS = ("topology", "federation", "policy", "lab", "site", "identity", "proxy", "flows", "bench")
 _MODULES = dict(zip(_GROUPS, _GROUPS, strict=True)) | {
     "verify": "verify",
     "demo": "demo",

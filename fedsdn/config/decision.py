@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsdn.config.model import Address, Federation, Site
 from fedsdn.config.rules import Contact, Protocol, Rule, RuleIndex
@@ -25,11 +26,34 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether it is allowed, and why; ``rule`` is the one that allows it, if one does."""
+    """Whether it is allowed, and why.
+
+    ``rule`` is the one that allows it, if one does; ``nearest`` the one that comes nearest, where
+    it is for want of a rule that nothing is allowed.
+    """
 
     allowed: bool
     why: str
     rule: Rule | None = None
+    nearest: Rule | None = None
+
+    def __str__(self) -> str:
+        return f"{'allowed' if self.allowed else 'refused'}: {self.why}"
+
+    def place(self, file: Path) -> str:
+        """Say where the rule is that decides, or the nearest; empty if there is none."""
+        rule = self.rule or self.nearest
+        return "" if rule is None else f" ({file}:{rule.line})"
+
+    def document(self, file: Path) -> dict[str, object]:
+        """Write it as what JSON holds."""
+        rule = self.rule
+        by = (
+            None
+            if rule is None
+            else {"name": rule.name, "text": str(rule), "file": str(file), "line": rule.line}
+        )
+        return {"allowed": self.allowed, "why": self.why, "rule": by}
 
 
 def decide(federation: Federation, asked: Question) -> Decision:
@@ -52,7 +76,8 @@ def decide(federation: Federation, asked: Question) -> Decision:
     if rule is not None:
         return Decision(allowed=True, why=f"{rule.name}: {rule}", rule=rule)
     between = f"site {origin.name} to site {target.name}"
-    return _refused(f"no rule allows {asked} ({between}): {no_rule(federation.rules, wanted)}")
+    why = f"no rule allows {asked} ({between}): {no_rule(federation.rules, wanted)}"
+    return Decision(allowed=False, why=why, nearest=federation.rules.nearest(wanted))
 
 
 def _refused(why: str) -> Decision:

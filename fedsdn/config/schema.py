@@ -19,7 +19,7 @@ from jsonschema_rs import ValidationErrorKind as Kind
 from fedsdn.config.document import Document, quoted
 from fedsdn.errors import FinalError
 
-SchemaName = Literal["federation", "topology"]
+SchemaName = Literal["federation", "topology", "expectations"]
 
 
 @cache

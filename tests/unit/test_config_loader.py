@@ -358,7 +358,9 @@ def _schema(name: str) -> dict[str, Any]:
     return schema
 
 
-@pytest.mark.parametrize("name", ["federation.schema.json", "topology.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["federation.schema.json", "topology.schema.json", "expectations.schema.json"]
+)
 def test_schema_is_one_and_says_what_to_write_everywhere(name: str) -> None:
     schema = _schema(name)
     jsonschema_rs.meta.validate(schema)

@@ -39,8 +39,8 @@ def parse_question(source: str, destination: str, *, reply: bool) -> Question:
         FedsdnError: one of them is no address, or the destination has no port.
 
     """
-    client, client_port = _parse_end(source)
-    server, port = _parse_end(destination)
+    client, client_port = parse_end(source)
+    server, port = parse_end(destination)
     if port is None:
         raise FedsdnError(f"{destination!r} has no port: write it behind, as '10.2.0.11:80'")
     if client.version != server.version:
@@ -48,7 +48,13 @@ def parse_question(source: str, destination: str, *, reply: bool) -> Question:
     return Question(client, client_port, SocketAddress(server, port), reply)
 
 
-def _parse_end(text: str) -> tuple[Address, int | None]:
+def parse_end(text: str) -> tuple[Address, int | None]:
+    """Read an address, and a port behind it.
+
+    Raises:
+        FedsdnError: it is none.
+
+    """
     host, port = text, ""
     if text.startswith("["):
         host, _, port = text[1:].partition("]")
