@@ -17,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 BESIDE = frozenset(
     {
+        "test_allow",
         "test_bridge_returns",
         "test_flow_tables",
         "test_hostile_wire",

@@ -242,6 +242,11 @@ class Federation:
         """Finds the rule of ``allow`` that decides; None if there is no ``allow``."""
         return None if self.allow is None else RuleIndex(self.allow, self.groups, self.sites)
 
+    def prepare(self) -> None:
+        """Make what look-ups need, once; else the first one does, and takes the time for it."""
+        self.prefix_of(self.sites[0].prefixes[0].proxy_address)
+        _ = self.rules
+
     def group(self, name: str) -> Group:
         """Return the group called ``name``.
 

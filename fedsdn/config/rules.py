@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -28,6 +28,7 @@ PORTS = range(1, 1 << 16)
 """The destination's ports that there are."""
 
 _WITH_PORTS: tuple[Protocol, ...] = ("tcp", "udp")
+_PROTOCOLS: tuple[Protocol, ...] = (*_WITH_PORTS, "icmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,9 @@ class Rule:
         ports = f"port{'s' * several} {', '.join(map(ports_text, self.ports))}"
         return f"{protocol} {ports}" if protocol else ports
 
-    def holds_for(self, protocol: Protocol, port: int) -> bool:
-        """Whether the rule is about such connections, whosever they are."""
-        if self.protocol not in ("any", protocol):
-            return False
-        if not self.ports:
-            return True
-        return protocol in _WITH_PORTS and any(port in ports for ports in self.ports)
+    def is_about(self, protocol: Protocol) -> bool:
+        """Whether the rule allows anything of a protocol."""
+        return self.protocol in ("any", protocol) and (not self.ports or protocol in _WITH_PORTS)
 
 
 def written(members: Iterable[str | Network]) -> str:
@@ -193,7 +190,7 @@ class RuleIndex:
         self._origins = _Ends((rule.origin for rule in rules), groups, sites)
         self._targets = _Ends((rule.target for rule in rules), groups, sites)
         self._ports = {protocol: _Sets(_ports(rules, protocol)) for protocol in _WITH_PORTS}
-        self._icmp = _set_of(rules, lambda rule: rule.holds_for("icmp", 0))
+        self._of = {protocol: _of_protocol(rules, protocol) for protocol in _PROTOCOLS}
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -203,8 +200,9 @@ class RuleIndex:
         return self._lowest(self._between(wanted) & self._about(wanted))
 
     def nearest(self, wanted: Contact) -> Rule | None:
-        """Return the first rule for the same two ends, whatever it allows there."""
-        return self._lowest(self._between(wanted))
+        """Return the first rule for the same two ends and protocol, or else for the two ends."""
+        between = self._between(wanted)
+        return self._lowest(between & self._of[wanted.protocol]) or self._lowest(between)
 
     def _between(self, wanted: Contact) -> int:
         if wanted.client is None:
@@ -215,22 +213,23 @@ class RuleIndex:
 
     def _about(self, wanted: Contact) -> int:
         if wanted.protocol == "icmp":
-            return self._icmp
+            return self._of["icmp"]
         return self._ports[wanted.protocol].of(wanted.port)
 
     def _lowest(self, found: int) -> Rule | None:
         return self._rules[(found & -found).bit_length() - 1] if found else None
 
 
-def _set_of(rules: Iterable[Rule], holds: Callable[[Rule], bool]) -> int:
-    return sum(1 << place for place, rule in enumerate(rules) if holds(rule))
+def _of_protocol(rules: Iterable[Rule], protocol: Protocol) -> int:
+    """Return the rules about a protocol, whatever their ports."""
+    return sum(1 << place for place, rule in enumerate(rules) if rule.is_about(protocol))
 
 
 def _ports(rules: Iterable[Rule], protocol: Protocol) -> dict[tuple[int, int], int]:
     """Return the rules of each range of ports that a rule about this protocol has."""
     found: defaultdict[tuple[int, int], int] = defaultdict(int)
     for place, rule in enumerate(rules):
-        if rule.protocol in ("any", protocol):
+        if rule.is_about(protocol):
             for ports in rule.ports or (PORTS,):
                 found[ports[0], ports[-1]] |= 1 << place
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Federation, Uplink
+from fedsdn.config.rules import Rule
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import parse
 from fedsdn.traffic.values import ClientView, Received
@@ -51,6 +52,22 @@ def path() -> VmPath:
 def test_paths_are_both_directions_in_both_families() -> None:
     found = {(p.near.name, p.far.name, p.family) for p in paths(views())}
     assert found == {("a", "b", 4), ("a", "b", 6), ("b", "a", 4), ("b", "a", 6)}
+
+
+def test_what_the_file_forbids_is_tested_to_be_refused() -> None:
+    federation = replace(TWO_SITES, allow=(Rule(("a",), protocol="tcp"),))
+    one, other = (
+        {check.section: check.name for check in all_checks(views(federation), QUICK)}[section]
+        for section in ("a → b, IPv4", "b → a, IPv6")
+    )
+    assert (one, other) == ("flow count", "prohibited")
+    sections = {check.section for check in all_checks(views(federation), QUICK)}
+    assert not any(section.startswith("both sides at once") for section in sections)
+    nobody = replace(TWO_SITES, allow=())
+    with_traffic = [
+        check.name for check in all_checks(views(nobody), QUICK) if "→" in check.section
+    ]
+    assert with_traffic == ["prohibited"] * 4
 
 
 def test_the_way_back_ends_where_the_way_began() -> None:

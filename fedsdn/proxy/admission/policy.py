@@ -36,12 +36,13 @@ class Policy:
 
     @classmethod
     def at(cls, federation: Federation, site_name: str) -> Policy:
-        """Make the policy of the site called ``site_name``.
+        """Make the policy of the site called ``site_name``, ready to be asked.
 
         Raises:
             FedsdnError: the federation has no such site.
 
         """
+        federation.prepare()
         return cls(federation, federation.site(site_name))
 
     def peer_behind(self, address: Address) -> Site | Refusal:

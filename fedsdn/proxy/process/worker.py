@@ -341,7 +341,7 @@ class _Worker:
             # In a thread: to read a large file takes a second, and connections go on meanwhile.
             if not await asyncio.to_thread(self._federation.refresh, force=True):
                 return 0
-            before, now = self._policy, self._policy_now()
+            before, now = self._policy, await asyncio.to_thread(self._policy_now)
             self._policy = self._connector.policy = now
             self._socksifier.policy = self._server.policy = now
             self._path_manager.look()
