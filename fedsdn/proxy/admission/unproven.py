@@ -120,7 +120,10 @@ class Unproven:
         self._shed(next(iter(own)), Reason.CROWDED, f"more than {len(own)} unproven at a time")
 
     def _heard(self, caller: _Caller) -> None:
-        """Have a caller, who says something, prove who it is."""
+        """Have a caller, who says something, prove who it is; one that has gone is forgotten."""
+        if _has_gone(caller.far):
+            self._drop(caller)
+            return
         self._loop.remove_reader(caller.far)
         caller.task = self._loop.create_task(self._meet(caller.far, caller.name))
         caller.task.add_done_callback(partial(self._met, caller))
@@ -194,3 +197,13 @@ class Unproven:
 
 def _inbound(reason: Reason) -> tuple[Reason, Who, Direction]:
     return reason, Who.HERE, Direction.INBOUND
+
+
+def _has_gone(far: socket.socket) -> bool:
+    """Whether a socket that is readable has nothing to be read."""
+    try:
+        return not far.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
