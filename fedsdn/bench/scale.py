@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.rules import Rule, RuleIndex
 from fedsdn.identity.new import NewIdentity, make
 from fedsdn.openflow.difference import difference
 from fedsdn.openflow.wanted import WantedFlows
@@ -89,7 +90,8 @@ class Costs:
     """CPU seconds for a federation of so many ``sites``, medians of some rounds.
 
     ``change_flows`` is for the flows of one site that leaves, or comes: made, written and compared.
-    ``connection`` is for finding the peers of one connection at both of its sites.
+    ``connection`` is for finding the peers of one connection at both of its sites, ``ruled`` the
+    same with as many rules as sites, and ``index_rules`` for making these ready.
     """
 
     sites: int
@@ -103,6 +105,8 @@ class Costs:
     make_paths: float
     judge_paths: float
     connection: float
+    index_rules: float
+    ruled: float
 
 
 def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
@@ -118,6 +122,9 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
     make_paths, paths = _timed(rounds, lambda: Paths(whole, near.name, 1, 0.0))
     judge_paths, _ = _timed(rounds, lambda: _lose_a_port(paths, near.uplinks[0].name))
     connections, _ = _timed(rounds, lambda: _look_up(whole, near, far))
+    with_rules = replace(whole, allow=_rules(whole.sites))
+    index_rules, _ = _timed(rounds, lambda: RuleIndex(with_rules.allow or (), (), whole.sites))
+    ruled, _ = _timed(rounds, lambda: _look_up(with_rules, near, far))
     return Costs(
         sites=sites,
         file_bytes=file.stat().st_size,
@@ -130,6 +137,17 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
         make_paths=make_paths,
         judge_paths=judge_paths,
         connection=connections / _LOOK_UPS,
+        index_rules=index_rules,
+        ruled=ruled / _LOOK_UPS,
+    )
+
+
+def _rules(sites: Sequence[Site]) -> tuple[Rule, ...]:
+    """Return a rule for each site: its VMs may use a service of the site before it."""
+    services = range(_PORT, _PORT + 1), range(8000, 8100)
+    return tuple(
+        Rule((site.name,), (sites[place - 1].name,), "tcp", services, place)
+        for place, site in enumerate(sites)
     )
 
 
@@ -193,7 +211,8 @@ def _look_up(whole: Federation, near: Site, far: Site) -> None:
         peer, opener = at_near.opens(client, destination), at_far.peer_behind(uplink)
         if peer is not far or opener is not near:
             raise AssertionError("the policy knows the federation's own sites")
-        at_far.admits(near, client, destination)
+        if at_far.admits(near, client, destination) is not None:
+            raise AssertionError("what is looked up is allowed")
 
 
 def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
@@ -212,6 +231,8 @@ def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
             "made in",
             "judged in",
             "connection",
+            "rules ready in",
+            "connection with rules",
         ],
         [
             [
@@ -220,6 +241,7 @@ def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
                 *(f"{one.write_flows * 1000:.0f} ms", f"{one.change_flows * 1000:.1f} ms"),
                 *(str(one.paths), f"{one.make_paths * 1000:.1f} ms"),
                 *(f"{one.judge_paths * 1000:.1f} ms", f"{one.connection * 1e6:.1f} µs"),
+                *(f"{one.index_rules * 1000:.1f} ms", f"{one.ruled * 1e6:.1f} µs"),
             ]
             for one in every
         ],
