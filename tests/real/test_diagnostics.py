@@ -169,6 +169,7 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     key = lab.topology.federation.probes
     assert key is not None
     assert [name for name, text in texts.items() if key.key in text] == []
+    assert [name for name, text in texts.items() if "PRIVATE" in text] == []
     assert [name for name, text in texts.items() if "Traceback" in text] == []
 
 

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from fedsdn.config.document import ConfigError, parse_document
 from fedsdn.config.loader import federation_document, parse_federation
-from fedsdn.config.model import Federation, PairEncryption
+from fedsdn.config.model import Federation, Identity, PairEncryption
 from fedsdn.errors import FinalError
 from fedsdn.identity.new import make
 from tests.unit.bad_files import FILE
@@ -39,6 +39,13 @@ def certificate(
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else SHA256()
     made = builder.sign(key, algorithm)
     return base64.b64encode(made.public_bytes(Encoding.DER)).decode()
+
+
+def identities_of(printed: list[dict[str, str]]) -> list[Identity]:
+    """What the federation file's field ``identity`` says."""
+    return [
+        Identity(*(base64.b64decode(one[key]) for key in ("certificate", "key"))) for one in printed
+    ]
 
 
 P256 = ec.generate_private_key(ec.SECP256R1())
