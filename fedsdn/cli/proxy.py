@@ -83,6 +83,7 @@ def run(
         workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
         drain_seconds=drain_seconds,
         namespace=PROXY_NAMESPACE,
+        identity=local.identity,
     )
     with service(again=goes_on):
         if check:

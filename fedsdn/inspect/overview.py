@@ -45,6 +45,7 @@ def overview(view: SiteView) -> list[Line]:
         ("connections", lambda: _connections(counted())),
         ("failures", lambda: failures(counted())),
         ("sources", partial(proxy_checks.sources, view)),
+        ("encryption", partial(proxy_checks.encryption, view)),
     )
     return [look_at(name, look) for name, look in parts]
 

@@ -29,6 +29,8 @@ _REMEDIES = {
     "and for a peer without MPTCP",
     Reason.END_UNHEARD: "restart the peer's proxy",
     Reason.PROTOCOL: "install the same version of fedsdn at both sites",
+    Reason.CERTIFICATE: "see at both sites whether the identities and the clock are right: fedsdn "
+    f"identity check; {COMPARE_FILES}",
     Reason.NOT_RESTORED: "see whether the application runs: fedsdn status",
     Reason.OVERLOAD: "see there who opens so many, or raise LimitNOFILE of fedsdn-proxy.service",
     Reason.WORKER_ENDED: _LOG,

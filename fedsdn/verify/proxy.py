@@ -179,5 +179,10 @@ def ping(view: SiteView, source: str, address: str) -> str:
 
 def sources(view: SiteView) -> str:
     """Say who restores clients' addresses, and where nobody does: that is for its operator."""
-    warnings = Policy(view.federation, view.site).warnings()
+    warnings = Policy(view.federation, view.site).unrestored()
     return "; ".join(warnings) or f"all restored ({view.site.source_restore})"
+
+
+def encryption(view: SiteView) -> str:
+    """Say with which peers connections are not encrypted: that is for its operator."""
+    return "; ".join(Policy(view.federation, view.site).in_clear()) or "TLS with all peers"

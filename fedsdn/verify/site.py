@@ -42,6 +42,7 @@ class SiteCheck(StrEnum):
     SET_UP = "rest of the set-up"
     FAILURES = "failures"
     SOURCES = "clients' addresses"
+    ENCRYPTION = "encryption"
 
 
 def section(view: SiteView) -> str:
@@ -234,5 +235,11 @@ def traffic_counter_checks(view: SiteView) -> list[Check]:
             SiteCheck.SOURCES,
             "which VMs do not see the address of their client can be seen",
             proxy_checks.sources,
+        ),
+        _check(
+            view,
+            SiteCheck.ENCRYPTION,
+            "with which peers what is carried may be read on the way can be seen",
+            proxy_checks.encryption,
         ),
     ]

@@ -66,7 +66,7 @@ def ask(federation: Federation, site: Site, question: Question) -> Answer:
         guessed=at.guessed,
         entry=entry,
         trace=_traced(shell, site, packet, entry),
-        view=_view(site, entry),
+        view=_view(federation, site, entry),
         paths=_paths(peer),
     )
 
@@ -118,10 +118,10 @@ def _traced(shell: Shell, site: Site, packet: TracedPacket, entry: Entry | None)
     )
 
 
-def _view(site: Site, entry: Entry | None) -> ConnectionView | None:
+def _view(federation: Federation, site: Site, entry: Entry | None) -> ConnectionView | None:
     if entry is None:
         return None
-    for view in read_connections(site):
+    for view in read_connections(federation, site):
         if (view.client, view.destination) == (entry.client, entry.destination):
             return view
     return None
