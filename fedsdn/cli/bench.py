@@ -24,6 +24,7 @@ from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
 from fedsdn.bench.stalled import StalledResults
 from fedsdn.cli import (
+    bench_attack,
     bench_behaviour,
     bench_probes,
     bench_repair,
@@ -39,6 +40,7 @@ app = typer.Typer(help="Measure, mostly in a lab made for it.")
 for command in bench_behaviour.COMMANDS:
     app.command()(command)
 app.command()(bench_repair.repair)
+app.command()(bench_attack.attack)
 app.command()(bench_probes.probes)
 app.command()(bench_scale.load)
 app.command("scale")(bench_scale.scale_command)

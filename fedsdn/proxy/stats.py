@@ -42,6 +42,10 @@ class Counter(IntEnum):
     """Connections to peers that are ready for a request."""
     IDLE_OPEN = auto()
     """Connections of peers that wait for a request of theirs."""
+    HANDSHAKES = auto()
+    """TLS handshakes with peers that ended well, whoever has called."""
+    RESUMED = auto()
+    """Those of them that resumed a session, and so cost less."""
     BYTES_SENT = auto()
     """Bytes sent to peers."""
     BYTES_RECEIVED = auto()

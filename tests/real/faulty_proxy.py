@@ -112,7 +112,9 @@ def main() -> None:
         patch.object(worker, "CHANNEL_SOCKET", directory / "channel.sock"),
         patch.object(worker, "run", run_with_a_fault),
     ):
-        workers.run(Settings(site, file, 1, 0.1, "none"), directory / "proxy.sock")
+        workers.run(
+            Settings(site, file, 1, 0.1, "none", directory / "identity"), directory / "proxy.sock"
+        )
 
 
 if __name__ == "__main__":

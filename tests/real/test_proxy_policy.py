@@ -30,7 +30,7 @@ from fedsdn.proxy.socks.protocol import (
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
-from tests.unit.federations import two_sites
+from tests.unit.federations import two_sites, unencrypted
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +44,7 @@ Net = tuple[SiteOfNet, SiteOfNet]
 @pytest.fixture(scope="module")
 def net() -> Iterator[Net]:
     """Site b has a proxy; in place of a's, the tests speak to it from a's namespace."""
-    with proxy_net(two_sites()) as (near, far):
+    with proxy_net(unencrypted(two_sites())) as (near, far):
         near.inside(f"ip address add {STRANGER}/24 dev wan-up1")
         far.inside(f"nft insert rule inet fedsdn from_uplinks ip saddr {STRANGER} accept")
         far.start_proxy()

@@ -32,6 +32,7 @@ from tests.real.test_proxy_lab import (
     is_reset,
     wait_until_all_ended,
 )
+from tests.unit.federations import own_identity
 
 pytestmark = pytest.mark.real
 
@@ -64,7 +65,9 @@ def other_site(federation: Federation) -> Federation:
         )
         for uplink in b.uplinks
     )
-    return replace(federation, sites=(a, replace(b, name="c", prefixes=prefixes, uplinks=uplinks)))
+    own = (own_identity("c").identity,)
+    c = replace(b, name="c", prefixes=prefixes, uplinks=uplinks, identities=own)
+    return replace(federation, sites=(a, c))
 
 
 def elsewhere(number: int, family: int) -> Callable[[Federation], Federation]:

@@ -130,3 +130,8 @@ def orders_of(down: list[AddressPair], live: list[AddressPair]) -> Orders:
         down_pairs=frozenset(down[1:]),
         live_pairs=dict.fromkeys(live, 0.0),
     )
+
+
+def unencrypted(federation: Federation) -> Federation:
+    """The same federation without TLS between its proxies."""
+    return replace(federation, default_encryption="none")

@@ -20,6 +20,7 @@ from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
     three_sites,
     two_sites,
+    unencrypted,
     with_foreign_proxy,
     with_source_restore,
 )
@@ -274,9 +275,16 @@ def test_what_vms_do_not_see_is_said() -> None:
     assert policy(with_source_restore(two_sites(), "nat")).warnings() == ()
     (warning,) = policy(with_source_restore(three_sites(), "none")).warnings()
     assert "connections from b, c come from the proxy (10.1.0.2, fd00:1::2)" in warning
-    inwards, outwards = policy(with_foreign_proxy(three_sites(), "c")).warnings()
+    inwards, outwards = policy(with_foreign_proxy(three_sites(), "c")).unrestored()
     assert "connections from c come from the proxy" in inwards
     assert "VMs of c see connections from here come from their own proxy" in outwards
+
+
+def test_what_is_not_encrypted_is_said() -> None:
+    (foreign,) = policy(with_foreign_proxy(three_sites(), "c")).in_clear()
+    assert foreign.endswith("taken for them: c (another's proxy)")
+    (plain,) = policy(unencrypted(three_sites())).warnings()
+    assert plain.endswith("taken for them: b, c ('encryption: none')")
 
 
 def test_who_restores_depends_on_the_peer_too() -> None:

@@ -20,10 +20,10 @@ from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import GREETING, SELECTION, Request
 from fedsdn.proxy.socks.server import Server
 from fedsdn.socket_address import SocketAddress
-from tests.unit.federations import two_sites
+from tests.unit.federations import two_sites, unencrypted
 from tests.unit.loopback import asynchronous, tcp_pair, until
 
-FEDERATION = two_sites()
+FEDERATION = unencrypted(two_sites())
 HERE, PEER = FEDERATION.sites
 CALLER = SocketAddress(PEER.uplinks[0].peer_address, 40000)
 REQUEST = Request(
@@ -31,7 +31,7 @@ REQUEST = Request(
     SocketAddress(ip_address("10.1.0.11"), 80),
     number=1,
 )
-OTHERS = ("restore", "path_manager", "turns", "held", "sequence")
+OTHERS = ("restore", "path_manager", "turns", "held", "sequence", "tls")
 CHANGED = {
     "the uplink is gone": replace(
         FEDERATION, sites=(HERE, replace(PEER, uplinks=PEER.uplinks[1:]))

@@ -27,6 +27,7 @@ from fedsdn.proxy.process import reload, worker
 from fedsdn.proxy.process.doors import Doors, Word, hear, say
 from fedsdn.proxy.process.handed_on import HandedWorker, handed_on
 from fedsdn.proxy.process.parent import Parent
+from fedsdn.proxy.process.place import Shared
 from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.process.succession import Child, Succession
@@ -40,8 +41,8 @@ def parent(tmp_path: Path) -> Iterator[Parent]:
     file.write_text(dump_federation(two_sites()))
     statistics = Statistics(1)
     served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
-    settings = Settings("a", file, 1, 0.0, "none")
-    shared = worker.Shared.within(Memory())
+    settings = Settings("a", file, 1, 0.0, "none", file.parent / "identity")
+    shared = Shared.within(Memory())
     kept = Kept((7,), ())
     yield Parent(settings, WatchedFederation(file, "a"), statistics, served, shared, kept)
     served.remove()

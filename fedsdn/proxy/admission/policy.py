@@ -111,11 +111,34 @@ class Policy:
             raise LookupError(f"{destination} is in no prefix of site {self.site.name}")
         return prefix.proxy_address
 
+    def is_encrypted(self, peer: Site) -> bool:
+        """Whether connections with the proxy of ``peer`` are."""
+        known = self.federation.find_site(peer.name) is not None
+        return not known or self.federation.encryption(self.site.name, peer.name) == "tls"
+
     def source_restore(self, peer: Site) -> SourceRestore:
         """How the source addresses of clients at ``peer`` are restored."""
         return self.federation.source_restore(self.site.name, peer)
 
     def warnings(self) -> tuple[str, ...]:
+        """Say what the federation file does without, between this site and others."""
+        return *self.unrestored(), *self.in_clear()
+
+    def in_clear(self) -> tuple[str, ...]:
+        """Name the peers with which connections are not encrypted, and so nobody is proven."""
+        plain = [
+            peer for peer in self.federation.peers(self.site.name) if not self.is_encrypted(peer)
+        ]
+        foreign = ", ".join(peer.name for peer in plain if peer.proxy == "socks5")
+        ours = ", ".join(peer.name for peer in plain if peer.proxy == "fedsdn")
+        why = {"'encryption: none'": ours, "another's proxy": foreign}
+        return tuple(
+            f"not encrypted, and whoever has their addresses is taken for them: {names} ({reason})"
+            for reason, names in why.items()
+            if names
+        )
+
+    def unrestored(self) -> tuple[str, ...]:
         """Name the sites between which VMs do not see the address of their client."""
         own = ", ".join(str(prefix.proxy_address) for prefix in self.site.prefixes)
         unrestored = [peer.name for peer in self.federation.unrestored_peers(self.site.name)]

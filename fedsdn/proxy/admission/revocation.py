@@ -21,6 +21,7 @@ def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
         return f"site {judged.peer} is another one than before in the federation file"
     return (
         _network_changed(before.site, now.site)
+        or _in_clear((before, known), (now, peer))
         or _foreign(judged, peer, before, now)
         or _ruled_out(judged, peer, before, now)
         or _cut_off(judged, _paths(before, known), _paths(now, peer))
@@ -41,6 +42,12 @@ def _network_changed(before: Site, now: Site) -> str | None:
 def _name(network: ProviderNetwork) -> str:
     vlan = network.segmentation_id
     return f"{network.bridge} " + ("untagged" if vlan is None else f"VLAN {vlan}")
+
+
+def _in_clear(before: tuple[Policy, Site], now: tuple[Policy, Site]) -> str | None:
+    """Check that what is carried in clear still may be."""
+    was, is_now = (policy.is_encrypted(peer) for policy, peer in (before, now))
+    return f"connections with site {now[1].name} are encrypted now" if is_now and not was else None
 
 
 def _foreign(judged: PeerConnection, peer: Site, before: Policy, now: Policy) -> str | None:

@@ -64,6 +64,9 @@ class Reason(StrEnum):
     the peer's: it may be anybody who can send in its name."""
     GARBLED = "caller speaks something else"
     """As before, but what came was none of ours."""
+    CALLERS_CERTIFICATE = "caller's certificate refused"
+    """As before, but who came showed another certificate than the peer's, or one that is not valid
+    now. The peer has a fault of its own of that, if it was the peer."""
     CROWDED = "too many callers"
     """As before, but shed for later ones."""
     REVOKED = "revoked by the federation file"
@@ -79,6 +82,9 @@ class Reason(StrEnum):
     FALLBACK = "fallback to TCP"
     END_UNHEARD = "end not acknowledged"
     PROTOCOL = "protocol error"
+    CERTIFICATE = "certificate refused"
+    """Of the two sites one refuses the other's, when we ask: it is not valid now, or not the one of
+    the federation file."""
     NOT_RESTORED = "client's address not restored"
     OVERLOAD = "overload"
     WORKER_ENDED = "worker ended"
@@ -102,6 +108,7 @@ FAULTS = frozenset(
         Reason.FALLBACK,
         Reason.END_UNHEARD,
         Reason.PROTOCOL,
+        Reason.CERTIFICATE,
         Reason.NOT_RESTORED,
         Reason.OVERLOAD,
         Reason.WORKER_ENDED,
@@ -121,6 +128,8 @@ REFUSALS = frozenset(
         Reason.PEER_NO_RULE,
         Reason.SILENT_CALLER,
         Reason.GARBLED,
+        Reason.CALLERS_CERTIFICATE,
+        Reason.CERTIFICATE,
         Reason.CROWDED,
         Reason.REVOKED,
         Reason.PROTOCOL,

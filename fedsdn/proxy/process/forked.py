@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
+from fedsdn.errors import FedsdnError
+
 _LOG = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
@@ -25,7 +27,7 @@ def be_worker(number: int, parent: int, begin: Callable[[], Coroutine[Any, Any, 
         # The runner is not closed: it would wait for connections, which end with the process.
         asyncio.Runner().run(begin())
         status = 0
-    except OSError as error:
+    except (OSError, FedsdnError) as error:
         _say_end(number, str(error))
     except ExceptionGroup as group:
         why = "; ".join(str(failure) for failure in group.exceptions)

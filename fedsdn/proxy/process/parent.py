@@ -24,6 +24,7 @@ from fedsdn.proxy.process.doors import Word, hear
 from fedsdn.proxy.process.ended_log import EndedLog
 from fedsdn.proxy.process.forked import be_worker
 from fedsdn.proxy.process.handed_on import HandedOn, HandedRows, federation_name, layout
+from fedsdn.proxy.process.place import Place, Shared
 from fedsdn.proxy.process.reload import Reload
 from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
@@ -54,7 +55,7 @@ class Parent:
         federation: WatchedFederation,
         statistics: Statistics,
         served: StatisticsSocket,
-        shared: worker.Shared,
+        shared: Shared,
         kept: Kept,
     ) -> None:
         """Begin without workers."""
@@ -204,7 +205,7 @@ class Parent:
         """Be a worker, in a process of its own."""
         own, federation = self._settings, self._federation.unchecked()
         row, first = self._statistics.row(number), number in {self._first, self._heir}
-        place = worker.Place(row, own.workers, first, self._shared, control)
+        place = Place(row, own.workers, first, self._shared, control, own.identity)
         await worker.run(federation, own.site, place, own.drain_seconds)
 
     def _leave_parent(self) -> None:

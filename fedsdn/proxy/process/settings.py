@@ -13,7 +13,7 @@ class Settings:
     """How the proxy runs.
 
     On a stop, connections have ``drain_seconds`` to end. ``namespace`` is the name of the network
-    namespace that the proxy runs in.
+    namespace that the proxy runs in, ``identity`` the directory of this site's private keys.
     """
 
     site: str
@@ -21,6 +21,7 @@ class Settings:
     workers: int
     drain_seconds: float
     namespace: str
+    identity: Path
 
 
 @dataclass(frozen=True, slots=True)

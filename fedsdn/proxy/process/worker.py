@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Set
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from functools import cache, partial
 
 from fedsdn.channel.client import ChannelClient
@@ -18,8 +17,9 @@ from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import AddressPair
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.errors import FedsdnError
+from fedsdn.identity.store import load
 from fedsdn.mptcp.connection import open_pairs
-from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.admission.carried import Carried
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
@@ -28,15 +28,14 @@ from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.admission.unproven import WIND_UP_SECONDS, Unproven
 from fedsdn.proxy.ended.record import Ended, Reason, Who
-from fedsdn.proxy.memory import Memory
 from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, check_order
 from fedsdn.proxy.opening.held import Openings
-from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
 from fedsdn.proxy.process.doors import Doors, Word, close_all, hear, say
 from fedsdn.proxy.process.drain import drain
 from fedsdn.proxy.process.entrance import Accepting, Entrance
 from fedsdn.proxy.process.listener import Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
+from fedsdn.proxy.process.place import Place
 from fedsdn.proxy.process.readiness import until_paths_are_known
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.peer_relay import Relays
@@ -53,10 +52,12 @@ from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.pool import Pool
-from fedsdn.proxy.socks.sequence import Begun, Sequence
+from fedsdn.proxy.socks.sequence import Sequence
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Means, Socksifier
-from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.proxy.stats import Counter
+from fedsdn.proxy.tls.contexts import Tls
+from fedsdn.proxy.tls.own_files import follow
 from fedsdn.uplinks.status import STALE_SECONDS
 
 _LOG = logging.getLogger(__name__)
@@ -81,34 +82,6 @@ _PEERS_SHARE = 7 / 8
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that a worker handles; its parent blocks them until it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the workers share, made before they are forked."""
-
-    known: KnownDestinations
-    held: HeldTuples
-    begun: Begun
-
-    @classmethod
-    def within(cls, memory: Memory) -> Shared:
-        """Make it, or take what ``memory`` has inherited."""
-        return cls(KnownDestinations(memory), HeldTuples(MOST_WORKERS, memory), Begun(memory))
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which worker of the proxy this is, and what it has from its parent.
-
-    ``workers`` is how many there are; one of them is the ``first``, which says what concerns all.
-    """
-
-    statistics: WorkerStatistics
-    workers: int
-    first: bool
-    shared: Shared
-    control: socket.socket
 
 
 async def run(federation: WatchedFederation, site: str, place: Place, drain_seconds: float) -> None:
@@ -149,6 +122,8 @@ class _Worker:
         self._place = place
         self._statistics = statistics = place.statistics
         self._policy = self._policy_now()
+        load_own = partial(load, place.identity)
+        self._tls = Tls(place.shared.tls, load_own, self._policy, self._count_handshake)
         self._carried = Carried(statistics.ended)
         self._reloading = asyncio.Lock()
         self._poller = opened.enter_context(closing(Poller(self._reset_after_fault)))
@@ -169,7 +144,7 @@ class _Worker:
         )
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connector = Connector(
-            self._policy, self._live_paths, self._path_manager, self._carried.end
+            self._policy, self._live_paths, self._path_manager, self._carried.end, self._tls
         )
         self._pool = Pool(
             int(limit * _READY), self._connector.make_ready, self._poller, self._carried, statistics
@@ -220,6 +195,7 @@ class _Worker:
             Sequence(shared.begun),
             self._parked,
             lambda peer, work, refuse: self._slots.take(peer, _PEERS_SHARE, work, refuse),
+            self._tls,
         )
 
     def start(self, parts: Parts) -> None:
@@ -229,6 +205,7 @@ class _Worker:
         parts.last("poller", self._poller.run())
         parts.last("sweep", self._sweep.run())
         parts.last("path manager", self._path_manager.run())
+        parts.last("look at keys", follow(self._place.identity, self._take_keys))
         self._keeping_ready = parts.last("pool", self._pool.run())
         parts.last("channel", self._channel.run())
         self._vms = Accepting(parts, "listener for VMs", self._vms_listener)
@@ -290,6 +267,10 @@ class _Worker:
     def _reset_after_fault(self, task: asyncio.Task[object], error: Exception) -> None:
         self._carried.end(task, Reason.FAULT, Who.HERE, f"{type(error).__name__}: {error}")
 
+    def _count_handshake(self, resumed: bool) -> None:
+        self._statistics.add(Counter.HANDSHAKES)
+        self._statistics.add(Counter.RESUMED, int(resumed))
+
     def _note_fault(self, owner: Owner, error: BaseException) -> None:
         """Keep a record of a connection of ``owner`` whose handler has failed."""
         detail = f"{type(error).__name__}: {error}; a connection of {owner}"
@@ -344,9 +325,20 @@ class _Worker:
             before, now = self._policy, await asyncio.to_thread(self._policy_now)
             self._policy = self._connector.policy = now
             self._socksifier.policy = self._server.policy = now
+            self._take_keys()
             self._path_manager.look()
             await self._listen_anew()
             return await self._carried.reset(lambda flow: revoked(flow, before, now))
+
+    def _take_keys(self) -> None:
+        """Take up this host's keys, and end what waits for a request with others than now."""
+        try:
+            self._tls.take(self._policy)
+        except FedsdnError as error:
+            if self._place.first:
+                _LOG.error("%s; going on with the keys as they were", error)
+        self._pool.renew(lambda one: self._tls.still_counts(one.far, one.peer.name))
+        self._parked.renew(self._tls.still_counts)
 
     async def _check_port(self) -> None:
         async with self._reloading:

@@ -12,10 +12,11 @@ from pathlib import Path
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.store import load
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
+from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.memory import Memory
 from fedsdn.proxy.opening.device import check_device
-from fedsdn.proxy.process import worker
 from fedsdn.proxy.process.handed_on import (
     HandedOn,
     HandedRows,
@@ -25,11 +26,13 @@ from fedsdn.proxy.process.handed_on import (
     take_over,
 )
 from fedsdn.proxy.process.parent import Parent
+from fedsdn.proxy.process.place import Shared
 from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.socks import socksifier
 from fedsdn.proxy.stats import Rows, Statistics
+from fedsdn.proxy.tls.contexts import check_own
 from fedsdn.site import checks
 
 
@@ -48,10 +51,11 @@ def run(settings: Settings, statistics_socket: Path) -> None:
     if before is not None:
         take_over(before)
     federation = _watched(settings)
+    _check_keys(federation.current, settings)
     memory, earlier = _memory(before)
     rows = [Rows(one.names, Memory([one.descriptor])) for one in earlier]
     statistics = Statistics(settings.workers, memory, rows)
-    shared = worker.Shared.within(memory)
+    shared = Shared.within(memory)
     listening = None if before is None else (before.lock, *before.sockets)
     served = StatisticsSocket(statistics_socket, statistics, listening)
     try:
@@ -75,12 +79,23 @@ def check(settings: Settings) -> None:
     """
     before = handed_on()
     federation = _watched(settings).current
+    _check_keys(federation, settings)
     if before is None or before.federation != federation_name(federation):
         checks.check_bridge(federation.local_site(settings.site))
 
 
 def _watched(settings: Settings) -> WatchedFederation:
     return WatchedFederation(settings.federation, settings.site, checks.check_bridge)
+
+
+def _check_keys(federation: Federation, settings: Settings) -> None:
+    """Check that the workers will find the keys that they need.
+
+    Raises:
+        FedsdnError: they will not.
+
+    """
+    check_own(Policy.at(federation, settings.site), partial(load, settings.identity))
 
 
 def _memory(before: HandedOn | None) -> tuple[Memory, tuple[HandedRows, ...]]:

@@ -10,6 +10,7 @@ from fedsdn.config.model import Site
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
+from fedsdn.proxy.sockets.exchange import receive, send_all
 from fedsdn.proxy.socks import parsing, protocol
 from fedsdn.proxy.socks.protocol import Reply, Request
 from fedsdn.proxy.socks.reading import read_message
@@ -33,7 +34,6 @@ class Dialogue:
         self.far = far
         self.caller = caller
         self.peer = peer
-        self._loop = asyncio.get_running_loop()
         self.pauses = False
         """Whether the peer has asked for nothing when ``request`` looked, and may do so later."""
         self._plain: Request | None = None
@@ -50,12 +50,12 @@ class Dialogue:
         """
         if self.peer.proxy == "socks5":
             await read_message(self.far, parsing.parse_plain_greeting)
-            await self._loop.sock_sendall(self.far, protocol.PLAIN_SELECTION)
+            await send_all(self.far, protocol.PLAIN_SELECTION)
             destination = await read_message(self.far, parsing.parse_plain_connect)
             self._plain = Request(self.caller, destination, number=0)
         else:
             await read_message(self.far, parsing.parse_greeting)
-            await self._loop.sock_sendall(self.far, protocol.SELECTION)
+            await send_all(self.far, protocol.SELECTION)
 
     async def request(self) -> Request | None:
         """Return what the peer asks for; None if it pauses, or asks for nothing more.
@@ -89,7 +89,7 @@ class Dialogue:
 
         """
         self._over = True
-        await self._loop.sock_sendall(self.far, protocol.encode_reply(Reply.SUCCEEDED))
+        await send_all(self.far, protocol.encode_reply(Reply.SUCCEEDED))
 
     async def refuse(self, reply: Reply) -> None:
         """Refuse a request; another one may follow.
@@ -102,7 +102,7 @@ class Dialogue:
             await self.turn_away(protocol.encode_reply(reply))
         else:
             self._refused = True
-            await self._loop.sock_sendall(self.far, protocol.encode_reply(reply))
+            await send_all(self.far, protocol.encode_reply(reply))
 
     async def turn_away(self, farewell: bytes) -> None:
         """Say a last thing, and end the connection in order.
@@ -113,8 +113,8 @@ class Dialogue:
         self._over = True
         with suppress(OSError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._loop.sock_sendall(self.far, farewell)
+                await send_all(self.far, farewell)
                 self.far.shutdown(socket.SHUT_WR)
-                while await self._loop.sock_recv(self.far, _FAREWELL_BYTES):
+                while await receive(self.far, _FAREWELL_BYTES):
                     pass
                 tcp.end_in_order(self.far)

@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 from fedsdn.channel.connection import Direction
 from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.ended.record import Ended
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.socks.connection import Connection
 from fedsdn.proxy.socks.demand import KEEP_SECONDS, Demand
 from fedsdn.proxy.socks.protocol import SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.proxy.tls.secured import TlsError
 
 _LOG = logging.getLogger(__name__)
 
@@ -177,6 +179,9 @@ class Pool:
                     connection = await self._make_connection(peer)
         except (OSError, SocksError) as error:
             _LOG.debug("site %s: no connection made ready: %s", peer, error)
+            if isinstance(error, TlsError):
+                outbound = error.reason, error.who, Direction.OUTBOUND
+                self._statistics.ended(Ended(*outbound, peer, detail=error.detail))
             pool.making -= 1
             self._rest(peer, pool)
         except BaseException:

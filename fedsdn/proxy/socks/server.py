@@ -13,6 +13,7 @@ from functools import partial
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
 from fedsdn.config.model import Address, Site
+from fedsdn.damped_log import DampedLog
 from fedsdn.mptcp.connection import token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
@@ -34,9 +35,17 @@ from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
 from fedsdn.proxy.socks.sequence import Sequence
 from fedsdn.proxy.stats import Counter
+from fedsdn.proxy.tls.contexts import Tls
+from fedsdn.proxy.tls.secured import Secured, TlsError
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
+
+_CALLERS = {
+    Reason.PROTOCOL: Reason.GARBLED,
+    Reason.CERTIFICATE: Reason.CALLERS_CERTIFICATE,
+}
+"""What a peer's faults are of somebody who may not be the peer."""
 
 TakeSlot = Callable[[Owner, Work, Callable[[], None]], None]
 """Runs the work of an owner when it may; or else refuses."""
@@ -58,11 +67,16 @@ class Server:
         sequence: Sequence,
         parked: Parked,
         take_slot: TakeSlot,
+        tls: Tls,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
         ``restore`` has the bridge restore a client's address.
         """
+        self._tls = tls
+        self._handshakes = asyncio.Lock()
+        """Has one handshake at a time calculate, and relays go on in between."""
+        self._log = DampedLog(_LOG)
         self._parked = parked
         self._take_slot = take_slot
         self._sequence = sequence
@@ -94,14 +108,41 @@ class Server:
         peer = self.peer_behind(caller.address)
         if isinstance(peer, Refusal):
             raise NotProvenError(peer.reason)
-        dialogue = Dialogue(far, caller, peer)
-        try:
-            await dialogue.greet()
-        except SocksError as error:
-            if error.answer:
-                await dialogue.turn_away(error.answer)
-            raise NotProvenError(Reason.GARBLED, str(error)) from error
+        with ExitStack() as opened:
+            if self.policy.is_encrypted(peer):
+                far = opened.enter_context(await self._prove(far, peer))
+            dialogue = Dialogue(far, caller, peer)
+            try:
+                await dialogue.greet()
+            except SocksError as error:
+                if error.answer:
+                    await dialogue.turn_away(error.answer)
+                raise NotProvenError(Reason.GARBLED, str(error)) from error
+            opened.pop_all()
         return partial(self._resume, dialogue)
+
+    async def _prove(self, far: socket.socket, peer: Site) -> Secured:
+        """Have a caller show the certificate of the peer whose address it has.
+
+        Who it is, its certificate says. Its address must be one of the same site all the same: by
+        that it is routed, and counted before it has shown anything.
+
+        Raises:
+            NotProvenError: it does not.
+            OSError: the connection broke.
+
+        """
+        try:
+            with ExitStack() as opened:
+                secured = opened.enter_context(self._tls.called(far))
+                await self._tls.prove(secured, peer, lambda: self._handshakes)
+                opened.pop_all()
+                return secured
+        except TlsError as error:
+            reason = _CALLERS.get(error.reason, error.reason)
+            text = f"somebody with an address of site {peer.name}: {reason}: {error.detail}"
+            self._log.say(logging.WARNING, (peer.name, reason), text)
+            raise NotProvenError(reason, error.detail) from error
 
     async def _go_on(self, dialogue: Dialogue) -> None:
         """Do what a peer asks for; leave its connection alone when it pauses."""
@@ -150,6 +191,9 @@ class Server:
                     self._carried.ended(Reason.REVOKED, Who.HERE)
                     return
                 peer = now
+                if not self._tls.still_counts(far, peer.name):
+                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    return
                 known = replace(asking, client=request.client, destination=request.destination)
                 with self._carried.carrying(known):
                     if self._admits(request, peer):

@@ -1,0 +1,220 @@
+"""What a worker proves itself with, and whom it trusts."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+
+from fedsdn.config.model import Identity, Site
+from fedsdn.errors import FinalError
+from fedsdn.identity.store import OwnIdentity, current
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.ended.record import Reason, Who
+from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
+from fedsdn.proxy.tls import pins
+from fedsdn.proxy.tls.handshake import Turn, shake_hands
+from fedsdn.proxy.tls.secured import Secured, TlsError
+
+_HELLO_BYTES = 500
+"""A ClientHello that resumes a session has so many octets beside our certificate, which is in the
+ticket: 800 with one of 300."""
+
+_HANDSHAKE = b"\x16"
+"""What every TLS connection begins with (RFC 8446, section 5.1)."""
+
+LoadOwn = Callable[[], Sequence[OwnIdentity]]
+"""Reads this host's identities; raises FedsdnError."""
+
+
+def check_own(policy: Policy, load: LoadOwn) -> None:
+    """Check that this host has an identity that the federation file lists, if it needs one.
+
+    Raises:
+        FedsdnError: it has none.
+
+    """
+    if needs_own(policy):
+        current(policy.site, load()).tls_files()
+
+
+def needs_own(policy: Policy) -> bool:
+    """Whether connections with any peer are encrypted."""
+    return any(map(policy.is_encrypted, policy.federation.peers(policy.site.name)))
+
+
+def server_context() -> ssl.SSLContext:
+    """Make the context for peers' connections; workers that are forked have its ticket keys.
+
+    So a session that was begun with one worker is resumed with any.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 1  # the peer keeps the last one only
+    return context
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Certificates are pinned: whose a name is nobody asks.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.sslsocket_class = Secured
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What a handshake is resumed with, and the certificate that the peer had shown."""
+
+    session: ssl.SSLSession
+    proven: bytes
+
+
+class Tls:
+    """The contexts of one worker, which follow the federation file and the host's keys."""
+
+    def __init__(
+        self,
+        server: ssl.SSLContext,
+        load: LoadOwn,
+        policy: Policy,
+        proven: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        """Take up what is there now. ``proven`` is called at each handshake: has it resumed one.
+
+        Raises:
+            FedsdnError: the host has no identity that the federation file lists, and needs one.
+
+        """
+        self._server, self._client = server, _context(ssl.PROTOCOL_TLS_CLIENT)
+        self._load = load
+        self._count = proven
+        self._own: OwnIdentity | None = None
+        self._trusted: set[bytes] = set()
+        self._sessions: dict[str, _Session] = {}
+        self.policy = policy
+        self.take(policy)
+
+    def take(self, policy: Policy) -> None:
+        """Take up a federation file, and the host's keys as they are now.
+
+        Raises:
+            FedsdnError: as at the beginning; what was taken up before stays in force.
+
+        """
+        peers = policy.federation.peers(policy.site.name)
+        self._trust(one for peer in peers for one in peer.identities)
+        self.policy = policy
+        self._sessions = {
+            name: one for name, one in self._sessions.items() if self._is_of(one, name)
+        }
+        if needs_own(policy):
+            self._show(current(policy.site, self._load()))
+
+    def _is_of(self, session: _Session, name: str) -> bool:
+        site = self.policy.federation.site_with_fingerprint(session.proven)
+        return site is not None and site.name == name
+
+    def _trust(self, identities: Iterable[Identity]) -> None:
+        """Have OpenSSL accept certificates; whom they prove, and whether still, the pins say."""
+        fresh = {one.certificate for one in identities} - self._trusted
+        if fresh:
+            for context in (self._server, self._client):
+                context.load_verify_locations(cadata=b"".join(fresh))
+            self._trusted |= fresh
+
+    def _show(self, own: OwnIdentity) -> None:
+        if own == self._own:
+            return
+        certificate, key = own.tls_files()
+        try:
+            for context in (self._server, self._client):
+                context.load_cert_chain(certificate, key)
+        except OSError as error:
+            raise FinalError(
+                f"{key}: is not the key of {certificate} ({error.strerror or error}): put both "
+                "back from a backup, or run 'fedsdn identity rotate'"
+            ) from error
+        self._own = own
+        self._sessions.clear()  # they show the certificate before
+
+    def still_counts(self, far: socket.socket, peer_name: str) -> bool:
+        """Whether requests may still be made on a connection with a peer.
+
+        It would be begun in the same way now, with certificates that the federation file still has.
+        """
+        peer = self.policy.federation.find_site(peer_name)
+        if peer is None:
+            return False
+        if not isinstance(far, Secured):
+            return not self.policy.is_encrypted(peer)
+        return _has(self.policy.site, far.shown) and _has(peer, far.proven)
+
+    # Handshakes
+
+    def calling(self, far: socket.socket, peer: Site) -> Secured:
+        """Make a new connection to a peer's server one with TLS; ``prove`` has the handshake made.
+
+        Raises:
+            OSError: the connection broke; ``far`` is closed.
+
+        """
+        known = self._sessions.get(peer.name) if self._resumes else None
+        session = known.session if known else None
+        wrapped = self._client.wrap_socket(far, do_handshake_on_connect=False, session=session)
+        return cast("Secured", wrapped)
+
+    @property
+    def _resumes(self) -> bool:
+        """Whether a ClientHello with a ticket fits into the first segment."""
+        own = self._own
+        return own is not None and (
+            len(own.identity.certificate) + _HELLO_BYTES <= FIRST_SEGMENT_BYTES
+        )
+
+    def remember(self, far: socket.socket, peer: Site) -> None:
+        """Keep the session of a connection on which the peer has said something."""
+        if isinstance(far, Secured) and (session := far.session) and session.has_ticket:
+            self._sessions[peer.name] = _Session(session, far.proven)
+
+    def forget(self, peer: Site) -> None:
+        """Make the next handshake with a peer a full one."""
+        self._sessions.pop(peer.name, None)
+
+    def called(self, far: socket.socket) -> Secured:
+        """Make a connection from an address of a peer one with TLS; ``prove`` as above.
+
+        Raises:
+            TlsError: the first that came is no TLS.
+            OSError: the connection broke.
+
+        """
+        first = far.recv(1, socket.MSG_PEEK)
+        if first and first != _HANDSHAKE:
+            raise TlsError(Reason.PROTOCOL, Who.PEER, f"it begins with {first.hex()}, not with TLS")
+        wrapped = self._server.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
+        return cast("Secured", wrapped)
+
+    async def prove(self, sock: Secured, peer: Site, turn: Turn = nullcontext) -> None:
+        """Make the handshake, and see that the other side is the peer.
+
+        Raises:
+            TlsError: it is not, or it refuses us.
+            OSError: the connection broke.
+
+        """
+        sock.shown = self._own.identity.fingerprint if self._own is not None else b""
+        certificate = await shake_hands(sock, turn)
+        pins.check(certificate, peer.name, self.policy.federation, datetime.now(UTC))
+        sock.proves(certificate)
+        self._count(bool(sock.session_reused))
+
+
+def _has(site: Site, fingerprint: bytes) -> bool:
+    return any(one.fingerprint == fingerprint for one in site.identities)

@@ -1,0 +1,32 @@
+"""The files of a host's own keys: whoever replaces them need not tell the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+LOOK_SECONDS = 1.0
+"""How often the proxy looks whether they have changed."""
+
+
+def version(directory: Path) -> frozenset[tuple[str, int, int]]:
+    """Return what changes when files are put there, replaced or taken away."""
+    try:
+        with os.scandir(directory) as found:
+            states = [(one.name, one.stat(follow_symlinks=False)) for one in found]
+    except OSError:
+        return frozenset()
+    return frozenset((name, state.st_ino, state.st_ctime_ns) for name, state in states)
+
+
+async def follow(directory: Path, changed: Callable[[], object]) -> NoReturn:
+    """Call ``changed`` whenever the files have, until cancelled."""
+    before = version(directory)
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if (now := version(directory)) != before:
+            before = now
+            changed()

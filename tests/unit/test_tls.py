@@ -1,0 +1,365 @@
+"""TLS between two proxies: who is let in, sessions, and sockets that behave as others do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fedsdn.config.model import Federation, Identity, Site
+from fedsdn.errors import FinalError
+from fedsdn.identity import new, store
+from fedsdn.identity.new import NewIdentity
+from fedsdn.proxy.admission.policy import Policy
+from fedsdn.proxy.ended.record import Reason, Who
+from fedsdn.proxy.sockets.exchange import readable, receive, send_all
+from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
+from fedsdn.proxy.tls import pins
+from fedsdn.proxy.tls.contexts import Tls, server_context
+from fedsdn.proxy.tls.secured import Secured, TlsError
+from tests.unit.federations import own_identity, three_sites, unencrypted
+from tests.unit.loopback import asynchronous, tcp_pair
+
+FEDERATION = three_sites()
+A, B, C = FEDERATION.sites
+
+RECORD = b"\x17\x03\x03\x00\x40"
+"""The header of a record with 64 octets (RFC 8446, section 5.2)."""
+
+
+def own_files(directory: Path, *own: NewIdentity) -> Path:
+    for one in own:
+        store.save(directory, one)
+    return directory
+
+
+def tls_of(
+    directory: Path,
+    site: Site,
+    federation: Federation = FEDERATION,
+    *,
+    own: NewIdentity | None = None,
+    server: ssl.SSLContext | None = None,
+) -> Tls:
+    """What a worker of a site has; ``server`` is what its workers share."""
+    files = own_files(directory / site.name, own or own_identity(site.name))
+    policy = Policy.at(federation, site.name)
+    return Tls(server or server_context(), lambda: store.load(files), policy)
+
+
+def with_identities(federation: Federation, **identities: tuple[Identity, ...]) -> Federation:
+    """The same federation, where these sites have these identities."""
+    sites = tuple(
+        replace(site, identities=identities.get(site.name, site.identities))
+        for site in federation.sites
+    )
+    return replace(federation, sites=sites)
+
+
+def made(patch: pytest.MonkeyPatch, name: str, begins: int, ends: int) -> NewIdentity:
+    """An identity whose certificate is valid between so many days from now on."""
+    with patch.context() as patched:
+        patched.setattr(new, "_EARLIER", -timedelta(days=begins))
+        patched.setattr(new, "LIFE", timedelta(days=ends))
+        return new.make(name)
+
+
+async def meeting(
+    client: Tls, server: Tls, peer: Site = A, called: Site = B
+) -> tuple[Secured, Secured]:
+    """Connect; return both ends. If one end refuses the other, raise what it says."""
+    near, far = tcp_pair()
+    begun = client.calling(near, called)
+    calling = asyncio.create_task(client.prove(begun, called))
+    await readable(far)
+    answered = server.called(far)
+    said = await asyncio.gather(calling, server.prove(answered, peer), return_exceptions=True)
+    for error in said:
+        if isinstance(error, BaseException) and not isinstance(error, ConnectionResetError):
+            begun.close()
+            answered.close()
+            raise error
+    return begun, answered
+
+
+@asynccontextmanager
+async def met(client: Tls, server: Tls) -> AsyncIterator[tuple[Secured, Secured]]:
+    begun, answered = await meeting(client, server)
+    with begun, answered:
+        await send_all(answered, b"hello")
+        assert await receive(begun, 100) == b"hello"
+        client.remember(begun, B)
+        yield begun, answered
+
+
+# Who is let in
+
+
+@asynchronous
+async def test_both_ends_know_who_the_other_is(tmp_path: Path) -> None:
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        assert begun.version() == "TLSv1.3"
+        assert begun.shown == answered.proven == A.identities[0].fingerprint
+        assert begun.proven == answered.shown == B.identities[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "words"),
+    [(-10, -1, "has expired"), (1, 10, "not yet valid")],
+)
+@pytest.mark.parametrize("bad", ["client", "server"])
+@asynchronous
+async def test_a_certificate_has_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: int, ends: int, words: str, bad: str
+) -> None:
+    name = "a" if bad == "client" else "b"
+    own = made(monkeypatch, name, begins, ends)
+    federation = with_identities(FEDERATION, **{name: (own.identity,)})
+    ends_of = {one.name: own if one.name == name else None for one in (A, B)}
+    client, server = (tls_of(tmp_path, one, federation, own=ends_of[one.name]) for one in (A, B))
+    with pytest.raises(TlsError, match=words) as refused:
+        await meeting(client, server)
+    assert refused.value.reason is Reason.CERTIFICATE
+
+
+@pytest.mark.parametrize("bad", ["client", "server"])
+@asynchronous
+async def test_a_certificate_that_the_file_does_not_have_is_refused(
+    tmp_path: Path, bad: str
+) -> None:
+    """Even if it has the name of one that it has."""
+    name = "a" if bad == "client" else "b"
+    own = new.make(name)
+    forger = with_identities(FEDERATION, **{name: (own.identity,)})
+    forged = tls_of(tmp_path / "forged", A if bad == "client" else B, forger, own=own)
+    true = tls_of(tmp_path, B if bad == "client" else A)
+    with pytest.raises(TlsError) as refused:
+        await meeting(*((forged, true) if bad == "client" else (true, forged)))
+    assert (refused.value.reason, refused.value.who) == (Reason.CERTIFICATE, Who.HERE)
+
+
+@asynchronous
+async def test_another_sites_certificate_is_not_the_peers(tmp_path: Path) -> None:
+    """The connection is for site b, or comes from its address, and site c answers, or calls."""
+    a, c = tls_of(tmp_path, A), tls_of(tmp_path, C)
+    with pytest.raises(TlsError, match="that of site c"):
+        await meeting(a, c, peer=A, called=B)
+    with pytest.raises(TlsError, match="that of site c"):
+        await meeting(c, a, peer=B, called=A)
+
+
+@asynchronous
+async def test_who_shows_no_certificate_is_refused(tmp_path: Path) -> None:
+    server = tls_of(tmp_path, B)
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    near, far = tcp_pair()
+    with bare.wrap_socket(near, do_handshake_on_connect=False) as caller:
+        with pytest.raises(ssl.SSLWantReadError):
+            caller.do_handshake()
+        meeting = asyncio.create_task(server.prove(server.called(far), A))
+        while not meeting.done():
+            with suppress(ssl.SSLWantReadError):
+                caller.do_handshake()
+            await asyncio.sleep(0.005)
+    with pytest.raises(TlsError, match="no certificate") as refused:
+        await meeting
+    assert (refused.value.reason, refused.value.who) == (Reason.CERTIFICATE, Who.HERE)
+
+
+@pytest.mark.parametrize(
+    "said", [b"\x05\x01\x80", b"GET / HTTP/1.1\r\n\r\n", bytes(700), b"\x16\xff"]
+)
+@asynchronous
+async def test_what_is_no_tls_is_a_protocol_error(tmp_path: Path, said: bytes) -> None:
+    near, far = tcp_pair()
+    server = tls_of(tmp_path, B)
+    with near, far:
+        near.send(said + bytes(16))
+        await readable(far)
+        with pytest.raises(TlsError) as refused:
+            await server.prove(server.called(far), A)
+    assert refused.value.reason is Reason.PROTOCOL
+
+
+@asynchronous
+async def test_a_site_that_left_is_nobody_though_openssl_knows_its_certificate(
+    tmp_path: Path,
+) -> None:
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    async with met(client, server) as (begun, _):
+        assert begun.session is not None
+    server.take(Policy.at(with_identities(FEDERATION, a=(new.make("a").identity,)), "b"))
+    with pytest.raises(TlsError, match="no site's"):
+        await meeting(client, server)  # a resumed session
+
+
+def test_a_resumed_session_does_not_outlive_its_certificate() -> None:
+    now, certificate = datetime.now(UTC), A.identities[0].certificate
+    assert pins.site_of(certificate, FEDERATION, now) == A
+    for days, words in ((4000, "expired"), (-2, "not yet valid")):
+        with pytest.raises(TlsError, match=words):
+            pins.site_of(certificate, FEDERATION, now + timedelta(days=days))
+
+
+# Sessions
+
+
+@asynchronous
+async def test_a_session_is_resumed_by_any_worker(tmp_path: Path) -> None:
+    """They share what the first process made; each has its own certificates and store."""
+    shared = server_context()
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B, server=shared)
+    resumed = []
+    for _ in range(3):
+        async with met(client, server) as (begun, answered):
+            resumed.append((begun.session_reused, answered.session_reused))
+            assert (begun.proven, answered.proven) == (answered.shown, begun.shown)
+    assert resumed == [(False, False), (True, True), (True, True)]
+    async with met(client, tls_of(tmp_path, B)) as (begun, _):
+        assert not begun.session_reused  # of another program, whose ticket keys are others
+
+
+@asynchronous
+async def test_a_client_hello_fits_into_the_first_segment(tmp_path: Path) -> None:
+    """With a ticket, which has our certificate in it, of a site with the longest name."""
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    async with met(client, server):
+        pass
+    longest = 0
+    for _ in range(2):
+        near, far = tcp_pair()
+        begun = asyncio.create_task(client.prove(client.calling(near, B), B))
+        hello = b""
+        while not hello:
+            await asyncio.sleep(0.005)
+            try:
+                hello = far.recv(1 << 16)
+            except BlockingIOError:
+                continue
+        longest = max(longest, len(hello))
+        begun.cancel()
+        far.close()
+        await asyncio.gather(begun, return_exceptions=True)
+    own = client._own
+    assert own is not None
+    assert len(own.identity.certificate) < longest <= FIRST_SEGMENT_BYTES
+
+
+# A change of keys
+
+
+@asynchronous
+async def test_a_new_identity_is_shown_from_then_on(tmp_path: Path) -> None:
+    fresh = new.make("a")
+    both = with_identities(FEDERATION, a=(fresh.identity, *A.identities))
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    async with met(client, server) as (before, _):
+        for one in (client, server):
+            one.take(Policy.at(both, one.policy.site.name))
+        async with met(client, server) as (begun, _):
+            assert begun.shown == before.shown  # this host has no other yet
+        own_files(tmp_path / "a", fresh)
+        client.take(client.policy)
+        async with met(client, server) as (begun, answered):
+            assert begun.shown == answered.proven == fresh.identity.fingerprint
+            assert not begun.session_reused
+        assert client.still_counts(before, "b")
+        client.take(Policy.at(with_identities(FEDERATION, a=(fresh.identity,)), "a"))
+        assert not client.still_counts(before, "b")
+
+
+def test_a_host_without_its_keys_is_told_so(tmp_path: Path) -> None:
+    policy = Policy.at(FEDERATION, "a")
+    with pytest.raises(FinalError, match="identity init"):
+        Tls(server_context(), lambda: store.load(tmp_path / "none"), policy)
+    Tls(
+        server_context(),
+        lambda: store.load(tmp_path / "none"),
+        Policy.at(unencrypted(FEDERATION), "a"),
+    )
+
+
+def test_a_plain_connection_counts_where_the_file_says_so(tmp_path: Path) -> None:
+    a = tls_of(tmp_path, A)
+    with socket.socket() as plain:
+        assert not a.still_counts(plain, "b")
+        a.take(Policy.at(unencrypted(FEDERATION), "a"))
+        assert a.still_counts(plain, "b")
+        assert not a.still_counts(plain, "nobody")
+
+
+# The socket
+
+
+@asynchronous
+async def test_reads_return_several_records_and_then_nothing(tmp_path: Path) -> None:
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        for part in (b"one", b"two", b"three"):
+            begun.send(part)
+        received = b""
+        while len(received) < 11:
+            received += await receive(answered, 100)
+        assert received == b"onetwothree"
+        with pytest.raises(BlockingIOError):
+            answered.recv(1)
+        begun.send(b"four")
+        assert [await receive(answered, 2) for _ in range(2)] == [b"fo", b"ur"]
+
+
+@asynchronous
+async def test_a_full_socket_takes_up_where_it_was(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 256
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        whole = 0
+        try:
+            while True:
+                assert begun.send(data) == len(data)
+                whole += 1
+        except BlockingIOError:
+            pass
+        rest = asyncio.create_task(send_all(begun, data))
+        received = bytearray()
+        while len(received) < (whole + 1) * len(data):
+            received += await receive(answered, 1 << 16)
+        await rest
+        assert received == data * (whole + 1)
+
+
+@asynchronous
+async def test_what_came_before_the_end_is_read_first(tmp_path: Path) -> None:
+    """An end of the connection is one, with or without TLS's word for it."""
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        begun.send(b"last words")
+        begun.close()
+        assert [await receive(answered, 100) for _ in range(3)] == [b"last words", b"", b""]
+        with pytest.raises(BrokenPipeError):  # noqa: PT012  (the first is answered by a reset)
+            while True:
+                await send_all(answered, b"and mine")
+                await asyncio.sleep(0.005)
+
+
+@asynchronous
+async def test_a_changed_record_is_an_error_behind_what_came_before(tmp_path: Path) -> None:
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        begun.send(b"true")
+        socket.socket.send(begun, RECORD + bytes(64))
+        assert await receive(answered, 4) == b"true"
+        with pytest.raises(TlsError, match="bad record mac"):
+            await receive(answered, 100)
+
+
+@asynchronous
+async def test_a_truncated_record_is_not_passed_on(tmp_path: Path) -> None:
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        begun.send(b"true")
+        socket.socket.send(begun, RECORD + bytes(10))
+        begun.close()
+        assert [await receive(answered, 100) for _ in range(2)] == [b"true", b""]
