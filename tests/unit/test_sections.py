@@ -33,6 +33,9 @@ BY_HAND = with_identities(f"""\
     uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1, \
 mac: dynamic, gateway_mac: 00:00:5e:00:01:01}}}}
 probes: {{key: "a key: with, {{signs}} 'of' #YAML and of 32 characters"}}
+encryption: none
+pairs:
+  - {{sites: [c, a], encryption: tls}}
 groups: {{web: [c, 10.1.0.11]}}
 allow:
   - {{from: web, to: a, ports: [80, 8000-8099]}}
@@ -48,6 +51,7 @@ LINES = [
     *("    uplinks: {", "    }", "\tx: 1", "federation:", "  'a':", "   a:", " a:", "    <<: x"),
     *("    bridge:", "    prefixes: [", "    ]", '    "proxy": "fedsdn"', "proxy_port: 1081"),
     *("      - prefix: 10.1.0.0/16", "        address: 192.0.2.1/24", "        port: server"),
+    *("encryption: tls", "pairs: []", "pairs:", "  - {sites: [b, a], encryption: none}"),
     *("groups: {web: [c, 10.1.0.11]}", "allow: []", "  - from: c", "    ports: [80, 90-99]"),
     *("  c: # comment", "  c: &c", "  c: !x", "  a b:", "  c:  ", "  c:\r", "  c:\x85", "\ufeff"),
 ]
