@@ -16,7 +16,7 @@ from statistics import median
 from typing import TypeVar
 
 from fedsdn.config.loader import dump_federation, load_federation
-from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
 from fedsdn.config.rules import Rule, RuleIndex
 from fedsdn.identity.new import NewIdentity, make
 from fedsdn.openflow.difference import difference
@@ -37,13 +37,12 @@ T = TypeVar("T")
 
 _LOOK_UPS = 1000
 _PORT = 443
-_PROBES = Probes(key="a-benchmark-keeps-no-secrets-from-anybody")
 
 
 def federation(sites: int, prefixes: int = 10) -> Federation:
     """Make a federation: prefixes of both families, two uplinks with a gateway, one behind NAT."""
     made = tuple(_site(number, prefixes) for number in range(sites))
-    return Federation(made, 1080, _PROBES)
+    return Federation(made, 1080)
 
 
 @cache

@@ -44,5 +44,5 @@ def support_bundle(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Write the site's state into one archive, for support. The probes' key is left out."""
+    """Write the site's state into one archive, for support. There is no secret in it."""
     print(write_bundle(site_view(config_file, site, federation), file))

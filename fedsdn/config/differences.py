@@ -19,7 +19,6 @@ from fedsdn.config.model import Federation, Identity, PairEncryption
 from fedsdn.config.rules_file import rule_meaning, rules_meaning
 
 DIGEST_DIGITS = 16
-_SECRET = ("probes", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,8 @@ def read_text(path: Path) -> FederationText:
 
 
 def digest(federation: Federation) -> str:
-    """Return a digest of what the file means, without its secret; 16 hexadecimal digits."""
+    """Return a digest of what the file means; 16 hexadecimal digits."""
     meaning = _meaning(federation)
-    meaning.get("probes", {}).pop("key", None)
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:DIGEST_DIGITS]
 
@@ -166,8 +164,6 @@ def _named(at: KeyPath) -> tuple[str | None, str]:
 def _said(at: KeyPath, value: object) -> str:
     if value is None:
         return "nothing"
-    if at == _SECRET:
-        return "a key that is not shown"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return _section_said(at, value) if isinstance(value, Mapping) else str(value)

@@ -105,7 +105,7 @@ def with_sites(document: Document, sites: tuple[Site, ...], *, of_lab: bool = Fa
     federation = Federation(
         sites=sites,
         proxy_port=int(document.value.get("proxy_port", DEFAULT_PROXY_PORT)),
-        probes=_probes(document.section("probes").value),
+        probes=_probes(document.value.get("probes", {})),
         default_encryption=document.value.get("encryption", "tls"),
         pairs=tuple(
             PairEncryption((pair["sites"][0], pair["sites"][1]), pair["encryption"])
@@ -119,12 +119,10 @@ def with_sites(document: Document, sites: tuple[Site, ...], *, of_lab: bool = Fa
     return federation
 
 
-def _probes(value: dict[str, Any] | None) -> Probes | None:
-    if value is None:
-        return None
+def _probes(value: dict[str, Any]) -> Probes:
     times = {name: value[f"{name}_ms"] / 1000 for name in _PROBE_TIMES if f"{name}_ms" in value}
     counts = {"multiplier": int(value["multiplier"])} if "multiplier" in value else {}
-    return Probes(key=value["key"], **times, **counts)
+    return Probes(**times, **counts)
 
 
 def _site(name: str, document: Document) -> Site:
@@ -185,12 +183,11 @@ def dump_federation(federation: Federation) -> str:
 
 def federation_document(federation: Federation) -> dict[str, Any]:
     """Return the content of a federation file as plain mappings, lists and strings."""
-    probes = {} if federation.probes is None else {"probes": _probes_document(federation.probes)}
     return {
         "proxy_port": federation.proxy_port,
         "encryption": federation.default_encryption,
         **_pairs_document(federation),
-        **probes,
+        "probes": _probes_document(federation.probes),
         "sites": {site.name: _site_document(site) for site in federation.sites},
         **rules_document(federation),
     }
@@ -205,7 +202,7 @@ def _pairs_document(federation: Federation) -> dict[str, Any]:
 
 def _probes_document(probes: Probes) -> dict[str, Any]:
     times = {f"{name}_ms": round(getattr(probes, name) * 1000) for name in _PROBE_TIMES}
-    return {"key": probes.key, "multiplier": probes.multiplier, **times}
+    return {"multiplier": probes.multiplier, **times}
 
 
 def _site_document(site: Site) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import (
     IPv4Address,
@@ -182,11 +182,9 @@ class Probes:
     """How every path between two uplinks is probed; all times in seconds.
 
     A path is down after ``multiplier`` times ``interval`` without a probe, and used again when it
-    has been up for ``hold``. Probes are authenticated with ``key``: whoever has it can forge the
-    state of paths.
+    has been up for ``hold``.
     """
 
-    key: str = field(repr=False)
     interval: float = 0.1
     multiplier: int = 3
     hold: float = 0.1
@@ -201,15 +199,14 @@ class Probes:
 class Federation:
     """All sites, the same value at every site.
 
-    ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes. Without
-    ``probes`` the kernel alone finds out about a path that dies while its ports stay up.
+    ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes.
     ``default_encryption`` holds for every two sites that ``pairs`` does not name. VMs may open what
     ``allow`` says, and everything if it is None.
     """
 
     sites: tuple[Site, ...]
     proxy_port: int
-    probes: Probes | None = None
+    probes: Probes = Probes()
     default_encryption: Encryption = "tls"
     pairs: tuple[PairEncryption, ...] = ()
     groups: tuple[Group, ...] = ()

@@ -27,6 +27,7 @@ from fedsdn.controller.federation_file import FederationFile
 from fedsdn.controller.supervisor import supervise
 from fedsdn.controller.upkeep import Upkeep
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.store import probes_keys
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
@@ -64,6 +65,8 @@ class Controller:
         self._site = settings.site
         self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._followed = self._watched.current
+        self._probes_keys = partial(probes_keys, directory=settings.identity)
+        self._probes_keys(self._followed.site(self._site))  # without one nobody would believe us
         self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
@@ -75,6 +78,7 @@ class Controller:
     def _check_change(self, site: Site) -> None:
         """Refuse what ``fedsdn site up`` would refuse, and another bridge before it has run."""
         checks.check_host(site)
+        self._probes_keys(site)
         bridge = site.provider_network.bridge
         if bridge == self.connection.bridge:
             return
@@ -101,6 +105,7 @@ class Controller:
                 partial(namespace.inside, PROXY_NAMESPACE),
                 partial(namespace.identity, PROXY_NAMESPACE),
             ),
+            self._probes_keys,
             self._channel.tell_paths,
             self._netlink,
         )

@@ -128,6 +128,19 @@ def current(site: Site, own: Sequence[OwnIdentity]) -> OwnIdentity:
     )
 
 
+def probes_keys(site: Site, directory: Path) -> tuple[bytes, ...]:
+    """Return the private X25519 keys that count: of the current identity, then of others listed.
+
+    Raises:
+        FinalError: the current one is missing, or others than its owner may read it.
+
+    """
+    own = load(directory)
+    first = current(site, own)
+    others = (one for one in own if one.identity in site.identities and one != first)
+    return tuple(one.probes_key() for one in (first, *others))
+
+
 def save(directory: Path, new: NewIdentity) -> OwnIdentity:
     """Write an identity into the directory, which is made if there is none.
 

@@ -15,7 +15,6 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
 from fedsdn.verify.view import SiteView
 
-_HIDDEN = "hidden"
 _AT_ONCE = 4
 """Commands that are running at a time."""
 
@@ -39,7 +38,7 @@ _OWN = {
 def write_bundle(view: SiteView, file: Path | None = None) -> Path:
     """Write the archive and return its path: ``file``, or one named by site and time.
 
-    The probes' key is left out.
+    There is no secret in it: the federation file has none, and private keys are not read.
 
     Raises:
         FedsdnError: it cannot be written.
@@ -70,8 +69,6 @@ def _contents(view: SiteView) -> dict[str, str]:
         outputs = threads.map(partial(_output, view), commands.values())
         found = dict(zip(commands, outputs, strict=True))
     document = federation_document(view.federation)
-    if "probes" in document:
-        document["probes"]["key"] = _HIDDEN
     found["federation.json"] = json.dumps(document, indent=2)
     return found
 

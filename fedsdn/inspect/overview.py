@@ -96,7 +96,7 @@ def _peers(view: SiteView, status: Status) -> str:
     if any(_is_bad(path) for path in found.paths):
         raise CheckFailedError(shown, "fedsdn uplinks")
     for peer in peers:
-        if view.federation.probes and peer.proxy == "fedsdn" and _is_silent(by_peer[peer.name]):
+        if peer.proxy == "fedsdn" and _is_silent(by_peer[peer.name]):
             raise CheckFailedError(
                 f"{shown}: no probe of {peer.name} comes, on no path",
                 f"see at site {peer.name} whether its application runs: fedsdn status",

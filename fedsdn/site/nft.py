@@ -263,8 +263,7 @@ def _questions(site: Site) -> Iterator[str]:
 def _from_peer(federation: Federation) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
     yield f"tcp dport @{MEASURED} accept"
-    if federation.probes is not None:
-        yield f"udp dport {federation.proxy_port} accept"
+    yield f"udp dport {federation.proxy_port} accept"
     yield "meta l4proto udp " + _drop("no probe")
     # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
     # came from. An answer ends that at once; silence would keep a subflow's place taken.

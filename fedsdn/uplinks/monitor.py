@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Executor
@@ -16,16 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedsdn.config.differences import digest
-from fedsdn.config.model import Federation, Probes
+from fedsdn.config.model import Federation, Site
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
 from fedsdn.uplinks.next_hops import known
 from fedsdn.uplinks.path import Path as UplinkPath
+from fedsdn.uplinks.path import Way
 from fedsdn.uplinks.paths import Paths
-from fedsdn.uplinks.probe import Probe, ProbeError, decode
-from fedsdn.uplinks.sockets import Inside, ProbeSockets, Way
+from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.signed import SignedProbes
+from fedsdn.uplinks.sockets import Inside, ProbeSockets
 from fedsdn.uplinks.status import (
     COMPARE_FILES,
     STATUS_FILE,
@@ -54,8 +57,6 @@ _WRITE_SHARE, _CHANGED_SHARE = 200, 20
 """Writing the status takes at most one part in so many of a processor's time; while states change
 the second counts."""
 
-_NO_PROBES = Probes(key="")
-
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
@@ -77,12 +78,15 @@ class UplinkMonitor:
         federation: Federation,
         site: str,
         namespace: Namespace,
+        own_keys: Callable[[Site], Sequence[bytes]],
         tell: Callable[[PathNews], None],
         executor: Executor,
         status_file: Path = STATUS_FILE,
     ) -> None:
         """Prepare for ``site``, and ``tell`` what changes; ``run`` does the work.
 
+        ``own_keys`` reads the private X25519 keys that this host has of the site's identities, the
+        current one first, and raises FedsdnError.
         ``executor`` has one thread, which opens and uses the netlink sockets.
         """
         self._status_file = status_file
@@ -90,7 +94,7 @@ class UplinkMonitor:
         self._site = site
         self._kernel = Kernel(namespace.name)
         self._executor = executor
-        self._epoch = time.time_ns()
+        self._epoch = 1 + secrets.randbelow(2**63 - 1)
         self._wall = time.time() - time.monotonic()
         self._federation = federation
         self._file = digest(federation)
@@ -101,6 +105,8 @@ class UplinkMonitor:
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._log = DampedLog(_LOG)
+        self._signed = SignedProbes(site, self._log)
+        self._own_keys = own_keys
         self._differing: list[str] = []
         """Sites with another federation file, as logged last."""
         self._loop = asyncio.get_running_loop()
@@ -109,6 +115,8 @@ class UplinkMonitor:
             self._loop, self._receive, namespace.inside, place=namespace.identity
         )
         self._want_sockets()
+        self._keys_due = asyncio.Event()
+        self._take_keys()
         self._kernel_due = asyncio.Event()
         self._status_due = asyncio.Event()
         self._news = News(self._paths)
@@ -130,6 +138,7 @@ class UplinkMonitor:
         """Watch for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe())
+            tasks.create_task(self._derive())
             tasks.create_task(self._keep_kernel())
             tasks.create_task(self._keep_status())
 
@@ -182,6 +191,7 @@ class UplinkMonitor:
         self._news.set_paths(paths)
         self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()
+        self._take_keys()
         self._kernel_due.set()
         self._status_due.set()
         self._take_turn()
@@ -226,28 +236,48 @@ class UplinkMonitor:
             self._timer = self._loop.call_at(max(when, now), self._take_turn)
 
     def _send(self, probes: Iterable[tuple[UplinkPath, Probe]]) -> None:
-        key = (self._federation.probes or _NO_PROBES).key.encode()
         for path, probe in probes:
-            if trouble := self.sockets.send(_way(path), probe.encode(key)):
+            datagram = self._signed.encode(probe)
+            if datagram and (trouble := self.sockets.send(path.way, datagram)):
                 self._complain(f"a probe over {path.name} was not sent: {trouble}")
 
-    def _receive(self, datagrams: list[bytes]) -> None:
+    def _receive(self, datagrams: list[tuple[Way, bytes]]) -> None:
         now = time.monotonic()
-        for datagram in datagrams:
-            self._take(datagram, now)
+        for way, datagram in datagrams:
+            self._take(datagram, way, now)
         if self._paths.next_turn() <= now:
             self._take_turn()
 
-    def _take(self, datagram: bytes, now: float) -> None:
-        probes = self._federation.probes
-        if probes is None:
+    def _take(self, datagram: bytes, way: Way, now: float) -> None:
+        read = self._signed.decode(datagram, way)
+        if read is None:
             return
-        try:
-            probe = decode(datagram, probes.key.encode())
-        except ProbeError as error:
-            self._complain(str(error))
+        probe, key = read
+        refusal, greeting = self._paths.take(probe, way, now)
+        if refusal is None:
+            self._signed.follow(key)
         else:
-            self._paths.take(probe, now)
+            self._signed.refuse(refusal, probe)
+        if greeting is not None:
+            self.sockets.send(way, self._signed.reply(greeting, key))
+
+    def _take_keys(self) -> None:
+        """Sign and read probes by the identities of the federation file and this host."""
+        try:
+            own = self._own_keys(self._federation.site(self._site))
+        except FedsdnError as error:
+            self._complain(str(error))
+            return
+        self._signed.set(own, self._federation.peers(self._site))
+        self._keys_due.set()
+
+    async def _derive(self) -> None:
+        """Compute what keys are missing, little by little: probes must not wait."""
+        while True:
+            await self._keys_due.wait()
+            self._keys_due.clear()
+            while self._signed.derive():
+                await asyncio.sleep(0)
 
     # What follows from it
 
@@ -287,7 +317,7 @@ class UplinkMonitor:
             due = await _due(self._status_due, soon)
 
     def _want_sockets(self) -> None:
-        ways = [_way(path) for path in self._paths.probed()]
+        ways = [path.way for path in self._paths.probed()]
         uplinks = self._plan.site.uplinks if ways else ()
         self.sockets.want(uplinks, ways, self._federation.proxy_port)
 
@@ -345,6 +375,7 @@ class UplinkMonitor:
                 replace(one, since=self._wall + one.since)
                 for one in self._paths.differing(time.monotonic())
             ),
+            refused=tuple(self._signed.refused()),
         )
 
     def _path_status(self, path: UplinkPath) -> PathStatus:
@@ -361,10 +392,6 @@ class UplinkMonitor:
 
     def _complain(self, text: str) -> None:
         self._log.say(logging.WARNING, text, text)
-
-
-def _way(path: UplinkPath) -> Way:
-    return path.name.uplink, path.remote
 
 
 async def _due(event: asyncio.Event, seconds: float) -> bool:

@@ -9,13 +9,15 @@ from functools import cache
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from fedsdn.config.identities import identity_document
 from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import (
     AddressPair,
     Federation,
     Prefix,
-    Probes,
     ProviderNetwork,
     Site,
     SourceRestore,
@@ -61,6 +63,13 @@ def own_identity(name: str) -> NewIdentity:
     return make(name)
 
 
+def private_key(name: str) -> bytes:
+    """The private X25519 key of ``own_identity``."""
+    key = load_pem_private_key(own_identity(name).probes_key, None)
+    assert isinstance(key, X25519PrivateKey)
+    return key.private_bytes_raw()
+
+
 def write_identity(directory: Path, *names: str) -> None:
     """Write the private halves of sites beside their federation file in ``directory``."""
     for name in names:
@@ -77,17 +86,14 @@ def with_identities(text: str) -> str:
     return re.sub(r"^  ([a-z]+):\n", add, text, flags=re.MULTILINE)
 
 
-PROBES = Probes("the-lab-two-site-keeps-no-secrets-from-you")
-
-
 def two_sites() -> Federation:
     """What topo/two-site.yaml says."""
-    return Federation((_site("a", 1), _site("b", 2)), 1080, PROBES)
+    return Federation((_site("a", 1), _site("b", 2)), 1080)
 
 
 def three_sites() -> Federation:
     """Every uplink of a family reaches every other."""
-    return Federation((_site("a", 1), _site("b", 2), _site("c", 3)), 1080, PROBES)
+    return Federation((_site("a", 1), _site("b", 2), _site("c", 3)), 1080)
 
 
 def tenants(*names: str) -> tuple[TenantPort, ...]:

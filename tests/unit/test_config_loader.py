@@ -64,7 +64,7 @@ def test_every_key_is_read() -> None:
     federation = parse(
         """
         proxy_port: 9000
-        probes: {key: 0123456789abcdef0123456789abcdef, interval_ms: 50, multiplier: 4, hold_ms: 0}
+        probes: {interval_ms: 50, multiplier: 4, hold_ms: 0}
         sites:
           a:
             provider_network: {bridge: br-ex, type: vlan, segmentation_id: 7, table_miss: normal}
@@ -104,7 +104,7 @@ def test_every_key_is_read() -> None:
             ),
         ),
         proxy_port=9000,
-        probes=Probes("0123456789abcdef0123456789abcdef", interval=0.05, multiplier=4, hold=0.0),
+        probes=Probes(interval=0.05, multiplier=4, hold=0.0),
     )
 
 
@@ -191,7 +191,6 @@ NAMES = ["on", "null", "true", "1", "1e3", "1.5", "0x10", "010", "1_0", "2001-01
 
 PROBES = st.builds(
     Probes,
-    key=st.sampled_from(["1" * 32, "true" * 8, "- a key: with, {signs} 'of' #YAML"]),
     interval=st.integers(10, 60_000).map(lambda ms: ms / 1000),
     multiplier=st.integers(2, 100),
     hold=st.integers(0, 60_000).map(lambda ms: ms / 1000),
@@ -221,7 +220,7 @@ def federations(draw: st.DrawFn) -> Federation:
             for number, name in enumerate(names, start=1)
         ),
         proxy_port=draw(st.integers(1, 65535).filter(lambda port: not 1081 <= port <= 1144)),
-        probes=draw(st.none() | PROBES),
+        probes=draw(PROBES),
         default_encryption=draw(st.sampled_from(["tls", "none"])),
         pairs=tuple(
             PairEncryption(pair, draw(st.sampled_from(["tls", "none"])))

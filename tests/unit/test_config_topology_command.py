@@ -178,7 +178,7 @@ def test_bad_file_is_one_line_and_exit_status_1(command: str, federation: Path) 
     result = fedsdn(command, federation, "--json")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"fedsdn: {federation}:25: sites.a.uplinks.up1.address: found '192.0.2.0/24', "
+        f"fedsdn: {federation}:24: sites.a.uplinks.up1.address: found '192.0.2.0/24', "
         "the network address of '192.0.2.0/24'; write a host's address in '192.0.2.0/24'\n"
     )
 
@@ -188,4 +188,4 @@ def test_bad_lab_is_found_too(tmp_path: Path) -> None:
     path.write_text(TWO_SITE.read_text().replace("ends: [a/up1, b/up1]", "ends: [a/up1, b/up3]"))
     result = fedsdn("check", path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"fedsdn: {path}:28: lab.wires.wire1.ends[1]: found 'b/up3'")
+    assert result.stderr.startswith(f"fedsdn: {path}:27: lab.wires.wire1.ends[1]: found 'b/up3'")

@@ -40,7 +40,7 @@ from fedsdn.uplinks import monitor
 from fedsdn.uplinks.status import PortState, SiteStatus
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
 from tests.unit.fake_database import UPDATE, FakeDatabase
-from tests.unit.federations import tenants, two_sites
+from tests.unit.federations import tenants, two_sites, write_identity
 from tests.unit.test_restore import restoration
 
 FEDERATION = two_sites()
@@ -61,6 +61,7 @@ class Host:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.file = directory / "federation.yaml"
         self.write(FEDERATION)
+        write_identity(directory, "a")
         self.channel = directory / "channel.sock"
         bridge = FEDERATION.sites[0].provider_network.bridge
         self.set_up = bridge

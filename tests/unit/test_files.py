@@ -47,8 +47,6 @@ def test_an_application_that_refused_the_file_is_told() -> None:
 
 
 def test_what_cannot_be_known_is_no_fault() -> None:
-    unprobed = replace(two_sites(), probes=None)
-    assert files(replace(VIEW, federation=unprobed), STATUS) == "unknown: nothing is probed"
     assert files(VIEW, None) == "unknown: no application says so"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.config.model import Address, Federation, Probes, Uplink
+from fedsdn.config.model import Address, Federation, Probes, Site, Uplink
 from fedsdn.uplinks import monitor
 from fedsdn.uplinks.kernel import Plan
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
@@ -22,7 +22,7 @@ from fedsdn.uplinks.news import PathNews, ToldPath
 from fedsdn.uplinks.path import PathKey
 from fedsdn.uplinks.sockets import ProbeSockets, open_socket
 from fedsdn.uplinks.status import PathState, PortState, write_status
-from tests.unit.federations import two_sites
+from tests.unit.federations import private_key, two_sites
 from tests.unit.loopback import asynchronous
 
 ADDRESSES = {"a": ("127.18.0.1", "127.18.0.2"), "b": ("127.18.1.1", "127.18.1.2")}
@@ -49,7 +49,12 @@ def federation() -> Federation:
         )
         for site in two_sites().sites
     )
-    return Federation(sites, free_port(), Probes("k" * 32, interval=0.05))
+    return Federation(sites, free_port(), Probes(interval=0.05))
+
+
+def own_keys(site: Site) -> list[bytes]:
+    """The private halves of a site's identities, as its host has them."""
+    return [private_key(site.name)]
 
 
 def with_another_address(old: Federation) -> Federation:
@@ -115,7 +120,7 @@ async def running(federation: Federation, site: str) -> AsyncIterator[Running]:
 
     with ThreadPoolExecutor(1) as executor:
         watching = UplinkMonitor(
-            *(federation, site, NAMESPACE),
+            *(federation, site, NAMESPACE, own_keys),
             lambda news: found.tell(news),  # noqa: PLW0108 -- it is made below
             executor,
         )
@@ -187,7 +192,7 @@ async def test_a_task_that_fails_ends_the_others_with_its_reason() -> None:
         raise LookupError("a fault of ours")
 
     with ThreadPoolExecutor(1) as executor:
-        watching = UplinkMonitor(federation(), "a", NAMESPACE, lambda _: None, executor)
+        watching = UplinkMonitor(federation(), "a", NAMESPACE, own_keys, lambda _: None, executor)
         assert isinstance(watching._kernel, BlockedKernel)
         watching._kernel.released.set()
         watching._send = fail  # type: ignore[method-assign,assignment]

@@ -76,7 +76,7 @@ def test_what_the_file_still_allows_is_left_alone() -> None:
         lambda federation: federation,
         grown,
         fewer,
-        lambda federation: replace(federation, proxy_port=1090, probes=None),
+        lambda federation: replace(federation, proxy_port=1090),
     ):
         assert judged(change) == {}
 

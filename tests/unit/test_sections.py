@@ -32,7 +32,7 @@ BY_HAND = with_identities(f"""\
       - {{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}}
     uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1, \
 mac: dynamic, gateway_mac: 00:00:5e:00:01:01}}}}
-probes: {{key: "a key: with, {{signs}} 'of' #YAML and of 32 characters"}}
+probes: {{"hold_ms": 100}}  # the default: with {{signs}}, 'of' YAML
 encryption: none
 pairs:
   - {{sites: [c, a], encryption: tls}}
@@ -135,10 +135,12 @@ TRICKS = {
         "probes:", BY_HAND[BY_HAND.index("  c:\n") : BY_HAND.index("probes:")] + "probes:"
     ),
     "sites twice": BY_HAND + "sites:\n  a:\n    proxy: socks5\n",
-    "sites in a value before them": BY_HAND.replace(
-        "# All sites.", "probes: {key: '32 characters and more,\nsites:\n  a:\n    b: c\n'}"
-    ).replace('\nprobes: {key: "', '\n# {key: "'),
-    "a site in a value behind them": BY_HAND.replace("key, with", "key,\n  b:\n\n with"),
+    "sites in a value before them": BY_HAND.replace("encryption: none\n", "").replace(
+        "# All sites.", "encryption: 'tls,\nsites:\n  a:\n    b: c\n'"
+    ),
+    "a site in a value behind them": BY_HAND.replace(
+        "encryption: none\n", "encryption: 'tls,\n  b:\n\n with'\n"
+    ),
     "a site in a comment": BY_HAND.replace("  b:\n", "  #b:\n  b:\n"),
     "a name in quotes": BY_HAND.replace("  b:\n", "  'b':\n"),
     "a name with a comment": BY_HAND.replace("  b:\n", "  b: # second\n"),
@@ -224,7 +226,7 @@ EDITS: dict[str, tuple[str, Callable[[str], str], list[str]]] = {
     "what all share": (BY_HAND, lambda text: text.replace("1080", "1079"), ["a", "b"]),
     "what stands behind the sites": (
         BY_HAND,
-        lambda text: text.replace("of 32", "of 64"),
+        lambda text: text.replace("100}", "200}"),
         ["a", "b"],
     ),
 }

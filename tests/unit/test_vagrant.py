@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Probes
 from fedsdn.lab.operator import CONTROLLER_PRIORITY
 from fedsdn.lab.topology import load_topology
 
@@ -57,7 +57,7 @@ def test_the_machines_are_the_sites_of_the_lab_of_namespaces() -> None:
             replace(site, uplinks=tuple(replace(up, port=up.name) for up in site.uplinks))
             for site in federation.sites
         )
-        return replace(federation, sites=sites, probes=None)
+        return replace(federation, sites=sites, probes=Probes())
 
     ours = load_topology(LAB / "two-site.yaml")
     theirs = load_topology(TOP / "topo" / "two-site.yaml")

@@ -1,0 +1,280 @@
+"""Which start of a peer's application runs: whatever is sent again, lost, late, or out of order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace as altered
+
+from fedsdn.uplinks.handshake import moment
+from fedsdn.uplinks.path import Path
+from fedsdn.uplinks.probe import Probe, Refusal
+from fedsdn.uplinks.status import PortState
+from tests.unit.federations import two_sites
+from tests.unit.path_model import DOWN, PROBES, STEP, UNKNOWN, UP, Model, arrive
+
+OTHER = {"a": "b", "b": "a"}
+ALL_UP = {"up1": UP, "up2": UP}
+SILENCE = 5 * PROBES.detection
+CONTACT = 0.3
+"""So long after a start both know each other (who asks more often meanwhile is known sooner)."""
+TROUBLES = ("restart a", "restart b", "restart both", "up1", "up1 from a", "up1 from b", "up2")
+times = st.floats(0.01, 1.0)
+lives = st.lists(st.tuples(st.sampled_from(TROUBLES), times, times), max_size=4)
+"""Troubles, how long each is, and how long all is well afterwards."""
+
+
+@dataclass
+class Tapped(Model):
+    """Sites whose wires somebody listens to, who sends again what he has heard, at random.
+
+    He has what has come to a site's host; if he ``delays``, also what was lost on its way.
+    """
+
+    seed: int = 0
+    often: float = 0.0
+    """How many datagrams are sent again in each step."""
+    delays: bool = False
+    losses: Iterator[bool] = field(default_factory=lambda: iter(()))
+    """Whether the next datagram is lost."""
+    heard: list[tuple[str, Probe]] = field(default_factory=list)
+    starts: dict[str, list[int]] = field(default_factory=lambda: {"a": [], "b": []})
+    """The epochs of each site, in the order of its starts."""
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)  # noqa: S311
+        super().__post_init__()
+
+    def start(self, site: str, when: float) -> None:
+        super().start(site, when)
+        self.starts[site].append(self.sites[site]._sender.epoch)
+
+    def restart(self, *sites: str, silence: float = SILENCE) -> None:
+        for site in sites:
+            self.stop(site, leaving=False)
+        self.run(silence)
+        for site in sites:
+            self.start(site, self.now)
+
+    def send(self, site: str, probes: Iterable[tuple[Path, Probe]]) -> None:
+        every = list(probes)
+        if self.delays:
+            self.heard += [(path.name.peer, probe) for path, probe in every]
+        super().send(site, [one for one in every if not next(self.losses, False)])
+
+    def step(self) -> None:
+        due = [one for one in self.under_way if one[0] <= self.now + STEP]
+        self.heard += [(to, probe) for _, to, probe in due if self.has_port(to, probe.to_uplink)]
+        super().step()
+        for _ in range(int(self.often) + (self.dice.random() < self.often % 1)):
+            self.send_again()
+
+    def send_again(self) -> None:
+        """Send what may be of any epoch, but rather of late."""
+        some = self.heard[-200:] if self.dice.random() < 0.5 else self.heard
+        if not some:
+            return
+        site, probe = self.dice.choice(some)
+        # An application that has sent nothing yet would ask, and so be known earlier than alone.
+        if site in self.running and self.sites[site]._peers[OTHER[site]].rounds.number:
+            self.take(site, probe)
+            self.turn(site)
+
+    def proven(self, site: str) -> int:
+        """Return which start of its peer a site takes for the one that runs, from 0; -1: none."""
+        peer = OTHER[site]
+        epoch = self.sites[site]._peers[peer].handshake.epoch
+        return self.starts[peer].index(epoch) if epoch else -1
+
+    def seconds_until_all_up(self, site: str) -> float:
+        start = self.now
+        while self.states(site) != ALL_UP:
+            assert self.now < start + 10, self.states(site)
+            self.run(STEP)
+        return self.now - start
+
+
+def live(model: Tapped, life: list[tuple[str, float, float]]) -> None:
+    for trouble, seconds, rest in life:
+        match trouble.split():
+            case "restart", who:
+                model.restart(*("ab" if who == "both" else who), silence=seconds)
+                model.run(CONTACT)
+            case uplink, *sender:
+                model.cut_wire(uplink, *sender[1:])
+                model.run(seconds)
+                model.mend()
+        model.run(rest)
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.015, 0.2])
+@pytest.mark.parametrize("who", ["a", "b", "ab"])
+def test_first_contact_takes_as_long_as_a_question_and_its_answer(who: str, delay: float) -> None:
+    """From the first probe on: a round trip for who was started, one way more for the other."""
+    model = Tapped(two_sites(), delay)
+    model.run(20 * delay)
+    model.restart(*who)
+    begins = PROBES.interval
+    trip = delay + 2 * STEP
+    if who == "ab":
+        later = "a"
+    else:
+        model.seconds_until(who, "up1", UP)
+        assert model.states(who) == ALL_UP
+        assert model.now - model.sites[who]._began <= begins + 2 * trip
+        later = OTHER[who]
+    model.seconds_until(later, "up1", UP)
+    assert model.states(later) == ALL_UP
+    assert model.now - model.sites[who[0]]._began <= begins + 3 * trip
+    assert DOWN not in [state for *_, state in model.changes]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_epoch_may_be_less_than_the_one_before(seed: int) -> None:
+    """No clock is asked: one that is an hour back makes no difference."""
+    model = Tapped(two_sites(), lot=random.Random(seed))  # noqa: S311
+    for _ in range(4):
+        model.restart("b")
+        assert model.seconds_until_all_up("a") < 0.3
+        assert model.seconds_until_all_up("b") < 0.3
+    starts = model.starts["b"]
+    assert starts != sorted(starts)
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(life=lives, seed=st.integers(0, 99), often=st.sampled_from([0.05, 1.0]))
+@example(life=[("restart both", 1.0, 1.0), ("restart both", 0.2, 1.0)], seed=1, often=5.0)
+@example(life=[("restart a", 0.1, 0.1), ("up2", 0.9, 1.0)], seed=1, often=5.0)
+def test_what_is_sent_again_changes_nothing_at_any_moment(
+    life: list[tuple[str, float, float]], seed: int, often: float
+) -> None:
+    """Neither of this epoch nor of earlier ones, to applications that run or were just started."""
+    alone, tapped = Tapped(two_sites()), Tapped(two_sites(), seed=seed, often=often)
+    for model in (alone, tapped):
+        live(model, life)
+    assert tapped.changes == alone.changes
+    for site in "ab":
+        ours, theirs = tapped.sites[site], alone.sites[site]
+        assert ours.orders() == theirs.orders()
+        assert [path.loss for path in ours] == [path.loss for path in theirs]
+        for path, same in zip(ours, theirs, strict=True):
+            assert path.rtt == pytest.approx(same.rtt, abs=1e-5)
+    assert all(tapped.sent[way] >= number for way, number in alone.sent.items())
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(life=lives, seed=st.integers(0, 99), often=st.sampled_from([0.05, 1.0]))
+@example(life=[("restart a", 0.01, 0.01)] * 4 + [("restart both", 0.01, 0.01)] * 2, seed=3, often=5)
+def test_epochs_only_go_forward_whatever_is_held_back(
+    life: list[tuple[str, float, float]], seed: int, often: float
+) -> None:
+    """Also if datagrams come late that were taken from the wire; and soon the last start counts."""
+    model = Tapped(two_sites(), seed=seed, often=often, delays=True)
+    seen = dict.fromkeys("ab", (0, -1))
+    step = model.step
+
+    def watch() -> None:
+        step()
+        for site in "ab":
+            now = len(model.starts[site]), model.proven(site)
+            assert now >= seen[site], f"{site} goes back"
+            seen[site] = now
+
+    model.step = watch  # type: ignore[method-assign]
+    live(model, life)
+    model.run(1.0)
+    for site in "ab":
+        assert model.proven(site) == len(model.starts[OTHER[site]]) - 1
+    model.often = 0.0
+    for site in "ab":
+        assert model.seconds_until_all_up(site) < 2.0
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(losses=st.lists(st.booleans(), max_size=60), who=st.sampled_from(["a", "b", "ab"]))
+def test_whatever_is_lost_of_a_handshake_the_next_one_makes_up_for(
+    losses: list[bool], who: str
+) -> None:
+    model = Tapped(two_sites())
+    model.restart(*who)
+    model.losses = iter(losses)
+    while next(model.losses, None) is not None:
+        model.losses = iter(losses := losses[1:])
+        model.step()
+    for site in "ab":
+        assert model.seconds_until_all_up(site) < PROBES.detection + 4 * model.delay
+    assert all(model.proven(site) == len(model.starts[OTHER[site]]) - 1 for site in "ab")
+
+
+def test_a_question_that_nobody_answers_costs_the_running_one_nothing() -> None:
+    """It goes out once for each probe that came, on the path by which that came."""
+    model = Tapped(two_sites())
+    a = model.sites["a"]
+    old, *_ = [probe for site, probe in model.heard if site == "a" and probe.to_uplink == "up2"]
+    before = model.sent["a", "b"]
+    old = altered(old, epoch=old.epoch + 1, leaving=True, down=("up1", "up2"))
+    for _ in range(100):
+        refusal, greeting = arrive(a, old, model.now)
+        assert refusal is Refusal.UNPROVEN
+        assert greeting is not None
+        assert greeting.uplink == "up2"
+        assert arrive(model.sites["b"], greeting, model.now) == (Refusal.UNPROVEN, None)
+    model.run(1)
+    assert model.changes == Tapped(two_sites()).changes
+    assert model.sent["a", "b"] == before + 10 * 2
+    assert model.states("a") == model.states("b") == ALL_UP
+
+
+def test_of_a_site_that_was_started_again_nothing_counts_that_its_peer_had_sent_before() -> None:
+    """On no path: what came over one that is dead now may be sent again, to who has not seen it."""
+    model = Tapped(two_sites())
+    model.stop("b", leaving=False)
+    model.run(1)
+    model.cut_wire("up2")
+    model.start("b", model.now)
+    old = [one for site, one in model.heard if (site, one.to_uplink) == ("b", "up2")]
+    assert model.seconds_until("b", "up1", UP) < 0.2
+    b = model.sites["b"]
+    (dead,) = [path for path in b if path.name.uplink == "up2"]
+    assert {arrive(b, one, model.now).refusal for one in old} == {Refusal.UNPROVEN}
+    assert dead.heard is None
+    model.seconds_until("b", "up2", DOWN, limit=0.5)
+
+
+def test_a_greeting_acknowledges_no_loss() -> None:
+    """Who asks has not acted on what the probe reports; the peer would rely on that."""
+    model = Tapped(two_sites())
+    model.set_port("a", "up1", PortState.DOWN)
+    model.stop("b", leaving=False)
+    model.run(0.05)
+    model.start("b", model.now)
+    (up1, _) = model.sites["a"]
+    model.run(model.delay)
+    while not up1.ended:
+        model.run(STEP)
+        assert model.now < model.sites["b"]._began + 1
+    assert model.states("b")["up1"] is DOWN
+
+
+@pytest.mark.parametrize("answers", [0, 2**62])
+def test_an_answer_to_a_question_that_was_not_asked_is_none(answers: int) -> None:
+    model = Tapped(two_sites())
+    a = model.sites["a"]
+    probe, *_ = [probe for _, probe in model.sites["b"].last_probes(model.now)]
+    other = altered(probe, epoch=probe.epoch + 1, answers=answers)
+    assert arrive(a, other, model.now).refusal is Refusal.UNPROVEN
+    assert arrive(a, altered(other, answers=moment(model.now)), model.now).refusal is None
+    third = altered(other, epoch=3, answers=moment(model.now))
+    assert arrive(a, third, model.now).refusal is Refusal.UNPROVEN, "another has answered that"
+
+
+def test_an_application_that_was_stopped_is_not_kept_alive_by_its_own_words() -> None:
+    model = Tapped(two_sites(), often=5.0)
+    model.stop("b", leaving=True)
+    model.run(SILENCE)
+    assert model.states("a") == {"up1": UNKNOWN, "up2": UNKNOWN}
