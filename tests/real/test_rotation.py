@@ -29,7 +29,7 @@ from tests.unit.test_config_identities import identities_of
 
 pytestmark = pytest.mark.real
 
-MANY = int(os.environ.get("FEDSDN_ROTATION_CONNECTIONS", "50"))
+MANY = 50
 """Connections of each family and direction that are open all the time."""
 
 
@@ -92,11 +92,12 @@ def ends(lab: Lab) -> Iterator[tuple[Vm, Vm]]:
             yield Vm(lab, near, "vm1", family), Vm(lab, far, "vm1", family)
 
 
-def go_on(lab: Lab, pairs: list[Pair]) -> None:
-    """See that what is open goes on, and that new connections are made, all ways."""
+def go_on(lab: Lab, pairs: list[Pair], new: int = 1) -> None:
+    """See that what is open goes on, and that so many new connections are made, all ways."""
     exchange(pairs)
     with ExitStack() as stack:
-        exchange([pair for two in ends(lab) for pair in stack.enter_context(connections(*two))])
+        made = [stack.enter_context(connections(*two, count=new)) for two in ends(lab)]
+        exchange([pair for pairs in made for pair in pairs])
 
 
 def test_both_sites_rotate_and_nobody_notices(operators: Operators) -> None:
@@ -122,7 +123,7 @@ def test_both_sites_rotate_and_nobody_notices(operators: Operators) -> None:
             assert said["in force"].startswith(new.name)
             assert said["others here"].startswith(f"{old.name} is in the federation file no more")
             lab.host(name).run("sh", "-c", said["others here"].partition(": ")[2])
-            go_on(lab, pairs)
+            go_on(lab, pairs, new=MANY)  # more than were ready before
     for name in "ab":
         wait_until(
             lambda name=name: operators.paths_live(name),  # type: ignore[misc]
