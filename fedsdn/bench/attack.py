@@ -12,12 +12,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Event, Thread
 
+from fedsdn.bench import impostor
 from fedsdn.bench.connection import FastConnection, fast_connection
 from fedsdn.bench.figures import percentile
 from fedsdn.bench.guests import Guest, filtering, guests
 from fedsdn.bench.neighbour import Connections, Times
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.stranger import Kind
+from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
 from fedsdn.lab.build import Progress
@@ -37,8 +39,13 @@ LEAST_PART = 0.9
 MOST_SILENCE_MS = 200.0
 """How long that transfer may stand still."""
 
-_REASONS = (Reason.SILENT_CALLER, Reason.GARBLED, Reason.CROWDED)
+_REASONS = (
+    *(Reason.SILENT_CALLER, Reason.GARBLED, Reason.CROWDED),
+    *(Reason.FOREIGN_CLIENT, Reason.FOREIGN_DESTINATION),
+)
 """What strangers are refused for."""
+AnyKind = Kind | impostor.Kind
+
 MANY = frozenset({Kind.HALF_OPEN, Kind.SILENT, Kind.SILENT_MULTIPATH})
 """Those of which there are most."""
 
@@ -49,13 +56,18 @@ class Effort:
 
     many: int
     some: int
+    impostors: int
     seconds: float
     rest: float
-    kinds: tuple[Kind, ...]
+    kinds: tuple[AnyKind, ...]
 
 
-FULL = Effort(10_000, 2000, 5.0, 10.0, tuple(Kind))
-QUICK = Effort(10_000, 500, 5.0, 5.0, (Kind.HALF_OPEN, Kind.SILENT, Kind.SLOW, Kind.HELLO))
+KINDS: tuple[AnyKind, ...] = (*Kind, *impostor.Kind)
+FULL = Effort(10_000, 2000, 500, 5.0, 10.0, KINDS)
+QUICK = Effort(
+    *(10_000, 500, 200, 5.0, 5.0),
+    (Kind.HALF_OPEN, Kind.SILENT, Kind.SLOW, Kind.HELLO, impostor.Kind.FOREIGN),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class Watched:
 class Round:
     """One kind: others without it, beside it and behind it; ``counted`` is by the proxy."""
 
-    kind: Kind
+    kind: AnyKind
     strangers: Strangers
     counted: Mapping[str, int]
     before: Watched
@@ -178,7 +190,7 @@ class _Scene:
     neighbour: Guest
     server: Guest
 
-    def attack(self, kind: Kind) -> Round:
+    def attack(self, kind: AnyKind) -> Round:
         near, far = self.rig.sites
         address = far.vms[0].address(_FAMILY)
         if address is None:
@@ -205,18 +217,28 @@ class _Scene:
     def _rest(self) -> None:
         time.sleep(self.effort.rest)
 
-    def _send(self, kind: Kind) -> Strangers:
+    def _send(self, kind: AnyKind) -> Strangers:
         near, far = self.rig.sites
         source, target = (str(self.rig.address(view, 0)) for view in (near, far))
         count = self.effort.many if kind in MANY else self.effort.some
+        more: list[str] = []
+        if isinstance(kind, impostor.Kind):
+            count, more = self.effort.impostors, self._peers_own()
         port = far.federation.proxy_port
         with self._unanswered(port) if kind is Kind.HALF_OPEN else nullcontext():
             said = near.proxy.output(
                 *near.proxy.module(_PROGRAM),
                 *(kind, source, target, str(port), str(count), str(self.effort.seconds)),
+                *more,
                 timeout=_LONGEST_SECONDS,
             )
         return Strangers(**json.loads(said))
+
+    def _peers_own(self) -> list[str]:
+        """Return the directory of the peer's own keys, its name, and a VM of either site."""
+        near, far = self.rig.sites
+        vms = (str(view.vms[0].address(_FAMILY)) for view in (near, far))
+        return [str(near.config_file.parent / IDENTITY_DIRECTORY), near.name, *vms]
 
     def _unanswered(self, port: int) -> AbstractContextManager[None]:
         """Have the strangers' kernel, which knows nothing of their SYNs, not hear the answers."""

@@ -1,9 +1,10 @@
 """Connections of somebody who has a peer's address, and not its key: one end of each.
 
 ``python -m fedsdn.bench.stranger KIND SOURCE ADDRESS PORT COUNT SECONDS`` opens so many in about so
-many seconds, and waits until the other side has ended them. Prints one JSON object: how many were
-``opened``, in how many ``seconds``; of these, how many were ``refused``, ``served`` as a peer is,
-and ``left`` open; and how many did not get so far (``outside``).
+many seconds, and waits until the other side has ended them. Impostors are told more: ``DIRECTORY
+SITE CLIENT DESTINATION``, where the peer's own keys are, its name, and two VMs. Prints one JSON
+object: how many were ``opened``, in how many ``seconds``; of these, how many were ``refused``,
+``served`` as a peer is, and ``left`` open; and how many did not get so far (``outside``).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 
+from fedsdn.bench import impostor
 from fedsdn.bench.segments import SYN, segment
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.socks.protocol import PLAIN_GREETING, SELECTION
@@ -33,6 +37,7 @@ _PORTS = 20_000
 _BURST = 20
 _LONGEST_RECORD = 0xFFFF
 _ANSWER_BYTES = 1 << 12
+_THREADS = 64
 
 
 class Kind(StrEnum):
@@ -80,14 +85,22 @@ def said(kind: Kind) -> bytes:
 class Strangers:
     """Connections of one kind."""
 
-    def __init__(self, kind: Kind, source: str, server: tuple[str, int]) -> None:
+    def __init__(self, kind: Kind | impostor.Kind, source: str, server: tuple[str, int]) -> None:
         """Connect to ``server`` from an address."""
         self._kind = kind
         self._source, self._server = source, server
         plain = kind is Kind.SILENT
         self._protocol = socket.IPPROTO_TCP if plain else socket.IPPROTO_MPTCP
-        self._said = said(kind)
+        self._said = said(kind) if isinstance(kind, Kind) else b""
+        self._context: ssl.SSLContext | None = None
+        self._threads = ThreadPoolExecutor(_THREADS)
         self.found: Counter[str] = Counter(opened=0, refused=0, served=0, left=0, outside=0)
+
+    def pretend(self, kind: impostor.Kind, rest: Sequence[str]) -> None:
+        """Have them speak TLS."""
+        directory, site, client, destination = rest
+        self._context = impostor.context(kind, Path(directory), site)
+        self._said = impostor.asked(kind, client, destination)
 
     async def run(self, count: int, seconds: float) -> None:
         """Open so many in about so many seconds, and wait for their ends."""
@@ -118,6 +131,9 @@ class Strangers:
         self.found["opened"] += 1
         try:
             async with asyncio.timeout(_LIMIT_SECONDS):
+                if self._context is not None:
+                    work = impostor.call(sock, self._context, self._said, _LIMIT_SECONDS)
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, work)
                 answer = await self._talk(sock)
         except TimeoutError:
             return "left"
@@ -160,15 +176,18 @@ def half_open(source: str, server: tuple[str, int], count: int, seconds: float) 
 
 def main() -> None:
     """Do what the arguments say."""
-    kind, source, address, port, count, seconds = sys.argv[1:]
+    word, source, address, port, count, seconds, *rest = sys.argv[1:]
+    kind = impostor.Kind(word) if rest else Kind(word)
     server = (address, int(port))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if Kind(kind) is Kind.HALF_OPEN:
+    if kind is Kind.HALF_OPEN:
         took = half_open(source, server, int(count), float(seconds))
         print(json.dumps({"outside": int(count), "seconds": took}))
         return
-    strangers = Strangers(Kind(kind), source, server)
+    strangers = Strangers(kind, source, server)
+    if isinstance(kind, impostor.Kind):
+        strangers.pretend(kind, rest)
     asyncio.run(strangers.run(int(count), float(seconds)))
     print(json.dumps({**strangers.found, "seconds": strangers.seconds}))
 

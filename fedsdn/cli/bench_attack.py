@@ -10,9 +10,9 @@ import typer
 
 from fedsdn.bench import attack as attack_bench
 from fedsdn.bench.rig import Rig
-from fedsdn.bench.stranger import Kind
 from fedsdn.cli.bench_lab import measured
 from fedsdn.cli.views import lab_views
+from fedsdn.errors import FedsdnError
 
 
 def attack(
@@ -23,7 +23,7 @@ def attack(
     quick: Annotated[
         bool, typer.Option("--quick", help="Four kinds only, and shorter rests.")
     ] = False,
-    kind: Annotated[list[Kind] | None, typer.Option(help="Only this; may be given again.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Only this; may be given again.")] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
@@ -34,8 +34,12 @@ def attack(
     is beyond its bound.
     """
     effort = attack_bench.QUICK if quick else attack_bench.FULL
+    known = {str(one): one for one in attack_bench.KINDS}
+    for name in kind or ():
+        if name not in known:
+            raise FedsdnError(f"no kind {name!r}: there are {', '.join(known)}")
     if kind:
-        effort = replace(effort, kinds=tuple(kind))
+        effort = replace(effort, kinds=tuple(known[name] for name in kind))
     results = attack_bench.AttackResults()
     with measured(
         topology, results, lambda: [attack_bench.table(results)], json_output=json_output
