@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -63,7 +63,7 @@ class Effort:
 
 
 KINDS: tuple[AnyKind, ...] = (*Kind, *impostor.Kind)
-FULL = Effort(10_000, 2000, 500, 5.0, 10.0, KINDS)
+FULL = Effort(10_000, 2000, 500, 5.0, 15.0, KINDS)
 QUICK = Effort(
     *(10_000, 500, 200, 5.0, 5.0),
     (Kind.HALF_OPEN, Kind.SILENT, Kind.SLOW, Kind.HELLO, impostor.Kind.FOREIGN),
@@ -84,11 +84,16 @@ class Strangers:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What others felt: Mbit/s and the longest silence of a transfer in ms, and connections."""
+    """What others felt: Mbit/s and the longest silence of a transfer in ms, and connections.
+
+    ``known_ms`` and ``first_ms`` are all of those that ``times`` sums up.
+    """
 
     rate: float
     silence_ms: float
     times: Times
+    known_ms: Sequence[float]
+    first_ms: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +140,17 @@ class AttackResults:
 
     @property
     def worst(self) -> float:
-        """How many times longer the slowest per cent took, of all rounds' 99th percentiles."""
-        alone = [one.before.times for one in self.rounds]
-        beside = [one.during.times for one in self.rounds]
+        """How many times longer the slowest per cent took, of all rounds together."""
+        alone = [one for each in self.rounds for one in (each.before, each.after)]
+        beside = [each.during for each in self.rounds]
         return max(
-            percentile([one.known.p99 for one in beside], 50)
-            / percentile([one.known.p99 for one in alone], 50),
-            percentile([one.first.p99 for one in beside], 50)
-            / percentile([one.first.p99 for one in alone], 50),
+            _slowest(one.known_ms for one in beside) / _slowest(one.known_ms for one in alone),
+            _slowest(one.first_ms for one in beside) / _slowest(one.first_ms for one in alone),
         )
+
+
+def _slowest(rounds: Iterable[Sequence[float]]) -> float:
+    return percentile([one for times in rounds for one in times], 99)
 
 
 def _failed(one: Round) -> Iterator[str]:
@@ -258,7 +265,10 @@ class _Scene:
         ended.set()
         connections.join()
         rate = transfer.received(began, end) * 8e-6 / (end - began)
-        return Watched(rate, transfer.silence(began, end) * 1000, connections.times())
+        return Watched(
+            *(rate, transfer.silence(began, end) * 1000, connections.times()),
+            *(connections.known, connections.first),
+        )
 
 
 Rows = Sequence[Sequence[str]]

@@ -31,8 +31,8 @@ class Connections(Thread):
         super().__init__(daemon=True)
         self._client, self._server, self._family = client, server, family
         self._ended = ended
-        self._known: list[float] = []
-        self._first: list[float] = []
+        self.known: list[float] = []
+        self.first: list[float] = []
         self._failed = 0
         self.start()
 
@@ -41,9 +41,9 @@ class Connections(Thread):
         with answering(self._server, self._family) as known:
             self._connect(known, [])  # from now on it is
             while not self._ended.wait(_PAUSE_SECONDS):
-                self._connect(known, self._known)
+                self._connect(known, self.known)
                 with answering(self._server, self._family) as new:
-                    self._connect(new, self._first)
+                    self._connect(new, self.first)
 
     def _connect(self, address: tuple[str, int], times: list[float]) -> None:
         try:
@@ -58,7 +58,7 @@ class Connections(Thread):
             FedsdnError: there was none.
 
         """
-        known, first = summary(self._known), summary(self._first)
+        known, first = summary(self.known), summary(self.first)
         if known is None or first is None:
             raise FedsdnError(f"{self._client.shell.name}: no connection was made in time")
         return Times(known, first, self._failed)
