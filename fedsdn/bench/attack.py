@@ -40,7 +40,7 @@ MOST_SILENCE_MS = 200.0
 """How long that transfer may stand still."""
 
 _REASONS = (
-    *(Reason.SILENT_CALLER, Reason.GARBLED, Reason.CROWDED),
+    *(Reason.SILENT_CALLER, Reason.GARBLED, Reason.CROWDED, Reason.CALLERS_CERTIFICATE),
     *(Reason.FOREIGN_CLIENT, Reason.FOREIGN_DESTINATION),
 )
 """What strangers are refused for."""

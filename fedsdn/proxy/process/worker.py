@@ -69,7 +69,10 @@ _WAITING = 3 / 16
 """The part for connections that wait for a slot. The rest is for second attempts."""
 
 _UNPROVEN = 1 / 16
-"""The part for callers that have not proved to be a peer."""
+"""The part for callers that have not proved to be a peer, but ``_MOST_UNPROVEN`` are enough."""
+
+_MOST_UNPROVEN = 512
+"""What OpenSSL keeps for all these at most is 60 MB."""
 
 _READY = 1 / 32
 """The part for connections to peers that are ready for a request."""
@@ -155,7 +158,7 @@ class _Worker:
         self._socksifier = self._make_socksifier(relays, report, device)
         self._server = server = self._make_server(relays, report)
         self._unproven = Unproven(
-            *(int(limit * _UNPROVEN), server.peer_behind),
+            *(min(int(limit * _UNPROVEN), _MOST_UNPROVEN), server.peer_behind),
             *(server.meet, statistics.ended),
         )
         self.stop = asyncio.Event()

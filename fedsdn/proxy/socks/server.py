@@ -20,6 +20,7 @@ from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Work
+from fedsdn.proxy.admission.steps import Steps
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.admission.unproven import NotProvenError
 from fedsdn.proxy.ended.record import Ended, Reason, Who
@@ -74,8 +75,7 @@ class Server:
         ``restore`` has the bridge restore a client's address.
         """
         self._tls = tls
-        self._handshakes = asyncio.Lock()
-        """Has one handshake at a time calculate, and relays go on in between."""
+        self._steps = Steps()
         self._log = DampedLog(_LOG)
         self._parked = parked
         self._take_slot = take_slot
@@ -110,7 +110,7 @@ class Server:
             raise NotProvenError(peer.reason)
         with ExitStack() as opened:
             if self.policy.is_encrypted(peer):
-                far = opened.enter_context(await self._prove(far, peer))
+                far = opened.enter_context(await self._prove(far, caller, peer))
             dialogue = Dialogue(far, caller, peer)
             try:
                 await dialogue.greet()
@@ -121,7 +121,7 @@ class Server:
             opened.pop_all()
         return partial(self._resume, dialogue)
 
-    async def _prove(self, far: socket.socket, peer: Site) -> Secured:
+    async def _prove(self, far: socket.socket, caller: SocketAddress, peer: Site) -> Secured:
         """Have a caller show the certificate of the peer whose address it has.
 
         Who it is, its certificate says. Its address must be one of the same site all the same: by
@@ -135,7 +135,7 @@ class Server:
         try:
             with ExitStack() as opened:
                 secured = opened.enter_context(self._tls.called(far))
-                await self._tls.prove(secured, peer, lambda: self._handshakes)
+                await self._tls.prove(secured, peer, partial(self._steps.step, caller.address))
                 opened.pop_all()
                 return secured
         except TlsError as error:

@@ -16,16 +16,13 @@ from fedsdn.identity.store import OwnIdentity, current
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
-from fedsdn.proxy.tls import pins
+from fedsdn.proxy.tls import hello, pins
 from fedsdn.proxy.tls.handshake import Turn, shake_hands
 from fedsdn.proxy.tls.secured import Secured, TlsError
 
 _HELLO_BYTES = 500
 """A ClientHello that resumes a session has so many octets beside our certificate, which is in the
 ticket: 800 with one of 300."""
-
-_HANDSHAKE = b"\x16"
-"""What every TLS connection begins with (RFC 8446, section 5.1)."""
 
 LoadOwn = Callable[[], Sequence[OwnIdentity]]
 """Reads this host's identities; raises FedsdnError."""
@@ -191,13 +188,13 @@ class Tls:
         """Make a connection from an address of a peer one with TLS; ``prove`` as above.
 
         Raises:
-            TlsError: the first that came is no TLS.
+            TlsError: the first that came is no beginning of a handshake.
             OSError: the connection broke.
 
         """
-        first = far.recv(1, socket.MSG_PEEK)
-        if first and first != _HANDSHAKE:
-            raise TlsError(Reason.PROTOCOL, Who.PEER, f"it begins with {first.hex()}, not with TLS")
+        first = far.recv(hello.HEADER_BYTES, socket.MSG_PEEK)
+        if first and (wrong := hello.fault(first)):
+            raise TlsError(Reason.PROTOCOL, Who.PEER, wrong)
         wrapped = self._server.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
         return cast("Secured", wrapped)
 
