@@ -65,7 +65,12 @@ def own_identity(name: str) -> NewIdentity:
 
 def private_key(name: str) -> bytes:
     """The private X25519 key of ``own_identity``."""
-    key = load_pem_private_key(own_identity(name).probes_key, None)
+    return private_part(own_identity(name))
+
+
+def private_part(identity: NewIdentity) -> bytes:
+    """An identity's private X25519 key."""
+    key = load_pem_private_key(identity.probes_key, None)
     assert isinstance(key, X25519PrivateKey)
     return key.private_bytes_raw()
 
