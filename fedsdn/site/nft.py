@@ -11,10 +11,10 @@ the device is for all VMs. Other TCP that belongs to no socket is reset: a VM wh
 connection was reset while segments were lost on the way to it asks once more (RFC 5961, section
 3.2), and would hang without an answer. But what the bridge's conntrack does not know either, which
 comes to a group address, is not answered: the destination may not exist. Towards the uplinks it
-takes connections from peers only; the bridge has the same rule. Routers may say what MTU they have
-if that is about TCP: the kernel then wants a sequence number that is under way. About UDP and
-echoes it would believe anybody, and cut what all connections to that peer send. What goes to peers
-gets the traffic class that its mark says.
+takes connections from peers only; the bridge has the same rule. ICMP errors count if they are about
+TCP: the kernel then wants a sequence number that is under way. About probes and echoes it would
+believe anybody, cut what all connections to that peer send, and fail the probes' sockets. What goes
+to peers gets the traffic class that its mark says.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ _ASKING = {
 _UNKNOWN = f"ether daddr & {GROUP_BIT} == {GROUP_BIT}"
 _OPENING = "tcp flags & (syn | ack) == syn"
 _TCP = 6
-_TOO_BIG = (
-    ("icmp type destination-unreachable icmp code frag-needed", "@th,136,8"),
-    ("icmpv6 type packet-too-big", "@th,112,8"),
+_UNREACHABLE = (
+    ("icmp type destination-unreachable", "@th,136,8"),
+    ("icmpv6 type { destination-unreachable, packet-too-big }", "@th,112,8"),
 )
-"""ICMP errors that set a path's MTU, and where they have the protocol of what they are about: in
-the IP header behind the eight octets of their own (RFC 792; RFC 4443, section 3.2)."""
+"""ICMP errors that the kernel acts upon, and where they have the protocol of what they are about:
+in the IP header behind the eight octets of their own (RFC 792; RFC 4443, section 3)."""
 _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 
 
@@ -228,8 +228,8 @@ def _from_tenants() -> Iterator[str]:
 
 
 def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
-    for error, protocol in _TOO_BIG:
-        yield f"{error} {protocol} != {_TCP} " + _drop("an MTU, about what proves nothing")
+    for error, protocol in _UNREACHABLE:
+        yield f"{error} {protocol} != {_TCP} " + _drop("an error about what proves nothing")
     yield "icmp type { echo-reply, destination-unreachable, time-exceeded } accept"
     yield (
         "icmpv6 type { echo-reply, destination-unreachable, packet-too-big, time-exceeded, "

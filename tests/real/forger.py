@@ -23,6 +23,8 @@ UDP, TCP, ECHO = 17, 6, 1
 
 _EVERY_SECONDS = 0.02
 _ICMP6 = 58
+_TOO_BIG = 4
+"""The code of "fragmentation needed"."""
 
 
 def mac_bytes(mac: str) -> bytes:
@@ -67,8 +69,18 @@ def too_big(router: Address, about: bytes, mtu: int) -> bytes:
     """Write "fragmentation needed" or "packet too big", about the beginning of a packet."""
     if router.version == 4:
         sender = ip_address(about[12:16])
-        return icmp(router, sender, 3, 4, struct.pack("!HH", 0, mtu) + about[:28])
+        return icmp(router, sender, 3, _TOO_BIG, struct.pack("!HH", 0, mtu) + about[:28])
     return icmp(router, ip_address(about[8:24]), 2, 0, struct.pack("!I", mtu) + about[:100])
+
+
+def unreachable(router: Address, about: bytes) -> list[bytes]:
+    """Write "destination unreachable" for every reason there is, about a packet."""
+    if router.version == 4:
+        sender = ip_address(about[12:16])
+        codes = (code for code in range(16) if code != _TOO_BIG)
+        return [icmp(router, sender, 3, code, bytes(4) + about[:28]) for code in codes]
+    sender = ip_address(about[8:24])
+    return [icmp(router, sender, 1, code, bytes(4) + about[:100]) for code in range(7)]
 
 
 def redirect(router: Address, about: bytes, to: Address) -> bytes:

@@ -81,6 +81,19 @@ def test_forged_link_layer_addresses_take_no_path(net: Net) -> None:
         assert [known(site) for site in net] == before
 
 
+def of_kernel(site: SiteOfNet) -> list[str]:
+    """What the kernel knows of the network: addresses, routes, neighbours that were not learnt."""
+    commands = (
+        "-o address",
+        "route show table all",
+        "-6 route show table all",
+        "-6 route show cache",
+    )
+    shown = [site.output(f"ip -n fedsdn {command}") for command in commands]
+    lines = "".join(shown).splitlines()
+    return [re.sub(r"(expires|users|used|age) \S+", "", line) for line in lines] + [known(site)]
+
+
 def about(protocol: int, source: Address, destination: Address, seq: int = 1) -> bytes:
     """Write a packet that nobody sent: a probe, an echo, or a segment."""
     if protocol == forger.UDP:
@@ -106,7 +119,7 @@ def out_of_window(site: SiteOfNet) -> int:
 def dropped(site: SiteOfNet) -> int:
     """ICMP errors that the packet filter has dropped."""
     rules = site.inside("nft list chain inet fedsdn from_uplinks")
-    found = re.findall(r'packets (\d+) bytes \d+ drop comment "an MTU', rules)
+    found = re.findall(r'packets (\d+) bytes \d+ drop comment "an error', rules)
     return sum(map(int, found))
 
 
@@ -165,7 +178,8 @@ def measured(site: SiteOfNet, peer: SiteOfNet, own: Uplink, to: Uplink) -> Itera
         site.output(f"ip -n fedsdn {family} route flush cache")
 
 
-def test_nobodys_word_about_udp_or_echoes_sets_an_mtu(net: Net, family: int) -> None:
+def test_nobodys_word_about_probes_or_echoes_counts(net: Net, family: int) -> None:
+    """Neither an MTU, nor that the peer is not there or does not want to hear."""
     near, far = net
     own, peer = uplinks(net, family)
     ends = own.address.ip, peer.address.ip
@@ -176,12 +190,17 @@ def test_nobodys_word_about_udp_or_echoes_sets_an_mtu(net: Net, family: int) -> 
     ):
         probes.bind((str(ends[0]), PROBES))
         probes.connect((str(ends[1]), PROBES))
-        before = dropped(near)
+        before, sent = dropped(near), 0
         for protocol in (forger.UDP, forger.ECHO):
-            error = forger.too_big(STRANGER[family], about(protocol, *ends), 600)
-            wire.send(forger.ethernet(error, family, to=port_mac(near.site, wan_port(own))))
-        wait_until(lambda: dropped(near) == before + 2)
+            quoted = about(protocol, *ends)
+            errors = [forger.too_big(STRANGER[family], quoted, 600)]
+            errors += forger.unreachable(STRANGER[family], quoted)
+            for error in errors:
+                wire.send(forger.ethernet(error, family, to=port_mac(near.site, wan_port(own))))
+            sent += len(errors)
+        wait_until(lambda: dropped(near) == before + sent)
         assert mtu(near, own, peer) == FULL
+        assert probes.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def test_about_tcp_only_what_is_under_way_counts(net: Net, family: int) -> None:
@@ -209,6 +228,36 @@ def test_about_tcp_only_what_is_under_way_counts(net: Net, family: int) -> None:
             connected.carry()
 
 
+def test_a_stranger_changes_nothing_of_the_proxys_network(net: Net, family: int) -> None:
+    """Redirects, routers that advertise themselves, and routes written into packets."""
+    near, far = net
+    own, peer = uplinks(net, family)
+    ends = own.address.ip, peer.address.ip
+    to = port_mac(near.site, wan_port(own))
+    router = own.address.network[0x99]
+    before = of_kernel(near)
+    with measured(near, far, own, peer) as connected:
+        quoted = segment(*ends, (connected.near.getsockname()[1], PORT), connected.next_seq())
+        with forger.sending(far.proxy, wan_port(peer)) as wire:
+            for about_one in (quoted, about(forger.UDP, *ends)):
+                wire.send(
+                    forger.ethernet(forger.redirect(router, about_one, router), family, to=to)
+                )
+                wire.send(
+                    forger.ethernet(forger.redirect(ends[1], about_one, router), family, to=to)
+                )
+            if family == 6:
+                for address in (ip_address("ff02::1"), ends[0]):
+                    wire.send(
+                        forger.ethernet(forger.router(forger.link_local(), address), 6, to=to)
+                    )
+            opening = struct.pack("!HHIIBBHHH", PORT, PROBES, 1, 0, 5 << 4, 0x02, 1000, 0, 0)
+            routed = forger.source_routed(ends[1], STRANGER[family], ends[0], opening)
+            wire.send(forger.ethernet(routed, family, to=to))
+        connected.carry()
+        assert of_kernel(near) == before
+
+
 def test_many_strangers_do_not_fill_the_hosts_neighbour_table(net: Net) -> None:
     """Those who are there already go on being answered."""
     near, far = net
@@ -228,19 +277,6 @@ def test_many_strangers_do_not_fill_the_hosts_neighbour_table(net: Net) -> None:
 
 
 # Hostile VMs
-
-
-def of_kernel(site: SiteOfNet) -> list[str]:
-    """What the kernel knows of the network: addresses, routes, neighbours that were not learnt."""
-    commands = (
-        "-o address",
-        "route show table all",
-        "-6 route show table all",
-        "-6 route show cache",
-    )
-    shown = [site.output(f"ip -n fedsdn {command}") for command in commands]
-    lines = "".join(shown).splitlines()
-    return [re.sub(r"(expires|users|used|age) \S+", "", line) for line in lines] + [known(site)]
 
 
 def hostile(site: SiteOfNet, peer: SiteOfNet, family: int, port: str) -> Iterator[bytes]:
