@@ -42,12 +42,12 @@ _SEARCH_SHARE = 50
 class Plan:
     """What the kernel is to be brought in line with: orders, and the site with its uplinks.
 
-    The ``known`` next hops are entered for good.
+    ``learnt`` are the next hops that are asked for where they are.
     """
 
     orders: Orders
     site: Site
-    known: frozenset[Hop] = frozenset()
+    learnt: frozenset[Hop] = frozenset()
 
 
 class Kernel:
@@ -104,7 +104,7 @@ class Kernel:
                 self._neighbours = stack.enter_context(Neighbours(self._namespace))
                 self._open = stack.pop_all()
         now = plan()
-        self._neighbours.forget_lost(now.orders, now.site, now.known)
+        self._neighbours.doubt(now.orders, now.site, now.learnt)
         self._end_subflows(plan)
         return self._bring_in_line(plan())
 

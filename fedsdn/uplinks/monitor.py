@@ -22,7 +22,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
-from fedsdn.uplinks.next_hops import known
+from fedsdn.uplinks.next_hops import learnt
 from fedsdn.uplinks.path import Path as UplinkPath
 from fedsdn.uplinks.path import Way
 from fedsdn.uplinks.paths import Paths
@@ -132,7 +132,8 @@ class UplinkMonitor:
 
     def _new_plan(self) -> Plan:
         site = self._federation.site(self._site)
-        return Plan(self._paths.orders(), site, known(self._federation, site))
+        pairs = (path.pair for path in self._paths.probed())
+        return Plan(self._paths.orders(), site, learnt(self._federation, site, pairs))
 
     async def run(self) -> None:
         """Watch for ever."""

@@ -1,16 +1,19 @@
 """The neighbours behind which paths are, of which what the kernel has learnt may be forged.
 
 A neighbour on the wire can forge whose link-layer address is whose (ARP and neighbour discovery
-prove nothing), and the kernel believes for up to a minute what nobody says any more. So while no
-path through a next hop lives, what was learnt of it is forgotten, and the next probe asks anew. Its
-broadcast tells the next hop of us, too. What ``site up`` has entered for good stays.
+prove nothing), and the kernel believes for up to a minute what nobody says any more. So while paths
+through a next hop are down and none lives, what was learnt of it is forgotten, and the next probe
+asks anew. Its broadcast tells the next hop of us, too. If nothing is heard, and no path is blamed,
+connections may go on: then the neighbour is only asked whether it is still there. What ``site up``
+has entered for good stays.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -27,24 +30,24 @@ Hop = tuple[str, Address]
 _FORGET_SECONDS = 1.0
 """How often a next hop is forgotten behind which no path lives: the kernel asks once a second."""
 
+_AT_ONCE = 50
+"""So many are forgotten or asked at once, in turn: a next hop takes a millisecond."""
+
 _REACHABLE, _STALE, _DELAY, _PROBE = 0x02, 0x04, 0x08, 0x10
 _LEARNT = _REACHABLE | _STALE | _DELAY | _PROBE
-"""NUD states with a link-layer address that was learnt."""
+"""NUD states with a link-layer address that was learnt; in the last the kernel asks for it."""
 _FAMILY = {4: 2, 6: 10}
+_NOTHING: frozenset[Hop] = frozenset()
 
 
-def known(federation: Federation, site: Site) -> frozenset[Hop]:
-    """Return the next hops that are entered for good."""
-    return frozenset((one.interface, one.address) for one in neighbours(federation, site))
+def learnt(federation: Federation, site: Site, probed: Iterable[AddressPair]) -> frozenset[Hop]:
+    """Return the next hops of the paths that are probed, without those entered for good."""
+    known = {(one.interface, one.address) for one in neighbours(federation, site)}
+    return hops(probed, site) - known
 
 
-def lost(orders: Orders, site: Site) -> frozenset[Hop]:
-    """Return the next hops of paths that are down, where none lives."""
-    down = _hops(orders.dead_pairs | orders.down_pairs, site)
-    return down - _hops(orders.live_pairs, site) if down else down
-
-
-def _hops(pairs: Iterable[AddressPair], site: Site) -> frozenset[Hop]:
+def hops(pairs: Iterable[AddressPair], site: Site) -> frozenset[Hop]:
+    """Return the next hops of paths."""
     uplinks = {uplink.address.ip: uplink for uplink in site.uplinks}
     found = set()
     for own, remote in pairs:
@@ -53,6 +56,23 @@ def _hops(pairs: Iterable[AddressPair], site: Site) -> frozenset[Hop]:
         if uplink is not None and hop is not None:
             found.add((wan_port(uplink), hop))
     return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """Next hops behind which no path lives: ``lost`` ones, and those where nothing is heard."""
+
+    lost: frozenset[Hop] = _NOTHING
+    silent: frozenset[Hop] = _NOTHING
+
+
+def doubtful(orders: Orders, site: Site, learnt: frozenset[Hop]) -> Doubtful:
+    """Return which of the next hops that the kernel has ``learnt`` are so."""
+    if not learnt:
+        return Doubtful()
+    left = learnt - hops(orders.live_pairs, site)
+    lost = left & hops(orders.dead_pairs | orders.down_pairs, site)
+    return Doubtful(lost, left - lost)
 
 
 class Neighbours:
@@ -72,8 +92,8 @@ class Neighbours:
         except FileNotFoundError as error:
             raise MissingNamespaceError(namespace) from error
         self._orders: Orders | None = None
-        self._lost: frozenset[Hop] = frozenset()
-        self._next = float("-inf")
+        self._doubtful = Doubtful()
+        self._next, self._turn = float("-inf"), 0
 
     def __enter__(self) -> Neighbours:
         return self
@@ -81,26 +101,36 @@ class Neighbours:
     def __exit__(self, *_: object) -> None:
         self._netlink.close()
 
-    def forget_lost(self, orders: Orders, site: Site, known: Set[Hop]) -> None:
-        """Forget what was learnt of lost next hops: at once of new ones, then every second.
+    def doubt(self, orders: Orders, site: Site, learnt: frozenset[Hop]) -> None:
+        """Forget those that are lost, and ask those that are silent: new ones at once, then often.
 
-        The ``known`` ones were not learnt.
+        ``learnt`` are all that the kernel has asked for.
         """
-        now, before = time.monotonic(), self._lost
+        now, before = time.monotonic(), self._doubtful
         if orders is not self._orders:
-            self._orders, self._lost = orders, lost(orders, site) - known
-        if now >= self._next or self._lost - before:
+            self._orders, self._doubtful = orders, doubtful(orders, site, learnt)
+        if now >= self._next or self._doubtful.lost - before.lost:
             self._next = now + _FORGET_SECONDS
-            for interface, address in self._lost:
-                self._forget(interface, address)
+            for interface, address in self._in_turn():
+                lost = (interface, address) in self._doubtful.lost
+                self._ask(interface, address, anew=lost)
 
-    def _forget(self, interface: str, address: Address) -> None:
+    def _in_turn(self) -> list[Hop]:
+        every = sorted(self._doubtful.lost | self._doubtful.silent, key=str)
+        start = self._turn if self._turn < len(every) else 0
+        self._turn = start + _AT_ONCE
+        return every[start : self._turn]
+
+    def _ask(self, interface: str, address: Address, *, anew: bool) -> None:
         for index in self._netlink.link_lookup(ifname=interface):
             which = {"ifindex": index, "dst": str(address), "family": _FAMILY[address.version]}
             try:
-                found = self._netlink.neigh("get", **which)
-                if any(one["state"] & _LEARNT for one in found):
+                if not any(one["state"] & _LEARNT for one in self._netlink.neigh("get", **which)):
+                    continue
+                if anew:
                     self._netlink.neigh("del", **which)
+                else:
+                    self._netlink.neigh("change", state=_PROBE, **which)
             except NetlinkError as error:
                 if error.code not in {errno.ENOENT, errno.ENODEV}:  # gone meanwhile
                     raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
@@ -9,8 +10,7 @@ from ipaddress import ip_address, ip_interface
 import pytest
 
 from fedsdn.config.model import Address, Uplink
-from fedsdn.uplinks.next_hops import Neighbours
-from fedsdn.uplinks.teardown import Orders
+from fedsdn.uplinks.next_hops import Hop, Neighbours
 from tests.real.cables import Joined, joined
 from tests.real.forger import FORGER
 from tests.real.site_host import wait_until
@@ -55,44 +55,72 @@ def is_forged(near: Joined, address: Address) -> bool:
     )
 
 
-def lost(family: int, *, down: bool) -> Orders:
+def learnt(family: int) -> frozenset[Hop]:
+    return frozenset({("wan-x", ROUTER[family])})
+
+
+def doubt(neighbours: Neighbours, family: int, state: str) -> None:
+    """Have the only path behind the router be in a state."""
     pair = UPLINKS[family].address.ip, FAR[family]
-    return orders_of([pair] if down else [], [] if down else [pair])
+    down, live = ([pair] if state == word else [] for word in ("down", "live"))
+    neighbours.doubt(orders_of(down, live), site_with(UPLINKS[family]), learnt(family))
 
 
 @pytest.mark.parametrize("state", ["reachable", "stale"])
 def test_a_forged_router_is_asked_for_anew(near: Joined, family: int, state: str) -> None:
-    router, uplink = ROUTER[family], UPLINKS[family]
+    router = ROUTER[family]
     enter(near, router, state)
     enter(near, BESIDE[family], state)
     with Neighbours(near.name) as neighbours:
-        neighbours.forget_lost(lost(family, down=False), site_with(uplink), frozenset())
+        doubt(neighbours, family, "live")
         assert is_forged(near, router)
-        neighbours.forget_lost(lost(family, down=True), site_with(uplink), frozenset())
+        doubt(neighbours, family, "down")
     assert not is_forged(near, router)
     assert is_forged(near, BESIDE[family])
     near.run("ping", "-qc1", "-W20", str(router))
 
 
-def test_what_is_entered_for_good_stays(near: Joined, family: int) -> None:
-    router, uplink = ROUTER[family], UPLINKS[family]
-    enter(near, router, "permanent")
-    with Neighbours(near.name) as neighbours:
-        neighbours.forget_lost(lost(family, down=True), site_with(uplink), frozenset())
-    assert is_forged(near, router)
-    near.run("ip", "neighbour", "delete", str(router), "dev", "wan-x")
-
-
 def test_it_is_forgotten_again_while_no_path_lives(near: Joined, family: int) -> None:
     """The forger may go on, and nobody knows when it ends."""
-    router, uplink = ROUTER[family], UPLINKS[family]
-    down = lost(family, down=True)
+    router = ROUTER[family]
     with Neighbours(near.name) as neighbours:
-        neighbours.forget_lost(down, site_with(uplink), frozenset())
+        doubt(neighbours, family, "down")
         enter(near, router, "reachable")
 
         def forgotten() -> bool:
-            neighbours.forget_lost(down, site_with(uplink), frozenset())
+            doubt(neighbours, family, "down")
             return not is_forged(near, router)
 
         wait_until(forgotten)
+
+
+def test_where_nothing_is_heard_the_kernel_asks_by_itself(near: Joined, family: int) -> None:
+    """A neighbour that is there stays known all the time; nobody answers for a forged one."""
+    router = ROUTER[family]
+    near.run("ping", "-qc1", "-W20", str(router))
+    true = re.search(rf"^{router} .*lladdr (\S+)", known(near), re.MULTILINE)
+    assert true
+    assert true[1] != FORGER
+    with Neighbours(near.name) as neighbours:
+        near.run("ip", "neighbour", "change", str(router), "dev", "wan-x", "nud", "stale")
+        doubt(neighbours, family, "unknown")
+        wait_until(
+            lambda: re.search(rf"^{router} .*{true[1]} .*REACHABLE", known(near), re.M) is not None
+        )
+        enter(near, router, "stale")
+        doubt(neighbours, family, "live")
+
+        def found() -> bool:
+            doubt(neighbours, family, "unknown")
+            return not is_forged(near, router)
+
+        wait_until(found)
+
+
+def test_what_is_entered_for_good_stays(near: Joined, family: int) -> None:
+    router = ROUTER[family]
+    enter(near, router, "permanent")
+    with Neighbours(near.name) as neighbours:
+        doubt(neighbours, family, "down")
+    assert is_forged(near, router)
+    near.run("ip", "neighbour", "delete", str(router), "dev", "wan-x")

@@ -77,7 +77,7 @@ class FakeNetlink:
             self.plans.append(plan({FIRST, SECOND}, {"up1"}))
         return len(doomed)
 
-    def forget_lost(self, orders: Orders, *_words: object) -> None:
+    def doubt(self, orders: Orders, *_words: object) -> None:
         self.forgotten.append(orders)
 
     def read(self) -> dict[Endpoint, int]:

@@ -15,7 +15,7 @@ from fedsdn.pipeline.declarations import port_mac, wan_port
 from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.site import neighbours as messages
 from fedsdn.site.listed import attribute, request
-from fedsdn.uplinks.next_hops import lost
+from fedsdn.uplinks.next_hops import Hop, doubtful, hops, learnt
 from tests.unit.federations import (
     orders_of,
     site_with,
@@ -134,34 +134,54 @@ def test_a_neighbour_that_says_more_is_not_the_wanted_one() -> None:
     assert messages.wanted(replace(neighbour, interface="gone"), INDEXES) is None
 
 
-# What is forgotten
+# What is doubted
 
 FIRST, SECOND = uplink("up1", "192.0.2.1/24", "192.0.2.254"), uplink("up2", "2001:db8::1/64")
 SITE = site_with(FIRST, SECOND)
 FAR, FARTHER, BESIDE = "203.0.113.1", "203.0.113.2", "192.0.2.2"
+ROUTER = "192.0.2.254"
 
 
 def pairs(addresses: list[str]) -> list[AddressPair]:
     return [(FIRST.address.ip, ip_address(address)) for address in addresses]
 
 
+def at_first(addresses: set[str]) -> frozenset[Hop]:
+    return frozenset(("wan-up1", ip_address(address)) for address in addresses)
+
+
 @pytest.mark.parametrize(
-    ("down", "live", "found"),
+    ("down", "live", "lost", "silent"),
     [
-        ([], [FAR], set()),
-        ([FAR], [], {"192.0.2.254"}),
-        ([FAR, FARTHER], [], {"192.0.2.254"}),
-        ([FAR], [FARTHER], set()),
-        ([FAR, BESIDE], [FARTHER], {BESIDE}),
-        ([FAR], [BESIDE], {"192.0.2.254"}),
+        ([], [FAR, BESIDE], set(), set()),
+        ([], [FAR], set(), {BESIDE}),
+        ([], [], set(), {ROUTER, BESIDE}),
+        ([FAR], [], {ROUTER}, {BESIDE}),
+        ([FAR, FARTHER], [BESIDE], {ROUTER}, set()),
+        ([FAR], [FARTHER, BESIDE], set(), set()),
+        ([FAR, BESIDE], [FARTHER], {BESIDE}, set()),
     ],
 )
-def test_a_next_hop_is_lost_when_no_path_through_it_lives(
-    down: list[str], live: list[str], found: set[str]
+def test_a_next_hop_is_doubted_when_no_path_through_it_lives(
+    down: list[str], live: list[str], lost: set[str], silent: set[str]
 ) -> None:
-    hops = lost(orders_of(pairs(down), pairs(live)), SITE)
-    assert hops == {("wan-up1", ip_address(address)) for address in found}
+    learnt = hops(pairs([FAR, FARTHER, BESIDE]), SITE)
+    assert learnt == at_first({ROUTER, BESIDE})
+    found = doubtful(orders_of(pairs(down), pairs(live)), SITE, learnt)
+    assert (found.lost, found.silent) == (at_first(lost), at_first(silent))
+
+
+def test_what_is_entered_for_good_is_not_learnt() -> None:
+    federation = three_sites()
+    site = federation.site("a")
+    probed = [
+        (own.address.ip, remote.peer_address)
+        for own, remote in zip(site.uplinks, federation.site("b").uplinks, strict=True)
+    ]
+    assert learnt(federation, site, probed) == frozenset()
+    federation = changed("b", mac="dynamic")
+    assert learnt(federation, site, probed) == at_first({BESIDE})
 
 
 def test_a_path_of_an_uplink_that_is_gone_has_no_next_hop() -> None:
-    assert lost(orders_of(pairs([FAR]), []), site_with(SECOND)) == frozenset()
+    assert hops(pairs([FAR]), site_with(SECOND)) == frozenset()
