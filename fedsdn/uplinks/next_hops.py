@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyroute2 import IPRoute
@@ -43,19 +43,17 @@ _NOTHING: frozenset[Hop] = frozenset()
 def learnt(federation: Federation, site: Site, probed: Iterable[AddressPair]) -> frozenset[Hop]:
     """Return the next hops of the paths that are probed, without those entered for good."""
     known = {(one.interface, one.address) for one in neighbours(federation, site)}
-    return hops(probed, site) - known
+    return frozenset(hops(probed, site)) - known
 
 
-def hops(pairs: Iterable[AddressPair], site: Site) -> frozenset[Hop]:
-    """Return the next hops of paths."""
+def hops(pairs: Iterable[AddressPair], site: Site) -> Iterator[Hop]:
+    """Yield the next hops of paths."""
     uplinks = {uplink.address.ip: uplink for uplink in site.uplinks}
-    found = set()
     for own, remote in pairs:
         uplink = uplinks.get(own)
         hop = None if uplink is None else uplink.next_hop(remote)
         if uplink is not None and hop is not None:
-            found.add((wan_port(uplink), hop))
-    return frozenset(found)
+            yield wan_port(uplink), hop
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +66,13 @@ class Doubtful:
 
 def doubtful(orders: Orders, site: Site, learnt: frozenset[Hop]) -> Doubtful:
     """Return which of the next hops that the kernel has ``learnt`` are so."""
-    if not learnt:
-        return Doubtful()
-    left = learnt - hops(orders.live_pairs, site)
-    lost = left & hops(orders.dead_pairs | orders.down_pairs, site)
-    return Doubtful(lost, left - lost)
+    left = set(learnt)
+    for hop in hops(orders.live_pairs, site):
+        if not left:  # soon, with a gateway for thousands of paths
+            break
+        left.discard(hop)
+    lost = left.intersection(hops(orders.dead_pairs | orders.down_pairs, site)) if left else left
+    return Doubtful(frozenset(lost), frozenset(left - lost))
 
 
 class Neighbours:
