@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -113,7 +114,7 @@ async def test_what_no_peer_has_signed_is_counted_and_said_and_nothing_else(
                 ("b", Refusal.PATH): 3,
             }
             await until(lambda: refused(a) == expected)
-            assert a.paths() == b.paths() == ALL_UP
+            await until(lambda: a.paths() == b.paths() == ALL_UP)
             assert a.monitor._paths._peers["b"].handshake == before
     said = [one.getMessage() for one in caplog.records if "probe" in one.getMessage()]
     assert len(said) == len(expected)
@@ -172,5 +173,24 @@ async def test_both_sites_take_other_identities_one_file_after_the_other() -> No
                         path.heard != heard[path.name] for path in site.monitor._paths
                     )
                 )
-            assert a.paths() == b.paths() == ALL_UP
+            await until(lambda: a.paths() == b.paths() == ALL_UP)
         assert all(why not in (Refusal.SIGNATURE, Refusal.PATH) for _, why in refused(a))
+
+
+@asynchronous
+async def test_an_application_that_starts_with_its_clock_an_hour_back_is_heard_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a host has lost its battery: what its earlier start had said is no newer."""
+    both = federation()
+    async with running(both, "a") as a:
+        a.kernel.released.set()
+        for hours in (0, 1, 2):
+            now, ns = time.time(), time.time_ns()
+            with monkeypatch.context() as clock:
+                clock.setattr(time, "time", lambda now=now, hours=hours: now - hours * 3600)
+                clock.setattr(time, "time_ns", lambda ns=ns, hours=hours: ns - hours * 36 * 10**11)
+                async with running(both, "b") as b:
+                    for site in (a, b):
+                        await until(lambda site=site: site.paths() == ALL_UP)  # type: ignore[misc]
+            await until(lambda: {state for _, state in a.paths()} == {PathState.UNKNOWN})
