@@ -122,6 +122,11 @@ class ProbeKeys:
             self._compute(pair)
         return bool(self._missing)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no key is missing: who signs with another is none of our peers."""
+        return not self._missing
+
     def _compute(self, pair: _Pair) -> None:
         peer, ours, theirs = pair
         del self._missing[pair]

@@ -151,6 +151,8 @@ class Peer:
         )
         for name in _INHERITED:
             setattr(self, name, getattr(old, name))
+        for path in set(self.paths).difference(old.paths):  # what was sent before is not for them
+            path.reception = replace(path.reception, newest=(self.handshake.epoch, self.newest))
         if self.file.digest == old.sender.file != self.sender.file:
             self.file.since = now
         self.agreement = self.agreement.keep({path.name for path in self.paths if path.is_detected})

@@ -64,6 +64,8 @@ class SignedProbes:
         try:
             return decode(datagram, self._keys.receiving)
         except ProbeError as error:
+            if error.reason is Refusal.UNKNOWN and not self._keys.is_complete:
+                return None  # perhaps a peer's: there will be more of it
             uplink, address = way
             site = error.site or self._sites.get(address, "")
             whose = f"site {site}" if site else "no site's by our federation file"

@@ -111,7 +111,9 @@ def test_a_key_that_is_needed_does_not_wait_for_its_turn() -> None:
     key = signing(made, "peer-9")
     assert made.receiving(pair_keys("peer-9", B, "a", public(A)[0])[0].name) is not None
     assert made.derive(8)
+    assert not made.is_complete
     assert not made.derive(1)
+    assert made.is_complete
     assert signing(made, "peer-9") is key
 
 

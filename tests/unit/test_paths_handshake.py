@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +14,7 @@ from msgspec.structs import replace as altered
 
 from fedsdn.uplinks.handshake import moment
 from fedsdn.uplinks.path import Path
+from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import Probe, Refusal
 from fedsdn.uplinks.status import PathState, PortState
 from tests.unit.federations import two_sites
@@ -259,6 +261,22 @@ def test_of_a_site_that_was_started_again_nothing_counts_that_its_peer_had_sent_
     assert {arrive(b, one, model.now).refusal for one in old} == {Refusal.UNPROVEN}
     assert dead.heard is None
     model.seconds_until("b", "up2", DOWN, limit=0.5)
+
+
+def test_on_a_path_that_moves_nothing_counts_that_was_sent_before() -> None:
+    model = Tapped(two_sites())
+    a, b = model.federation.sites
+    moved = replace(b.uplinks[0], address=ip_interface("192.0.2.9/24"))
+    changed = replace(model.federation, sites=(a, replace(b, uplinks=(moved, b.uplinks[1]))))
+    old = [one for site, one in model.heard if (site, one.to_uplink) == ("a", "up1")]
+    later = Paths(changed, "a", model.sites["a"]._sender.epoch, model.now)
+    later.inherit(model.sites["a"])
+    assert {arrive(later, one, model.now).refusal for one in old} == {
+        Refusal.UNPROVEN,
+        Refusal.OLD,
+    }
+    (new, _) = [probe for _, probe in model.sites["b"].last_probes(model.now)]
+    assert arrive(later, new, model.now).refusal is None
 
 
 def test_a_greeting_acknowledges_no_loss() -> None:
