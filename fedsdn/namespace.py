@@ -44,10 +44,13 @@ def own_identity() -> int:
 
 
 def identity_of(process: int) -> int | None:
-    """Return the number of another process's namespace, as ``identity``; None if it has ended."""
+    """Return the number of another process's namespace, as ``identity``.
+
+    None: it has ended, or has rights that this one has not.
+    """
     try:
         return Path(f"/proc/{process}/ns/net").stat().st_ino
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
 
@@ -117,7 +120,11 @@ def inside(name: str, work: Callable[[], Result]) -> Result:
 
 
 def processes(name: str) -> Iterator[tuple[int, str]]:
-    """Find identifiers and command names of the processes inside the namespace."""
+    """Find identifiers and command names of the processes inside the namespace.
+
+    Not among them are those that this one may not look at: in the sandbox of the site's unit, the
+    proxy's workers are found by their first process alone.
+    """
     if not exists(name):
         return
     namespace = (_DIRECTORY / name).stat().st_ino
@@ -125,5 +132,5 @@ def processes(name: str) -> Iterator[tuple[int, str]]:
         try:
             if (directory / "ns/net").stat().st_ino == namespace:
                 yield int(directory.name), (directory / "comm").read_text().strip()
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue

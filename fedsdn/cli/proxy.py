@@ -75,7 +75,8 @@ def run(
         with service(again=goes_on):  # nobody is to wait in vain
             load_federation(local.federation).local_site(local.site)
         wait_until_set_up(PROXY_NAMESPACE, _LOG.warning)
-    namespace.enter(PROXY_NAMESPACE)
+    if namespace.own_identity() != namespace.identity(PROXY_NAMESPACE):  # else: after a reload
+        namespace.enter(PROXY_NAMESPACE)
     _check_mptcp()
     how = Settings(
         site=local.site,

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from fedsdn import files
 from fedsdn.errors import FedsdnError
 
 STATUS_FILE = Path("/run/fedsdn/uplinks.json")
@@ -136,10 +137,7 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
         OSError: it cannot be written.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(status))
-    os.replace(new, path)
+    files.write(path, msgspec.json.encode(status))
 
 
 def keep_status(path: Path = STATUS_FILE) -> None:

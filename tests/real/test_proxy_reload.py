@@ -231,9 +231,9 @@ FAULTS = {
         "    raise OSError('it does not work')\n    with ExitStack() as opened:\n",
     ),
     "the unit's filter kills for a system call": (
-        "site/steering.py",
-        "def _load(code: bytes) -> int:\n",
-        "def _load(code: bytes) -> int:\n    os.kill(os.getpid(), 9)\n",
+        "users.py",
+        "    _prctl(_PR_SET_NO_NEW_PRIVS, 1)\n",
+        "    os.kill(os.getpid(), 9)\n",
     ),
 }
 

@@ -22,6 +22,7 @@ from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.memory import Memory
+from fedsdn.proxy.opening.device import NO_ORDER
 from fedsdn.proxy.process import parent as module
 from fedsdn.proxy.process import reload, worker
 from fedsdn.proxy.process.doors import Doors, Word, hear, say
@@ -43,7 +44,7 @@ def parent(tmp_path: Path) -> Iterator[Parent]:
     served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
     settings = Settings("a", file, 1, 0.0, "none", file.parent / "identity")
     shared = Shared.within(Memory())
-    kept = Kept((7,), ())
+    kept = Kept((7,), (), NO_ORDER)
     yield Parent(settings, WatchedFederation(file, "a"), statistics, served, shared, kept)
     served.remove()
 
@@ -121,7 +122,7 @@ def test_a_reload_is_refused_when_old_workers_leave_too_few_numbers(parent: Pare
 def test_what_is_handed_on_is_read_as_it_was_written(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Kept((7, 8), ())
+    kept = Kept((7, 8), (), 9)
     parent._kept = kept
     document = parent._document()
     monkeypatch.setitem(os.environ, "FEDSDN_HANDED_ON", encode(document).decode())

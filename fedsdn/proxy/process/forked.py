@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 from fedsdn.errors import FedsdnError
+from fedsdn.users import become_worker
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ def be_worker(number: int, parent: int, begin: Callable[[], Coroutine[Any, Any, 
     """Run, in this process, which ``parent`` has forked, what ``begin`` returns, and end."""
     status = 1
     try:
-        _die_with(parent)
+        become_worker()
+        _die_with(parent)  # which the kernel forgets when the user changes
         # The runner is not closed: it would wait for connections, which end with the process.
         asyncio.Runner().run(begin())
         status = 0

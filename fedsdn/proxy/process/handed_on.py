@@ -22,6 +22,7 @@ from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.ended.by_peer import TABLE_BYTES
 from fedsdn.proxy.ended.ring import RINGS_BYTES
 from fedsdn.proxy.opening import tables
+from fedsdn.proxy.opening.device import NO_ORDER
 from fedsdn.proxy.socks import sequence
 from fedsdn.proxy.stats import NAMES
 
@@ -73,6 +74,7 @@ class HandedOn(Struct, frozen=True):
     memory: tuple[int, ...]
     counted: HandedRows
     earlier: tuple[HandedRows, ...]
+    order: int
     lock: int
     sockets: tuple[int, ...]
     workers: tuple[HandedWorker, ...]
@@ -89,7 +91,8 @@ class HandedOn(Struct, frozen=True):
         """All of them, each once."""
         rows = (one.descriptor for one in (self.counted, *self.earlier))
         controls = (worker.control for worker in self.workers)
-        return tuple({*self.memory, *rows, *controls, *self.sockets, self.lock})
+        order = {self.order} - {NO_ORDER}
+        return tuple({*self.memory, *rows, *controls, *self.sockets, self.lock, *order})
 
 
 def is_handed_on() -> bool:

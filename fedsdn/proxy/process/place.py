@@ -36,7 +36,8 @@ class Place:
     """Which worker of the proxy this is, and what it has from its parent.
 
     ``workers`` is how many there are; one of them is the ``first``, which says what concerns all.
-    ``identity`` is the directory of the site's private keys.
+    ``identity`` is the directory of the site's private keys. Root alone makes ``queue``, to be one
+    of held SYNs (``tun.open_queue``), and ``order``, the program that keeps these in order.
     """
 
     statistics: WorkerStatistics
@@ -45,3 +46,5 @@ class Place:
     shared: Shared
     control: socket.socket
     identity: Path
+    queue: int
+    order: int

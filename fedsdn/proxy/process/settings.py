@@ -26,7 +26,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Memory that a reload hands on: descriptors of this program's blocks, and earlier rows."""
+    """What a reload hands on of what the first program has made, as descriptors.
+
+    Blocks of memory, those of earlier programs' rows, and the program that keeps SYNs in order.
+    """
 
     memory: tuple[int, ...]
     earlier: tuple[HandedRows, ...]
+    order: int

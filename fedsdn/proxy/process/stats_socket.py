@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fedsdn import namespace
+from fedsdn import files, namespace
 from fedsdn.errors import FedsdnError
 from fedsdn.proxy.ended.by_peer import Refused
 from fedsdn.proxy.ended.record import FAULTS, Ended, Reason, document, from_document
@@ -73,7 +73,7 @@ class StatisticsSocket:
             ) from error
 
     def _take_lock(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_directory(self._path.parent)
         lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

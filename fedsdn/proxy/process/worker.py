@@ -28,7 +28,7 @@ from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
 from fedsdn.proxy.admission.unproven import WIND_UP_SECONDS, Unproven
 from fedsdn.proxy.ended.record import Ended, Reason, Who
-from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, check_order
+from fedsdn.proxy.opening.device import HeldDevice, HeldQueue
 from fedsdn.proxy.opening.held import Openings
 from fedsdn.proxy.process.doors import Doors, Word, close_all, hear, say
 from fedsdn.proxy.process.drain import drain
@@ -215,7 +215,6 @@ class _Worker:
         control = self._place.control
         parts.last("parent", when_readable(control.fileno(), self._obey))
         self._handle_signals()
-        check_order()
         parts.once("beginning", self._say_ready())
 
     async def _say_ready(self) -> None:
@@ -231,7 +230,7 @@ class _Worker:
         elif self.stop.is_set():
             close_all(doors)
         elif word is Word.OPEN:
-            self._enter(Doors.opened(self._policy.federation.proxy_port))
+            self._enter(Doors.opened(self._policy.federation.proxy_port, self._place.queue))
         else:
             for each in doors:
                 self._enter(each)
@@ -240,7 +239,7 @@ class _Worker:
     def _enter(self, doors: Doors) -> None:
         """Take what comes by these doors."""
         listener = self._peers_listener(socket.socket(fileno=doors.peers))
-        queue = HeldQueue(doors.queue)
+        queue = HeldQueue(doors.queue, self._place.order)
         self._entrances.append(Entrance(self._parts, listener, queue, self._socksifier.take))
 
     async def _leave(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from fedsdn import users
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
@@ -16,7 +17,7 @@ from fedsdn.identity.store import load
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.memory import Memory
-from fedsdn.proxy.opening.device import check_device
+from fedsdn.proxy.opening.device import check_device, load_order
 from fedsdn.proxy.process.handed_on import (
     HandedOn,
     HandedRows,
@@ -63,7 +64,10 @@ def run(settings: Settings, statistics_socket: Path) -> None:
             _check_ports(federation.current, settings.workers)
             check_device()
             _raise_descriptor_limit()
-        kept = Kept(tuple(memory.descriptors), earlier)
+        # A reload's program, which has no such right any more, goes on with the one of before.
+        order = load_order() if before is None else before.order
+        _give_up_rights()
+        kept = Kept(tuple(memory.descriptors), earlier, order)
         parent = Parent(settings, federation, statistics, served, shared, kept)
         parent.run(before)
     finally:
@@ -131,6 +135,15 @@ def _check_ports(federation: Federation, workers: int) -> None:
                 "('ss -ltnp' in its namespace), whether this process is root, and whether the "
                 "kernel has MPTCP ('sysctl net.mptcp.enabled')"
             ) from error
+
+
+def _give_up_rights() -> None:
+    try:
+        users.keep_only(users.FIRST_PROCESS)
+    except OSError as error:
+        raise FedsdnError(
+            f"the proxy cannot give up rights that it needs no more ({error.strerror})"
+        ) from error
 
 
 def _raise_descriptor_limit() -> None:
