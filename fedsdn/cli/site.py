@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fedsdn import namespace
 from fedsdn.channel import ask
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, service, settings
@@ -37,6 +38,12 @@ def up(
         ask.reload(CHANNEL_SOCKET)  # resets still need the routes that are about to go
         changed = setup.up(wanted, local.site, _warn)
     print(f"site {local.site}: " + (f"set up {', '.join(changed)}" if changed else "nothing to do"))
+
+
+@app.command(hidden=True)
+def prepare() -> None:
+    """Make the namespace that 'fedsdn site up' takes, in the mounts of the whole host (unit)."""
+    namespace.prepare(PROXY_NAMESPACE)
 
 
 def _warn(text: str) -> None:

@@ -127,6 +127,8 @@ def _remove_all() -> Removed:
         changed |= links.delete_host_veth(name)
     if recorded:
         namespace.delete(PROXY_NAMESPACE)
+    else:
+        namespace.forget(PROXY_NAMESPACE)
     return Removed(record.remove() or changed, handed_over)
 
 

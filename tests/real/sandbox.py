@@ -19,7 +19,7 @@ from pathlib import Path
 
 UNITS = Path(__file__).parents[2] / "systemd"
 
-_KILL, _ALLOW = 0x80000000, 0x7FFF0000
+_KILL, _ALLOW, _ERROR = 0x80000000, 0x7FFF0000, 0x00050000
 _MASKED_EQUAL = 7
 _EVERY_BIT = (1 << 64) - 1
 _FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}
@@ -78,7 +78,7 @@ class _Filter:
     def refuse(
         self, number: int, name: str, argument: int = 0, value: int | None = None, mask: int = 0
     ) -> None:
-        self.rule(0x00050000 | number, name, argument, value, mask)
+        self.rule(_ERROR | number, name, argument, value, mask)
 
     def load(self) -> None:
         failed = self._library.seccomp_load(self._context)
@@ -147,7 +147,7 @@ def _restrictions(settings: dict[str, list[str]]) -> _Filter:
         flag = _NEW_NAMESPACES[name]
         for call, argument in (("setns", 1), ("unshare", 0), ("clone", 0)):
             found.refuse(errno.EPERM, call, argument, flag, flag)
-    if settings.get("MemoryDenyWriteExecute") == ["yes"]:
+    if settings["MemoryDenyWriteExecute"] == ["yes"]:
         both = _PROT_WRITE | _PROT_EXEC
         found.refuse(errno.EPERM, "mmap", 2, both, both)
         found.refuse(errno.EPERM, "mprotect", 2, _PROT_EXEC, _PROT_EXEC)
@@ -157,7 +157,8 @@ def _restrictions(settings: dict[str, list[str]]) -> _Filter:
 def main() -> None:
     unit, *command = sys.argv[1:]
     settings = settings_of(unit)
-    allowed = _Filter(_KILL)
+    number = settings.get("SystemCallErrorNumber", [])
+    allowed = _Filter(_ERROR | getattr(errno, number[0]) if number else _KILL)
     for name in _allowed(settings["SystemCallFilter"]):
         allowed.rule(_ALLOW, name)
     _drop_capabilities(settings["CapabilityBoundingSet"][0].split())
