@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: Path, mode: int = 0o711) -> None:
     """Make a directory, with those above it: root's, and others may go through it, no more.
 
-    The proxy's workers, who are not root, find the channel's socket there. Whoever could open it
-    could lock it (flock(2)), and the application would wait (``site.record``).
+    The proxy's workers, who are not root, find the channel's socket in ``/run/fedsdn``. Whoever
+    could open that could lock it (flock(2)), and the application would wait (``site.record``).
 
     Raises:
         OSError: it cannot be made.
@@ -18,7 +20,7 @@ def make_directory(path: Path) -> None:
     """
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o711)
+        path.chmod(mode)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -30,7 +32,19 @@ def write(path: Path, content: bytes) -> None:
     """
     make_directory(path.parent)
     fresh = path.with_suffix(".new")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)  # one that a killed process has left
+    with open_private(fresh) as file:
         file.write(content)
     fresh.replace(path)
+
+
+def open_private(path: Path) -> BinaryIO:
+    """Open a file to be written anew, which nobody but its owner may read.
+
+    Raises:
+        OSError: it cannot be written.
+
+    """
+    file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        os.fchmod(file.fileno(), 0o600)  # it was there before
+    return file

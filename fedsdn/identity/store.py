@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from fedsdn import files
 from fedsdn.config.model import Identity, Site
 from fedsdn.errors import FinalError
 from fedsdn.identity.new import NewIdentity
@@ -150,7 +151,7 @@ def save(directory: Path, new: NewIdentity) -> OwnIdentity:
     """
     own = OwnIdentity(new.identity, directory)
     try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        files.make_directory(directory, 0o755)
         _check_owned(directory)
         _write(own.tls_key_file, new.tls_key, 0o600, PROXY_USER)
         _write(own.probes_key_file, new.probes_key, 0o600, ROOT)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from fedsdn import files
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import Federation, Site
@@ -35,8 +36,10 @@ _CONFIG = f"--config-file={CONFIG_FILE}"
 def write_settings(host: Host, federation: Federation) -> None:
     """Write the host's settings and the federation file."""
     directory = host.run_directory / CONFIG_FILE.parent.name
-    directory.mkdir(exist_ok=True)
-    (directory / FEDERATION_FILE.name).write_text(dump_federation(federation))
+    files.make_directory(directory)
+    file = directory / FEDERATION_FILE.name
+    file.write_text(dump_federation(federation))
+    file.chmod(0o644)  # whatever the umask: the proxy's workers read it
     (directory / CONFIG_FILE.name).write_text(
         f"[fedsdn]\nsite = {host.name}\nfederation = {FEDERATION_FILE}\n"
     )

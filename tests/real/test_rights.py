@@ -174,6 +174,29 @@ def test_another_user_of_the_host_finds_no_door(host: SiteHost, door: str) -> No
     assert "ermission denied" in refused.stderr
 
 
+@pytest.mark.usefixtures("running")
+def test_a_support_bundle_is_for_who_made_it(host: SiteHost) -> None:
+    bundle = host.run_directory / "bundle.tar.gz"
+    bundle.touch(0o644)
+    host.output(f"fedsdn support-bundle {CONFIG} /run/bundle.tar.gz")
+    assert stat.S_IMODE(bundle.stat().st_mode) == 0o600
+
+
+def test_a_federation_file_that_workers_cannot_read_is_refused(
+    host: SiteHost, running: Running
+) -> None:
+    file = host.run_directory / "federation.yaml"
+    file.chmod(0o600)
+    refused = host.run(f"fedsdn proxy run --check {CONFIG}")
+    assert refused.returncode == 78
+    assert refused.stderr == (
+        "fedsdn: /run/federation.yaml: has mode 0600, so that the proxy's workers (user 60911) "
+        "cannot read it: run 'chmod 644 /run/federation.yaml', it holds no secret\n"
+    )
+    file.chmod(0o644)
+    assert running.proxy.poll() is None
+
+
 def test_the_application_listens_to_nobody_but_the_workers(
     host: SiteHost, running: Running
 ) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from fedsdn import users
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
-from fedsdn.errors import FedsdnError
+from fedsdn.errors import FedsdnError, FinalError
 from fedsdn.identity.store import load
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.proxy.admission.policy import Policy
@@ -89,6 +91,7 @@ def check(settings: Settings) -> None:
 
 
 def _watched(settings: Settings) -> WatchedFederation:
+    _check_readable(settings.federation)
     return WatchedFederation(settings.federation, settings.site, checks.check_bridge)
 
 
@@ -100,6 +103,17 @@ def _check_keys(federation: Federation, settings: Settings) -> None:
 
     """
     check_own(Policy.at(federation, settings.site), partial(load, settings.identity))
+
+
+def _check_readable(file: Path) -> None:
+    """Refuse a federation file that this process could read now, and its workers not later."""
+    with suppress(OSError):  # who reads it says so
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if not mode & stat.S_IROTH:
+            raise FinalError(
+                f"{file}: has mode {mode:04o}, so that the proxy's workers (user "
+                f"{users.PROXY_USER}) cannot read it: run 'chmod 644 {file}', it holds no secret"
+            )
 
 
 def _memory(before: HandedOn | None) -> tuple[Memory, tuple[HandedRows, ...]]:
