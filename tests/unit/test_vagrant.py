@@ -104,6 +104,7 @@ def test_the_lab_runs_the_application_as_the_unit_does() -> None:
 def test_units_are_installed_with_the_package() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["data-files"] == {
-        "lib/systemd/system": ["systemd/*.service"]
+        "lib/systemd/system": ["systemd/*.service"],
+        "lib/sysusers.d": ["sysusers.d/*.conf"],
     }
     assert {unit.stem for unit in UNITS} == {"fedsdn-app", "fedsdn-proxy", "fedsdn-site"}
