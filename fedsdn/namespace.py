@@ -178,8 +178,8 @@ def inside(name: str, work: Callable[[], Result]) -> Result:
 def processes(name: str) -> Iterator[tuple[int, str]]:
     """Find identifiers and command names of the processes inside the namespace.
 
-    Not among them are those that this one may not look at: in the sandbox of the site's unit, the
-    proxy's workers are found by their first process alone.
+    Not among them are those that have rights which this one has not, unless it is allowed to trace
+    processes: the site's unit is not.
     """
     if not exists(name):
         return

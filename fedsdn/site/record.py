@@ -19,6 +19,9 @@ RUN_DIRECTORY = Path("/run/fedsdn")
 """Directory of everything that a running site keeps in files."""
 
 RECORD = RUN_DIRECTORY / "site.json"
+PROXY_LOCK = RUN_DIRECTORY / "proxy.lock"
+"""Locked by the proxy as long as one of its processes runs."""
+
 _LEAVING = RUN_DIRECTORY / "site.leaving"
 
 

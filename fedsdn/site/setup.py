@@ -232,6 +232,8 @@ def _write(name: str, settings: Iterable[Sysctl]) -> bool:
 
 def _check_no_process() -> None:
     running = [f"{pid} ({command})" for pid, command in namespace.processes(PROXY_NAMESPACE)]
+    if not running and locks.is_locked(record.PROXY_LOCK):
+        running = ["the proxy"]  # which has rights that the site's unit has not
     if running:
         raise FedsdnError(
             f"processes still run in network namespace {PROXY_NAMESPACE}: {', '.join(running)}; "

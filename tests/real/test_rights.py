@@ -221,7 +221,9 @@ def mounts_of_its_own(host: SiteHost) -> Iterator[None]:
     host.output("mount --make-rprivate /")
 
 
-def as_site_unit(host: SiteHost, setting: str) -> subprocess.CompletedProcess[str]:
+def as_site_unit(
+    host: SiteHost, setting: str, *, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run what the site's unit runs: with the host's mounts where that has a +, else confined."""
     for command in settings_of("fedsdn-site")[setting]:
         words = command.lstrip("+").replace("/opt/fedsdn/bin/", "").split()
@@ -229,8 +231,17 @@ def as_site_unit(host: SiteHost, setting: str) -> subprocess.CompletedProcess[st
             own_mounts = ["unshare", "--mount", "--propagation=slave"]
             words = [*own_mounts, *in_sandbox("fedsdn-site", *words)]
         done = host.run(shlex.join(words), FEDSDN_CONFIG_FILE="/run/fedsdn.conf")
-        assert done.returncode == 0, done.stderr
+        assert bool(done.returncode) is fails, done.stderr
     return done
+
+
+@pytest.mark.usefixtures("running")
+def test_the_site_s_unit_takes_nothing_from_a_proxy_that_runs(host: SiteHost) -> None:
+    refused = as_site_unit(host, "ExecStop", fails=True)
+    assert refused.stderr == (
+        "fedsdn: processes still run in network namespace fedsdn: the proxy; stop the proxy first\n"
+    )
+    assert host.differences() == []
 
 
 def test_the_site_s_unit_makes_and_removes_a_site_without_the_host_s_mounts() -> None:
