@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fedsdn.config.loader import dump_federation
+from tests.real.sandbox import settings_of
 from tests.real.site_host import (
     BRIDGE,
     COMMANDS,
@@ -29,7 +30,6 @@ from tests.real.test_site_bridge import without_files
 pytestmark = pytest.mark.real
 
 README = Path(__file__).parents[2] / "README.md"
-UNITS = Path(__file__).parents[2] / "systemd"
 
 UNTAGGED_TOO = True
 """Whether uplinks without tags, on a bridge that is secure from its first moment, are tried, too:
@@ -129,9 +129,8 @@ class Site:
         wait_until(lambda: ":1080" in self.host.inside("ss -ltn"))
 
     def reload(self, unit: str) -> None:
-        lines = (UNITS / f"{unit}.service").read_text().splitlines()
-        (command,) = [line.partition("=")[2] for line in lines if line.startswith("ExecReload=")]
-        self.host.output(command)
+        for command in settings_of(unit)["ExecReload"]:
+            self.host.output(command.lstrip("+"))
 
     def restart_application(self) -> None:
         application, *_ = self.programs
