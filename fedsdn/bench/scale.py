@@ -121,7 +121,7 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
     make_paths, paths = _timed(rounds, lambda: Paths(whole, near.name, 1, 0.0))
     judge_paths, _ = _timed(rounds, lambda: _lose_a_port(paths, near.uplinks[0].name))
     connections, _ = _timed(rounds, lambda: _look_up(whole, near, far))
-    with_rules = replace(whole, allow=_rules(whole.sites))
+    with_rules = replace(whole, allow=rules(whole.sites))
     index_rules, _ = _timed(rounds, lambda: RuleIndex(with_rules.allow or (), (), whole.sites))
     ruled, _ = _timed(rounds, lambda: _look_up(with_rules, near, far))
     return Costs(
@@ -141,7 +141,7 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
     )
 
 
-def _rules(sites: Sequence[Site]) -> tuple[Rule, ...]:
+def rules(sites: Sequence[Site]) -> tuple[Rule, ...]:
     """Return a rule for each site: its VMs may use a service of the site before it."""
     services = range(_PORT, _PORT + 1), range(8000, 8100)
     return tuple(

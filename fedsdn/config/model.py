@@ -235,6 +235,10 @@ class Federation:
         )
 
     @cached_property
+    def _groups(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
     def rules(self) -> RuleIndex | None:
         """Finds the rule of ``allow`` that decides; None if there is no ``allow``."""
         return None if self.allow is None else RuleIndex(self.allow, self.groups, self.sites)
@@ -248,13 +252,10 @@ class Federation:
         """Return the group called ``name``.
 
         Raises:
-            LookupError: no group has this name; a file that was read has none of these.
+            KeyError: no group has this name.
 
         """
-        found = next((group for group in self.groups if group.name == name), None)
-        if found is None:
-            raise LookupError(name)
-        return found
+        return self._groups[name]
 
     def prefixes_in(self, network: Network) -> Iterator[tuple[Site, Prefix]]:
         """Yield the prefixes that have addresses of ``network``, with their sites."""

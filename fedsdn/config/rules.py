@@ -52,8 +52,8 @@ class Rule:
     target: tuple[str | Network, ...] | None = None
     protocol: RuleProtocol = "any"
     ports: tuple[range, ...] = ()
-    place: int = field(default=0, compare=False)
-    line: int = field(default=0, compare=False)
+    place: int = field(default=0, compare=False, repr=False)
+    line: int = field(default=0, compare=False, repr=False)
 
     @property
     def name(self) -> str:

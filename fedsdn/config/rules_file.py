@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
+from itertools import islice
 from typing import Any
 
 from fedsdn.config.addresses import parse_address, parse_network
@@ -122,8 +123,8 @@ def check_rules(federation: Federation, document: Document) -> None:
         ConfigError: the first that does not.
 
     """
-    sites = [site.name for site in federation.sites]
-    names = sites + [group.name for group in federation.groups]
+    sites = dict.fromkeys(site.name for site in federation.sites)
+    names = sites | dict.fromkeys(group.name for group in federation.groups)
     for group in federation.groups:
         where = document.section("groups").section(group.name)
         _check_group_name(federation, group, where)
@@ -147,7 +148,7 @@ def _check_group_name(federation: Federation, group: Group, where: Document) -> 
 
 
 def _check_members(
-    federation: Federation, members: Members, where: Document, names: list[str]
+    federation: Federation, members: Members, where: Document, names: Mapping[str, None]
 ) -> None:
     for member, at in zip(members, _each(where), strict=False):
         if isinstance(member, str):
@@ -163,7 +164,7 @@ def _check_members(
             raise at.error(f"'{member_text(member)}', {kind}: no VM has it", "an address of VMs")
 
 
-def _unknown(federation: Federation, name: str, names: list[str]) -> tuple[str, str]:
+def _unknown(federation: Federation, name: str, names: Mapping[str, None]) -> tuple[str, str]:
     """Say that a name is nobody's, and what to write."""
     if any(group.name == name for group in federation.groups):
         return f"{quoted(name)}, which is a group", "its members: groups hold no groups"
@@ -171,7 +172,7 @@ def _unknown(federation: Federation, name: str, names: list[str]) -> tuple[str, 
     if near:
         return f"{quoted(name)}, which is no name, network or address", f"'{near[0]}'"
     more = ", ..." if len(names) > _MOST_NAMES else ""
-    known = ", ".join(f"'{one}'" for one in names[:_MOST_NAMES])
+    known = ", ".join(f"'{one}'" for one in islice(names, _MOST_NAMES))
     return f"{quoted(name)}, which is no name, network or address", f"one of {known}{more}"
 
 
