@@ -31,6 +31,8 @@ _WARM_UP_SECONDS = 4.0
 _COUNTED_SECONDS = 1.5
 """After so long all that was refused is in the counters."""
 _LONGEST_SECONDS = 60.0
+_LEAST = 300
+"""Connections of which the slowest per cent says something."""
 
 MOST_TIMES = 2.0
 """What others' new connections may take, in times of what they take without strangers."""
@@ -134,15 +136,20 @@ class AttackResults:
     def broken(self) -> list[str]:
         """Say what failed, and what is beyond its bound."""
         found = [f"{one.kind}: {what}" for one in self.rounds for what in _failed(one)]
-        if self.rounds and self.worst > MOST_TIMES:
+        if self.worst is not None and self.worst > MOST_TIMES:
             found.append(f"others' slowest connections took {self.worst:.1f} times as long")
         return found
 
     @property
-    def worst(self) -> float:
-        """How many times longer the slowest per cent took, of all rounds together."""
+    def worst(self) -> float | None:
+        """How many times longer the slowest per cent took, of all rounds together.
+
+        None of too few: one that the kernel repeats after a second would be all of these.
+        """
         alone = [one for each in self.rounds for one in (each.before, each.after)]
         beside = [each.during for each in self.rounds]
+        if min(sum(len(one.first_ms) for one in each) for each in (alone, beside)) < _LEAST:
+            return None
         return max(
             _slowest(one.known_ms for one in beside) / _slowest(one.known_ms for one in alone),
             _slowest(one.first_ms for one in beside) / _slowest(one.first_ms for one in alone),
