@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedsdn.lab.wait import wait_until
-from tests.real.proxy_connections import Net, proxies
+from tests.real.proxy_connections import Net, connect_error, proxies
 from tests.real.proxy_net import LIMIT_S, SiteOfNet
 
 OTHER = {4: "10.1.0.12", 6: "fd00:1::12"}
@@ -52,7 +52,7 @@ def outcome(near: SiteOfNet, address: str, port: int, tries: int = 1) -> tuple[i
     with near.vm.open(address) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, tries)
         begin = time.monotonic()
-        said = client.connect_ex((address, port))
+        said = connect_error(client, address, port)
         return said, time.monotonic() - begin
 
 

@@ -19,7 +19,7 @@ from fedsdn.config.model import Federation
 from fedsdn.config.rules import Rule
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.process.stats_socket import read_refused
-from tests.real.proxy_connections import is_reset
+from tests.real.proxy_connections import connect_error, is_reset
 from tests.real.proxy_life import Net as LivingNet
 from tests.real.proxy_life import Pair, beginning
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
@@ -65,7 +65,7 @@ def take_up(site: SiteOfNet, federation: Federation) -> None:
 def outcome(near: SiteOfNet, address: str, port: int) -> int:
     """Connect; return the error's number."""
     with near.vm.open(address) as client:
-        return client.connect_ex((address, port))
+        return connect_error(client, address, port)
 
 
 @contextmanager
