@@ -66,8 +66,8 @@ class Controller:
         self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._followed = self._watched.current
         self._probes_keys = partial(probes_keys, directory=settings.identity)
-        self._probes_keys(self._followed.site(self._site))  # without one nobody would believe us
         self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
+        self._probes_keys(self._followed.site(self._site))  # without one nobody would believe us
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")
