@@ -163,7 +163,7 @@ def test_an_epoch_may_be_less_than_the_one_before(seed: int) -> None:
     assert starts != sorted(starts)
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(life=lives, seed=st.integers(0, 99), often=st.sampled_from([0.05, 1.0]))
 @example(life=[("restart both", 1.0, 1.0), ("restart both", 0.2, 1.0)], seed=1, often=5.0)
 @example(life=[("restart a", 0.1, 0.1), ("up2", 0.9, 1.0)], seed=1, often=5.0)
@@ -184,7 +184,7 @@ def test_what_is_sent_again_changes_nothing_at_any_moment(
     assert all(tapped.sent[way] >= number for way, number in alone.sent.items())
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(life=lives, seed=st.integers(0, 99), often=st.sampled_from([0.05, 1.0]))
 @example(life=[("restart a", 0.01, 0.01)] * 4 + [("restart both", 0.01, 0.01)] * 2, seed=3, often=5)
 def test_epochs_only_go_forward_whatever_is_held_back(
@@ -212,7 +212,7 @@ def test_epochs_only_go_forward_whatever_is_held_back(
         assert model.seconds_until_all_up(site) < 2.0
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(losses=st.lists(st.booleans(), max_size=60), who=st.sampled_from(["a", "b", "ab"]))
 def test_whatever_is_lost_of_a_handshake_the_next_one_makes_up_for(
     losses: list[bool], who: str

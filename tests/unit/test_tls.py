@@ -276,6 +276,25 @@ async def test_a_new_identity_is_shown_from_then_on(tmp_path: Path) -> None:
         assert not client.still_counts(before, "b")
 
 
+@asynchronous
+async def test_a_session_of_before_the_change_is_not_resumed(tmp_path: Path) -> None:
+    """The peer's answer comes when the file has changed already, here or at the peer."""
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    fresh = {name: new.make(name) for name in "ab"}
+    for name, own in fresh.items():
+        begun, answered = await meeting(client, server)
+        with begun, answered:
+            identities = {one: (fresh[one].identity,) for one in fresh if one <= name}
+            own_files(tmp_path / name, own)
+            for end in (client, server):
+                end.take(Policy.at(with_identities(FEDERATION, **identities), end.policy.site.name))
+            await send_all(answered, b"hello")
+            assert await receive(begun, 100) == b"hello"
+            client.remember(begun, B)
+        async with met(client, server) as (again, _):
+            assert not again.session_reused
+
+
 def test_a_host_without_its_keys_is_told_so(tmp_path: Path) -> None:
     policy = Policy.at(FEDERATION, "a")
     with pytest.raises(FinalError, match="identity init"):

@@ -176,8 +176,14 @@ class Tls:
         )
 
     def remember(self, far: socket.socket, peer: Site) -> None:
-        """Keep the session of a connection on which the peer has said something."""
-        if isinstance(far, Secured) and (session := far.session) and session.has_ticket:
+        """Keep the session of a connection on which the peer has said something.
+
+        Not if the federation file has changed since the handshake: resumed, it would show or prove
+        a certificate that does not count any more.
+        """
+        if not isinstance(far, Secured) or not self.still_counts(far, peer.name):
+            return
+        if (session := far.session) and session.has_ticket:
             self._sessions[peer.name] = _Session(session, far.proven)
 
     def forget(self, peer: Site) -> None:
