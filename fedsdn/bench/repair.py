@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 from fedsdn.appearance import Appearance
+from fedsdn.bench import repair_agent
 from fedsdn.bench.bridge_watch import BridgeGoneError, BridgeQuietError, BridgeWatch
 from fedsdn.bench.figures import Summary, summary
 from fedsdn.bench.reconnects import Reconnects, reconnect
@@ -50,6 +51,8 @@ class Harm(StrEnum):
     ALL = "all-deleted"
     CONTROLLERS = "controllers-overwritten"
     RESTARTED = "vswitchd-killed"
+    AGENT = "neutron-agent-restarted"
+    """Only where Neutron owns the bridge."""
 
 
 BOUNDS_MS: Mapping[Harm, float] = {
@@ -58,6 +61,7 @@ BOUNDS_MS: Mapping[Harm, float] = {
     Harm.ALL: 500.0,
     Harm.CONTROLLERS: 500.0,
     Harm.RESTARTED: 500.0,
+    Harm.AGENT: 500.0,
 }
 """Of the 99th percentile: single flows, and all of them."""
 
@@ -67,6 +71,7 @@ _PAUSE_SECONDS: Mapping[Harm, float] = {
     Harm.ALL: 0.5,
     Harm.CONTROLLERS: 0.5,
     Harm.RESTARTED: 3.0,
+    Harm.AGENT: 1.0,
 }
 """Afterwards: what was lost is sent again, ever more rarely if that is lost, too (RFC 6298)."""
 
@@ -79,8 +84,8 @@ class Effort:
     reconnects: int
 
 
-FULL = Effort(dict(zip(Harm, (100, 100, 20, 20, 20), strict=True)), 500)
-QUICK = Effort(dict(zip(Harm, (20, 20, 4, 4, 2), strict=True)), 20)
+FULL = Effort(dict(zip(Harm, (100, 100, 20, 20, 20, 20), strict=True)), 500)
+QUICK = Effort(dict(zip(Harm, (20, 20, 4, 4, 2, 2), strict=True)), 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ class RepairResults:
     """Times in ms until all flows were back.
 
     From the message that did it; for a list of controllers from the first flow that was deleted,
-    and for a start of ovs-vswitchd from the moment at which it takes connections. ``load`` is the
+    for a start of ovs-vswitchd from the moment at which it takes connections, and for one of the
+    agent the longest time for which some were missing. ``load`` is the
     machine's load average over a minute, at its highest.
     """
 
@@ -135,14 +141,19 @@ def run(rig: Rig, effort: Effort, results: RepairResults, report: Progress) -> N
     """Do harm; ``results`` has what was found so far at any time.
 
     Raises:
-        FedsdnError: the connections cannot be opened.
+        FedsdnError: the connections cannot be opened, or the lab has no agent that is to restart.
 
     """
     near = rig.sites[0]
+    has_agent = (rig.lab.topology.sites[0].integration or "").startswith("neutron")
+    if effort.times.keys() == {Harm.AGENT} and not has_agent:
+        raise FedsdnError("this lab has no agent of Neutron's: add '--topology topo/neutron.yaml'")
     bridge = _Bridge(rig.lab.host(near.name), near.bridge)
     with _talking(rig) as talk:
         results.connections = CONNECTIONS
         for harm, count in effort.times.items():
+            if harm is Harm.AGENT and not has_agent:
+                continue
             times = results.times_ms[harm] = []
             try:
                 for number in range(count):
@@ -279,6 +290,11 @@ def _restart(bridge: _Bridge, _number: int) -> float:
     raise FedsdnError(f"nobody listens at {bridge.path} for long")
 
 
+def _restart_agent(bridge: _Bridge, _number: int) -> float:
+    with bridge.watched() as watch:
+        return repair_agent.restart(bridge.host, bridge.name, watch, bridge.is_whole)
+
+
 @contextmanager
 def _beside(work: Callable[[], object]) -> Iterator[Thread]:
     """Have something done while the block runs, and to its end."""
@@ -308,6 +324,7 @@ _DO: Mapping[Harm, Callable[[_Bridge, int], float]] = {
     Harm.ALL: _delete_all,
     Harm.CONTROLLERS: _overwrite_controllers,
     Harm.RESTARTED: _restart,
+    Harm.AGENT: _restart_agent,
 }
 
 

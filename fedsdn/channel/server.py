@@ -159,7 +159,12 @@ class Channel:
             writer.transport.abort()
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.create_task(self._worker(reader, writer))
+        work = self._worker(reader, writer)
+        try:
+            self._tasks.create_task(work)
+        except RuntimeError:  # run() is about to end
+            work.close()
+            writer.transport.abort()
 
     async def _worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -31,6 +31,8 @@ def repair(
 ) -> None:
     """Delete and change flows, overwrite the list of controllers, kill ovs-vswitchd.
 
+    With --topology topo/neutron.yaml also restart Neutron's agent, which deletes our flows.
+
     200 connections talk meanwhile. Then the connection to the bridge is closed, again and again.
     Exit status 1 if one of the 200 ended, a figure is beyond its bound, or the application has more
     threads, descriptors or memory than before.

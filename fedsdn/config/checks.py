@@ -65,6 +65,8 @@ def _check_proxy_port(federation: Federation, document: Document) -> None:
 
 
 def _check_overlaps(federation: Federation, sites: Document) -> None:
+    if federation.has_disjoint_prefixes:
+        return
     every = [
         (site, index, prefix)
         for site in federation.sites

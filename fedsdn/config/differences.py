@@ -9,16 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fedsdn.config.document import Document, KeyPath, key_path
-from fedsdn.config.loader import federation_document, federation_section, parse_federation
-from fedsdn.config.model import Federation, Identity, PairEncryption
+from fedsdn.config.loader import (
+    federation_document,
+    federation_section,
+    parse_federation,
+    site_document,
+)
+from fedsdn.config.model import Federation, Identity, PairEncryption, Site
 from fedsdn.config.rules_file import rule_meaning, rules_meaning
 
 DIGEST_DIGITS = 16
+_MOST_SITES = 4096
+"""Of so many the digests are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +74,20 @@ def read_text(path: Path) -> FederationText:
 
 def digest(federation: Federation) -> str:
     """Return a digest of what the file means; 16 hexadecimal digits."""
-    meaning = _meaning(federation)
-    canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:DIGEST_DIGITS]
+    whole = hashlib.sha256(_canonical(_shared_meaning(federation)))
+    for site in sorted(federation.sites, key=lambda site: site.name):
+        whole.update(_site_digest(site))
+    return whole.hexdigest()[:DIGEST_DIGITS]
+
+
+@lru_cache(_MOST_SITES)
+def _site_digest(site: Site) -> bytes:
+    """Return a digest of what is a site's: of most it is known when a file has changed."""
+    return hashlib.sha256(_canonical({site.name: _site_meaning(site)})).digest()
+
+
+def _canonical(meaning: Mapping[str, Any]) -> bytes:
+    return json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()
 
 
 def differences(first: FederationText, second: FederationText) -> tuple[Difference, ...]:
@@ -79,15 +98,24 @@ def differences(first: FederationText, second: FederationText) -> tuple[Differen
 
 def _meaning(federation: Federation) -> dict[str, Any]:
     """Return the file as nested mappings, with every default, prefixes by their network."""
-    document = federation_document(federation)
-    for site in federation.sites:
-        one = document["sites"][site.name]
-        one["prefixes"] = {prefix.pop("prefix"): prefix for prefix in one["prefixes"]}
-        if site.identities:
-            one["identity"] = [_identity(identity) for identity in site.identities]
+    sites = {site.name: _site_meaning(site) for site in federation.sites}
+    return _shared_meaning(federation) | {"sites": sites}
+
+
+def _shared_meaning(federation: Federation) -> dict[str, Any]:
+    """Return what is no single site's."""
+    document = federation_document(replace(federation, sites=()))
     if federation.pairs:
         document["pairs"] = {_pair(pair): pair.encryption for pair in federation.pairs}
     return document | rules_meaning(federation)
+
+
+def _site_meaning(site: Site) -> dict[str, Any]:
+    document = site_document(site)
+    document["prefixes"] = {one.pop("prefix"): one for one in document["prefixes"]}
+    if site.identities:
+        document["identity"] = [_identity(identity) for identity in site.identities]
+    return document
 
 
 def _identity(identity: Identity) -> str:

@@ -188,7 +188,7 @@ def federation_document(federation: Federation) -> dict[str, Any]:
         "encryption": federation.default_encryption,
         **_pairs_document(federation),
         "probes": _probes_document(federation.probes),
-        "sites": {site.name: _site_document(site) for site in federation.sites},
+        "sites": {site.name: site_document(site) for site in federation.sites},
         **rules_document(federation),
     }
 
@@ -205,7 +205,8 @@ def _probes_document(probes: Probes) -> dict[str, Any]:
     return {"multiplier": probes.multiplier, **times}
 
 
-def _site_document(site: Site) -> dict[str, Any]:
+def site_document(site: Site) -> dict[str, Any]:
+    """Return a site's section of a federation file, likewise."""
     network = site.provider_network
     provider_network: dict[str, Any] = {"bridge": network.bridge, "type": "flat"}
     if network.segmentation_id is not None:

@@ -234,6 +234,11 @@ class Federation:
             (prefix.network, (site, prefix)) for site in self.sites for prefix in site.prefixes
         )
 
+    @property
+    def has_disjoint_prefixes(self) -> bool:
+        """Whether no two prefixes overlap; it is checked of what the federation file has."""
+        return self._by_prefix.disjoint
+
     @cached_property
     def _groups(self) -> dict[str, Group]:
         return {group.name: group for group in self.groups}

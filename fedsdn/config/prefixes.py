@@ -46,7 +46,7 @@ def _last(version: int, first: int, length: int) -> int:
 
 
 class NetworkIndex(Generic[T]):
-    """Finds what belongs to the network that holds an address; the networks are disjoint."""
+    """Finds what belongs to the network that holds an address, if the networks are disjoint."""
 
     def __init__(self, entries: Iterable[tuple[Network, T]]) -> None:
         """Index the networks, each with what belongs to it."""
@@ -57,6 +57,12 @@ class NetworkIndex(Generic[T]):
             last = _last(network.version, first, network.prefixlen)
             self._firsts[network.version].append(first)
             self._found[network.version].append((last, value))
+        self.disjoint = all(
+            last < first
+            for version, firsts in self._firsts.items()
+            for (last, _), first in zip(self._found[version], firsts[1:], strict=False)
+        )
+        """Whether no two of the networks overlap."""
 
     def find(self, address: Address) -> T | None:
         """Return what belongs to the network that holds ``address``; None if none does."""

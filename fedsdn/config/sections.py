@@ -22,7 +22,7 @@ from fedsdn.config.model import Federation, Site
 _LEAST_SITES = 2
 """A federation of less is none, so a document that lacks sections has so many at least."""
 
-_COMMENT = r"(?:#[ -~\u00a1-\u1fff]*)?"
+_COMMENT = r"(?:#[ -~\u00a1-\u2027\u2030-\ud7ff]*)?"
 _KEY = r"[A-Za-z0-9_][A-Za-z0-9_.-]*:"
 _WORD = r"[A-Za-z0-9_./+~][A-Za-z0-9_./+~=@:-]*(?<!:)"
 _QUOTED = r"""'[ -&(-~]*'|"[ !#-\[\]-~]*\""""

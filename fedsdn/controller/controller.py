@@ -9,6 +9,7 @@ what a lost uplink asks of the kernel.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -43,6 +44,9 @@ from fedsdn.uplinks.status import PortState
 
 if TYPE_CHECKING:
     from fedsdn.openflow.datapath import BridgeDatapath
+
+_STARTED_SECONDS = 15.0
+"""After so long the application has made what it keeps: a large federation has its flows."""
 
 _RETRY_SECONDS = 1.0
 """How long after the end of a connection to the database the next one is tried, at the latest."""
@@ -113,6 +117,8 @@ class Controller:
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
         self._file = FederationFile(self._watched, self._site, self._follow, self._reading)
         self._upkeep = Upkeep(PROXY_NAMESPACE, self._site, lambda: self._followed, self._keeping)
+        # Or Python looks at all of that again and again, 0.2 s each time with 1,000 sites.
+        asyncio.get_running_loop().call_later(_STARTED_SECONDS, gc.freeze)
         await supervise(
             {
                 "federation file": self._file.run,

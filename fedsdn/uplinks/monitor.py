@@ -127,8 +127,9 @@ class UplinkMonitor:
         self._write_cost = 0.0
         """How long writing it took, in seconds of a processor."""
 
-    def _new_paths(self, federation: Federation) -> Paths:
-        return Paths(federation, self._site, self._epoch, time.monotonic(), self._file)
+    def _new_paths(self, federation: Federation, old: Paths | None = None) -> Paths:
+        now = time.monotonic()
+        return Paths(federation, self._site, self._epoch, now, self._file, old)
 
     def _new_plan(self) -> Plan:
         site = self._federation.site(self._site)
@@ -185,8 +186,7 @@ class UplinkMonitor:
         if federation == self._federation:
             return
         self._file = file
-        paths = self._new_paths(federation)
-        paths.inherit(self._paths)
+        paths = self._new_paths(federation, self._paths)
         self._federation, self._paths = federation, paths
         self._plan = self._new_plan()
         self._news.set_paths(paths)

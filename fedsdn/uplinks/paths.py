@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from typing import NamedTuple
 
-from fedsdn.config.model import AddressPair, Federation, Site, Uplink
+from fedsdn.config.model import AddressPair, Federation, Site
 from fedsdn.uplinks.agenda import Agenda
 from fedsdn.uplinks.agreement import Rounds
 from fedsdn.uplinks.liveness import PATIENCE, Liveness, Reception
@@ -47,13 +47,20 @@ class Paths:
     """
 
     def __init__(
-        self, federation: Federation, site: str, epoch: int, now: float, file: str = ""
+        self,
+        federation: Federation,
+        site: str,
+        epoch: int,
+        now: float,
+        file: str = "",
+        old: Paths | None = None,
     ) -> None:
         """Begin with nothing known. ``epoch`` is this process's number, drawn by lot.
 
-        ``file`` is the federation's digest.
+        ``file`` is the federation's digest. With ``old`` begin as ``inherit`` says.
         """
         self._site = federation.site(site)
+        self._own = [(uplink, uplink.address.ip) for uplink in self._site.uplinks]
         self._probes = federation.probes
         self._sender = Sender(site, epoch, file, self._probes)
         self._began = now
@@ -74,13 +81,17 @@ class Paths:
             peer.name: self._peer(federation, peer, (number / len(peers) + first) % 1)
             for number, peer in enumerate(peers)
         }
-        self._begin(now)
+        if old is None:
+            self._begin(now)
+        else:
+            self.inherit(old)
 
     def _peer(self, federation: Federation, peer: Site, phase: float) -> Peer:
+        ends = [(other, other.peer_address) for other in peer.uplinks]
         paths = tuple(
-            _path(uplink, peer.name, other, self._began)
-            for uplink in self._site.uplinks
-            for other in peer.uplinks
+            _path(PathName(uplink.name, peer.name, other.name), (own, address), self._began)
+            for uplink, own in self._own
+            for other, address in ends
             if uplink.reaches(other)
         )
         why = _unprobed(peer)
@@ -257,9 +268,8 @@ class Paths:
         return self._book.orders()
 
 
-def _path(uplink: Uplink, peer: str, other: Uplink, now: float) -> Path:
-    name = PathName(uplink.name, peer, other.name)
-    return Path(name, uplink.address.ip, other.peer_address, Reception(now), Liveness(since=now))
+def _path(name: PathName, pair: AddressPair, now: float) -> Path:
+    return Path(name, *pair, Reception(now), Liveness(since=now))
 
 
 def _unprobed(peer: Site) -> str:

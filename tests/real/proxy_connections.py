@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from fedsdn.lab.namespaces import connect
 from fedsdn.proxy.ended.record import FAULTS
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
@@ -46,18 +47,11 @@ def connection(
 
 
 def connect_error(client: socket.socket, address: str, port: int) -> int:
-    """Connect; return the error's number, 0 if there is none.
-
-    Now and then (Linux 6.18) who waits is woken before the error is set, and the next call says it.
-    """
+    """Connect; return the error's number, 0 if there is none, EAGAIN if it took too long."""
     try:
-        client.connect((address, port))
-        with suppress(OSError):
-            client.getpeername()
-            return 0
-        client.recv(1)
+        connect(client, (address, port))
     except OSError as error:
-        return error.errno or errno.EAGAIN  # as connect_ex() says of its time-out
+        return error.errno or errno.EAGAIN
     return 0
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
+import pytest
+
+from fedsdn.bench import repair_agent
 from fedsdn.bench.reconnects import Held, Reconnects
 from fedsdn.bench.reconnects import table as table_of
 from fedsdn.bench.repair import BOUNDS_MS, Harm, RepairResults, Talked, table
 from fedsdn.bench.talk import Talk
+from fedsdn.openflow.mirror import Mirror
 
 
 def results(ms: float, errors: dict[str, int]) -> RepairResults:
@@ -27,6 +32,19 @@ def test_connections_that_ended_and_late_flows_are_broken() -> None:
     assert sum("ended by ConnectionResetError" in one for one in found) == len(Harm)
     late = [harm for harm, bound in BOUNDS_MS.items() if bound < 51]
     assert sum("99th percentile" in one for one in found) == len(late) == 2
+
+
+def test_the_longest_time_without_all_flows_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    states = {100.0: True, 100.5: False, 100.7: True, 101.0: False, 101.1: False, 101.5: True}
+    gaps = repair_agent._Gaps(lambda _mirror: states[now[0]])
+    for now[0] in states:
+        assert not gaps.look(Mirror())
+        assert not gaps.are_over()
+    now[0] = 103.0
+    assert gaps.are_over()
+    assert gaps.longest == pytest.approx(0.5)
 
 
 def test_what_the_application_keeps_of_ended_connections_is_broken() -> None:

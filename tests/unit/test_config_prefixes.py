@@ -36,6 +36,7 @@ def compared_in_pairs(every: Sequence[Network]) -> tuple[int, int] | None:
 @given(st.lists(networks(), max_size=12))
 def test_the_first_overlap_is_that_of_a_comparison_in_pairs(every: list[Network]) -> None:
     assert first_overlap(every) == compared_in_pairs(every)
+    assert NetworkIndex((one, one) for one in every).disjoint == (first_overlap(every) is None)
 
 
 def test_the_widest_and_narrowest_networks_overlap() -> None:

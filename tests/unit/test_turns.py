@@ -18,6 +18,13 @@ EACH = PLACES // WORKERS
 SHARE = EACH // 8
 
 
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a test says so: a busy machine may take seconds for a turn of the loop."""
+    monkeypatch.setattr(module, "FINDING_SECONDS", 1000.0)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 1000.0)
+
+
 def address(number: int) -> str:
     return f"fd00:2::{number:x}"
 

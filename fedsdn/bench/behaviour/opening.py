@@ -23,6 +23,7 @@ from fedsdn.bench.behaviour.case import (
     read_exactly,
     tell,
 )
+from fedsdn.lab.namespaces import connect
 from fedsdn.lab.wait import wait_until
 from fedsdn.mptcp.connection import tcp_info
 from fedsdn.mptcp.info import SYN_DATA
@@ -49,7 +50,7 @@ def _opened(ends: Ends, address: str, port: int, limit: float = _LIMIT_SECONDS) 
         sock.settimeout(limit)
         began = time.monotonic()
         try:
-            sock.connect((address, port))
+            connect(sock, (address, port))
             said = "accepted"
         except OSError as error:
             said = error_word(error)

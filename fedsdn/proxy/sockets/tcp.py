@@ -83,9 +83,7 @@ def unacknowledged(sock: socket.socket) -> int:
 
 def is_broken(sock: socket.socket) -> bool:
     """Whether a connection has been reset or has failed; the error stays to be read."""
-    poll = select.poll()
-    poll.register(sock, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+    return _happens(sock, select.POLLERR)
 
 
 def at_urgent_octet(sock: socket.socket) -> bool:
@@ -116,6 +114,12 @@ async def connect(
         sock.connect(address)
         return
     begun()
+    await _writable(sock)
+    while not _is_connected(sock):
+        await _writable(sock)
+
+
+async def _writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     writable: asyncio.Future[None] = loop.create_future()
 
@@ -128,8 +132,34 @@ async def connect(
         await writable
     finally:
         loop.remove_writer(sock.fileno())
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Whether a socket is connected, and not on its way; raises OSError if that has failed.
+
+    Linux puts an ICMP error into the queue of an IPv4 connection's errors, which wakes whoever
+    waits, and lets the connection fail after that (5.9 and later, ``tcp_v4_err``): in between, the
+    socket has no error, and is not connected.
+    """
+    over = _happens(sock, select.POLLHUP)  # asked first: what ends a connection has set its error
     if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         raise OSError(number, os.strerror(number))
+    try:
+        sock.getpeername()
+    except OSError:
+        if over:
+            raise
+        with suppress(BlockingIOError):
+            sock.recvmsg(0, 0, socket.MSG_ERRQUEUE)  # or it would wake us again and again
+        return False
+    return True
+
+
+def _happens(sock: socket.socket, event: int) -> bool:
+    """Whether poll(2) tells now of an event that nobody has to ask for."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & event for _, events in poll.poll(0))
 
 
 def mapped(address: Address) -> str:
