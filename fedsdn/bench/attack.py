@@ -68,7 +68,7 @@ KINDS: tuple[AnyKind, ...] = (*Kind, *impostor.Kind)
 FULL = Effort(10_000, 2000, 500, 5.0, 15.0, KINDS)
 QUICK = Effort(
     *(10_000, 500, 200, 5.0, 5.0),
-    (Kind.HALF_OPEN, Kind.SILENT, Kind.SLOW, Kind.HELLO, impostor.Kind.FOREIGN),
+    (Kind.HALF_OPEN, Kind.SILENT, Kind.HELLO, impostor.Kind.FOREIGN),
 )
 
 

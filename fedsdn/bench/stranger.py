@@ -18,7 +18,7 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import StrEnum
@@ -31,6 +31,8 @@ from fedsdn.proxy.socks.protocol import PLAIN_GREETING, SELECTION
 
 _LIMIT_SECONDS = 15.0
 """How long the other side may take to end a connection."""
+_BEGINNING = 16
+"""Octets of which the other side sees that it is one."""
 _PIECE_SECONDS = 0.5
 _FIRST_PORT = 20_000
 _PORTS = 20_000
@@ -49,7 +51,7 @@ class Kind(StrEnum):
     """Plain TCP, and not a word."""
     SILENT_MULTIPATH = "silent, multipath"
     SLOW = "slow-loris"
-    """Some octets of a greeting, one by one."""
+    """The beginning of a ClientHello, and then an octet now and then."""
     GARBAGE = "garbage"
     HTTP = "HTTP"
     SOCKS = "plain SOCKS"
@@ -72,7 +74,7 @@ def said(kind: Kind) -> bytes:
     """Return what a stranger says."""
     hello = _client_hello()
     return {
-        Kind.SLOW: b"\x05\xff" + bytes(255),
+        Kind.SLOW: hello,
         Kind.GARBAGE: random.Random(1).randbytes(512),  # noqa: S311 -- no secrets
         Kind.HTTP: b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n",
         Kind.SOCKS: PLAIN_GREETING,
@@ -143,7 +145,9 @@ class Strangers:
         """Say what is to be said, and return all that is answered until the end."""
         loop = asyncio.get_running_loop()
         slow = self._kind is Kind.SLOW
-        pieces: Iterable[bytes] = (bytes([one]) for one in self._said) if slow else [self._said]
+        pieces = [self._said]
+        if slow:
+            pieces = [self._said[:_BEGINNING], *(bytes([one]) for one in self._said[_BEGINNING:])]
         answer = bytearray()
         with suppress(ConnectionError):
             for piece in pieces:

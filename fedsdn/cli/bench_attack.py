@@ -21,7 +21,7 @@ def attack(
         "topo/two-site.yaml"
     ),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Five kinds only, and shorter rests.")
+        bool, typer.Option("--quick", help="Four kinds only, and shorter rests.")
     ] = False,
     kind: Annotated[list[str] | None, typer.Option(help="Only this; may be given again.")] = None,
     json_output: Annotated[
