@@ -32,6 +32,7 @@ BESIDE = frozenset(
         "test_proxy_start",
         "test_recipe",
         "test_revocation",
+        "test_rights",
         "test_rotation",
         "test_silence",
         "test_site_bridge",
