@@ -295,6 +295,26 @@ async def test_a_session_of_before_the_change_is_not_resumed(tmp_path: Path) -> 
             assert not again.session_reused
 
 
+@asynchronous
+async def test_a_peer_that_replaces_its_identity_proves_it_each_time(tmp_path: Path) -> None:
+    """So that nothing is under way that the old one proves, when the old one leaves the file."""
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    fresh = new.make("b")
+    own_files(tmp_path / "b", fresh)
+    both = with_identities(FEDERATION, b=(*B.identities, fresh.identity))
+    async with met(client, server):
+        for end in (client, server):
+            end.take(Policy.at(both, end.policy.site.name))
+    begun, answered = await meeting(client, server, called=both.site("b"))
+    with begun, answered:
+        assert not begun.session_reused
+        assert begun.proven == B.identities[0].fingerprint
+    server.take(Policy.at(with_identities(FEDERATION, b=(fresh.identity,)), "b"))
+    begun, answered = await meeting(client, server, called=both.site("b"))
+    with begun, answered:
+        assert begun.proven == fresh.identity.fingerprint
+
+
 def test_a_host_without_its_keys_is_told_so(tmp_path: Path) -> None:
     policy = Policy.at(FEDERATION, "a")
     with pytest.raises(FinalError, match="identity init"):

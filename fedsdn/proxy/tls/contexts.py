@@ -162,7 +162,10 @@ class Tls:
             OSError: the connection broke; ``far`` is closed.
 
         """
-        known = self._sessions.get(peer.name) if self._resumes else None
+        # A resumed session proves the identity of its first handshake. While a peer has two, one is
+        # about to leave the file, and would with handshakes that are under way then.
+        resumes = self._resumes and len(peer.identities) == 1
+        known = self._sessions.get(peer.name) if resumes else None
         session = known.session if known else None
         wrapped = self._client.wrap_socket(far, do_handshake_on_connect=False, session=session)
         return cast("Secured", wrapped)
