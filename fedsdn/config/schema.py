@@ -84,8 +84,8 @@ def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON
 def _explain(document: Document, error: ValidationError, file: str) -> tuple[Document, str, str]:
     """Return the section that violates the schema ``file``, what it has and what to write there."""
     at = document
-    for key in error.instance_path:
-        at = at.section(key)
+    for key in error.instance_path:  # has a number for a name that looks like one
+        at = at.section(key if isinstance(at.value, list) else str(key))
     if isinstance(error.kind, Kind.PropertyNames):
         wrong = error.kind.error
         name = str(wrong.instance)

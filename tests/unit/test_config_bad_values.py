@@ -55,6 +55,11 @@ BAD = {
         "",
         f"11: {A}.{UP1}.port: found nothing; write {PORT_NAME}",
     ),
+    "no port of an uplink that has a number for a name": (
+        "      up1:\n        port: eth1\n",
+        "      1:\n",
+        f"11: {A}.uplinks.1.port: found nothing; write {PORT_NAME}",
+    ),
     "no sites": (
         GOOD,
         "proxy_port: 1080",
