@@ -21,7 +21,7 @@ from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.exchange import readable, receive, send_all
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
-from fedsdn.proxy.tls import pins
+from fedsdn.proxy.tls import contexts, pins
 from fedsdn.proxy.tls.contexts import Tls, server_context
 from fedsdn.proxy.tls.secured import Secured, TlsError
 from tests.unit.federations import own_identity, three_sites, unencrypted
@@ -79,7 +79,7 @@ async def meeting(
     begun = client.calling(near, called)
     calling = asyncio.create_task(client.prove(begun, called))
     await readable(far)
-    answered = server.called(far)
+    answered = server.called(far, peer)
     said = await asyncio.gather(calling, server.prove(answered, peer), return_exceptions=True)
     for error in said:
         if isinstance(error, BaseException) and not isinstance(error, ConnectionResetError):
@@ -164,7 +164,7 @@ async def test_who_shows_no_certificate_is_refused(tmp_path: Path) -> None:
     with bare.wrap_socket(near, do_handshake_on_connect=False) as caller:
         with pytest.raises(ssl.SSLWantReadError):
             caller.do_handshake()
-        meeting = asyncio.create_task(server.prove(server.called(far), A))
+        meeting = asyncio.create_task(server.prove(server.called(far, A), A))
         while not meeting.done():
             with suppress(ssl.SSLWantReadError):
                 caller.do_handshake()
@@ -185,7 +185,7 @@ async def test_what_is_no_tls_is_a_protocol_error(tmp_path: Path, said: bytes) -
         near.send(said + bytes(16))
         await readable(far)
         with pytest.raises(TlsError) as refused:
-            await server.prove(server.called(far), A)
+            await server.prove(server.called(far, A), A)
     assert refused.value.reason is Reason.PROTOCOL
 
 
@@ -225,6 +225,23 @@ async def test_a_session_is_resumed_by_any_worker(tmp_path: Path) -> None:
     assert resumed == [(False, False), (True, True), (True, True)]
     async with met(client, tls_of(tmp_path, B)) as (begun, _):
         assert not begun.session_reused  # of another program, whose ticket keys are others
+
+
+@asynchronous
+async def test_a_peer_gets_a_ticket_if_one_of_its_workers_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "_TICKETS_SECONDS", 0.0)
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    for tickets in (1, 0):
+        async with met(client, server) as (begun, _):
+            assert server._server.num_tickets == tickets
+            assert begun.session_reused is not bool(tickets)
+    monkeypatch.undo()
+    another = tls_of(tmp_path, A)
+    for resumed in (False, False, True):
+        async with met(another, server) as (begun, _answered):
+            assert begun.session_reused is resumed
 
 
 @asynchronous

@@ -134,7 +134,7 @@ class Server:
         """
         try:
             with ExitStack() as opened:
-                secured = opened.enter_context(self._tls.called(far))
+                secured = opened.enter_context(self._tls.called(far, peer))
                 await self._tls.prove(secured, peer, partial(self._steps.step, caller.address))
                 opened.pop_all()
                 return secured

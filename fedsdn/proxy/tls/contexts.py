@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import cast
 
 from fedsdn.config.model import Identity, Site
@@ -23,6 +25,9 @@ from fedsdn.proxy.tls.secured import Secured, TlsError
 _HELLO_BYTES = 500
 """A ClientHello that resumes a session has so many octets beside our certificate, which is in the
 ticket: 800 with one of 300."""
+
+_TICKETS_SECONDS = 5.0
+"""How long a peer gets tickets behind a handshake that resumed nothing: some worker has none."""
 
 LoadOwn = Callable[[], Sequence[OwnIdentity]]
 """Reads this host's identities; raises FedsdnError."""
@@ -95,6 +100,8 @@ class Tls:
         self._own: OwnIdentity | None = None
         self._trusted: set[bytes] = set()
         self._sessions: dict[str, _Session] = {}
+        self._tickets_until: dict[str, float] = {}
+        """Until when each peer gets tickets, on the monotonic clock."""
         self.policy = policy
         self.take(policy)
 
@@ -195,8 +202,11 @@ class Tls:
         """Make the next handshake with a peer a full one."""
         self._sessions.pop(peer.name, None)
 
-    def called(self, far: socket.socket) -> Secured:
+    def called(self, far: socket.socket, peer: Site) -> Secured:
         """Make a connection from an address of a peer one with TLS; ``prove`` as above.
+
+        A peer whose workers have all resumed sessions of late gets no further ticket: to make one
+        is a third of the server's part of such a handshake.
 
         Raises:
             TlsError: the first that came is no beginning of a handshake.
@@ -206,6 +216,7 @@ class Tls:
         first = far.recv(hello.HEADER_BYTES, socket.MSG_PEEK)
         if first and (wrong := hello.fault(first)):
             raise TlsError(Reason.PROTOCOL, Who.PEER, wrong)
+        self._server.num_tickets = int(monotonic() < self._tickets_until.get(peer.name, math.inf))
         wrapped = self._server.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
         return cast("Secured", wrapped)
 
@@ -222,6 +233,8 @@ class Tls:
         pins.check(certificate, peer.name, self.policy.federation, datetime.now(UTC))
         sock.proves(certificate)
         self._count(bool(sock.session_reused))
+        if sock.server_side and not (sock.session_reused and peer.name in self._tickets_until):
+            self._tickets_until[peer.name] = monotonic() + _TICKETS_SECONDS
 
 
 def _has(site: Site, fingerprint: bytes) -> bool:
