@@ -13,9 +13,11 @@ moment of our clock; the application that runs there answers with that moment at
 
 A peer of which no epoch is proven here proves its own by any probe that names ours, as ours was
 drawn by lot when we started. In place of a proven epoch another one comes only by an answer to a
-*later* question than the one that was answered before. As a peer's epochs do not overlap, a later
-epoch can answer later questions than an earlier one: whatever of an earlier epoch was held back, it
-answers questions that were asked before the later one was seen. So epochs only go forward.
+*later* question than the one that was answered before, or, if it was proven without one, than that
+moment. As a peer's epochs do not overlap, a later epoch can answer later questions than an earlier
+one: whatever of an earlier epoch was held back, it answers questions that were asked before the
+later one was seen. So epochs only go forward. A site that becomes a peer while we run may have been
+one before, and its probes recorded: it has to answer a question that was asked since.
 
 A greeting is a probe of no round. It says how many rounds its sender has sent before: those do not
 count afterwards either, whoever sends them again. Nothing is kept of an epoch that is not proven,
@@ -39,7 +41,7 @@ def moment(now: float) -> int:
 class Handshake:
     """The peer's ``epoch`` that is proven; 0: none is yet.
 
-    ``asked`` is when the question was asked that it has answered, in µs of our clock; 0 if none was
+    Only answers to questions after ``asked``, in µs of our clock, prove another one; 0: none is
     needed. ``sent`` is the last round that it had sent before.
     """
 
@@ -51,12 +53,12 @@ class Handshake:
         """Whether a probe proves its epoch to us, whose own is ``epoch``."""
         if probe.heard_epoch != epoch:
             return False
-        return not self.epoch or self.asked < probe.answers <= moment(now)
+        return not self.asked or self.asked < probe.answers <= moment(now)
 
-    def after(self, proof: Probe) -> Handshake:
+    def after(self, proof: Probe, now: float) -> Handshake:
         """Go over to the epoch that a probe proves."""
         sent = proof.number if proof.is_greeting else proof.number - 1
-        return Handshake(proof.epoch, proof.answers, sent)
+        return Handshake(proof.epoch, proof.answers or moment(now), sent)
 
     def question(self, probe: Probe, epoch: int, now: float) -> tuple[int, int] | None:
         """Return what a greeting asks and answers in reply to a probe; None if none is due.

@@ -134,6 +134,7 @@ class Paths:
                 peer.inherit(old._peers[name], now)
             else:
                 peer.rounds = Rounds(self._last_number)
+                peer.doubt(now)
                 peer.need(now, needed=name in self._needed)
         before = dict.fromkeys((path.pair for path in old), now) | old._removed
         self._begin(now)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from fedsdn.uplinks import teardown
 from fedsdn.uplinks.agreement import Agreement, Rounds
-from fedsdn.uplinks.handshake import Handshake
+from fedsdn.uplinks.handshake import Handshake, moment
 from fedsdn.uplinks.heard_file import HeardFile
 from fedsdn.uplinks.liveness import (
     PATIENCE,
@@ -151,12 +151,18 @@ class Peer:
         )
         for name in _INHERITED:
             setattr(self, name, getattr(old, name))
+        if old.unprobed:
+            self.doubt(now)
         for path in set(self.paths).difference(old.paths):  # what was sent before is not for them
             path.reception = replace(path.reception, newest=(self.handshake.epoch, self.newest))
         if self.file.digest == old.sender.file != self.sender.file:
             self.file.since = now
         self.agreement = self.agreement.keep({path.name for path in self.paths if path.is_detected})
         self._note_rhythm()
+
+    def doubt(self, now: float) -> None:
+        """Have nothing count that it said before: it may have been a peer once."""
+        self.handshake = Handshake(asked=moment(now))
 
     # What it says, and what it is told
 
@@ -167,7 +173,7 @@ class Peer:
         if restarted and not self.handshake.is_proof(probe, self.sender.epoch, now):
             return Refusal.UNPROVEN
         if restarted:
-            self._begin_anew(probe)
+            self._begin_anew(probe, now)
         # Who sends something again may send it on a path that nothing has come over yet.
         if not (ours if probe.is_greeting else probe.number > self.handshake.sent):
             return Refusal.UNPROVEN
@@ -189,12 +195,13 @@ class Peer:
 
     def note_file(self, probe: Probe, now: float) -> None:
         """Note its file alone, of a probe on a path that ours does not have."""
-        if self.handshake.epoch in (0, probe.epoch):
+        proven = self.handshake.epoch
+        if not proven or (probe.epoch == proven and probe.number > self.newest):
             self.file.note(probe.file, self.sender.file, now)
 
-    def _begin_anew(self, proof: Probe) -> None:
+    def _begin_anew(self, proof: Probe, now: float) -> None:
         """Go over to another start of its application, which knows nothing."""
-        self.handshake, self.newest = self.handshake.after(proof), -1
+        self.handshake, self.newest = self.handshake.after(proof, now), -1
         self.agreement = self.agreement.restart()
 
     def _sent(self, probe: Probe) -> float | None:

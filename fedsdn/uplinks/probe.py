@@ -144,7 +144,7 @@ def decode(datagram: bytes, find: Callable[[bytes], PairKey | None]) -> tuple[Pr
     if (probe.site, probe.to) != (key.sender, key.receiver):
         raise ProbeError(
             Refusal.SIGNATURE,
-            f"a probe of {key.sender} is in the name of {probe.site}, to {probe.to}",
+            f"a probe of {key.sender} is in the name of {probe.site!r}, to {probe.to!r}",
             key.sender,
         )
     return probe, key

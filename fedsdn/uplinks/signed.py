@@ -82,7 +82,7 @@ class SignedProbes:
 
     def refuse(self, why: Refusal, probe: Probe) -> None:
         """Count a probe that is signed well and is not taken."""
-        path = f"{probe.uplink} to {probe.to}/{probe.to_uplink}"
+        path = f"{probe.uplink!r} to {probe.to}/{probe.to_uplink!r}"
         self._count(
             why, probe.site, f"a probe of {probe.site}, {path}, is not taken: {_WORDS[why]}"
         )

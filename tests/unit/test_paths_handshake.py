@@ -311,3 +311,78 @@ def test_an_application_that_was_stopped_is_not_kept_alive_by_its_own_words() ->
     model.stop("b", leaving=True)
     model.run(SILENCE)
     assert model.states("a") == {"up1": UNKNOWN, "up2": UNKNOWN}
+
+
+def started(site: str, epoch: int, now: float) -> Paths:
+    """Return the paths of a site whose application has just been started."""
+    paths = Paths(two_sites(), site, epoch, now)
+    paths.set_ports({"up1": PortState.UP, "up2": PortState.UP}, now)
+    return paths
+
+
+def said(paths: Paths, now: float) -> Probe:
+    """Return what a site sends over its first path."""
+    probe, *_ = [probe for _, probe in paths.last_probes(now)]
+    return altered(probe, leaving=False)
+
+
+def answer(paths: Paths, probe: Probe, now: float) -> Probe:
+    """Have a site take a probe, and return its greeting."""
+    greeting = arrive(paths, probe, now).greeting
+    assert greeting is not None
+    return greeting
+
+
+def test_an_answer_that_was_held_back_proves_no_earlier_start() -> None:
+    """Also if the later one was proven without any question, by naming ours."""
+    a, first, second = started("a", 1, 10.0), started("b", 3333, 9.0), started("b", 2222, 11.0)
+    held = answer(first, answer(a, said(first, 10.1), 10.2), 10.3)
+    assert held.answers
+    assert arrive(a, answer(second, said(a, 11.1), 11.2), 11.3).refusal is None
+    assert arrive(a, held, 11.4).refusal is Refusal.UNPROVEN
+    assert a._peers["b"].handshake.epoch == 2222
+
+
+def test_of_a_peer_that_was_away_nothing_counts_that_it_said_before() -> None:
+    """Its application goes on, and so does ours, which it has heard."""
+    model = Tapped(two_sites())
+    a, b = model.sites["a"], model.federation.site("b")
+    old = [probe for site, probe in model.heard if site == "a"]
+    alone = replace(model.federation, sites=model.federation.sites[:1])
+    epoch = a._sender.epoch
+    meanwhile = altered(said(model.sites["b"], model.now), down=("up1", "up2"))
+    away = Paths(alone, "a", epoch, model.now, old=a)
+    assert arrive(away, meanwhile, model.now).refusal is Refusal.UNKNOWN
+    back = model.sites["a"] = Paths(model.federation, "a", epoch, model.now, old=away)
+    for one in (*old, meanwhile):
+        assert arrive(back, one, model.now).refusal is Refusal.UNPROVEN
+    assert b.name not in {path.name.peer for path in back if path.heard is not None}
+    assert model.seconds_until_all_up("a") < 0.3
+    for one in (*old, meanwhile):
+        assert arrive(back, one, model.now).refusal is not None
+    assert DOWN not in [state for *_, state in model.changes]
+
+
+def test_of_a_peer_that_had_anothers_proxy_nothing_counts_that_it_said_before() -> None:
+    model = Tapped(two_sites())
+    a, b = model.federation.sites
+    epoch, old = model.sites["a"]._sender.epoch, said(model.sites["b"], model.now)
+    other = replace(model.federation, sites=(a, replace(b, proxy="socks5")))
+    unprobed = Paths(other, "a", epoch, model.now, old=model.sites["a"])
+    assert arrive(unprobed, old, model.now).refusal is Refusal.UNKNOWN
+    back = model.sites["a"] = Paths(model.federation, "a", epoch, model.now, old=unprobed)
+    assert arrive(back, old, model.now).refusal is Refusal.UNPROVEN
+    assert model.seconds_until_all_up("a") < 0.5
+
+
+def test_a_probe_on_a_path_that_we_lack_tells_of_its_file_once() -> None:
+    """Sent again, it would have that reported for ever."""
+    model = Tapped(two_sites())
+    a = model.sites["a"]
+    probe = altered(said(model.sites["b"], model.now), uplink="up9", file="another")
+    model.run(0.5)
+    assert arrive(a, probe, model.now).refusal is Refusal.PATH
+    assert a.differing(model.now) == []
+    newer = altered(probe, number=said(model.sites["b"], model.now).number)
+    assert arrive(a, newer, model.now).refusal is Refusal.PATH
+    assert [one.site for one in a.differing(model.now)] == ["b"]

@@ -99,7 +99,11 @@ def test_a_probe_that_comes_back_to_its_sender_is_none() -> None:
 
 @pytest.mark.parametrize("field", ["site", "to"])
 def test_nobody_signs_in_the_name_of_another(field: str) -> None:
-    assert why(altered(PROBE, **{field: "c"}).encode(OUT)) is Refusal.SIGNATURE
+    datagram = altered(PROBE, **{field: "c\nd\x1b"}).encode(OUT)
+    with pytest.raises(ProbeError, match=r"'c\\nd\\x1b'") as refused:
+        decode(datagram, find)
+    assert refused.value.reason is Refusal.SIGNATURE
+    assert str(refused.value).isprintable()
 
 
 def body(**changed: object) -> bytes:
