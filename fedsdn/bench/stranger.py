@@ -15,6 +15,7 @@ import random
 import resource
 import socket
 import ssl
+import struct
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ _FIRST_PORT = 20_000
 _PORTS = 20_000
 _BURST = 20
 _LONGEST_RECORD = 0xFFFF
+_FFDHE8192, _FFDHE8192_BYTES = b"\x01\x04", 1024
+"""A group (RFC 8446, section 4.2.7), and the length of its shares."""
 _ANSWER_BYTES = 1 << 12
 _THREADS = 64
 
@@ -57,6 +60,7 @@ class Kind(StrEnum):
     SOCKS = "plain SOCKS"
     HELLO = "replayed ClientHello"
     """The same one in all connections, and nothing behind it."""
+    COSTLY_HELLO = "ClientHello of a costly group"
     TRUNCATED = "truncated record"
     OVERSIZED = "oversized record"
 
@@ -65,9 +69,30 @@ def _client_hello() -> bytes:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_ecdh_curve("prime256v1")
     with suppress(ssl.SSLWantReadError):
         context.wrap_bio(incoming, outgoing).do_handshake()
     return outgoing.read()
+
+
+def _costly_hello() -> bytes:
+    """Return a ClientHello with a share of ffdhe8192, with which calculation takes longest."""
+    share = _FFDHE8192 + struct.pack(">H", _FFDHE8192_BYTES) + b"\x42" * _FFDHE8192_BYTES
+    extensions = b"".join(
+        struct.pack(">HH", kind, len(body)) + body
+        for kind, body in (
+            (10, b"\0\x02" + _FFDHE8192),  # supported_groups
+            (13, b"\0\x02\x04\x03"),  # signature_algorithms: ecdsa_secp256r1_sha256
+            (43, b"\x02\x03\x04"),  # supported_versions: TLS 1.3
+            (51, struct.pack(">H", len(share)) + share),  # key_share
+        )
+    )
+    # Version, random, no session, TLS_AES_128_GCM_SHA256, no compression.
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0"
+    body += struct.pack(">H", len(extensions)) + extensions
+    message = b"\x01\0" + struct.pack(">H", len(body)) + body
+    return b"\x16\x03\x01" + struct.pack(">H", len(message)) + message
 
 
 def said(kind: Kind) -> bytes:
@@ -79,6 +104,7 @@ def said(kind: Kind) -> bytes:
         Kind.HTTP: b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n",
         Kind.SOCKS: PLAIN_GREETING,
         Kind.HELLO: hello,
+        Kind.COSTLY_HELLO: _costly_hello(),
         Kind.TRUNCATED: hello[: len(hello) // 2],
         Kind.OVERSIZED: hello[:3] + _LONGEST_RECORD.to_bytes(2, "big") + bytes(_LONGEST_RECORD),
     }.get(kind, b"")

@@ -32,7 +32,7 @@ CROWD = 400
 ALERT = b"\x15"
 """The first octet of a TLS alert (RFC 8446, section 5.1), all that a stranger is told."""
 
-OTHER_KINDS = (Kind.GARBAGE, Kind.HTTP, Kind.SOCKS, Kind.OVERSIZED)
+OTHER_KINDS = (Kind.GARBAGE, Kind.HTTP, Kind.SOCKS, Kind.OVERSIZED, Kind.COSTLY_HELLO)
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,23 @@ async def test_who_is_shed_while_it_waits_or_when_its_turn_has_come_holds_up_nob
 
 
 @asynchronous
+async def test_nothing_is_kept_of_those_that_are_shed_while_more_come() -> None:
+    callers = Callers()
+    live: list[asyncio.Task[None]] = []
+    most = 0
+    for _ in range(200):
+        live += callers.call("aab")
+        while len(live) > 6:
+            live.pop(0).cancel()
+        await asyncio.sleep(0)
+        most = max(most, sum(map(len, callers.steps._waiting.values())))
+    await asyncio.wait(live)
+    callers.rounds.stop()
+    assert most <= 9
+    assert not callers.steps._waiting
+
+
+@asynchronous
 async def test_a_step_that_fails_is_followed_by_the_next() -> None:
     callers = Callers()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsdn.bench.stranger import Kind, said
 from fedsdn.config.model import Federation, Identity, Site
 from fedsdn.errors import FinalError
 from fedsdn.identity import new, store
@@ -80,8 +81,8 @@ async def meeting(
     calling = asyncio.create_task(client.prove(begun, called))
     await readable(far)
     answered = server.called(far, peer)
-    said = await asyncio.gather(calling, server.prove(answered, peer), return_exceptions=True)
-    for error in said:
+    results = await asyncio.gather(calling, server.prove(answered, peer), return_exceptions=True)
+    for error in results:
         if isinstance(error, BaseException) and not isinstance(error, ConnectionResetError):
             begun.close()
             answered.close()
@@ -175,17 +176,63 @@ async def test_who_shows_no_certificate_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"\x05\x01\x80", b"GET / HTTP/1.1\r\n\r\n", bytes(700), b"\x16\xff"]
+    "words", [b"\x05\x01\x80", b"GET / HTTP/1.1\r\n\r\n", bytes(700), b"\x16\xff"]
 )
 @asynchronous
-async def test_what_is_no_tls_is_a_protocol_error(tmp_path: Path, said: bytes) -> None:
+async def test_what_is_no_tls_is_a_protocol_error(tmp_path: Path, words: bytes) -> None:
     near, far = tcp_pair()
     server = tls_of(tmp_path, B)
     with near, far:
-        near.send(said + bytes(16))
+        near.send(words + bytes(16))
         await readable(far)
         with pytest.raises(TlsError) as refused:
             await server.prove(server.called(far, A), A)
+    assert refused.value.reason is Reason.PROTOCOL
+
+
+@asynchronous
+async def test_the_other_side_does_not_choose_what_a_step_costs(tmp_path: Path) -> None:
+    """A share of a large group costs a hundred times as much as one of ours."""
+    near, far = tcp_pair()
+    server, client = tls_of(tmp_path, B), tls_of(tmp_path, A)
+    with near, far:
+        near.send(said(Kind.COSTLY_HELLO))
+        await readable(far)
+        with pytest.raises(TlsError, match="no suitable key share"):
+            await server.prove(server.called(far, A), A)
+    near, far = tcp_pair()
+    another = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    another.load_cert_chain(*store.load(tmp_path / "b")[0].tls_files())
+    another.set_ecdh_curve("secp521r1")
+    with near, another.wrap_socket(far, server_side=True, do_handshake_on_connect=False) as called:
+        calling = asyncio.create_task(client.prove(client.calling(near, B), B))
+        await readable(called)
+        with pytest.raises(ssl.SSLError):
+            called.do_handshake()
+        with pytest.raises(TlsError, match="handshake failure"):
+            await calling
+
+
+@asynchronous
+async def test_a_long_chain_of_certificates_is_not_parsed(tmp_path: Path) -> None:
+    server = tls_of(tmp_path, B)
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(own_identity("a").tls_key + own_identity("a").public * 100)
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    bare.load_cert_chain(chain)
+    near, far = tcp_pair()
+    with bare.wrap_socket(near, do_handshake_on_connect=False) as caller:
+        with pytest.raises(ssl.SSLWantReadError):
+            caller.do_handshake()
+        await readable(far)
+        meeting = asyncio.create_task(server.prove(server.called(far, A), A))
+        while caller.version() is None or not caller.getpeercert(binary_form=True):
+            await readable(caller)
+            with suppress(ssl.SSLWantReadError):
+                caller.do_handshake()
+        with pytest.raises(TlsError, match="more than 8192 octets") as refused:
+            await meeting
     assert refused.value.reason is Reason.PROTOCOL
 
 

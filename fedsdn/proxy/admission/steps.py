@@ -20,20 +20,19 @@ class Steps:
         """Begin without any, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._taken = False
-        self._waiting: dict[Hashable, list[asyncio.Future[None]]] = {}
-        """By address; the next one's turn comes first."""
+        self._waiting: dict[Hashable, dict[asyncio.Future[None], None]] = {}
+        """By address, the one whose turn comes next first; of each, the last comes first."""
 
     @asynccontextmanager
     async def step(self, address: Hashable) -> AsyncIterator[None]:
         """Wait for a turn; the block does one step, and awaits nothing."""
         if self._taken:
             turn: asyncio.Future[None] = self._loop.create_future()
-            self._waiting.setdefault(address, []).append(turn)
+            self._waiting.setdefault(address, {})[turn] = None
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._next()
+                self._give_up(address, turn)
                 raise
         self._taken = True
         try:
@@ -41,11 +40,20 @@ class Steps:
         finally:
             self._loop.call_soon(self._next)
 
+    def _give_up(self, address: Hashable, turn: asyncio.Future[None]) -> None:
+        if not turn.cancelled():
+            self._next()  # its turn has come already
+            return
+        if turns := self._waiting.get(address):
+            turns.pop(turn, None)
+            if not turns:
+                del self._waiting[address]
+
     def _next(self) -> None:
         while self._waiting:
             address, turns = next(iter(self._waiting.items()))
             del self._waiting[address]
-            turn = turns.pop()
+            turn, _ = turns.popitem()
             if turns:
                 self._waiting[address] = turns  # behind all others
             if not turn.done():

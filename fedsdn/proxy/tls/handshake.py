@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
 import ssl
+import struct
+import termios
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -13,6 +17,12 @@ from fedsdn.proxy.tls.secured import Secured, TlsError, translated
 
 HANDSHAKE_SECONDS = 10.0
 """How long the other side may take to end a handshake."""
+
+_MOST_BYTES = 8192
+"""So many octets of a handshake are taken; a peer's has 3,000 at most, with a request behind it.
+OpenSSL would parse 100 KB of certificates before it refuses them, which takes 35 ms."""
+
+_UNREAD = struct.Struct("i")
 
 Turn = Callable[[], AbstractAsyncContextManager[object]]
 """Waits until a handshake may take its next step, which is half a millisecond of calculation."""
@@ -28,7 +38,13 @@ async def shake_hands(sock: Secured, turn: Turn) -> bytes:
     """
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            while (wait := await _step(sock, turn)) is not None:
+            taken = 0
+            while True:
+                async with turn():
+                    taken += _unread(sock)
+                    wait = _step(sock, taken)
+                if wait is None:
+                    break
                 await wait(sock)
     except TimeoutError:
         late = f"no handshake within {HANDSHAKE_SECONDS:g} s"
@@ -39,15 +55,22 @@ async def shake_hands(sock: Secured, turn: Turn) -> bytes:
     return certificate
 
 
-async def _step(sock: Secured, turn: Turn) -> Callable[[Secured], Awaitable[None]] | None:
+def _step(sock: Secured, taken: int) -> Callable[[Secured], Awaitable[None]] | None:
     """Go on as far as possible; return what to wait for, None at the end."""
-    async with turn():
-        try:
-            sock.do_handshake()
-        except ssl.SSLWantReadError:
-            return readable
-        except ssl.SSLWantWriteError:
-            return writable
-        except OSError as error:
-            raise translated(error) from error
-        return None
+    if taken > _MOST_BYTES:
+        raise TlsError(Reason.PROTOCOL, Who.PEER, f"a handshake of more than {_MOST_BYTES} octets")
+    try:
+        sock.do_handshake()
+    except ssl.SSLWantReadError:
+        return readable
+    except ssl.SSLWantWriteError:
+        return writable
+    except OSError as error:
+        raise translated(error) from error
+    return None
+
+
+def _unread(sock: socket.socket) -> int:
+    """Return how many octets have come; a step takes all of them that are of the handshake."""
+    (count,) = _UNREAD.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(_UNREAD.size)))
+    return int(count)
