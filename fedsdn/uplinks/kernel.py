@@ -103,10 +103,20 @@ class Kernel:
                 self._subflows = stack.enter_context(Subflows(self._namespace))
                 self._neighbours = stack.enter_context(Neighbours(self._namespace))
                 self._open = stack.pop_all()
-        now = plan()
-        self._neighbours.doubt(now.orders, now.site, now.learnt)
         self._end_subflows(plan)
-        return self._bring_in_line(plan())
+        numbers = self._bring_in_line(plan())
+        self._doubt(plan())
+        return numbers
+
+    def _doubt(self, now: Plan) -> None:
+        """Doubt next hops, last of all: connections depend on the rest, and that does not fail."""
+        try:
+            self._neighbours.doubt(now.orders, now.site, now.learnt)
+        except (NetlinkError, OSError) as error:
+            text = f"next hops of network namespace {self._namespace} cannot be asked anew: {error}"
+            self._log.say(logging.WARNING, "next hops", text)
+            if isinstance(error, OSError):
+                self.close()  # of netlink itself
 
     def _end_subflows(self, plan: Callable[[], Plan]) -> None:
         """End the subflows on dead paths of connections that have others which work."""

@@ -37,6 +37,8 @@ _REACHABLE, _STALE, _DELAY, _PROBE = 0x02, 0x04, 0x08, 0x10
 _LEARNT = _REACHABLE | _STALE | _DELAY | _PROBE
 """NUD states with a link-layer address that was learnt; in the last the kernel asks for it."""
 _FAMILY = {4: 2, 6: 10}
+_MEANWHILE = frozenset({errno.ENOENT, errno.ENODEV, errno.EINVAL})
+"""The entry or the interface has gone, or the entry has no link-layer address any more."""
 _NOTHING: frozenset[Hop] = frozenset()
 
 
@@ -132,5 +134,5 @@ class Neighbours:
                 else:
                     self._netlink.neigh("change", state=_PROBE, **which)
             except NetlinkError as error:
-                if error.code not in {errno.ENOENT, errno.ENODEV}:  # gone meanwhile
+                if error.code not in _MEANWHILE:
                     raise

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
+from typing import Any
 
 import pytest
 
@@ -124,3 +125,22 @@ def test_what_is_entered_for_good_stays(near: Joined, family: int) -> None:
         doubt(neighbours, family, "down")
     assert is_forged(near, router)
     near.run("ip", "neighbour", "delete", str(router), "dev", "wan-x")
+
+
+def test_an_entry_that_fails_meanwhile_is_no_error(
+    near: Joined, family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between being looked at and being asked for it has lost its link-layer address."""
+    with Neighbours(near.name) as neighbours:
+        neigh, asked = neighbours._netlink.neigh, []
+
+        def reachable_until_asked(command: str, **which: Any) -> Any:  # noqa: ANN401
+            if command == "get":
+                return [{"state": 2}]
+            asked.append(command)
+            return neigh(command, **which)
+
+        monkeypatch.setattr(neighbours._netlink, "neigh", reachable_until_asked)
+        enter(near, ROUTER[family], "failed")
+        doubt(neighbours, family, "unknown")
+    assert asked == ["change"]
