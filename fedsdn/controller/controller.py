@@ -28,6 +28,7 @@ from fedsdn.controller.federation_file import FederationFile
 from fedsdn.controller.supervisor import supervise
 from fedsdn.controller.upkeep import Upkeep
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.own_files import follow
 from fedsdn.identity.store import probes_keys
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
@@ -69,6 +70,7 @@ class Controller:
         self._site = settings.site
         self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._followed = self._watched.current
+        self._identity = settings.identity
         self._probes_keys = partial(probes_keys, directory=settings.identity)
         self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
         self._probes_keys(self._followed.site(self._site))  # without one nobody would believe us
@@ -128,6 +130,7 @@ class Controller:
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
+                "keys": partial(follow, self._identity, self._uplinks.take_keys),
                 "namespace": self._upkeep.run,
             }
         )

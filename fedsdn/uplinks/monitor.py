@@ -30,17 +30,13 @@ from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.signed import SignedProbes
 from fedsdn.uplinks.sockets import Inside, ProbeSockets
 from fedsdn.uplinks.status import (
-    COMPARE_FILES,
     STATUS_FILE,
-    WRITE_SECONDS,
-    DifferingFile,
     PathStatus,
     PortState,
     SiteStatus,
     UplinkStatus,
-    keep_status,
-    write_status,
 )
+from fedsdn.uplinks.status_file import StatusFile
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,13 +45,6 @@ _CHECK_SECONDS = 1.0
 
 _CHANGES_AT_ONCE = 4
 """So many changes of a path or a port are logged at once, and of more the last one each minute."""
-
-_MOST_NAMED = 5
-"""So many sites are named in one line of the log."""
-
-_WRITE_SHARE, _CHANGED_SHARE = 200, 20
-"""Writing the status takes at most one part in so many of a processor's time; while states change
-the second counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +78,6 @@ class UplinkMonitor:
         current one first, and raises FedsdnError.
         ``executor`` has one thread, which opens and uses the netlink sockets.
         """
-        self._status_file = status_file
         self._tell = tell
         self._site = site
         self._kernel = Kernel(namespace.name)
@@ -107,8 +95,6 @@ class UplinkMonitor:
         self._log = DampedLog(_LOG)
         self._signed = SignedProbes(site, self._log)
         self._own_keys = own_keys
-        self._differing: list[str] = []
-        """Sites with another federation file, as logged last."""
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self.sockets = ProbeSockets(
@@ -116,16 +102,12 @@ class UplinkMonitor:
         )
         self._want_sockets()
         self._keys_due = asyncio.Event()
-        self._take_keys()
+        self.take_keys()
         self._kernel_due = asyncio.Event()
         self._status_due = asyncio.Event()
         self._news = News(self._paths)
         self._timer: asyncio.TimerHandle | None = None
-        self._unwritten = True
-        """Whether a state has changed since the status file was written."""
-        self._written = float("-inf")
-        self._write_cost = 0.0
-        """How long writing it took, in seconds of a processor."""
+        self._status_file = StatusFile(status_file, self._log)
 
     def _new_paths(self, federation: Federation, old: Paths | None = None) -> Paths:
         now = time.monotonic()
@@ -192,7 +174,7 @@ class UplinkMonitor:
         self._news.set_paths(paths)
         self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()
-        self._take_keys()
+        self.take_keys()
         self._kernel_due.set()
         self._status_due.set()
         self._take_turn()
@@ -262,8 +244,8 @@ class UplinkMonitor:
         if greeting is not None:
             self.sockets.send(way, self._signed.reply(greeting, key))
 
-    def _take_keys(self) -> None:
-        """Sign and read probes by the identities of the federation file and this host."""
+    def take_keys(self) -> None:
+        """Sign and read probes by the identities of the federation file and this host, as now."""
         try:
             own = self._own_keys(self._federation.site(self._site))
         except FedsdnError as error:
@@ -310,12 +292,9 @@ class UplinkMonitor:
             self._status_due.clear()
             self._tell(self._news.gather(self._endpoints, time.monotonic()))
             self._open_sockets()
-            self._write_or_keep(due=due)
+            self._status_file.write_or_keep(self._status, due=due)
             soon = 0.0 if self.sockets.is_opening else TELL_SECONDS
-            if self._unwritten:
-                may_write = self._written + self._write_cost * _CHANGED_SHARE
-                soon = min(soon, max(0.0, may_write - time.monotonic()))
-            due = await _due(self._status_due, soon)
+            due = await _due(self._status_due, min(soon, self._status_file.next_write()))
 
     def _want_sockets(self) -> None:
         ways = [path.way for path in self._paths.probed()]
@@ -325,41 +304,6 @@ class UplinkMonitor:
     def _open_sockets(self) -> None:
         for trouble in self.sockets.open():
             self._complain(trouble)
-
-    def _say_files(self, differing: Sequence[DifferingFile]) -> None:
-        """Log which sites have another federation file, whenever these are others."""
-        sites = sorted(one.site for one in differing)
-        if sites == self._differing:
-            return
-        self._differing = sites
-        named = ", ".join(sites[:_MOST_NAMED]) + (" and others" if sites[_MOST_NAMED:] else "")
-        level, text = logging.INFO, "no site has another federation file than ours any more"
-        if sites:
-            level = logging.WARNING
-            text = f"the federation file of {named} differs from ours; {COMPARE_FILES}"
-        self._log.say(level, "files", text, _CHANGES_AT_ONCE)
-
-    def _write_or_keep(self, *, due: bool) -> None:
-        """Write the status file if something has changed, and that does not take too long."""
-        self._unwritten |= due
-        since = time.monotonic() - self._written
-        rest = max(WRITE_SECONDS, self._write_cost * _WRITE_SHARE)
-        if since >= (self._write_cost * _CHANGED_SHARE if self._unwritten else rest):
-            self._write()
-        else:
-            with suppress(OSError):
-                keep_status(self._status_file)
-
-    def _write(self) -> None:
-        began, used = time.monotonic(), time.thread_time()
-        status = self._status()
-        self._say_files(status.differing)
-        try:
-            write_status(status, self._status_file)
-        except OSError as error:
-            self._complain(f"the uplinks' status cannot be written: {error}")
-        self._unwritten, self._written = False, began
-        self._write_cost = time.thread_time() - used
 
     def _status(self) -> SiteStatus:
         now = time.time()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Address, Federation, Probes, Site, Uplink
-from fedsdn.uplinks import monitor
+from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.kernel import Plan
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.news import PathNews, ToldPath
@@ -144,7 +144,9 @@ async def running(federation: Federation, site: str) -> AsyncIterator[Running]:
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(monitor, "Kernel", BlockedKernel)
-    monkeypatch.setattr(monitor, "write_status", lambda one, _: write_status(one, tmp_path / "s"))
+    monkeypatch.setattr(
+        status_file, "write_status", lambda one, _: write_status(one, tmp_path / "s")
+    )
 
 
 @asynchronous

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedsdn.config.model import Federation, Site
 from fedsdn.identity.new import make
-from fedsdn.uplinks import monitor
+from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.pair_keys import PairKey, pair_keys
 from fedsdn.uplinks.probe import Probe, Refusal, sign
 from fedsdn.uplinks.status import PathState, write_status
@@ -35,7 +35,9 @@ ALL_UP = {("up1", PathState.UP), ("up2", PathState.UP)}
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(monitor, "Kernel", BlockedKernel)
-    monkeypatch.setattr(monitor, "write_status", lambda one, _: write_status(one, tmp_path / "s"))
+    monkeypatch.setattr(
+        status_file, "write_status", lambda one, _: write_status(one, tmp_path / "s")
+    )
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import AddressPair
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.own_files import follow
 from fedsdn.identity.store import load
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.carried import Carried
@@ -57,7 +58,6 @@ from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Means, Socksifier
 from fedsdn.proxy.stats import Counter
 from fedsdn.proxy.tls.contexts import Tls
-from fedsdn.proxy.tls.own_files import follow
 from fedsdn.uplinks.status import STALE_SECONDS
 
 _LOG = logging.getLogger(__name__)

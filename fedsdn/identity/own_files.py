@@ -1,4 +1,4 @@
-"""The files of a host's own keys: whoever replaces them need not tell the proxy."""
+"""The files of a host's own keys: whoever replaces them need tell nobody."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 LOOK_SECONDS = 1.0
-"""How often the proxy looks whether they have changed."""
+"""How often proxy and application look whether they have changed."""
 
 
 def version(directory: Path) -> frozenset[tuple[str, int, int]]:
