@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from fedsdn.errors import FedsdnError
 _DIRECTORY = Path("/run/netns")
 _OWN = Path("/proc/self/ns/net")
 _CLONE_NEWNET = 0x40000000
-_MS_BIND, _MNT_DETACH = 4096, 2
+_MS_BIND, _MNT_DETACH, _UMOUNT_NOFOLLOW = 4096, 2, 8
 
 Result = TypeVar("Result")
 
@@ -68,7 +69,7 @@ def taken(name: str) -> bool:
 
 
 def prepare(name: str) -> None:
-    """Make the namespace, and keep it by a mount that is not its name yet.
+    """Make the namespace if it is not there, and keep it by a mount that is not its name yet.
 
     The only mount there is, for the whole host; whoever has mounts of its own calls ``create``
     behind this (the site's unit).
@@ -79,7 +80,7 @@ def prepare(name: str) -> None:
     """
     kept = _kept(name)
     try:
-        if not _is_namespace(kept):
+        if not exists(name) and not _is_namespace(kept):
             kept.touch(0o600)
             with ThreadPoolExecutor(max_workers=1) as threads:
                 threads.submit(_mount_new_one, kept).result()
@@ -110,17 +111,26 @@ def create(name: str) -> bool:
 def delete(name: str) -> None:
     """Remove the namespace's name; the kernel ends it with the last process inside.
 
-    Nothing happens if it is not there.
+    Nothing happens if it is not there. Whoever has mounts of its own removes no mount of the
+    host's: that is left to who calls this behind it (the site's unit).
     """
-    (_DIRECTORY / name).unlink(missing_ok=True)
+    _remove(_DIRECTORY / name)  # itself a mount if ip-netns(8) has made it
     forget(name)
 
 
 def forget(name: str) -> None:
-    """Undo what ``prepare`` has done."""
-    kept = _kept(name)
-    _libc().umount2(bytes(kept), _MNT_DETACH)  # else it is none
-    kept.unlink(missing_ok=True)  # with the mounts that others see there (unlink(2))
+    """Undo what ``prepare`` has done, as ``delete``."""
+    _remove(_kept(name))
+
+
+def _remove(path: Path) -> None:
+    while not _libc().umount2(bytes(path), _MNT_DETACH | _UMOUNT_NOFOLLOW):
+        pass
+    try:
+        path.unlink(missing_ok=True)  # with the mounts that others see there (unlink(2))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
 
 
 def _kept(name: str) -> Path:

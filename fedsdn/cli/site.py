@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from fedsdn import namespace
 from fedsdn.channel import ask
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, service, settings
@@ -43,7 +42,13 @@ def up(
 @app.command(hidden=True)
 def prepare() -> None:
     """Make the namespace that 'fedsdn site up' takes, in the mounts of the whole host (unit)."""
-    namespace.prepare(PROXY_NAMESPACE)
+    setup.prepare()
+
+
+@app.command(hidden=True)
+def forget() -> None:
+    """Remove what 'fedsdn site down' without the mounts of the whole host could not (unit)."""
+    setup.forget()
 
 
 def _warn(text: str) -> None:

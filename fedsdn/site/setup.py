@@ -82,6 +82,31 @@ def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> t
         return changed
 
 
+def prepare() -> None:
+    """Make the namespace that ``up`` takes, if that has not the host's mounts and this has.
+
+    Raises:
+        FedsdnError: not root, another command runs, or it cannot be made.
+
+    """
+    checks.check_root()
+    with locks.commanding():
+        namespace.prepare(PROXY_NAMESPACE)
+
+
+def forget() -> None:
+    """Remove what is left of the namespace behind a ``down`` that had not the host's mounts.
+
+    Raises:
+        FedsdnError: not root, or another command runs.
+
+    """
+    checks.check_root()
+    with locks.commanding():
+        if record.read() is None:
+            namespace.delete(PROXY_NAMESPACE)
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """What ``down`` did: whether there was anything to remove.

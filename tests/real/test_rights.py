@@ -213,6 +213,17 @@ def host_pid(program: Program) -> int:
     return int(status(first_process(program))["NSpid"][-1])
 
 
+OWN_MOUNTS = """
+mkdir -p /run/db/unit-root
+mount -n --rbind / /run/db/unit-root
+cd /run/db/unit-root
+mount -n --move . /
+exec chroot . "$@"
+"""
+"""Runs a command as systemd 252 does in a unit that has any setting about mounts (its namespace.c,
+``setup_namespace``): what the host has mounted is there twice, the one below the other."""
+
+
 @contextmanager
 def mounts_of_its_own(host: SiteHost) -> Iterator[None]:
     """Have the host's mounts be seen in sandboxes that are made from now on, as systemd does."""
@@ -224,12 +235,12 @@ def mounts_of_its_own(host: SiteHost) -> Iterator[None]:
 def as_site_unit(
     host: SiteHost, setting: str, *, fails: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run what the site's unit runs: with the host's mounts where that has a +, else confined."""
+    """Run what the site's unit runs: each command has mounts of its own, with a + too."""
     for command in settings_of("fedsdn-site")[setting]:
         words = command.lstrip("+").replace("/opt/fedsdn/bin/", "").split()
         if not command.startswith("+"):
-            own_mounts = ["unshare", "--mount", "--propagation=slave"]
-            words = [*own_mounts, *in_sandbox("fedsdn-site", *words)]
+            words = in_sandbox("fedsdn-site", *words)
+        words = ["unshare", "--mount", "--propagation=slave", "sh", "-ec", OWN_MOUNTS, "sh", *words]
         done = host.run(shlex.join(words), FEDSDN_CONFIG_FILE="/run/fedsdn.conf")
         assert bool(done.returncode) is fails, done.stderr
     return done
@@ -255,3 +266,26 @@ def test_the_site_s_unit_makes_and_removes_a_site_without_the_host_s_mounts() ->
         as_site_unit(host, "ExecStop")
         left = host.traces()
         assert left | {"flows": before["flows"]} == before
+
+
+def test_the_site_s_unit_takes_and_removes_a_namespace_that_is_a_mount_itself() -> None:
+    """Of a version before, or of ip-netns(8)."""
+    with SiteHost() as host, mounts_of_its_own(host):
+        host.up()
+        host.output("ip netns delete fedsdn && ip netns add fedsdn")
+        for setting in ("ExecStartPre", "ExecStart"):
+            as_site_unit(host, setting)
+        assert host.differences() == []
+        assert not (host.run_directory / "fedsdn.netns").exists()
+        as_site_unit(host, "ExecStop")
+        assert host.output("ip netns") == ""
+        assert list((host.run_directory / "netns").iterdir()) == []
+
+
+def test_a_namespace_that_is_a_mount_itself_is_removed() -> None:
+    with SiteHost() as host:
+        host.up()
+        host.output("ip netns delete fedsdn && ip netns add fedsdn")
+        host.up()
+        assert host.down() == "site taken down\n"
+        assert list((host.run_directory / "netns").iterdir()) == []

@@ -34,7 +34,7 @@ def test_no_unit_may_read_others_files_or_processes(name: str) -> None:
     assert not NEVER & set(capabilities.split())
 
 
-def test_one_command_alone_has_the_hosts_mounts() -> None:
+def test_what_mounts_and_unmounts_alone_has_the_hosts_mounts() -> None:
     commands = [
         (name, value)
         for name in NAMES
@@ -42,7 +42,11 @@ def test_one_command_alone_has_the_hosts_mounts() -> None:
         for value in values
         if setting.startswith("Exec") and value.startswith(("+", "!"))
     ]
-    assert set(commands) == {("fedsdn-site", "+/opt/fedsdn/bin/fedsdn site prepare")}
+    enter = "+/usr/bin/nsenter --target=1 --mount -- "
+    assert set(commands) == {
+        ("fedsdn-site", f"{enter}/opt/fedsdn/bin/fedsdn site {command}")
+        for command in ("prepare", "forget")
+    }
 
 
 def test_units_name_the_user_of_the_proxy() -> None:
