@@ -48,7 +48,7 @@ from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import PathManager, Paths
 from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.proxy.socks import socksifier
-from fedsdn.proxy.socks.connection import Connector
+from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.peers import Peers
@@ -150,7 +150,8 @@ class _Worker:
             self._policy, self._live_paths, self._path_manager, self._carried.end, self._tls
         )
         self._pool = Pool(
-            int(limit * _READY), self._connector.make_ready, self._poller, self._carried, statistics
+            *(int(limit * _READY), self._connector.make_ready, self._counts),
+            *(self._poller, self._carried, statistics),
         )
         self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING), self._note_fault)
         self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
@@ -339,8 +340,11 @@ class _Worker:
         except FedsdnError as error:
             if self._place.first:
                 _LOG.error("%s; going on with the keys as they were", error)
-        self._pool.renew(lambda one: self._tls.still_counts(one.far, one.peer.name))
+        self._pool.renew(self._counts)
         self._parked.renew(self._tls.still_counts)
+
+    def _counts(self, connection: Connection) -> bool:
+        return self._tls.still_counts(connection.far, connection.peer.name)
 
     async def _check_port(self) -> None:
         async with self._reloading:

@@ -92,14 +92,18 @@ class Pool:
         self,
         most: int,
         make: Callable[[str], Awaitable[Connection]],
+        counts: Callable[[Connection], bool],
         poller: Poller,
         carried: Carried,
         statistics: WorkerStatistics,
     ) -> None:
         """Begin without any; all peers together have at most ``most``.
 
-        ``make`` makes a connection to a peer, or raises ``OSError`` or ``SocksError``.
+        ``make`` makes a connection to a peer, or raises ``OSError`` or ``SocksError``. ``counts``
+        says whether it is still one to that peer: asked at each request, since the federation file
+        may change while a connection is being made, or is asked on.
         """
+        self._counts = counts
         self._most = most
         self._make_connection = make
         self._log = DampedLog(_LOG)
@@ -125,7 +129,9 @@ class Pool:
         pool.demand.asked(self._loop.time())
         try:
             for ready in pool.ready:
-                if ready.connection.has_subflow():
+                if not self._counts(ready.connection):
+                    ready.leave()
+                elif ready.connection.has_subflow():
                     pool.ready.remove(ready)
                     self._statistics.add(Counter.FROM_POOL)
                     return ready.take()
@@ -138,6 +144,9 @@ class Pool:
 
         Another one is being made in its place already, and may be one too many.
         """
+        if not self._counts(connection):
+            connection.close()
+            return
         peer = connection.peer.name
         pool = self._peers.setdefault(peer, _PeerPool())
         if self._tasks is None or pool.size > pool.demand.wanted(self._loop.time()):
