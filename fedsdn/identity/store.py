@@ -62,11 +62,18 @@ class OwnIdentity:
         """Return the files of certificate and key, as ``SSLContext.load_cert_chain`` takes them.
 
         Raises:
-            FinalError: the key's file is missing, or others than its owner may read it.
+            FinalError: the key's file is missing, others than its owner may read it, or the proxy
+                may not.
 
         """
-        _check_private(self.tls_key_file)
-        return self.public_file, self.tls_key_file
+        file = self.tls_key_file
+        _check_private(file)
+        if _stat(file).st_uid == ROOT:
+            raise FinalError(
+                f"{file}: found owner {ROOT}, so that the proxy's workers (user {PROXY_USER}) "
+                f"cannot read it: run 'chown {PROXY_USER}:{PROXY_USER} {file}'"
+            )
+        return self.public_file, file
 
     def probes_key(self) -> bytes:
         """Return the private X25519 key, 32 bytes.

@@ -141,6 +141,14 @@ def test_private_keys_of_other_users_are_refused(directory: Path) -> None:
         own.probes_key()
 
 
+def test_a_key_that_the_proxy_cannot_read_is_refused(directory: Path) -> None:
+    """As root's 'cp' from a backup leaves it."""
+    own = store.save(directory, make("a"))
+    os.chown(own.tls_key_file, 0, 0)
+    with pytest.raises(FinalError, match=f"'chown {PROXY_USER}:{PROXY_USER} {own.tls_key_file}'"):
+        own.tls_files()
+
+
 def test_a_directory_where_others_may_put_keys_is_refused(directory: Path) -> None:
     store.save(directory, make("a"))
     directory.chmod(0o775)

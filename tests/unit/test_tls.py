@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fedsdn.bench.stranger import Kind, said
-from fedsdn.config.model import Federation, Identity, Site
-from fedsdn.errors import FinalError
 from fedsdn.identity import new, store
 from fedsdn.identity.new import NewIdentity
 from fedsdn.proxy.admission.policy import Policy
@@ -23,45 +19,23 @@ from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.exchange import readable, receive, send_all
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
 from fedsdn.proxy.tls import contexts, pins
-from fedsdn.proxy.tls.contexts import Tls, server_context
-from fedsdn.proxy.tls.secured import Secured, TlsError
-from tests.unit.federations import own_identity, three_sites, unencrypted
+from fedsdn.proxy.tls.contexts import server_context
+from fedsdn.proxy.tls.secured import TlsError
+from tests.unit.federations import own_identity
 from tests.unit.loopback import asynchronous, tcp_pair
-
-FEDERATION = three_sites()
-A, B, C = FEDERATION.sites
+from tests.unit.tls_ends import (
+    FEDERATION,
+    A,
+    B,
+    C,
+    meeting,
+    met,
+    tls_of,
+    with_identities,
+)
 
 RECORD = b"\x17\x03\x03\x00\x40"
 """The header of a record with 64 octets (RFC 8446, section 5.2)."""
-
-
-def own_files(directory: Path, *own: NewIdentity) -> Path:
-    for one in own:
-        store.save(directory, one)
-    return directory
-
-
-def tls_of(
-    directory: Path,
-    site: Site,
-    federation: Federation = FEDERATION,
-    *,
-    own: NewIdentity | None = None,
-    server: ssl.SSLContext | None = None,
-) -> Tls:
-    """What a worker of a site has; ``server`` is what its workers share."""
-    files = own_files(directory / site.name, own or own_identity(site.name))
-    policy = Policy.at(federation, site.name)
-    return Tls(server or server_context(), lambda: store.load(files), policy)
-
-
-def with_identities(federation: Federation, **identities: tuple[Identity, ...]) -> Federation:
-    """The same federation, where these sites have these identities."""
-    sites = tuple(
-        replace(site, identities=identities.get(site.name, site.identities))
-        for site in federation.sites
-    )
-    return replace(federation, sites=sites)
 
 
 def made(patch: pytest.MonkeyPatch, name: str, begins: int, ends: int) -> NewIdentity:
@@ -70,34 +44,6 @@ def made(patch: pytest.MonkeyPatch, name: str, begins: int, ends: int) -> NewIde
         patched.setattr(new, "_EARLIER", -timedelta(days=begins))
         patched.setattr(new, "LIFE", timedelta(days=ends))
         return new.make(name)
-
-
-async def meeting(
-    client: Tls, server: Tls, peer: Site = A, called: Site = B
-) -> tuple[Secured, Secured]:
-    """Connect; return both ends. If one end refuses the other, raise what it says."""
-    near, far = tcp_pair()
-    begun = client.calling(near, called)
-    calling = asyncio.create_task(client.prove(begun, called))
-    await readable(far)
-    answered = server.called(far, peer)
-    results = await asyncio.gather(calling, server.prove(answered, peer), return_exceptions=True)
-    for error in results:
-        if isinstance(error, BaseException) and not isinstance(error, ConnectionResetError):
-            begun.close()
-            answered.close()
-            raise error
-    return begun, answered
-
-
-@asynccontextmanager
-async def met(client: Tls, server: Tls) -> AsyncIterator[tuple[Secured, Secured]]:
-    begun, answered = await meeting(client, server)
-    with begun, answered:
-        await send_all(answered, b"hello")
-        assert await receive(begun, 100) == b"hello"
-        client.remember(begun, B)
-        yield begun, answered
 
 
 # Who is let in
@@ -315,88 +261,6 @@ async def test_a_client_hello_fits_into_the_first_segment(tmp_path: Path) -> Non
     own = client._own
     assert own is not None
     assert len(own.identity.certificate) < longest <= FIRST_SEGMENT_BYTES
-
-
-# A change of keys
-
-
-@asynchronous
-async def test_a_new_identity_is_shown_from_then_on(tmp_path: Path) -> None:
-    fresh = new.make("a")
-    both = with_identities(FEDERATION, a=(fresh.identity, *A.identities))
-    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
-    async with met(client, server) as (before, _):
-        for one in (client, server):
-            one.take(Policy.at(both, one.policy.site.name))
-        async with met(client, server) as (begun, _):
-            assert begun.shown == before.shown  # this host has no other yet
-        own_files(tmp_path / "a", fresh)
-        client.take(client.policy)
-        async with met(client, server) as (begun, answered):
-            assert begun.shown == answered.proven == fresh.identity.fingerprint
-            assert not begun.session_reused
-        assert client.still_counts(before, "b")
-        client.take(Policy.at(with_identities(FEDERATION, a=(fresh.identity,)), "a"))
-        assert not client.still_counts(before, "b")
-
-
-@asynchronous
-async def test_a_session_of_before_the_change_is_not_resumed(tmp_path: Path) -> None:
-    """The peer's answer comes when the file has changed already, here or at the peer."""
-    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
-    fresh = {name: new.make(name) for name in "ab"}
-    for name, own in fresh.items():
-        begun, answered = await meeting(client, server)
-        with begun, answered:
-            identities = {one: (fresh[one].identity,) for one in fresh if one <= name}
-            own_files(tmp_path / name, own)
-            for end in (client, server):
-                end.take(Policy.at(with_identities(FEDERATION, **identities), end.policy.site.name))
-            await send_all(answered, b"hello")
-            assert await receive(begun, 100) == b"hello"
-            client.remember(begun, B)
-        async with met(client, server) as (again, _):
-            assert not again.session_reused
-
-
-@asynchronous
-async def test_a_peer_that_replaces_its_identity_proves_it_each_time(tmp_path: Path) -> None:
-    """So that nothing is under way that the old one proves, when the old one leaves the file."""
-    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
-    fresh = new.make("b")
-    own_files(tmp_path / "b", fresh)
-    both = with_identities(FEDERATION, b=(*B.identities, fresh.identity))
-    async with met(client, server):
-        for end in (client, server):
-            end.take(Policy.at(both, end.policy.site.name))
-    begun, answered = await meeting(client, server, called=both.site("b"))
-    with begun, answered:
-        assert not begun.session_reused
-        assert begun.proven == B.identities[0].fingerprint
-    server.take(Policy.at(with_identities(FEDERATION, b=(fresh.identity,)), "b"))
-    begun, answered = await meeting(client, server, called=both.site("b"))
-    with begun, answered:
-        assert begun.proven == fresh.identity.fingerprint
-
-
-def test_a_host_without_its_keys_is_told_so(tmp_path: Path) -> None:
-    policy = Policy.at(FEDERATION, "a")
-    with pytest.raises(FinalError, match="identity init"):
-        Tls(server_context(), lambda: store.load(tmp_path / "none"), policy)
-    Tls(
-        server_context(),
-        lambda: store.load(tmp_path / "none"),
-        Policy.at(unencrypted(FEDERATION), "a"),
-    )
-
-
-def test_a_plain_connection_counts_where_the_file_says_so(tmp_path: Path) -> None:
-    a = tls_of(tmp_path, A)
-    with socket.socket() as plain:
-        assert not a.still_counts(plain, "b")
-        a.take(Policy.at(unencrypted(FEDERATION), "a"))
-        assert a.still_counts(plain, "b")
-        assert not a.still_counts(plain, "nobody")
 
 
 # The socket

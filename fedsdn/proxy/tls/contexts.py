@@ -41,11 +41,11 @@ def check_own(policy: Policy, load: LoadOwn) -> None:
     """Check that this host has an identity that the federation file lists, if it needs one.
 
     Raises:
-        FedsdnError: it has none.
+        FedsdnError: it has none, or the proxy's user cannot use it.
 
     """
     if needs_own(policy):
-        current(policy.site, load()).tls_files()
+        _load(current(policy.site, load()), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
 
 def needs_own(policy: Policy) -> bool:
@@ -73,6 +73,26 @@ def _context(protocol: int) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.sslsocket_class = Secured
     return context
+
+
+def _load(own: OwnIdentity, *contexts: ssl.SSLContext) -> None:
+    """Have contexts show an identity.
+
+    Raises:
+        FinalError: its key cannot be read, or is another one's.
+
+    """
+    certificate, key = own.tls_files()
+    try:
+        for context in contexts:
+            context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise FinalError(
+            f"{key}: is not the key of {certificate} ({error.reason}): put both back from a "
+            "backup, or run 'fedsdn identity rotate'"
+        ) from error
+    except OSError as error:
+        raise FinalError(f"{key}: cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +161,9 @@ class Tls:
     def _show(self, own: OwnIdentity) -> None:
         if own == self._own:
             return
-        certificate, key = own.tls_files()
-        try:
-            for context in (self._server, self._client):
-                context.load_cert_chain(certificate, key)
-        except OSError as error:
-            raise FinalError(
-                f"{key}: is not the key of {certificate} ({error.strerror or error}): put both "
-                "back from a backup, or run 'fedsdn identity rotate'"
-            ) from error
+        _load(own, _context(ssl.PROTOCOL_TLS_SERVER))  # a context where that fails has no key left
+        self._own = None
+        _load(own, self._server, self._client)
         self._own = own
         self._sessions.clear()  # they show the certificate before
 
@@ -180,7 +194,7 @@ class Tls:
         known = self._sessions.get(peer.name) if resumes else None
         session = known.session if known else None
         wrapped = self._client.wrap_socket(far, do_handshake_on_connect=False, session=session)
-        return cast("Secured", wrapped)
+        return self._showing(wrapped)
 
     @property
     def _resumes(self) -> bool:
@@ -193,10 +207,12 @@ class Tls:
     def remember(self, far: socket.socket, peer: Site) -> None:
         """Keep the session of a connection on which the peer has said something.
 
-        Not if the federation file has changed since the handshake: resumed, it would show or prove
-        a certificate that does not count any more.
+        Not if the federation file or this host's keys have changed since the handshake: resumed, it
+        would show or prove a certificate that does not count any more, or show the former one.
         """
         if not isinstance(far, Secured) or not self.still_counts(far, peer.name):
+            return
+        if far.shown != self._own_fingerprint:
             return
         if far.session_reused and peer.name in self._sessions:
             return  # as good as this one, which takes 0.2 ms to copy
@@ -223,7 +239,17 @@ class Tls:
             raise TlsError(Reason.PROTOCOL, Who.PEER, wrong)
         self._server.num_tickets = int(monotonic() < self._tickets_until.get(peer.name, math.inf))
         wrapped = self._server.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
-        return cast("Secured", wrapped)
+        return self._showing(wrapped)
+
+    def _showing(self, wrapped: ssl.SSLSocket) -> Secured:
+        """Note what a socket shows, whichever certificate comes before its handshake ends."""
+        sock = cast("Secured", wrapped)
+        sock.shown = self._own_fingerprint
+        return sock
+
+    @property
+    def _own_fingerprint(self) -> bytes:
+        return self._own.identity.fingerprint if self._own is not None else b""
 
     async def prove(self, sock: Secured, peer: Site, turn: Turn = nullcontext) -> None:
         """Make the handshake, and see that the other side is the peer.
@@ -233,7 +259,6 @@ class Tls:
             OSError: the connection broke.
 
         """
-        sock.shown = self._own.identity.fingerprint if self._own is not None else b""
         certificate = await shake_hands(sock, turn)
         pins.check(certificate, peer.name, self.policy.federation, datetime.now(UTC))
         sock.proves(certificate)
