@@ -65,7 +65,7 @@ class ByPeer:
     def refused(self) -> Iterator[Refused]:
         """Yield what was counted, in the order of the first ones."""
         for name, reason, count, last in _ENTRY.iter_unpack(self._memory):
-            if not count:
+            if not count or reason >= len(_REASONS):  # a worker of ours writes no such number
                 return
             peer = name.rstrip(b"\0").decode(errors="replace")
             yield Refused(peer, _REASONS[reason], count, last)
