@@ -31,7 +31,7 @@ def write(path: Path, content: bytes) -> None:
 
     """
     make_directory(path.parent)
-    fresh = path.with_suffix(".new")
+    fresh = path.with_name(f"{path.name}.new")
     with open_private(fresh) as file:
         file.write(content)
     fresh.replace(path)

@@ -7,7 +7,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,16 @@ import pytest
 from fedsdn import users
 from fedsdn.users import PROXY_USER
 from tests.real.sandbox import in_sandbox, settings_of
-from tests.real.site_host import BRIDGE, Program, SiteHost, wait_until
+from tests.real.site_host import BRIDGE, Program, SiteHost, federation, wait_until
 from tests.real.test_site_bridge import own
 
 pytestmark = pytest.mark.real
 
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all"
 WORKERS = 2
+PORT = 443
+"""Of peers: below 1024, which takes a right of its own."""
+
 CONFIG = "--config-file=/run/fedsdn.conf"
 
 
@@ -41,6 +44,7 @@ def host() -> Iterator[SiteHost]:
 
 @pytest.fixture(scope="module")
 def running(host: SiteHost) -> Iterator[Running]:
+    host.write(replace(federation(), proxy_port=PORT))
     host.up()
     with (
         host.program(*in_sandbox("fedsdn-app", "osken-manager", CONFIG, "fedsdn.app")) as app,
@@ -49,7 +53,7 @@ def running(host: SiteHost) -> Iterator[Running]:
         ) as proxy,
     ):
         wait_until(lambda: own(host) != [] and len(workers(proxy)) == WORKERS)
-        wait_until(lambda: ":1080" in host.inside("ss -ltn"))
+        wait_until(lambda: f":{PORT}" in host.inside("ss -ltn"))
         wait_until((host.run_directory / "fedsdn/uplinks.json").exists)
         yield Running(app, proxy)
 
@@ -94,6 +98,11 @@ def test_the_first_process_has_given_up_what_it_entered_the_namespace_with(
     found = status(first_process(running.proxy))
     for kind in ("CapEff", "CapPrm", "CapBnd"):
         assert found[kind] == [bits(users.FIRST_PROCESS)], kind
+
+
+@pytest.mark.usefixtures("running")
+def test_the_application_probes_from_a_port_below_1024(host: SiteHost) -> None:
+    wait_until(lambda: len(host.inside(f"ss -Hlun sport = :{PORT}").splitlines()) == 2)
 
 
 def test_a_reload_and_new_workers_have_no_more(host: SiteHost, running: Running) -> None:
