@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,7 +20,7 @@ from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.exchange import readable, receive, send_all
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
-from fedsdn.proxy.tls import contexts, pins
+from fedsdn.proxy.tls import contexts, handshake, pins
 from fedsdn.proxy.tls.contexts import server_context
 from fedsdn.proxy.tls.secured import TlsError
 from tests.unit.federations import own_identity
@@ -182,6 +184,37 @@ async def test_a_long_chain_of_certificates_is_not_parsed(tmp_path: Path) -> Non
     assert refused.value.reason is Reason.PROTOCOL
 
 
+@pytest.mark.parametrize("caller", [True, False])
+@asynchronous
+async def test_silence_is_a_callers_fault_and_not_a_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, caller: bool
+) -> None:
+    """A path may have been lost on the way to a server; a caller has a path, it has spoken."""
+    monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.01)
+    near, far = tcp_pair()
+    with near, far:
+        near.send(said(Kind.HELLO))
+        await readable(far)
+        tls = tls_of(tmp_path, B if caller else A)
+        sock = tls.called(far, A) if caller else tls.calling(near, B)
+        with sock, pytest.raises(OSError, match="no handshake within") as late:
+            await tls.prove(sock, A if caller else B)
+    assert isinstance(late.value, TlsError if caller else TimeoutError)
+
+
+@asynchronous
+async def test_a_path_that_is_lost_meanwhile_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tls_of(tmp_path, A)
+    near, far = tcp_pair()
+    with far, client.calling(near, B) as begun:
+        lost = OSError(errno.ETIMEDOUT, "Connection timed out")
+        monkeypatch.setattr(begun, "do_handshake", Mock(side_effect=lost))
+        with pytest.raises(TimeoutError, match="Connection timed out"):
+            await client.prove(begun, B)
+
+
 @asynchronous
 async def test_a_site_that_left_is_nobody_though_openssl_knows_its_certificate(
     tmp_path: Path,
@@ -330,3 +363,25 @@ async def test_a_truncated_record_is_not_passed_on(tmp_path: Path) -> None:
         socket.socket.send(begun, RECORD + bytes(10))
         begun.close()
         assert [await receive(answered, 100) for _ in range(2)] == [b"true", b""]
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR])
+@asynchronous
+async def test_nothing_is_in_clear_when_one_direction_is_shut_down(
+    tmp_path: Path, how: int
+) -> None:
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        begun.shutdown(how)
+        reader, writer = (answered, begun) if how == socket.SHUT_RD else (begun, answered)
+        writer.send(b"secret")
+        assert await receive(reader, 100) == b"secret"
+
+
+@asynchronous
+async def test_nothing_is_peeked_at(tmp_path: Path) -> None:
+    async with met(tls_of(tmp_path, A), tls_of(tmp_path, B)) as (begun, answered):
+        begun.send(b"x")
+        await readable(answered)
+        with pytest.raises(ValueError, match="flags"):
+            answered.recv(1, socket.MSG_PEEK)
+        assert await receive(answered, 1) == b"x"

@@ -150,6 +150,39 @@ async def test_of_many_of_one_address_the_oldest_are_shed_and_others_keep_theirs
 
 
 @asynchronous
+async def test_who_has_said_nothing_is_shed_before_who_has(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer needs a round trip more, and is the oldest soon; but it has spoken at once."""
+    monkeypatch.setattr(module, "_SPEAKS_SECONDS", 0.0)
+    door = Door(stack)
+    peer = door.call(say=b"?")
+    await until(lambda: door.asked == 1)
+    silent = [door.call() for _ in range(100)]
+    await until(lambda: door.counted[Reason.CROWDED] == 101 - MOST // 2)
+    assert [is_open(near) for near in silent[-(MOST // 2) :]] == [False] + [True] * (MOST // 2 - 1)
+    peer.send(b"!")
+    await until(lambda: len(door.in_) == 1)
+    await door.unproven.wind_up(0)
+    close_all(door)
+
+
+@asynchronous
+async def test_who_is_only_about_to_speak_is_not_shed_before_others(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SPEAKS_SECONDS", 1000.0)
+    door = Door(stack)
+    strangers = [door.call(say=b"?") for _ in range(MOST // 2)]
+    await until(lambda: door.asked == MOST // 2)
+    peers = [door.call() for _ in range(2)]
+    await until(lambda: door.counted[Reason.CROWDED] == 2)
+    assert [is_open(near) for near in strangers] == [False, False, True, True]
+    assert all(is_open(near) for near in peers)
+    await door.unproven.wind_up(0)
+
+
+@asynchronous
 async def test_of_many_addresses_the_one_with_most_gives_way(stack: ExitStack) -> None:
     door = Door(stack)
     crowd = [door.call() for _ in range(3)]

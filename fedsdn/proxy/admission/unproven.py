@@ -3,7 +3,8 @@
 Whoever can send in a peer's name on an uplink's network gets this far, so little may be had here: a
 caller that is silent has a descriptor and no task, none has one of the slots of those that are
 carried, and each has ten seconds. Of one address there are so many, and so many in all; one more
-sheds the oldest of the address that has most, because the peer speaks as soon as it is connected.
+sheds one of the address that has most: the oldest of those that have said nothing, because the peer
+speaks as soon as it is connected, or else the oldest of all.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ PROOF_SECONDS = 10.0
 WIND_UP_SECONDS = 2.0
 """How long they may take when the worker stops."""
 
+_SPEAKS_SECONDS = 0.05
+"""The peer's first octets come right behind the end of its connect: who is silent for longer is
+shed first. Not before, since the peer may be the only one that is."""
+
 _OF_ONE = 1 / 2
 """The part of all places that one address may have."""
 
@@ -60,6 +65,7 @@ class _Caller:
     far: socket.socket
     name: SocketAddress
     peer: str
+    since: float
     expiry: asyncio.TimerHandle | None = None
     task: asyncio.Task[Callable[[], object]] | None = field(default=None)
 
@@ -103,7 +109,7 @@ class Unproven:
             far.close()
             self._note(name, "", peer.reason, "")
             return
-        caller = _Caller(far, name, peer.name)
+        caller = _Caller(far, name, peer.name, self._loop.time())
         self._make_room(name.address)
         self._callers.setdefault(name.address, {})[caller] = None
         self._count += 1
@@ -117,7 +123,10 @@ class Unproven:
             own = max(self._callers.values(), key=len)
         elif len(own) < self._of_one:
             return
-        self._shed(next(iter(own)), Reason.CROWDED, f"more than {len(own)} unproven at a time")
+        late = self._loop.time() - _SPEAKS_SECONDS
+        silent = (one for one in own if one.task is None and one.since <= late)
+        shed = next(silent, next(iter(own)))
+        self._shed(shed, Reason.CROWDED, f"more than {len(own)} unproven at a time")
 
     def _heard(self, caller: _Caller) -> None:
         """Have a caller, who says something, prove who it is; one that has gone is forgotten."""

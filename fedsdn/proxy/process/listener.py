@@ -47,12 +47,18 @@ class Listener:
     """Accepts on a listening socket."""
 
     def __init__(
-        self, sock: socket.socket, take: Take, full: Callable[[], bool] = lambda: False
+        self,
+        sock: socket.socket,
+        take: Take,
+        full: Callable[[], bool] = lambda: False,
+        at_once: int = _AT_ONCE,
     ) -> None:
         """Take over ``sock``; connections are accepted, for ``take``, while ``run`` does.
 
-        While ``full`` says so, new connections wait in the kernel.
+        While ``full`` says so, new connections wait in the kernel. ``at_once`` of them are accepted
+        before others get their turn.
         """
+        self._at_once = at_once
         self._sock = sock
         self._take = take
         self._full = full
@@ -74,7 +80,7 @@ class Listener:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
+        for _ in range(self._at_once):
             if self._full():
                 raise _PauseError("as many connections as the descriptors allow")
             if not self._accept_one():

@@ -63,6 +63,17 @@ class Parked:
                 if not is_good(far, peer):
                     task.cancel()
 
+    def dismiss(self, is_good: Callable[[socket.socket, str], bool]) -> None:
+        """Tell the peers to end the connections that are not good any more.
+
+        By a reset a request that is under way would be lost, and the VM's first data with it. Here
+        the peer is told at that to ask again.
+        """
+        for peer, tasks in self._tasks.items():
+            for far in tasks.values():
+                if not is_good(far, peer):
+                    _say_that_we_leave(far)
+
     async def _wait(self, far: socket.socket, peer: str) -> bool:
         """Wait until the peer says something; False if it does not for too long."""
         loop = asyncio.get_running_loop()

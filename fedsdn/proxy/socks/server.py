@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,7 @@ from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
+from fedsdn.proxy.sockets.exchange import readable
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, Call, connect_as
@@ -134,7 +135,7 @@ class Server:
         """
         try:
             with ExitStack() as opened:
-                secured = opened.enter_context(self._tls.called(far, peer))
+                secured = opened.enter_context(await self._called(far, peer))
                 await self._tls.prove(secured, peer, partial(self._steps.step, caller.address))
                 opened.pop_all()
                 return secured
@@ -143,6 +144,12 @@ class Server:
             text = f"somebody with an address of site {peer.name}: {reason}: {error.detail}"
             self._log.say(logging.WARNING, (peer.name, reason), text)
             raise NotProvenError(reason, error.detail) from error
+
+    async def _called(self, far: socket.socket, peer: Site) -> Secured:
+        while True:
+            with suppress(BlockingIOError):
+                return self._tls.called(far, peer)
+            await readable(far)  # it was, and the kernel has thrown that away
 
     async def _go_on(self, dialogue: Dialogue) -> None:
         """Do what a peer asks for; leave its connection alone when it pauses."""

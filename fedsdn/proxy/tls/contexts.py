@@ -134,12 +134,12 @@ class Tls:
         """Take up a federation file, and the host's keys as they are now.
 
         Raises:
-            FedsdnError: as at the beginning; what was taken up before stays in force.
+            FedsdnError: as at the beginning; this host goes on with the keys that it had.
 
         """
+        self.policy = policy  # the first, so that what left the file counts no more whatever fails
         peers = policy.federation.peers(policy.site.name)
         self._trust(one for peer in peers for one in peer.identities)
-        self.policy = policy
         self._sessions = {
             name: one for name, one in self._sessions.items() if self._is_of(one, name)
         }
@@ -231,6 +231,7 @@ class Tls:
 
         Raises:
             TlsError: the first that came is no beginning of a handshake.
+            BlockingIOError: nothing has come.
             OSError: the connection broke.
 
         """

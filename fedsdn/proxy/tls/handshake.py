@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import socket
 import ssl
@@ -32,12 +33,13 @@ async def shake_hands(sock: Secured, turn: Turn) -> bytes:
     """Make the handshake of a connected socket; return the other side's certificate (DER).
 
     Raises:
-        TlsError: the other side does not prove what it should, or does not in time.
-        OSError: the connection broke.
+        TlsError: the other side does not prove what it should; or a caller does not in time.
+        OSError: the connection broke, or the server does not answer in time.
 
     """
+    limit = asyncio.timeout(HANDSHAKE_SECONDS)
     try:
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
+        async with limit:
             taken = 0
             while True:
                 async with turn():
@@ -47,7 +49,11 @@ async def shake_hands(sock: Secured, turn: Turn) -> bytes:
                     break
                 await wait(sock)
     except TimeoutError:
+        if not limit.expired():
+            raise  # the kernel's: the path is lost
         late = f"no handshake within {HANDSHAKE_SECONDS:g} s"
+        if not sock.server_side:
+            raise OSError(errno.ETIMEDOUT, late) from None
         raise TlsError(Reason.PROTOCOL, Who.PEER, late) from None
     certificate = sock.getpeercert(binary_form=True)
     if certificate is None:

@@ -9,6 +9,7 @@ of stream, whether TLS has announced it or not: what VMs end, they end by record
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 from hashlib import sha256
 from typing import TYPE_CHECKING, cast
@@ -65,10 +66,13 @@ class Secured(ssl.SSLSocket):
         """Read at most so many bytes; none at the end.
 
         Raises:
+            ValueError: ``flags``, of which TLS knows none.
             BlockingIOError: there is nothing now.
             OSError: the connection broke.
 
         """
+        if flags:
+            raise ValueError(f"flags {flags} on a connection with TLS")
         buffer = bytearray(buflen)
         return bytes(buffer[: self.recv_into(buffer)])
 
@@ -110,6 +114,15 @@ class Secured(ssl.SSLSocket):
             raise BlockingIOError(errno.EAGAIN, "the socket is full") from None
         except OSError as error:
             raise translated(error, writing=True) from error
+
+    def shutdown(self, how: int) -> None:
+        """Shut one or both directions down; the other one stays encrypted.
+
+        Raises:
+            OSError: the connection broke.
+
+        """
+        socket.socket.shutdown(self, how)  # that of SSLSocket would go on in clear
 
 
 def translated(error: OSError, *, writing: bool = False) -> OSError:
