@@ -18,9 +18,10 @@ def make_directory(path: Path, mode: int = 0o711) -> None:
         OSError: it cannot be made.
 
     """
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(mode)
+    for one in reversed((path, *path.parents)):
+        if not one.is_dir():
+            one.mkdir(exist_ok=True)
+            one.chmod(mode)
 
 
 def write(path: Path, content: bytes) -> None:

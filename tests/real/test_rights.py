@@ -206,6 +206,29 @@ def test_a_federation_file_that_workers_cannot_read_is_refused(
     assert running.proxy.poll() is None
 
 
+def test_a_directory_that_workers_cannot_go_through_is_refused(
+    host: SiteHost, running: Running
+) -> None:
+    """As /etc/fedsdn is after 'identity init' of a root whose umask is 077, of a version before."""
+    before = host.run_directory / "closed"
+    before.mkdir(0o700)
+    host.output("cp -a /run/federation.yaml /run/identity /run/closed")
+    settings = "[fedsdn]\nsite = a\nfederation = /run/closed/federation.yaml\n"
+    (before / "fedsdn.conf").write_text(settings)
+    check = "fedsdn proxy run --check --config-file=/run/closed/fedsdn.conf"
+    command = shlex.join(in_sandbox("fedsdn-proxy", *check.split()))
+    for path in ("federation.yaml", "identity"):
+        refused = host.run(command)
+        assert refused.returncode == 78
+        assert refused.stderr.startswith(f"fedsdn: /run/closed/{path}: the proxy's workers (user ")
+        assert f"'namei -l /run/closed/{path}' shows" in refused.stderr
+        before.chmod(0o755)
+        (before / "identity").chmod(0o700)
+    (before / "identity").chmod(0o755)
+    assert host.run(command).returncode == 0
+    assert running.proxy.poll() is None
+
+
 def test_the_application_listens_to_nobody_but_the_workers(
     host: SiteHost, running: Running
 ) -> None:

@@ -125,6 +125,16 @@ def test_each_private_key_is_for_one_user_and_the_rest_is_for_all(directory: Pat
     assert "PRIVATE" not in repr(make("a"))
 
 
+def test_directories_that_are_made_can_be_gone_through_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        store.save(tmp_path / "etc/fedsdn/identity", make("a"))
+    finally:
+        os.umask(before)
+    for name in ("etc", "etc/fedsdn", "etc/fedsdn/identity"):
+        assert (tmp_path / name).stat().st_mode & 0o7777 == 0o755
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
 def test_private_keys_that_others_may_read_are_refused(directory: Path, mode: int) -> None:
     own = store.save(directory, make("a"))

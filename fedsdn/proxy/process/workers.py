@@ -20,6 +20,7 @@ from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.memory import Memory
 from fedsdn.proxy.opening.device import check_device, load_order
+from fedsdn.proxy.process.as_worker import check_as_worker
 from fedsdn.proxy.process.handed_on import (
     HandedOn,
     HandedRows,
@@ -96,13 +97,19 @@ def _watched(settings: Settings) -> WatchedFederation:
 
 
 def _check_keys(federation: Federation, settings: Settings) -> None:
-    """Check that the workers will find the keys that they need.
+    """Check that the workers will be able to read the federation file, and the keys that they need.
 
     Raises:
         FedsdnError: they will not.
 
     """
-    check_own(Policy.at(federation, settings.site), partial(load, settings.identity))
+    policy = Policy.at(federation, settings.site)
+
+    def check() -> None:
+        settings.federation.open("rb").close()
+        check_own(policy, partial(load, settings.identity))
+
+    check_as_worker(check)
 
 
 def _check_readable(file: Path) -> None:
