@@ -157,10 +157,20 @@ def test_a_host_without_its_keys_is_told_so(tmp_path: Path) -> None:
     )
 
 
+@asynchronous
+async def test_a_connection_with_tls_is_not_used_where_the_file_says_none(tmp_path: Path) -> None:
+    client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
+    async with met(client, server) as (begun, _):
+        assert client.is_as_now(begun, "b")
+        client.take(Policy.at(unencrypted(FEDERATION), "a"))
+        assert not client.is_as_now(begun, "b")
+
+
 def test_a_plain_connection_counts_where_the_file_says_so(tmp_path: Path) -> None:
     a = tls_of(tmp_path, A)
     with socket.socket() as plain:
         assert not a.still_counts(plain, "b")
         a.take(Policy.at(unencrypted(FEDERATION), "a"))
         assert a.still_counts(plain, "b")
+        assert a.is_as_now(plain, "b")
         assert not a.still_counts(plain, "nobody")

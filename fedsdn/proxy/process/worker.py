@@ -348,7 +348,7 @@ class _Worker:
         self._parked.dismiss(self._tls.still_counts)
 
     def _counts(self, connection: Connection) -> bool:
-        return self._tls.still_counts(connection.far, connection.peer.name)
+        return self._tls.is_as_now(connection.far, connection.peer.name)
 
     async def _check_port(self) -> None:
         async with self._reloading:

@@ -223,6 +223,8 @@ class Server:
         except SocksError as error:
             self._carried.ended(Reason.PROTOCOL, Who.PEER, str(error))
             await dialogue.turn_away(error.answer)
+        except TlsError as error:
+            self._carried.ended(error.reason, error.who, error.detail)
         return None
 
     def _admits(self, request: Request, peer: Site) -> bool:

@@ -168,16 +168,22 @@ class Tls:
         self._sessions.clear()  # they show the certificate before
 
     def still_counts(self, far: socket.socket, peer_name: str) -> bool:
-        """Whether requests may still be made on a connection with a peer.
-
-        It would be begun in the same way now, with certificates that the federation file still has.
-        """
+        """Whether a peer may still make requests on a connection: its certificates still count."""
         peer = self.policy.federation.find_site(peer_name)
         if peer is None:
             return False
         if not isinstance(far, Secured):
             return not self.policy.is_encrypted(peer)
         return _has(self.policy.site, far.shown) and _has(peer, far.proven)
+
+    def is_as_now(self, far: socket.socket, peer_name: str) -> bool:
+        """Whether a connection that we began would be begun in the same way now."""
+        peer = self.policy.federation.find_site(peer_name)
+        return (
+            peer is not None
+            and isinstance(far, Secured) == self.policy.is_encrypted(peer)
+            and self.still_counts(far, peer_name)
+        )
 
     # Handshakes
 
