@@ -314,8 +314,12 @@ def test_the_site_s_unit_takes_and_removes_a_namespace_that_is_a_mount_itself() 
         assert list((host.run_directory / "netns").iterdir()) == []
 
 
-def test_a_namespace_that_is_a_mount_itself_is_removed() -> None:
+def test_a_namespace_is_removed_however_it_is_mounted() -> None:
     with SiteHost() as host:
+        host.up()
+        host.output("mount --bind /run/fedsdn.netns /run/fedsdn.netns")
+        assert host.down() == "site taken down\n"
+        assert not (host.run_directory / "fedsdn.netns").exists()
         host.up()
         host.output("ip netns delete fedsdn && ip netns add fedsdn")
         host.up()
