@@ -12,7 +12,10 @@ LOOK_SECONDS = 1.0
 """How often proxy and application look whether they have changed."""
 
 
-def version(directory: Path) -> frozenset[tuple[str, int, int]]:
+Version = frozenset[tuple[str, int, int]]
+
+
+def version(directory: Path) -> Version:
     """Return what changes when files are put there, replaced or taken away."""
     try:
         with os.scandir(directory) as found:
@@ -22,9 +25,12 @@ def version(directory: Path) -> frozenset[tuple[str, int, int]]:
     return frozenset((name, state.st_ino, state.st_ctime_ns) for name, state in states)
 
 
-async def follow(directory: Path, changed: Callable[[], object]) -> NoReturn:
-    """Call ``changed`` whenever the files have, until cancelled."""
-    before = version(directory)
+async def follow(
+    directory: Path, changed: Callable[[], object], before: Version | None = None
+) -> NoReturn:
+    """Call ``changed`` when the files have, since ``before`` or from now on, until cancelled."""
+    if before is None:
+        before = version(directory)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         if (now := version(directory)) != before:

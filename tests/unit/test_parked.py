@@ -75,3 +75,16 @@ async def test_who_is_dismissed_is_told_so_and_what_is_under_way_is_taken() -> N
         assert former[0].fileno() != -1
         with pytest.raises(BlockingIOError):
             good[1].recv(1)
+
+
+@asynchronous
+async def test_who_does_not_read_that_we_leave_is_reset() -> None:
+    far, peer = tcp_pair()
+    with far, peer:
+        with pytest.raises(BlockingIOError):  # noqa: PT012  (until it is full)
+            while True:
+                far.send(bytes(1 << 16))
+        parked = Parked(2, Carried(MagicMock()), MagicMock())
+        parked.park(far, "b", MagicMock())
+        parked.leave()
+        await until(lambda: far.fileno() == -1)

@@ -272,7 +272,7 @@ async def test_a_peer_gets_a_ticket_if_one_of_its_workers_has_none(
 
 @asynchronous
 async def test_a_client_hello_fits_into_the_first_segment(tmp_path: Path) -> None:
-    """With a ticket, which has our certificate in it, of a site with the longest name."""
+    """With a ticket, too, which has our certificate in it."""
     client, server = tls_of(tmp_path, A), tls_of(tmp_path, B)
     async with met(client, server):
         pass

@@ -18,7 +18,7 @@ from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import AddressPair
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
-from fedsdn.identity.own_files import follow
+from fedsdn.identity.own_files import follow, version
 from fedsdn.identity.store import load
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.carried import Carried
@@ -129,6 +129,7 @@ class _Worker:
         self._place = place
         self._statistics = statistics = place.statistics
         self._policy = self._policy_now()
+        self._keys = version(place.identity)  # before they are read
         load_own = partial(load, place.identity)
         self._tls = Tls(place.shared.tls, load_own, self._policy, self._count_handshake)
         self._carried = Carried(statistics.ended)
@@ -213,7 +214,7 @@ class _Worker:
         parts.last("poller", self._poller.run())
         parts.last("sweep", self._sweep.run())
         parts.last("path manager", self._path_manager.run())
-        parts.last("look at keys", follow(self._place.identity, self._take_keys))
+        parts.last("look at keys", follow(self._place.identity, self._take_keys, self._keys))
         self._keeping_ready = parts.last("pool", self._pool.run())
         parts.last("channel", self._channel.run())
         self._vms = Accepting(parts, "listener for VMs", self._vms_listener)
