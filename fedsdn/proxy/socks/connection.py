@@ -7,8 +7,8 @@ import errno
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Iterator, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,12 @@ from fedsdn.proxy.tls.contexts import Tls
 from fedsdn.proxy.tls.secured import Secured, TlsError
 
 _LOG = logging.getLogger(__name__)
+
+_HANDSHAKES = 24
+"""With one peer at a time: hundreds a second on a path of 50 ms, more than a processor makes."""
+
+_TURN_SECONDS = transport.ATTEMPT_SECONDS
+"""How long one waits for others, which may wait in vain for a path that is dead."""
 
 EndTask = Callable[[asyncio.Task[object], Reason, Who, str], object]
 """Ends the connection of a task: why, by whom, and a few words."""
@@ -87,6 +93,8 @@ class Connector:
         self._live_paths = live_paths
         self._path_manager = path_manager
         self._turns = itertools.count()
+        self._handshakes: dict[str, asyncio.Semaphore] = {}
+        """Places of each peer."""
 
     async def connect(self, peer: Site) -> Connection:
         """Connect to a peer's server.
@@ -96,9 +104,33 @@ class Connector:
             TlsError: who answers is not the peer.
 
         """
+        if not self.policy.is_encrypted(peer):
+            return await self._begin(peer, encrypted=False)
+        async with self._few_at_a_time(peer):
+            return await self._begin(peer, encrypted=True)
+
+    @asynccontextmanager
+    async def _few_at_a_time(self, peer: Site) -> AsyncIterator[None]:
+        """Wait with a handshake while many are under way with a peer; for a moment at most.
+
+        Its server sheds callers that are not proven when there are too many of them
+        (``admission.unproven``): of a crowd that begins at once none would be proven in time.
+        """
+        places = self._handshakes.setdefault(peer.name, asyncio.Semaphore(_HANDSHAKES))
+        has_place = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN_SECONDS):
+                has_place = await places.acquire()
+        try:
+            yield
+        finally:
+            if has_place:
+                places.release()
+
+    async def _begin(self, peer: Site, *, encrypted: bool) -> Connection:
         with ExitStack() as opened:
             far = await self._connect(peer)
-            if self.policy.is_encrypted(peer):
+            if encrypted:
                 far = self._tls.calling(far, peer)
             opened.enter_context(far)
             give_up = partial(self._end_task, running_task())

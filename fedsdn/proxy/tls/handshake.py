@@ -16,8 +16,10 @@ from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.exchange import readable, writable
 from fedsdn.proxy.tls.secured import Secured, TlsError, translated
 
-HANDSHAKE_SECONDS = 10.0
-"""How long the other side may take to end a handshake."""
+HANDSHAKE_SECONDS = 35.0
+"""How long the other side may take: as long as for an answer to a request. A server that has no
+room for more connections leaves them in the kernel. How long callers may take, ``admission`` says.
+"""
 
 _MOST_BYTES = 8192
 """So many octets of a handshake are taken; a peer's has 3,000 at most, with a request behind it.
