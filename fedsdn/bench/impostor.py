@@ -25,6 +25,7 @@ from fedsdn.socket_address import SocketAddress
 
 _ANSWER_BYTES = 1 << 12
 _YEAR = timedelta(days=365)
+_CHAIN = 300
 
 
 class Kind(StrEnum):
@@ -34,6 +35,8 @@ class Kind(StrEnum):
     FOREIGN = "foreign certificate"
     EXPIRED = "expired certificate"
     EARLY = "certificate not yet valid"
+    CHAIN = "long chain of certificates"
+    """As much as OpenSSL would parse before it refuses them (100 KB)."""
     CLIENT = "another site's client"
     """With the peer's own certificate."""
     DESTINATION = "destination elsewhere"
@@ -44,6 +47,7 @@ _BEGIN_AND_END = {
     Kind.FOREIGN: (-_YEAR, _YEAR),
     Kind.EXPIRED: (-2 * _YEAR, -_YEAR),
     Kind.EARLY: (_YEAR, 2 * _YEAR),
+    Kind.CHAIN: (-_YEAR, _YEAR),
 }
 _REFUSED = SELECTION + encode_reply(Reply.NOT_ALLOWED)
 _NO_ADDRESS = "198.51.100.1"
@@ -63,7 +67,8 @@ def context(kind: Kind, directory: Path, name: str) -> ssl.SSLContext:
         now = datetime.now(UTC)
         begin, end = (now + one for one in _BEGIN_AND_END[kind])
         with tempfile.NamedTemporaryFile() as file:
-            file.write(_certificate(name, begin, end))
+            key, certificate = _certificate(name, begin, end)
+            file.write(key + certificate * (_CHAIN if kind is Kind.CHAIN else 1))
             file.flush()
             made.load_cert_chain(file.name)
     elif kind is not Kind.NO_CERTIFICATE:
@@ -72,8 +77,8 @@ def context(kind: Kind, directory: Path, name: str) -> ssl.SSLContext:
     return made
 
 
-def _certificate(site: str, begin: datetime, end: datetime) -> bytes:
-    """Make a certificate in a site's name, and its key."""
+def _certificate(site: str, begin: datetime, end: datetime) -> tuple[bytes, bytes]:
+    """Make a key, and a certificate in a site's name."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)])
     certificate = (
@@ -86,9 +91,10 @@ def _certificate(site: str, begin: datetime, end: datetime) -> bytes:
         .not_valid_after(end)
         .sign(key, SHA256())
     )
-    return key.private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    ) + certificate.public_bytes(Encoding.PEM)
+    return (
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        certificate.public_bytes(Encoding.PEM),
+    )
 
 
 def asked(kind: Kind, client: str, destination: str) -> bytes:

@@ -161,8 +161,15 @@ async def test_the_other_side_does_not_choose_what_a_step_costs(tmp_path: Path) 
             await calling
 
 
+@pytest.mark.parametrize(
+    ("most", "words"), [(8192, "more than 8192 octets"), (1 << 20, "excessive message size")]
+)
 @asynchronous
-async def test_a_long_chain_of_certificates_is_not_parsed(tmp_path: Path) -> None:
+async def test_a_long_chain_of_certificates_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, words: str
+) -> None:
+    """Whether it is there when the step begins, or comes while that reads."""
+    monkeypatch.setattr(handshake, "MOST_BYTES", most)
     server = tls_of(tmp_path, B)
     chain = tmp_path / "chain.pem"
     chain.write_bytes(own_identity("a").tls_key + own_identity("a").public * 100)
@@ -179,7 +186,7 @@ async def test_a_long_chain_of_certificates_is_not_parsed(tmp_path: Path) -> Non
             await readable(caller)
             with suppress(ssl.SSLWantReadError):
                 caller.do_handshake()
-        with pytest.raises(TlsError, match="more than 8192 octets") as refused:
+        with pytest.raises(TlsError, match=words) as refused:
             await meeting
     assert refused.value.reason is Reason.PROTOCOL
 

@@ -18,8 +18,8 @@ from fedsdn.identity.store import OwnIdentity, current
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
-from fedsdn.proxy.tls import hello, pins
-from fedsdn.proxy.tls.handshake import Turn, shake_hands
+from fedsdn.proxy.tls import chain_limit, hello, pins
+from fedsdn.proxy.tls.handshake import MOST_BYTES, Turn, shake_hands
 from fedsdn.proxy.tls.secured import Secured, TlsError
 
 _HELLO_BYTES = 500
@@ -67,6 +67,7 @@ def _context(protocol: int) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_ecdh_curve(_GROUP)
+    chain_limit.limit(context, MOST_BYTES)
     # Certificates are pinned: whose a name is nobody asks.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED

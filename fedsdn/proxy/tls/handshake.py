@@ -21,9 +21,9 @@ HANDSHAKE_SECONDS = 35.0
 room for more connections leaves them in the kernel. How long callers may take, ``admission`` says.
 """
 
-_MOST_BYTES = 8192
+MOST_BYTES = 8192
 """So many octets of a handshake are taken; a peer's has 3,000 at most, with a request behind it.
-OpenSSL would parse 100 KB of certificates before it refuses them, which takes 35 ms."""
+What comes while a step reads is not counted: there ``chain_limit`` holds."""
 
 _UNREAD = struct.Struct("i")
 
@@ -65,8 +65,8 @@ async def shake_hands(sock: Secured, turn: Turn) -> bytes:
 
 def _step(sock: Secured, taken: int) -> Callable[[Secured], Awaitable[None]] | None:
     """Go on as far as possible; return what to wait for, None at the end."""
-    if taken > _MOST_BYTES:
-        raise TlsError(Reason.PROTOCOL, Who.PEER, f"a handshake of more than {_MOST_BYTES} octets")
+    if taken > MOST_BYTES:
+        raise TlsError(Reason.PROTOCOL, Who.PEER, f"a handshake of more than {MOST_BYTES} octets")
     try:
         sock.do_handshake()
     except ssl.SSLWantReadError:
