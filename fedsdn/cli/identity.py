@@ -19,7 +19,7 @@ from fedsdn.config.schema import check_site_name
 from fedsdn.errors import FinalError
 from fedsdn.identity import dates, rotation
 from fedsdn.identity.new import make
-from fedsdn.identity.store import load, save
+from fedsdn.identity.store import check_site, load, save
 from fedsdn.identity.text import block
 from fedsdn.inspect.lines import Line, look_at, screen
 from fedsdn.verify.identity import IdentityView, parts
@@ -39,14 +39,18 @@ def init(
     """
     local = settings(config_file, site, federation)
     check_site_name(local.site)
-    present = [one.identity for one in load(local.identity)]
-    if present:
+    own = load(local.identity)
+    if own:
+        check_site(local.site, own)
         _say(f"site {local.site} has its keys already; 'fedsdn identity rotate' makes others")
     else:
-        present = [save(local.identity, make(local.site)).identity]
+        own = (save(local.identity, make(local.site)),)
         _say(f"private keys are in {local.identity}")
+    printed = rotation.for_file(_listed(local), own)
+    if others := [one.identity.name for one in own if one.identity not in printed]:
+        _say(f"this host has others, which are not to be used again: {', '.join(others)}")
     _say(f"put this under sites.{local.site} in the federation file of every site:")
-    print(block(present, _ends(present)))
+    print(block(printed, _ends(printed)))
 
 
 @app.command()
@@ -59,19 +63,23 @@ def show(
 ) -> None:
     """Print what the federation file has, or is to have, of the private keys on this host."""
     local = settings(config_file, site, federation)
-    present = [one.identity for one in load(local.identity)]
-    if not present:
+    own = load(local.identity)
+    if not own:
         raise FinalError(f"{local.identity}: found no identity: run 'fedsdn identity init'")
+    check_site(local.site, own)
     listed = _listed(local)
-    present.sort(key=lambda one: (*_place(one, listed), dates.begin(one)))
+    printed = rotation.for_file(listed, own)
+    others = sorted({one.identity for one in own} - set(printed), key=dates.begin)
     if as_json:
-        print(json.dumps([_document(one, listed) for one in present], indent=2))
+        print(json.dumps([_document(one, listed) for one in (*printed, *others)], indent=2))
         return
     remarks = {
         one: f"{end}, {'in' if one in listed else 'not in'} the federation file"
-        for one, end in _ends(present).items()
+        for one, end in _ends((*printed, *others)).items()
     }
-    print(block(present, remarks))
+    print(block(printed, remarks))
+    for one in others:
+        print(f"      # also on this host: {one.name}, {remarks[one]}")
 
 
 @app.command()
@@ -105,15 +113,25 @@ def rotate(
     """
     local = settings(config_file, site, federation)
     here = load_federation(local.federation).local_site(local.site)
-    both = rotation.rotate(here, local.identity)
-    remarks = _ends(both)
-    old, new = both
+    made = rotation.rotate(here, local.identity)
+    old, new = made.old, made.new
+    if made.broken:
+        _say(
+            f"{old.name} cannot be used: {made.broken}\n"
+            f"1. put this in its place under sites.{local.site} in every site's federation file"
+        )
+    else:
+        _say(
+            f"1. put this under sites.{local.site} in every site's federation file\n"
+            f"2. when all have it, take {old.name} out of the file, so that {new.name} alone is "
+            "left: at this site first, then at the others"
+        )
     _say(
-        f"1. put this under sites.{local.site} in every site's federation file\n"
-        f"2. when all have it, leave {new.name} alone: here first, then at the others\n"
-        f"3. then remove the old private keys: rm {local.identity}/{old.name}*"
+        f"{2 if made.broken else 3}. then remove the old private keys: "
+        f"rm {local.identity}/{old.name}*"
     )
-    print(block(both, {old: f"{remarks[old]}, in force", new: f"{remarks[new]}, the next"}))
+    remarks = _ends((old, new))
+    print(block(made.listed, {old: f"{remarks[old]}, in force", new: f"{remarks[new]}, the next"}))
 
 
 def _say(text: str) -> None:
@@ -131,10 +149,6 @@ def _listed(local: LocalSettings) -> tuple[Identity, ...]:
     except ConfigError:
         return ()
     return () if found is None else found.identities
-
-
-def _place(one: Identity, listed: tuple[Identity, ...]) -> tuple[bool, int]:
-    return one not in listed, listed.index(one) if one in listed else 0
 
 
 def _document(one: Identity, listed: tuple[Identity, ...]) -> dict[str, Any]:

@@ -49,6 +49,13 @@ def identity_document(identity: Identity) -> dict[str, str]:
     }
 
 
+def common_name(certificate: bytes) -> str:
+    """Return the site that a certificate, in DER, is of; several in a row, none as ``nobody``."""
+    subject = x509.load_der_x509_certificate(certificate).subject
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return ", ".join(str(name.value) for name in names) or "nobody"
+
+
 def check_identities(federation: Federation, sites: Document, *, required: bool) -> None:
     """Check that every site has an identity of its own; with ``required``, that it has one.
 
@@ -87,8 +94,13 @@ def _bytes(document: Document, site: str) -> bytes:
     try:
         return base64.b64decode(document.value, validate=True)
     except (binascii.Error, ValueError) as error:
-        found = f"{describe(document.value)}, which is not base64"
-        raise document.error(found, _as_printed(site)) from error
+        # Not quoted: it may be a private key, and errors are logged.
+        found = f"{len(document.value)} characters, which are not base64"
+        remedy = _as_printed(site)
+        if "PRIVATE KEY" in document.value:
+            found = "a private key, which whoever has read this file has now"
+            remedy += ", after 'fedsdn identity rotate' there"
+        raise document.error(found, remedy) from error
 
 
 def _certificate_problem(der: bytes, site: str) -> str:

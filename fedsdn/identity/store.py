@@ -7,6 +7,7 @@ certificate's, the application that of the probes, and neither may read the othe
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedsdn import files
+from fedsdn.config.identities import common_name
 from fedsdn.config.model import Identity, Site
 from fedsdn.errors import FinalError
 from fedsdn.identity.new import NewIdentity
@@ -33,6 +35,8 @@ ROOT = 0
 _PUBLIC, _TLS_KEY, _PROBES_KEY = ".pem", "-tls.key", "-probes.key"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_AS_ROOT = "run this as root"
+_FROM_BACKUP = "put it back from a backup, or run 'fedsdn identity rotate'"
 _PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----"
 
 
@@ -62,18 +66,11 @@ class OwnIdentity:
         """Return the files of certificate and key, as ``SSLContext.load_cert_chain`` takes them.
 
         Raises:
-            FinalError: the key's file is missing, others than its owner may read it, or the proxy
-                may not.
+            FinalError: the key's file is missing, is not the proxy's, or others may read it.
 
         """
-        file = self.tls_key_file
-        _check_private(file)
-        if _stat(file).st_uid == ROOT:
-            raise FinalError(
-                f"{file}: found owner {ROOT}, so that the proxy's workers (user {PROXY_USER}) "
-                f"cannot read it: run 'chown {PROXY_USER}:{PROXY_USER} {file}'"
-            )
-        return self.public_file, file
+        _check_private(self.tls_key_file, PROXY_USER)
+        return self.public_file, self.tls_key_file
 
     def probes_key(self) -> bytes:
         """Return the private X25519 key, 32 bytes.
@@ -83,7 +80,7 @@ class OwnIdentity:
 
         """
         file = self.probes_key_file
-        _check_private(file)
+        _check_private(file, ROOT)
         try:
             key = load_pem_private_key(_read(file), None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -93,10 +90,29 @@ class OwnIdentity:
             or key.public_key().public_bytes_raw() != self.identity.key
         ):
             raise FinalError(
-                f"{file}: found another key than the one of {self.public_file}: put it back from "
-                "a backup, or run 'fedsdn identity rotate'"
+                f"{file}: found another key than the one of {self.public_file}: {_FROM_BACKUP}"
             )
         return key.private_bytes_raw()
+
+    def try_keys(self) -> None:
+        """Read both private keys as those do who need them.
+
+        Raises:
+            FinalError: one of them is not the identity's, or not its user's alone.
+
+        """
+        self.probes_key()
+        certificate, key = self.tls_files()
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key, password=b"")  # nobody is asked for one
+        except ssl.SSLError as error:
+            raise FinalError(
+                f"{key}: found another key than the one of {certificate}, or one with a passphrase "
+                f"({error.reason}): {_FROM_BACKUP}"
+            ) from error
+        except OSError as error:
+            raise _unreadable(key, error) from error
 
 
 def load(directory: Path) -> tuple[OwnIdentity, ...]:
@@ -127,6 +143,7 @@ def current(site: Site, own: Sequence[OwnIdentity]) -> OwnIdentity:
     for identity in site.identities:
         if identity in by_identity:
             return by_identity[identity]
+    check_site(site.name, own)
     listed = ", ".join(one.name for one in site.identities) or "none"
     here = ", ".join(one.identity.name for one in own) or "none"
     raise FinalError(
@@ -134,6 +151,22 @@ def current(site: Site, own: Sequence[OwnIdentity]) -> OwnIdentity:
         f"private keys (file: {listed}; host: {here}): put what 'fedsdn identity init' prints "
         f"here under sites.{site.name} in every site's file"
     )
+
+
+def check_site(site: str, own: Sequence[OwnIdentity]) -> None:
+    """See that a host's identities are of the site that it is said to be.
+
+    Raises:
+        FinalError: one is another site's.
+
+    """
+    for one in own:
+        name = common_name(one.identity.certificate)
+        if name != site:
+            raise FinalError(
+                f"{one.public_file}: found the identity of site {name}, but this host is said to "
+                f"be site {site}: set 'site' right, or move these keys away"
+            )
 
 
 def probes_keys(site: Site, directory: Path) -> tuple[bytes, ...]:
@@ -164,7 +197,8 @@ def save(directory: Path, new: NewIdentity) -> OwnIdentity:
         _write(own.probes_key_file, new.probes_key, 0o600, ROOT)
         _write(own.public_file, new.public, 0o644, ROOT)  # the last: with it there is an identity
     except OSError as error:
-        raise FinalError(f"{directory}: found {error.strerror}: run this as root") from error
+        remedy = _AS_ROOT if isinstance(error, PermissionError) else "see what is there (ls -ld)"
+        raise FinalError(f"{directory}: cannot be written ({error.strerror}): {remedy}") from error
     return own
 
 
@@ -179,7 +213,7 @@ def _write(file: Path, content: bytes, mode: int, owner: int) -> None:
             new.flush()
             os.fsync(descriptor)
         os.rename(name, file)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             os.unlink(name)
         raise
@@ -211,7 +245,8 @@ def _read(file: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> FinalError:
-    return FinalError(f"{path}: cannot be read ({error.strerror}): run this as root")
+    remedy = _AS_ROOT if isinstance(error, PermissionError) else _FROM_BACKUP
+    return FinalError(f"{path}: cannot be read ({error.strerror}): {remedy}")
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -231,14 +266,19 @@ def _check_owned(directory: Path) -> None:
         )
 
 
-def _check_private(file: Path) -> None:
-    """Refuse a private key that others may read than root, the proxy, and this process's user."""
+def _check_private(file: Path, owner: int) -> None:
+    """Refuse a private key that others may read than its user (where that is not root, ours)."""
     found = _stat(file)
-    if found.st_uid not in (ROOT, PROXY_USER, os.geteuid()) or found.st_mode & _OTHERS:
+    commands = []
+    if found.st_uid not in {owner, os.geteuid() or owner}:
+        commands.append(f"'chown {owner}:{owner} {file}'")
+    if found.st_mode & _OTHERS:
+        commands.append(f"'chmod 600 {file}'")
+    if commands:
         raise FinalError(
-            f"{file}: found owner {found.st_uid} and mode {_mode(found)}, so that others may read "
-            f"a private key of this site: run 'chmod 600 {file}', and 'fedsdn identity rotate' if "
-            "they have"
+            f"{file}: found owner {found.st_uid} and mode {_mode(found)}, but this private key is "
+            f"for user {owner} alone: run {' and '.join(commands)}, and 'fedsdn identity rotate' "
+            "if others have read it"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation, Identity, Site
 from fedsdn.errors import FinalError
 from fedsdn.identity import dates
-from fedsdn.identity.rotation import retired, waiting
+from fedsdn.identity.rotation import broken
 from fedsdn.identity.store import OwnIdentity, current, load
 from fedsdn.verify.checks import CheckFailedError
 
@@ -69,24 +68,42 @@ def in_force(view: IdentityView, now: datetime) -> str:
     """
     own = view.own()
     one = _checked(partial(current, view.site, own))
-    _checked(partial(_try_keys, one))
+    name = one.identity.name
+    if now < dates.begin(one.identity):
+        raise CheckFailedError(f"{name} {dates.problem(one.identity, now)}", "timedatectl")
+    _checked(one.try_keys)
     problem = dates.problem(one.identity, now)
-    if problem:
-        raise CheckFailedError(f"{one.identity.name} {problem}", _ROTATE)
-    return f"{one.identity.name} until {dates.day(dates.end(one.identity))}"
+    following = _following(view.site, own, one, now)
+    if problem and (following is None or now > dates.end(one.identity)):
+        fix = _ROTATE if following is None else f"take {name} out of the federation file"
+        raise CheckFailedError(f"{name} {problem}", fix)
+    text = f"{name} until {dates.day(dates.end(one.identity))}"
+    return text if following is None else f"{text}, then {following.name}"
+
+
+def _following(
+    site: Site, own: Sequence[OwnIdentity], one: OwnIdentity, now: datetime
+) -> Identity | None:
+    """Return what is listed beside the identity in force, is here, and may replace it."""
+    others = (each for each in own if each.identity in site.identities and each != one)
+    good = (each.identity for each in others if not broken(each, now))
+    return next((each for each in good if not dates.problem(each, now)), None)
 
 
 def others(view: IdentityView) -> str:
-    """Say what else this host has."""
-    own = view.own()
-    if not own or not view.site.identities:
-        return "none"
-    ready = [f"{one.name} is for the federation file" for one in waiting(view.site, own)]
-    done = [
-        f"{one.name} is in the federation file no more: rm {view.directory}/{one.name}*"
-        for one in retired(view.site, own)
-    ]
-    return "; ".join((*ready, *done)) or "none"
+    """Say what else this host has.
+
+    Whether that is to come or was is in no file: dates are of clocks that may have been wrong.
+    """
+    unlisted = (one.identity for one in view.own() if one.identity not in view.site.identities)
+    return "; ".join(_unlisted(one, view.federation) for one in unlisted) or "none"
+
+
+def _unlisted(one: Identity, federation: Federation) -> str:
+    site = federation.site_with_fingerprint(one.fingerprint)
+    if site is not None:
+        return f"{one.name} is in the federation file, as site {site.name}'s"
+    return f"{one.name}, of {dates.day(dates.begin(one))}, is not in the federation file"
 
 
 def peers(view: IdentityView, now: datetime) -> str:
@@ -116,24 +133,6 @@ def _ending(soon: Sequence[tuple[datetime, str]], now: datetime) -> str:
     ]
     more = len(soon) - _MOST_NAMED
     return "; ".join([*said, f"{more} more"] if more > 0 else said)
-
-
-def _try_keys(own: OwnIdentity) -> None:
-    """Read both private keys as those do who need them.
-
-    Raises:
-        FinalError: one of them is not the identity's, or not private.
-
-    """
-    own.probes_key()
-    certificate, key = own.tls_files()
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    except OSError as error:  # ssl.SSLError is one
-        raise FinalError(
-            f"{key}: found another key than the one of {certificate} ({error.strerror}): put it "
-            f"back from a backup, or run '{_ROTATE}'"
-        ) from error
 
 
 def _checked(look: Callable[[], T]) -> T:

@@ -121,7 +121,7 @@ def test_both_sites_rotate_and_nobody_notices(operators: Operators) -> None:
                 go_on(lab, pairs)
             said = operators.checked(name)
             assert said["in force"].startswith(new.name)
-            assert said["others here"].startswith(f"{old.name} is in the federation file no more")
+            assert said["others here"].startswith(f"{old.name}, of ")
             lab.host(name).run("sh", "-c", said["others here"].partition(": ")[2])
             go_on(lab, pairs, new=MANY)  # more than were ready before
     for name in "ab":

@@ -126,7 +126,12 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "not base64": (
         of_a(certificate="MII BrD"),
-        f"{CERTIFICATE}: found 'MII BrD', which is not base64; {PRINTED}",
+        f"{CERTIFICATE}: found 7 characters, which are not base64; {PRINTED}",
+    ),
+    "a private key": (
+        of_a(key=make("a").probes_key.decode()),
+        f"{KEY}: found a private key, which whoever has read this file has now; {PRINTED}, "
+        "after 'fedsdn identity rotate' there",
     ),
     "base64 of something else": (
         of_a(certificate=b64(b"hello")),

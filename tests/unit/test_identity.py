@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from fedsdn.config.model import Identity
 from fedsdn.errors import FinalError
@@ -151,6 +157,13 @@ def test_private_keys_of_other_users_are_refused(directory: Path) -> None:
         own.probes_key()
 
 
+def test_a_key_of_the_probes_that_the_proxy_could_read_is_refused(directory: Path) -> None:
+    own = store.save(directory, make("a"))
+    os.chown(own.probes_key_file, PROXY_USER, PROXY_USER)
+    with pytest.raises(FinalError, match=f"'chown 0:0 {own.probes_key_file}'"):
+        own.try_keys()
+
+
 def test_a_key_that_the_proxy_cannot_read_is_refused(directory: Path) -> None:
     """As root's 'cp' from a backup leaves it."""
     own = store.save(directory, make("a"))
@@ -159,10 +172,57 @@ def test_a_key_that_the_proxy_cannot_read_is_refused(directory: Path) -> None:
         own.tls_files()
 
 
+def test_a_key_with_a_passphrase_asks_nobody(directory: Path) -> None:
+    own = store.save(directory, make("a"))
+    key = load_pem_private_key(own.tls_key_file.read_bytes(), None)
+    own.tls_key_file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    with pytest.raises(FinalError, match="or one with a passphrase"):
+        own.try_keys()
+
+
+def test_nothing_is_left_of_keys_that_were_not_written_whole(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(directory, make("a"))
+    assert os.listdir(directory) == []
+
+
+def test_the_keys_of_probes_that_count(directory: Path) -> None:
+    one, other = (make("a") for _ in range(2))
+    keys = {each: store.save(directory, each).probes_key() for each in (one, other)}
+    site = two_sites().site("a")
+    for listed in ((one, other), (other, one), (one,)):
+        identities = tuple(each.identity for each in listed)
+        found = store.probes_keys(replace(site, identities=identities), directory)
+        assert found == tuple(keys[each] for each in listed)
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_something_else_in_place_of_the_directory(directory: Path, link: bool) -> None:
+    directory.parent.mkdir()
+    if link:
+        directory.symlink_to("nowhere")
+    else:
+        directory.write_bytes(b"")
+    with pytest.raises(FinalError, match=r"see what is there \(ls -ld\)"):
+        store.save(directory, make("a"))
+
+
 def test_a_directory_where_others_may_put_keys_is_refused(directory: Path) -> None:
     store.save(directory, make("a"))
     directory.chmod(0o775)
     with pytest.raises(FinalError, match=f"'chmod 755 {directory}'"):
+        store.load(directory)
+    directory.chmod(0o755)
+    os.chown(directory, 1, 1)
+    with pytest.raises(FinalError, match=f"'chown root {directory}'"):
         store.load(directory)
 
 
@@ -173,7 +233,7 @@ def test_another_key_in_place_of_the_private_one_is_refused(directory: Path) -> 
         with pytest.raises(FinalError, match=f"{own.probes_key_file}: found another key"):
             own.probes_key()
     own.probes_key_file.unlink()
-    with pytest.raises(FinalError, match="cannot be read"):
+    with pytest.raises(FinalError, match=r"cannot be read \(No such file .*: put it back from a"):
         own.probes_key()
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,11 @@ import yaml
 from typer.testing import CliRunner
 
 from fedsdn.cli.main import _application
+from fedsdn.config.identities import identity_document
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation, Identity
 from fedsdn.errors import FedsdnError, FinalError
-from fedsdn.identity import dates, rotation, store
+from fedsdn.identity import dates, new, rotation, store
 from fedsdn.identity.new import make
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.identity import IdentityView, identity, in_force, others, peers
@@ -80,6 +81,8 @@ def test_the_whole_way(host: Host) -> None:
 
     both = host.printed("rotate")
     assert both[0] == first
+    assert host.printed("show") == both
+    assert host.printed("init") == both
     assert (
         store.current(load_federation(host.federation).site("a"), store.load(host.keys)).identity
         == first
@@ -94,14 +97,62 @@ def test_the_whole_way(host: Host) -> None:
     assert done.returncode == 0, done.stdout
     assert f"in force     {both[1].name}" in done.stdout
 
+    assert host.printed("init") == [both[1]], "and never the retired one"
+    shown = host.run("show").stdout
+    assert yaml.safe_load(shown)["identity"] == [identity_document(both[1])]
+    assert f"# also on this host: {first.name}, until " in shown
+    assert f"{first.name}, of " in host.run("check").stdout
 
-def test_a_rotation_that_was_begun_goes_on_with_the_same_keys(host: Host) -> None:
+
+def test_each_rotation_makes_new_keys(host: Host) -> None:
+    """Those that wait on the host are in the hands of whoever broke into it."""
     host.printed("init")
     both = host.printed("rotate")
     federation = load_federation(host.federation)
     host.federation.write_text(dump_federation(with_identities_of_a(federation, both[0])))
-    assert host.printed("rotate") == both
-    assert len(store.load(host.keys)) == 2
+    again = host.printed("rotate")
+    assert again[0] == both[0]
+    assert again[1] != both[1]
+
+
+def test_an_identity_that_cannot_be_used_is_replaced_by_one_alone(host: Host) -> None:
+    host.printed("init")
+    (own,) = store.load(host.keys)
+    own.tls_key_file.unlink()
+    (fresh,) = host.printed("rotate")
+    assert fresh != own.identity
+    assert host.run("check").returncode == 0
+
+
+def test_no_key_is_called_old_by_its_date(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was two days ahead when the keys in force were made."""
+    with monkeypatch.context() as ahead:
+        ahead.setattr(new, "datetime", Ahead)
+        (first,) = host.printed("init")
+    done = host.run("rotate")
+    assert done.returncode == 1
+    assert "set the clock (timedatectl)" in done.stderr
+    store.save(host.keys, make("a"))
+    assert "rm " not in host.run("check").stdout
+    assert host.printed("init") == [first]
+
+
+class Ahead(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Ahead:
+        return super().now(tz) + timedelta(2)
+
+
+def test_a_host_that_is_another_site(host: Host) -> None:
+    (made,) = host.printed("init")
+    federation = load_federation(host.federation)
+    for command in ("init", "show", "check", "rotate"):
+        done = host.run(command, "--site", "b")
+        assert done.returncode == 1
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "found the identity of site a, but this host is said to be site b" in said
+    view = IdentityView(federation, federation.site("b"), host.keys)
+    assert others(view) == f"{made.name} is in the federation file, as site a's"
 
 
 def test_json_says_the_same(host: Host) -> None:
@@ -151,16 +202,37 @@ def failed(look: Callable[[], str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(-29, "expires on"), (1, "has expired on"), (-3660, "does not hold before")]
+    ("days", "said", "remedy"),
+    [
+        (-29, "expires on", "fedsdn identity rotate"),
+        (1, "has expired on", "fedsdn identity rotate"),
+        (-3660, "does not hold before", "timedatectl"),
+    ],
 )
-def test_dates_are_told_before_they_come(view: IdentityView, days: int, said: str) -> None:
+def test_dates_are_told_before_they_come(
+    view: IdentityView, days: int, said: str, remedy: str
+) -> None:
     one = own_identity("a").identity
     found, fix = failed(lambda: in_force(view, dates.end(one) + timedelta(days)))
     assert found.startswith(f"{one.name} {said} ")
-    assert fix == "fedsdn identity rotate"
+    assert fix == remedy
 
 
-def test_peers_dates_are_told_too(view: IdentityView) -> None:
+def test_an_end_that_comes_is_well_while_another_is_listed(
+    view: IdentityView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new, "LIFE", timedelta(10))
+    old = store.save(tmp_path, make("a")).identity
+    (good,) = view.site.identities
+    federation = with_identities_of_a(view.federation, old, good)
+    view = replace(view, federation=federation, site=federation.site("a"))
+    now = datetime.now(UTC)
+    assert in_force(view, now).endswith(f", then {good.name}")
+    fix = f"take {old.name} out of the federation file"
+    assert failed(lambda: in_force(view, now + timedelta(11)))[1] == fix
+
+
+def test_peers_dates_are_told_too(view: IdentityView, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that has its next identity in the file already is no reason to worry."""
     end = dates.end(own_identity("b").identity)
     found, fix = failed(lambda: peers(view, end - timedelta(10)))
@@ -169,6 +241,11 @@ def test_peers_dates_are_told_too(view: IdentityView) -> None:
     assert fix == "there: fedsdn identity rotate"
     assert failed(lambda: peers(view, end + timedelta(10)))[0].startswith("site b's has expired on")
     assert peers(view, end - timedelta(31)).startswith("peers' until ")
+    (b,) = view.federation.site("b").identities
+    monkeypatch.setattr(new, "LIFE", timedelta(10))
+    both = replace(view.federation.site("b"), identities=(make("b").identity, b))
+    two = replace(view.federation, sites=(view.site, both))
+    assert peers(replace(view, federation=two), datetime.now(UTC)).startswith("peers' until ")
     alone = with_foreign_proxy(two_sites(), "b")
     assert peers(replace(view, federation=alone), end) == "no peer has one"
 
@@ -189,22 +266,11 @@ def test_keys_that_are_not_private_or_others(view: IdentityView, tmp_path: Path)
 
 def test_what_else_the_host_has(view: IdentityView, tmp_path: Path) -> None:
     assert others(view) == "none"
-    new = store.save(tmp_path, make("a")).identity
-    assert others(view) == f"{new.name} is for the federation file"
-    both = with_identities_of_a(view.federation, *view.site.identities, new)
+    other = store.save(tmp_path, make("a")).identity
+    day = dates.day(dates.begin(other))
+    assert others(view) == f"{other.name}, of {day}, is not in the federation file"
+    both = with_identities_of_a(view.federation, *view.site.identities, other)
     assert others(IdentityView(both, both.site("a"), tmp_path)) == "none"
-
-
-def test_keys_that_are_in_no_file_any_more_may_go(
-    view: IdentityView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new = store.save(tmp_path, make("a")).identity
-    began = dates.begin
-    monkeypatch.setattr(rotation, "begin", lambda one: began(one) + timedelta(seconds=one == new))
-    only = with_identities_of_a(view.federation, new)
-    (old,) = view.site.identities
-    said = others(IdentityView(only, only.site("a"), tmp_path))
-    assert said == f"{old.name} is in the federation file no more: rm {tmp_path}/{old.name}*"
 
 
 def test_rotation_needs_an_identity_in_force(view: IdentityView, tmp_path: Path) -> None:
