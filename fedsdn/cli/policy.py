@@ -116,7 +116,9 @@ def _question(source: str, destination: str, protocol: Literal["tcp", "udp", "ic
         FedsdnError: one of them is no address, or has a port too much or too few.
 
     """
-    client, _ = parse_end(source)
+    client, client_port = parse_end(source)
+    if client_port is not None:
+        raise FedsdnError(f"{source!r} has a port, rules know of no client's: leave it out")
     server, port = parse_end(destination)
     if protocol != "icmp" and port is None:
         raise FedsdnError(f"{destination!r} has no port: write it behind, as '10.2.0.11:80'")

@@ -47,13 +47,18 @@ class Decision:
 
     def document(self, file: Path) -> dict[str, object]:
         """Write it as what JSON holds."""
-        rule = self.rule
-        by = (
-            None
-            if rule is None
-            else {"name": rule.name, "text": str(rule), "file": str(file), "line": rule.line}
-        )
-        return {"allowed": self.allowed, "why": self.why, "rule": by}
+        return {
+            "allowed": self.allowed,
+            "why": self.why,
+            "rule": _rule_document(self.rule, file),
+            "nearest": _rule_document(self.nearest, file),
+        }
+
+
+def _rule_document(rule: Rule | None, file: Path) -> dict[str, object] | None:
+    if rule is None:
+        return None
+    return {"name": rule.name, "text": str(rule), "file": str(file), "line": rule.line}
 
 
 def decide(federation: Federation, asked: Question) -> Decision:
@@ -67,8 +72,8 @@ def decide(federation: Federation, asked: Question) -> Decision:
             return _refused(f"{end} is in no site's prefix: not federated, so not carried")
         sites.append(held[0])
     origin, target = sites
-    if origin.name == target.name:
-        return _refused(f"both are at site {origin.name}: not carried")
+    if why := _not_between(origin, target):
+        return _refused(f"{why}: not carried")
     if federation.rules is None:
         return Decision(allowed=True, why="the file has no 'allow': VMs of all sites may talk")
     wanted = contact(origin, asked)
@@ -78,6 +83,15 @@ def decide(federation: Federation, asked: Question) -> Decision:
     between = f"site {origin.name} to site {target.name}"
     why = f"no rule allows {asked} ({between}): {no_rule(federation.rules, wanted)}"
     return Decision(allowed=False, why=why, nearest=federation.rules.nearest(wanted))
+
+
+def _not_between(one: Site, other: Site) -> str | None:
+    """Say why fedsdn carries nothing between two sites, if so."""
+    if one.name == other.name:
+        return f"both are at site {one.name}"
+    if one.proxy == other.proxy == "socks5":
+        return f"neither site {one.name} nor site {other.name} runs fedsdn"
+    return None
 
 
 def _refused(why: str) -> Decision:

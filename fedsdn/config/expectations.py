@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +60,9 @@ def _expectations(item: Document) -> list[Expectation]:
             item.value["expect"] == "allowed",
             item.line,
         )
-        for client in map(parse_address, _each(item.section("from")))
-        for destination in map(parse_address, _each(item.section("to")))
-        for port in ([0] if ports.value is None else [int(one.value) for one in _each(ports)])
+        for client in map(parse_address, item.section("from").each())
+        for destination in map(parse_address, item.section("to").each())
+        for port in ([0] if ports.value is None else [int(one.value) for one in ports.each()])
         if client.version == destination.version
     ]
     if not found:
@@ -71,14 +70,6 @@ def _expectations(item: Document) -> list[Expectation]:
             "no address of the IP version of one under 'from'", "addresses of one IP version"
         )
     return found
-
-
-def _each(one_or_more: Document) -> Iterator[Document]:
-    """Yield the values of a list, or the only value."""
-    if isinstance(one_or_more.value, list):
-        yield from one_or_more.elements()
-    else:
-        yield one_or_more
 
 
 def unmet(federation: Federation, expected: tuple[Expectation, ...]) -> list[Disappointment]:

@@ -74,16 +74,8 @@ def _rule(place: int, rule: Document, names: frozenset[str]) -> Rule:
     )
 
 
-def _each(one_or_more: Document) -> Iterator[Document]:
-    """Yield the values of a list, or the only value."""
-    if isinstance(one_or_more.value, list):
-        yield from one_or_more.elements()
-    else:
-        yield one_or_more
-
-
 def _members(members: Document, names: frozenset[str]) -> Members:
-    return tuple(_member(one, names) for one in _each(members))
+    return tuple(_member(one, names) for one in members.each())
 
 
 def _member(one: Document, names: frozenset[str]) -> str | Network:
@@ -105,7 +97,7 @@ def _is_address(text: str) -> bool:
 
 
 def _ports(ports: Document) -> Iterator[range]:
-    for one in _each(ports):
+    for one in ports.each():
         bounds = _RANGE.fullmatch(str(one.value))
         first, last = map(int, bounds.groups() if bounds else (one.value, one.value))
         if first not in PORTS or last not in PORTS or last < first:
@@ -124,6 +116,8 @@ def check_rules(federation: Federation, document: Document) -> None:
 
     """
     sites = dict.fromkeys(site.name for site in federation.sites)
+    for name in sites:
+        _check_no_address(name, document.section("sites").section(name))
     names = sites | dict.fromkeys(group.name for group in federation.groups)
     for group in federation.groups:
         where = document.section("groups").section(group.name)
@@ -143,14 +137,19 @@ def check_rules(federation: Federation, document: Document) -> None:
 def _check_group_name(federation: Federation, group: Group, where: Document) -> None:
     if federation.find_site(group.name) is not None:
         raise where.error(f"'{group.name}', which is a site's name", "a name of the group alone")
-    if _is_address(group.name):
-        raise where.error(f"'{group.name}', which is an address", "a name, as 'web'")
+    _check_no_address(group.name, where)
+
+
+def _check_no_address(name: str, where: Document) -> None:
+    """Check that a name does not look like a member of a rule that has none."""
+    if _is_address(name):
+        raise where.error(f"'{name}', which is an address", "a name, as 'web'")
 
 
 def _check_members(
     federation: Federation, members: Members, where: Document, names: Mapping[str, None]
 ) -> None:
-    for member, at in zip(members, _each(where), strict=False):
+    for member, at in zip(members, where.each(), strict=False):
         if isinstance(member, str):
             if member not in names:
                 raise at.error(*_unknown(federation, member, names))
@@ -177,8 +176,15 @@ def _unknown(federation: Federation, name: str, names: Mapping[str, None]) -> tu
 
 
 def _check_use(federation: Federation, rule: Rule, where: Document) -> None:
-    """Check that the two ends are at different sites, and of one family."""
-    ends = [_Ends(federation, members) for members in (rule.origin, rule.target)]
+    """Check that the two ends are at different sites, and of one family.
+
+    Clients of a site with another's proxy are known by the site alone, so that their networks let
+    nobody in.
+    """
+    ends = (
+        _Ends(federation, rule.origin, of_clients=True),
+        _Ends(federation, rule.target, of_clients=False),
+    )
     for family in _FAMILIES:
         origins, targets = (end.sites(family) for end in ends)
         if origins and targets and len(origins | targets) > 1:
@@ -193,9 +199,12 @@ def _check_use(federation: Federation, rule: Rule, where: Document) -> None:
 class _Ends:
     """At which sites one end of a rule is."""
 
-    def __init__(self, federation: Federation, members: Members | None) -> None:
+    def __init__(
+        self, federation: Federation, members: Members | None, *, of_clients: bool
+    ) -> None:
         self._federation = federation
         self._members = members
+        self._of_clients = of_clients
 
     def sites(self, family: Family) -> set[str]:
         """Return two of the sites, or the only one, where it has addresses of a family."""
@@ -216,7 +225,9 @@ class _Ends:
     def _of_member(self, member: str | Network, family: Family) -> Iterator[str]:
         if not isinstance(member, str):
             if member.version == family:
-                yield from (site.name for site, _ in self._federation.prefixes_in(member))
+                for inside, _ in self._federation.prefixes_in(member):
+                    if not (self._of_clients and inside.proxy == "socks5"):
+                        yield inside.name
             return
         site = self._federation.find_site(member)
         if site is None:

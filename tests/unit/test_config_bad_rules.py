@@ -205,6 +205,29 @@ def test_rules_are_read_as_they_are_meant_and_written_so_again() -> None:
     assert parse_federation(parse_document(written, Path("other.yaml")), of_lab=True) == federation
 
 
+def test_no_site_is_called_like_an_address() -> None:
+    """Else a rule for that VM of b would be one for all of the site."""
+    text = GOOD.replace("  a:\n", "  10.2.0.11:\n") + "allow: [{from: b, to: 10.2.0.11}]"
+    with pytest.raises(ConfigError) as caught:
+        parse_federation(parse_document(text, FILE), of_lab=True)
+    assert str(caught.value).endswith(
+        ": sites.'10.2.0.11': found '10.2.0.11', which is an address; write a name, as 'web'"
+    )
+
+
+@pytest.mark.parametrize("origin", ["10.2.0.0/24", "all"])
+def test_networks_behind_anothers_proxy_do_not_make_a_rule_good(origin: str) -> None:
+    """Clients there are known by their site alone: a rule from their network lets nobody in."""
+    foreign = GOOD.replace("  b:\n", "  b:\n    proxy: socks5\n")
+    text = f"{foreign}groups: {{all: [10.2.0.0/24]}}\nallow: [{{from: {origin}, to: a}}]"
+    with pytest.raises(ConfigError) as caught:
+        parse_federation(parse_document(text, FILE), of_lab=True)
+    assert str(caught.value).endswith(f"found a rule from {origin} to a {NOTHING}")
+    for good in (f"from: a, to: {origin}", "from: b, to: a"):
+        rules = text.replace(f"from: {origin}, to: a", good)
+        assert parse_federation(parse_document(rules, FILE), of_lab=True).allow
+
+
 def test_a_site_is_meant_before_an_address_of_the_same_words() -> None:
     text = GOOD.replace("  a:\n", "  '10':\n") + "allow: [{from: '10', to: b}]"
     (rule,) = parse_federation(parse_document(text, FILE), of_lab=True).allow or ()

@@ -83,6 +83,16 @@ def test_check_tells_programs_too(file: Path) -> None:
             "file": str(file),
             "line": line_of(file, "protocol: icmp"),
         },
+        "nearest": None,
+    }
+    done = policy("check", "10.1.0.11", "10.2.0.17:22", "--json", "--federation", file)
+    refused = json.loads(done.stdout)
+    assert (done.returncode, refused["allowed"], refused["rule"]) == (1, False, None)
+    assert refused["nearest"] == {
+        "name": "allow[0]",
+        "text": "from a to web, tcp ports 80, 443",
+        "file": str(file),
+        "line": line_of(file, "- {from: a, to: web"),
     }
 
 
@@ -93,6 +103,7 @@ def test_check_tells_programs_too(file: Path) -> None:
         (("10.1.0.11", "10.2.0.11:80", "--protocol", "icmp"), "'10.2.0.11:80' has a port, ICMP "),
         (("10.1.0.11", "[fd00:2::11]:80"), "10.1.0.11 and fd00:2::11 are of different families"),
         (("a", "10.2.0.11:80"), "'a' is no address: write "),
+        (("10.1.0.11:5", "10.2.0.11:80"), "'10.1.0.11:5' has a port, rules know of no client's: "),
     ],
 )
 def test_what_cannot_be_said_is_one_line_and_exit_status_2(

@@ -189,6 +189,13 @@ def test_of_clients_behind_anothers_proxy_the_site_alone_counts() -> None:
     ]
 
 
+def test_between_two_sites_with_others_proxies_nothing_is_carried() -> None:
+    for federation in (three_sites(), rules(Rule(origin=("b",)))):
+        foreign = with_foreign_proxy(with_foreign_proxy(federation, "b"), "c")
+        decided = decide(foreign, Question(ip_address("10.2.0.11"), ip_address("10.3.0.11"), 80))
+        assert str(decided) == "refused: neither site b nor site c runs fedsdn: not carried"
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

@@ -179,6 +179,23 @@ def test_what_is_not_where_it_seems_is_read_right(tmp_path: Path, text: str) -> 
         assert whole(back, path) == again(reader)
 
 
+def test_an_alias_in_a_site_that_is_as_before_means_what_is_new(tmp_path: Path) -> None:
+    """Site c is changed by the anchor in site a, though its own text is as it was."""
+    path = tmp_path / "federation.yaml"
+    first, other, last = WRITTEN.replace(MISS, "      table_miss: &miss none", 1).rpartition(MISS)
+    before = f"{first}      table_miss: *miss{last}"
+    path.write_text(before)
+    reader = FederationReader(path)
+    reader.read()
+    federation = whole(before.replace("&miss none", "&miss normal"), path)
+    assert other
+    assert isinstance(federation, Federation)
+    assert [site.provider_network.table_miss for site in federation.sites] == ["normal"] * 3
+    assert again(reader) == federation
+    path.write_text(before.replace("&miss none", "none"))
+    assert "the alias '*miss' without an anchor" in str(again(reader))
+
+
 def test_an_alias_means_the_nearest_anchor(tmp_path: Path) -> None:
     """A new site's alias is not taken for that of a site before the one it means."""
     path = tmp_path / "federation.yaml"
@@ -292,5 +309,37 @@ def test_a_file_that_is_not_plain_is_read_as_a_whole(
     path.write_text(
         text.replace("192.0.2.3/", "192.0.2.33/").replace("bridge: br-provider", "bridge: *same")
     )
+    assert reader.read() == load_federation(path)
+    assert parsed == [["a", "b", "c"]] * 2
+
+
+NOT_PLAIN = {
+    "what is before the sites": ("proxy_port: 1080", "proxy_port: &port 1080"),
+    "what is behind the sites": ("encryption: none", "encryption: &encryption none"),
+}
+
+
+@pytest.mark.parametrize(("plain", "not_plain"), NOT_PLAIN.values(), ids=NOT_PLAIN.keys())
+def test_where_what_is_around_the_sites_is_not_plain_all_are_parsed(
+    parsed: list[list[str]], tmp_path: Path, plain: str, not_plain: str
+) -> None:
+    path = tmp_path / "federation.yaml"
+    for text, expected in ((BY_HAND, ["c", "a"]), (BY_HAND.replace(plain, not_plain), None)):
+        path.write_text(text)
+        reader = FederationReader(path)
+        reader.read()
+        path.write_text(text.replace("198.18.0.2/24", "198.18.0.3/24"))
+        assert reader.read() == load_federation(path)
+        assert parsed[-1] == (expected or parsed[-2]), text
+
+
+def test_a_new_site_that_is_not_plain_has_all_parsed(
+    parsed: list[list[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text(WRITTEN)
+    reader = FederationReader(path)
+    reader.read()
+    path.write_text(WRITTEN.replace("bridge: br-provider", "bridge: &same br-provider", 1))
     assert reader.read() == load_federation(path)
     assert parsed == [["a", "b", "c"]] * 2

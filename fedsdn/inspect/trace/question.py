@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,6 +15,9 @@ from fedsdn.socket_address import SocketAddress
 
 ANY_CLIENT_PORT = 49152
 """The client's port where none is named: the first of the dynamic ones (RFC 6335, section 6)."""
+
+
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +59,24 @@ def parse_end(text: str) -> tuple[Address, int | None]:
         FedsdnError: it is none.
 
     """
-    host, port = text, ""
+    host, colon, port = text, "", ""
     if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
+        host, _, behind = text[1:].partition("]")
+        colon, port = behind[:1], behind[1:]
     elif text.count(":") == 1:
-        host, _, port = text.partition(":")
+        host, colon, port = text.partition(":")
     wrong = FedsdnError(
         f"{text!r} is no address: write '10.2.0.11:80', '[fd00:2::11]:80' or 'fd00:1::11'"
     )
     try:
-        address, number = ip_address(host), int(port) if port else None
+        address = ip_address(host)
     except ValueError:
         raise wrong from None
-    if number is not None and not 0 < number < 1 << 16:
+    if not colon:
+        return address, None
+    if colon != ":" or not _PORT.fullmatch(port) or not 0 < int(port) < 1 << 16:
         raise wrong
-    return address, number
+    return address, int(port)
 
 
 def direction_at(site: Site, question: Question) -> Direction:
