@@ -21,7 +21,7 @@ from fedsdn.config.loader import (
     parse_federation,
     site_document,
 )
-from fedsdn.config.model import Federation, Identity, PairEncryption, Site
+from fedsdn.config.model import Federation, PairEncryption, Site
 from fedsdn.config.rules_file import rule_meaning, rules_meaning
 
 DIGEST_DIGITS = 16
@@ -114,13 +114,8 @@ def _site_meaning(site: Site) -> dict[str, Any]:
     document = site_document(site)
     document["prefixes"] = {one.pop("prefix"): one for one in document["prefixes"]}
     if site.identities:
-        document["identity"] = [_identity(identity) for identity in site.identities]
+        document["identity"] = [identity.name for identity in site.identities]
     return document
-
-
-def _identity(identity: Identity) -> str:
-    """Say which identity it is, as ``fedsdn identity show`` does."""
-    return f"{identity.name} (key {identity.key.hex()[:16]})"
 
 
 def _pair(pair: PairEncryption) -> str:
@@ -201,5 +196,7 @@ def _section_said(at: KeyPath, section: Mapping[str, Any]) -> str:
     if at == ("allow",):
         return f"{len(section)} rules"
     if at[:1] == ("sites",) and len(at) == 2:
-        return f"prefixes: {len(section['prefixes'])}, uplinks: {len(section['uplinks'])}"
+        counts = (f"{key}: {len(section[key])}" for key in ("prefixes", "uplinks"))
+        names = (f"identity: {name}" for name in section.get("identity", ()))
+        return ", ".join((*counts, *names))
     return ", ".join(f"{key} {_said((*at, key), one)}" for key, one in section.items())

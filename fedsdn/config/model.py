@@ -57,13 +57,13 @@ class Identity:
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256 of the certificate, 32 bytes: what is pinned."""
+        """SHA-256 of the certificate, 32 bytes: what is pinned for connections."""
         return hashlib.sha256(self.certificate).digest()
 
     @property
     def name(self) -> str:
-        """The first 16 hexadecimal digits of the fingerprint, for people."""
-        return self.fingerprint.hex()[:16]
+        """The first 16 hexadecimal digits of SHA-256 over certificate and key, for people."""
+        return hashlib.sha256(self.certificate + self.key).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,13 @@ def test_other_peoples_certificates_can_be_used(key: Certified) -> None:
     assert read.site("a").identities[0].certificate == base64.b64decode(mine)
 
 
+def test_the_digits_that_people_compare_are_of_both_keys() -> None:
+    one, other = own_identity("a").identity, own_identity("b").identity
+    names = {one.name, replace(one, key=other.key).name, replace(other, key=one.key).name}
+    assert len(names) == 3
+    assert replace(one, key=other.key).fingerprint == one.fingerprint
+
+
 def test_a_certificate_that_has_expired_is_no_error_of_the_file() -> None:
     old = certificate(P256, until=datetime(2026, 1, 1, tzinfo=UTC))
     federation(lambda f: f["sites"]["a"]["identity"][0].update(certificate=old))

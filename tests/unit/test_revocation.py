@@ -10,8 +10,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from fedsdn.channel.connection import Direction
-from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, SourceRestore
+from fedsdn.config.model import Federation, Identity, Prefix, ProviderNetwork, Site, SourceRestore
 from fedsdn.config.rules import Rule
+from fedsdn.identity.new import make
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
@@ -19,6 +20,7 @@ from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
+    own_identity,
     three_sites,
     with_foreign_proxy,
     with_provider_network,
@@ -62,6 +64,22 @@ def changed(name: str, change: Callable[[Site], Site]) -> Change:
         return replace(federation, sites=sites)
 
     return apply
+
+
+def with_identities(*identities: Identity) -> Change:
+    return changed("c", lambda site: replace(site, identities=identities))
+
+
+def test_an_identity_that_is_replaced_without_overlap_ends_what_it_has_proven() -> None:
+    old, new = own_identity("c").identity, make("c").identity
+    reason = "site c has none of the identities in the federation file that it had before"
+    assert judged(with_identities(new)) == dict.fromkeys(CONNECTIONS.keys() - {"b"}, reason)
+    assert judged(with_identities(old, new)) == {}
+    both = with_identities(old, new)(three_sites())
+    assert judged(with_identities(new), both) == {}
+    assert judged(with_identities(old), both) == {}
+    plain = replace(three_sites(), default_encryption="none")
+    assert judged(with_identities(new), plain) == {}, "nothing was proven"
 
 
 def without_ipv4(site: Site) -> Site:

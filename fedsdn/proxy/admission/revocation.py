@@ -22,6 +22,7 @@ def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
     return (
         _network_changed(before.site, now.site)
         or _in_clear((before, known), (now, peer))
+        or (_replaced(known, peer) if before.is_encrypted(known) else None)
         or _foreign(judged, peer, before, now)
         or _ruled_out(judged, peer, before, now)
         or _cut_off(judged, _paths(before, known), _paths(now, peer))
@@ -48,6 +49,17 @@ def _in_clear(before: tuple[Policy, Site], now: tuple[Policy, Site]) -> str | No
     """Check that what is carried in clear still may be."""
     was, is_now = (policy.is_encrypted(peer) for policy, peer in (before, now))
     return f"connections with site {now[1].name} are encrypted now" if is_now and not was else None
+
+
+def _replaced(known: Site, peer: Site) -> str | None:
+    """Check that what a peer has proven may count still: identities overlap where one is rotated.
+
+    With none in common, those before are in wrong hands, or lost.
+    """
+    before, now = ({one.fingerprint for one in site.identities} for site in (known, peer))
+    if not before or before & now:
+        return None
+    return f"site {peer.name} has none of the identities in the federation file that it had before"
 
 
 def _foreign(judged: PeerConnection, peer: Site, before: Policy, now: Policy) -> str | None:
