@@ -116,8 +116,8 @@ def test_every_difference_is_a_line_with_both_places(files: tuple[Path, Path]) -
         f"site b, prefix 10.22.0.0/24, proxy_address: 10.22.0.2 at {first}:12; "
         f"10.22.0.3 at {other}:12",
         f"site b, uplink up2: nothing at {first}:13; port up2, address 192.0.2.9/24 at {other}:15",
-        f"site c: nothing at {first}:2; prefixes: 1, uplinks: 1, identity: {own_identity('c').identity.name} "
-        f"at {other}:4",
+        f"site c: nothing at {first}:2; prefixes: 1, uplinks: 1, "
+        f"identity: {own_identity('c').identity.name} at {other}:4",
     ]
 
 
