@@ -260,8 +260,10 @@ exec chroot . "$@"
 def mounts_of_its_own(host: SiteHost) -> Iterator[None]:
     """Have the host's mounts be seen in sandboxes that are made from now on, as systemd does."""
     host.output("mount --make-rshared /")
-    yield
-    host.output("mount --make-rprivate /")
+    try:
+        yield
+    finally:
+        host.output("mount --make-rprivate /")
 
 
 def as_site_unit(
