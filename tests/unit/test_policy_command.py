@@ -199,3 +199,20 @@ def test_without_rules_everything_between_sites_is_allowed(tmp_path: Path, table
     file.write_text(dump_federation(three_sites()))
     table.write_text("- {from: 10.1.0.11, to: 10.2.0.17, ports: [1, 65535], expect: allowed}")
     assert unmet(load_federation(file), read_expectations(table)) == []
+
+
+@pytest.mark.parametrize("asked", [("check", "10.1.0.11", "10.2.0.17:443"), ("--help",)])
+def test_an_answer_that_cannot_be_written_is_no_answer(file: Path, asked: tuple[str, ...]) -> None:
+    """Neither 0 nor 1, which say what the rules decide."""
+    where = () if asked == ("--help",) else ("--federation", file)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fedsdn.cli.main", "policy", *asked, *map(str, where)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "fedsdn: the output cannot be written: No space left on device\n"
