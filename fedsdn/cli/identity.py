@@ -19,7 +19,7 @@ from fedsdn.config.schema import check_site_name
 from fedsdn.errors import FinalError
 from fedsdn.identity import dates, rotation
 from fedsdn.identity.new import make
-from fedsdn.identity.store import check_site, load, save
+from fedsdn.identity.store import alone, check_site, load, save
 from fedsdn.identity.text import block
 from fedsdn.inspect.lines import Line, look_at, screen
 from fedsdn.verify.identity import IdentityView, parts
@@ -39,13 +39,10 @@ def init(
     """
     local = settings(config_file, site, federation)
     check_site_name(local.site)
-    own = load(local.identity)
-    if own:
-        check_site(local.site, own)
-        _say(f"site {local.site} has its keys already; 'fedsdn identity rotate' makes others")
-    else:
-        own = (save(local.identity, make(local.site)),)
-        _say(f"private keys are in {local.identity}")
+    with alone(local.identity):
+        own = load(local.identity) or (save(local.identity, make(local.site)),)
+    check_site(local.site, own)
+    _say(f"private keys are in {local.identity} ('fedsdn identity rotate' makes others)")
     printed = rotation.for_file(_listed(local), own)
     if others := [one.identity.name for one in own if one.identity not in printed]:
         _say(f"this host has others, which are not to be used again: {', '.join(others)}")

@@ -10,9 +10,10 @@ import os
 import ssl
 import stat
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 from cryptography import x509
@@ -190,16 +191,67 @@ def save(directory: Path, new: NewIdentity) -> OwnIdentity:
 
     """
     own = OwnIdentity(new.identity, directory)
-    try:
+    with _writing(directory), ExitStack() as unfinished:
         files.make_directory(directory, 0o755)
         _check_owned(directory)
-        _write(own.tls_key_file, new.tls_key, 0o600, PROXY_USER)
-        _write(own.probes_key_file, new.probes_key, 0o600, ROOT)
-        _write(own.public_file, new.public, 0o644, ROOT)  # the last: with it there is an identity
+        for file, content, mode, owner in (
+            (own.tls_key_file, new.tls_key, 0o600, PROXY_USER),
+            (own.probes_key_file, new.probes_key, 0o600, ROOT),
+            (own.public_file, new.public, 0o644, ROOT),  # the last: with it there is an identity
+        ):
+            unfinished.callback(file.unlink, missing_ok=True)
+            _write(file, content, mode, owner)
+        unfinished.pop_all()
+    return own
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Have nobody else make keys meanwhile. The directory is made if there is none.
+
+    Raises:
+        FinalError: somebody is at it, or it cannot be made.
+
+    """
+    with _writing(directory):
+        files.make_directory(directory, 0o755)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise FinalError(f"{directory}: locked by somebody else: try again") from error
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         remedy = _AS_ROOT if isinstance(error, PermissionError) else "see what is there (ls -ld)"
         raise FinalError(f"{directory}: cannot be written ({error.strerror}): {remedy}") from error
-    return own
+
+
+def check_way(directory: Path) -> None:
+    """See that the proxy's workers can go to their key, and nobody else may put one there.
+
+    Raises:
+        FinalError: a directory on the way is closed to them, or open to all.
+
+    """
+    path = directory.resolve()
+    for one in reversed((path, *path.parents)):
+        found = _stat(one)
+        mode, group = found.st_mode, found.st_gid == PROXY_USER
+        wrong = ""
+        if not mode & (stat.S_IXOTH | (stat.S_IXGRP if group else 0)):
+            wrong = f"the proxy's workers (user {PROXY_USER}) cannot reach their key"
+        elif mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            wrong = "anybody may put other keys there"
+        if wrong:
+            raise FinalError(f"{one}: found mode {_mode(found)}: {wrong}: run 'chmod 755 {one}'")
 
 
 def _write(file: Path, content: bytes, mode: int, owner: int) -> None:

@@ -13,7 +13,7 @@ from fedsdn.config.model import Federation, Identity, Site
 from fedsdn.errors import FinalError
 from fedsdn.identity import dates
 from fedsdn.identity.rotation import broken
-from fedsdn.identity.store import OwnIdentity, current, load
+from fedsdn.identity.store import OwnIdentity, check_way, current, load
 from fedsdn.verify.checks import CheckFailedError
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ def in_force(view: IdentityView, now: datetime) -> str:
     if now < dates.begin(one.identity):
         raise CheckFailedError(f"{name} {dates.problem(one.identity, now)}", "timedatectl")
     _checked(one.try_keys)
+    _checked(partial(check_way, view.directory))
     problem = dates.problem(one.identity, now)
     following = _following(view.site, own, one, now)
     if problem and (following is None or now > dates.end(one.identity)):

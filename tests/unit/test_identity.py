@@ -182,15 +182,21 @@ def test_a_key_with_a_passphrase_asks_nobody(directory: Path) -> None:
         own.try_keys()
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_nothing_is_left_of_keys_that_were_not_written_whole(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    def interrupt(_: object) -> None:
-        raise KeyboardInterrupt
+    written: list[object] = []
+
+    def interrupt(file: object) -> None:
+        written.append(file)
+        if len(written) == count:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.save(directory, make("a"))
+    assert len(written) == count
     assert os.listdir(directory) == []
 
 

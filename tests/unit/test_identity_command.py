@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -59,6 +60,14 @@ class Host:
         whole["sites"]["a"] |= yaml.safe_load(done.stdout)
         self.federation.write_text(yaml.safe_dump(whole))
         return list(load_federation(self.federation).site("a").identities)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """One that the proxy's workers may go through."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture
@@ -262,6 +271,24 @@ def test_keys_that_are_not_private_or_others(view: IdentityView, tmp_path: Path)
     assert "fedsdn identity rotate" in fix
     own.tls_key_file.unlink()
     assert failed(lambda: identity(view))[0].startswith(f"{own.tls_key_file}: cannot be read")
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o700, "cannot reach"), (0o777, "anybody may")])
+def test_the_way_to_the_keys(view: IdentityView, tmp_path: Path, mode: int, said: str) -> None:
+    tmp_path.chmod(0o755)
+    store.save(tmp_path / "fedsdn" / "identity", own_identity("a"))
+    view = replace(view, directory=tmp_path / "fedsdn" / "identity")
+    identity(view)
+    (tmp_path / "fedsdn").chmod(mode)
+    found, fix = failed(lambda: identity(view))
+    assert said in found
+    assert fix == f"run 'chmod 755 {tmp_path}/fedsdn'"
+
+
+def test_one_makes_keys_at_a_time(host: Host) -> None:
+    with store.alone(host.keys):
+        assert "locked by somebody else" in host.run("init").stderr
+    host.printed("init")
 
 
 def test_what_else_the_host_has(view: IdentityView, tmp_path: Path) -> None:
