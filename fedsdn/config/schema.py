@@ -119,6 +119,8 @@ def describe(value: object) -> str:
     match value:
         case None:
             return "nothing"
+        case str() if "PRIVATE KEY" in value:  # errors are logged
+            return "a private key"
         case str():
             return quoted(value)
         case list():

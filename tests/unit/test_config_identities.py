@@ -140,6 +140,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         f"{KEY}: found a private key, which whoever has read this file has now; {PRINTED}, "
         "after 'fedsdn identity rotate' there",
     ),
+    "a private key instead of a list": (
+        lambda f: f["sites"]["a"].update(identity=make("a").tls_key.decode()),
+        f"sites.a.identity: found a private key; {LISTED}",
+    ),
     "base64 of something else": (
         of_a(certificate=b64(b"hello")),
         f"{CERTIFICATE}: found 5 bytes, which are no certificate (X.509, DER); {PRINTED}",

@@ -86,7 +86,7 @@ def _load(own: OwnIdentity, *contexts: ssl.SSLContext) -> None:
     certificate, key = own.tls_files()
     try:
         for context in contexts:
-            context.load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key, password=b"")  # nobody is asked for one
     except ssl.SSLError as error:
         raise FinalError(
             f"{key}: is not the key of {certificate} ({error.reason}): put both back from a "
