@@ -45,7 +45,7 @@ def init(
     _say(f"private keys are in {local.identity} ('fedsdn identity rotate' makes others)")
     printed = rotation.for_file(_listed(local), own)
     if others := [one.identity.name for one in own if one.identity not in printed]:
-        _say(f"this host has others, which are not to be used again: {', '.join(others)}")
+        _say(f"this host has others, which are not printed here: {', '.join(others)}")
     _say(f"put this under sites.{local.site} in the federation file of every site:")
     print(block(printed, _ends(printed)))
 

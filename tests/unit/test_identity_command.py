@@ -133,6 +133,18 @@ def test_an_identity_that_cannot_be_used_is_replaced_by_one_alone(host: Host) ->
     assert host.run("check").returncode == 0
 
 
+def test_of_two_that_are_listed_the_usable_one_is_to_be_left(host: Host) -> None:
+    host.printed("init")
+    both = host.printed("rotate")
+    for own in store.load(host.keys):
+        if own.identity == both[0]:
+            own.tls_key_file.unlink()
+    done = host.run("rotate")
+    assert f"take one of them out of every site's file so that {both[1].name} is left" in (
+        done.stderr
+    )
+
+
 def test_no_key_is_called_old_by_its_date(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock was two days ahead when the keys in force were made."""
     with monkeypatch.context() as ahead:
