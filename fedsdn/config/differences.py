@@ -194,7 +194,7 @@ def _said(at: KeyPath, value: object) -> str:
 
 def _section_said(at: KeyPath, section: Mapping[str, Any]) -> str:
     if at == ("allow",):
-        return f"{len(section)} rules"
+        return "1 rule" if len(section) == 1 else f"{len(section)} rules"
     if at[:1] == ("sites",) and len(at) == 2:
         counts = (f"{key}: {len(section[key])}" for key in ("prefixes", "uplinks"))
         names = (f"identity: {name}" for name in section.get("identity", ()))

@@ -288,3 +288,5 @@ def test_rules_differ_by_what_they_say() -> None:
         ("groups", "web 10.1.0.11, b", "nothing"),
         ("allow", "2 rules", "nothing"),
     ]
+    (one_rule,) = differences(text(with_identities(FIRST) + "allow: [{from: a}]"), none)
+    assert str(one_rule.first.text) == "1 rule"
