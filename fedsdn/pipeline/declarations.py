@@ -191,10 +191,12 @@ MOST_SENDERS = 1 << 16
 SENDERS_SECONDS = 10
 """VMs whose rate is known, and for how long; whoever finds no room among them is not limited."""
 
-MOST_STRANGERS = 128
+MOST_STRANGERS = 64
 STRANGERS_SECONDS = 60
-"""So many who are no peers are answered on the uplinks at a time, and how long each counts: the
-kernel's neighbour table has room for 1,024, and is the whole host's."""
+STRANGERS_PER_SECOND = 2
+"""So many who are no peers the kernel takes up as neighbours on the uplinks at a time, of each kind
+(``site.nft_questions``), how long each counts, and how many more of IPv6 in a second. Its table has
+room for 1,024, and is the whole host's; it forgets them after a minute or more."""
 
 MOST_WORKERS = reserved.MOST_WORKERS
 

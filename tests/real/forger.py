@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, ip_address
 
 from fedsdn.config.model import Address
@@ -22,6 +22,9 @@ UDP, TCP, ECHO = 17, 6, 1
 """Protocols by their numbers; ICMP's stands for echo requests, in IPv6, too."""
 
 _EVERY_SECONDS = 0.02
+_AGAIN_SECONDS = 0.2
+_EVERYTHING = 3
+"""ETH_P_ALL."""
 _ICMP6 = 58
 _TOO_BIG = 4
 """The code of "fragmentation needed"."""
@@ -137,6 +140,23 @@ def claims(claimed: Address, to: Address) -> Iterator[bytes]:
     yield ethernet(solicitation(claimed, to), 6)
 
 
+def arp_request(source: Address, target: Address) -> bytes:
+    """Write the question where an IPv4 address is, by somebody who is at ``FORGER``."""
+    head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac_bytes(FORGER)
+    payload = head + source.packed + bytes(6) + target.packed
+    return mac_bytes(ALL) + mac_bytes(FORGER) + b"\x08\x06" + payload
+
+
+def is_answer(frame: bytes, about: Address) -> bool:
+    """Whether a frame tells ``FORGER``, by ARP or neighbour discovery, where an address is."""
+    to, kind = frame[:6], frame[12:14]
+    if to != mac_bytes(FORGER):
+        return False
+    if about.version == 4:
+        return kind == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == about.packed
+    return kind == b"\x86\xdd" and frame[54] == 136 and frame[62:78] == about.packed
+
+
 def solicitation(source: Address, target: Address) -> bytes:
     """Write the question where an IPv6 address is, by somebody who is at ``FORGER``."""
     option = b"\1\1" + mac_bytes(FORGER)
@@ -150,6 +170,22 @@ def sending(place: Namespace, device: str) -> Iterator[socket.socket]:
     with place.call(lambda: socket.socket(socket.AF_PACKET, kind)) as sock:
         place.call(lambda: sock.bind((device, 0)))
         yield sock
+
+
+def ask(place: Namespace, device: str, question: bytes, about: Address, seconds: float) -> bool:
+    """Ask where an address is by a device, again and again; whether there was an answer."""
+    kind, end = socket.SOCK_RAW, time.monotonic() + seconds
+    with place.call(lambda: socket.socket(socket.AF_PACKET, kind)) as sock:
+        place.call(lambda: sock.bind((device, _EVERYTHING)))
+        sock.settimeout(_AGAIN_SECONDS)
+        while time.monotonic() < end:
+            sock.send(question)
+            again = time.monotonic() + _AGAIN_SECONDS
+            with suppress(TimeoutError):
+                while time.monotonic() < again:
+                    if is_answer(sock.recv(2048), about):
+                        return True
+    return False
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -36,6 +36,9 @@ PROBES, PORT = 1080, 5000
 ALL_KINDS = 3
 DATA = bytes(range(256)) * 4096
 CROWD = 600
+ECHO_REQUEST = {4: 8, 6: 128}
+ROUTERS = {4: ("192.0.2.77", "100.64.9.9"), 6: ("2001:db8:2::77", "fe80::77")}
+"""Who asks last, by an address of the link, and by another one of his."""
 FULL, SMALL, FLOOR = 1500, 1400, 1280
 LEAST = {4: 600, 6: FLOOR}
 """The least that a router can say: less is no error in IPv6 (RFC 8201, section 4)."""
@@ -258,22 +261,40 @@ def test_a_stranger_changes_nothing_of_the_proxys_network(net: Net, family: int)
         assert of_kernel(near) == before
 
 
-def test_many_strangers_do_not_fill_the_hosts_neighbour_table(net: Net) -> None:
-    """Those who are there already go on being answered."""
+def crowd(own: Uplink) -> list[Address]:
+    """Return the addresses of many strangers: of the link, of none, and link-local ones."""
+    other = ip_network("100.64.0.0/16" if own.family == 4 else "fe80::/64")
+    of_link = range(100, 200) if own.family == 4 else range(0x1000, 0x1000 + CROWD // 2)
+    return [
+        *(own.address.network[number] for number in of_link),
+        *(other[number] for number in range(0x1000, 0x1000 + CROWD // 2)),
+    ]
+
+
+def question(source: Address, own: Uplink, to: str) -> bytes:
+    if own.family == 4:
+        return forger.arp_request(source, own.address.ip)
+    return forger.ethernet(forger.solicitation(source, own.address.ip), 6, to=to)
+
+
+def test_many_strangers_do_not_fill_the_hosts_neighbour_table(net: Net, family: int) -> None:
+    """Those who are there already go on being answered, and who comes last, as a router may."""
     near, far = net
-    own, peer = uplinks(net, 6)
+    own, peer = uplinks(net, family)
     far.output("ip netns exec fedsdn ping -qc1 -W20 " + str(own.address.ip))
-    strangers = [own.address.network[number] for number in range(0x1000, 0x1000 + CROWD)]
     to = port_mac(near.site, wan_port(own))
     with forger.sending(far.proxy, wan_port(peer)) as wire:
-        for one in strangers:
-            echo = forger.icmp(one, own.address.ip, 128, 0, bytes(8))
-            wire.send(forger.ethernet(echo, 6, to=to))
-            wire.send(forger.ethernet(forger.solicitation(one, own.address.ip), 6, to=to))
+        for one in crowd(own):
+            echo = forger.icmp(one, own.address.ip, ECHO_REQUEST[family], 0, bytes(8))
+            wire.send(forger.ethernet(echo, family, to=to))
+            wire.send(question(one, own, to))
     # Comes behind all of them:
     far.output("ip netns exec fedsdn ping -qc1 -W20 " + str(own.address.ip))
-    there = near.output(f"ip -n fedsdn -6 neigh show dev {wan_port(own)}").splitlines()
-    assert len(there) <= MOST_STRANGERS + 10
+    there = near.output(f"ip -n fedsdn -{family} neigh show dev {wan_port(own)}").splitlines()
+    assert len(there) <= 4 * MOST_STRANGERS
+    for router in ROUTERS[family]:
+        asked = question(ip_address(router), own, to)
+        assert forger.ask(far.proxy, wan_port(peer), asked, own.address.ip, LIMIT_S), router
 
 
 # Hostile VMs
