@@ -99,7 +99,8 @@ def _peers(view: SiteView, status: Status) -> str:
         if peer.proxy == "fedsdn" and _is_silent(by_peer[peer.name]):
             raise CheckFailedError(
                 f"{shown}: no probe of {peer.name} comes, on no path",
-                f"see at site {peer.name} whether its application runs: fedsdn status",
+                f"see at site {peer.name} whether its application runs: fedsdn status; if it does, "
+                "see here what is said of the paths: fedsdn uplinks",
             )
     return shown
 

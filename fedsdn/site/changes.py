@@ -1,7 +1,8 @@
 """What changes in the proxy's namespace and at its wires' outer ends, as the kernel tells it.
 
 Plain sockets: only the kind of a message counts, of the host's links the name, and of neighbours
-the address. The kernel tells of each neighbour that it learns, too: a filter leaves these out.
+the address. The kernel tells of each neighbour that it learns, too: a filter leaves these out, and
+so one that was entered for good and that somebody has made a learnt one.
 
 Source: rtnetlink(7), Linux ``include/uapi/linux/rtnetlink.h``, ``nfnetlink.h``.
 """

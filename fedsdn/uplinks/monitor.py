@@ -22,7 +22,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
-from fedsdn.uplinks.next_hops import learnt
+from fedsdn.uplinks.next_hops import entered, learnt
 from fedsdn.uplinks.path import Path as UplinkPath
 from fedsdn.uplinks.path import Way
 from fedsdn.uplinks.paths import Paths
@@ -88,6 +88,7 @@ class UplinkMonitor:
         self._file = digest(federation)
         self._paths = self._new_paths(federation)
         self._plan = self._new_plan()
+        self._entered = entered(federation, federation.site(site), self._ways())
         self._ports: dict[str, PortState] | None = None
         """Those of the bridge by name, as told last."""
         self._port_since: dict[str, float] = {}
@@ -171,6 +172,7 @@ class UplinkMonitor:
         paths = self._new_paths(federation, self._paths)
         self._federation, self._paths = federation, paths
         self._plan = self._new_plan()
+        self._entered = entered(federation, self._plan.site, self._ways())
         self._news.set_paths(paths)
         self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()
@@ -296,8 +298,11 @@ class UplinkMonitor:
             soon = 0.0 if self.sockets.is_opening else TELL_SECONDS
             due = await _due(self._status_due, min(soon, self._status_file.next_write()))
 
+    def _ways(self) -> list[Way]:
+        return [path.way for path in self._paths.probed()]
+
     def _want_sockets(self) -> None:
-        ways = [path.way for path in self._paths.probed()]
+        ways = self._ways()
         uplinks = self._plan.site.uplinks if ways else ()
         self.sockets.want(uplinks, ways, self._federation.proxy_port)
 
@@ -330,9 +335,22 @@ class UplinkMonitor:
             peer_uplink=path.name.peer_uplink,
             state=path.state,
             since=self._wall + path.since,
-            why=path.why,
+            why=f"{path.why}{self._doubt(path)}",
             rtt_ms=None if path.rtt is None else path.rtt * 1000,
             loss=path.loss,
+        )
+
+    def _doubt(self, path: UplinkPath) -> str:
+        """Say of a path that was never heard which neighbour is entered for it, if one is."""
+        known = None if path.heard is not None else self._entered.get(path.way)
+        if known is None:
+            return ""
+        remedy = (
+            "write 'mac: dynamic' for it" if known.address == path.remote else "see 'gateway_mac'"
+        )
+        return (
+            f"; {known.address} is entered as lladdr {known.mac}: if another answers for it there, "
+            f"{remedy}"
         )
 
     def _complain(self, text: str) -> None:

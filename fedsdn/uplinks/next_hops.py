@@ -21,7 +21,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from fedsdn.config.model import Address, AddressPair, Federation, Site
 from fedsdn.namespace import MissingNamespaceError, exists
 from fedsdn.pipeline.declarations import wan_port
-from fedsdn.pipeline.on_link import neighbours
+from fedsdn.pipeline.on_link import Neighbour, neighbours
+from fedsdn.uplinks.path import Way
 from fedsdn.uplinks.teardown import Orders
 
 Hop = tuple[str, Address]
@@ -56,6 +57,19 @@ def hops(pairs: Iterable[AddressPair], site: Site) -> Iterator[Hop]:
         hop = None if uplink is None else uplink.next_hop(remote)
         if uplink is not None and hop is not None:
             yield wan_port(uplink), hop
+
+
+def entered(federation: Federation, site: Site, ways: Iterable[Way]) -> dict[Way, Neighbour]:
+    """Return the next hops that are entered for good, by the ways that go through them."""
+    known = {(one.interface, one.address): one for one in neighbours(federation, site)}
+    uplinks = {uplink.name: uplink for uplink in site.uplinks}
+    found = {}
+    for way in ways:
+        uplink, remote = uplinks[way[0]], way[1]
+        hop = uplink.next_hop(remote)
+        if hop is not None and (wan_port(uplink), hop) in known:
+            found[way] = known[wan_port(uplink), hop]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

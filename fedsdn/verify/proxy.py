@@ -168,7 +168,8 @@ def ping(view: SiteView, source: str, address: str) -> str:
     if answer.returncode:
         raise CheckFailedError(
             f"no answer from {address} to {source}",
-            "see that the peer's site is up and that wires and gateways pass ICMP; "
+            "see that the peer's site is up, that wires and gateways pass ICMP, and that nobody "
+            "else answers there for what 'ip neigh show nud permanent' has ('mac: dynamic'); "
             + view.proxy.by_hand(f"ip route get {address} from {source}"),
         )
     times = re.search(r"= ([\d.]+)/([\d.]+)/", answer.stdout)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Address, Federation, Probes, Site, Uplink
+from fedsdn.pipeline.declarations import port_mac
 from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.kernel import Plan
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
@@ -202,6 +203,22 @@ async def test_a_task_that_fails_ends_the_others_with_its_reason() -> None:
             await watching.run()
         watching.close()
     assert [str(error) for error in caught.value.exceptions] == ["a fault of ours"]
+
+
+@asynchronous
+async def test_a_path_that_was_never_heard_says_which_neighbour_is_entered_for_it() -> None:
+    """If another answers for it (proxy ARP), nothing comes until the file says so."""
+    both = federation()
+    async with running(both, "a") as a:
+        for path in a.monitor._status().paths:
+            mac = port_mac(both.site("b"), f"wan-{path.peer_uplink}")
+            assert f"is entered as lladdr {mac}: if another answers for it" in path.why
+            assert "write 'mac: dynamic' for it" in path.why
+        a.kernel.released.set()
+        async with running(both, "b") as b:
+            b.kernel.released.set()
+            await until(lambda: a.paths() == {("up1", UP), ("up2", UP)})
+            assert not [path for path in a.monitor._status().paths if "lladdr" in path.why]
 
 
 @asynchronous
