@@ -11,9 +11,11 @@ from pyroute2.netlink.rtnl import RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
 from fedsdn.config.model import AddressPair, Federation, Uplink
+from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import port_mac, wan_port
 from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.site import neighbours as messages
+from fedsdn.site import setup
 from fedsdn.site.listed import attribute, request
 from fedsdn.uplinks.next_hops import Hop, doubtful, hops, learnt
 from tests.unit.federations import (
@@ -185,3 +187,9 @@ def test_what_is_entered_for_good_is_not_learnt() -> None:
 
 def test_a_path_of_an_uplink_that_is_gone_has_no_next_hop() -> None:
     assert not list(hops(pairs([FAR]), site_with(SECOND)))
+
+
+def test_an_interface_that_goes_meanwhile_is_one_line_that_ends_nothing() -> None:
+    one, *_ = neighbours(two_sites(), two_sites().site("a"))
+    with pytest.raises(FedsdnError, match=r"'wan-up1' has gone meanwhile; try again"):
+        setup._step(setup.Part.NEIGHBOURS, lambda: bool(messages.addition(one, {})))
