@@ -57,15 +57,18 @@ def main() -> None:
         try:
             _application(named or _MODULES)()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is closed
+                sys.stdout.flush()
     except FedsdnError as error:
         print(f"fedsdn: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _NOT_WRITTEN:
+        if error.errno not in (errno.EPIPE, *_NOT_WRITTEN):
             raise
-        print(f"fedsdn: the output cannot be written: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is tried once more
+        if error.errno == errno.EPIPE:  # nobody reads any more; click ends likewise
+            sys.exit(1)
+        print(f"fedsdn: the output cannot be written: {error.strerror}", file=sys.stderr)
         sys.exit(_NO_OUTPUT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +217,19 @@ def test_an_answer_that_cannot_be_written_is_no_answer(file: Path, asked: tuple[
         )
     assert done.returncode == 2
     assert done.stderr == "fedsdn: the output cannot be written: No space left on device\n"
+
+
+def test_an_answer_that_nobody_reads_is_no_traceback(file: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    asked = ("10.1.0.11", "10.2.0.17:443", "--federation", str(file))
+    done = subprocess.run(
+        [sys.executable, "-m", "fedsdn.cli.main", "policy", "check", *asked],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
