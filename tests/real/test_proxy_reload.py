@@ -231,9 +231,9 @@ FAULTS = {
         "    raise OSError('it does not work')\n    with ExitStack() as opened:\n",
     ),
     "the unit's filter kills for a system call": (
-        "users.py",
-        "    _prctl(_PR_SET_NO_NEW_PRIVS, 1)\n",
-        "    os.kill(os.getpid(), 9)\n",
+        "proxy/process/worker.py",
+        "    with ExitStack() as opened:\n",
+        "    signal.raise_signal(signal.SIGKILL)\n    with ExitStack() as opened:\n",
     ),
 }
 

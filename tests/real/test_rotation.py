@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from fedsdn.config.differences import digest
+from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import Federation, Identity
 from fedsdn.lab import build, operator
-from fedsdn.lab.host import Host
+from fedsdn.lab.host import FEDERATION_FILE, Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from fedsdn.proxy.process.stats_socket import read_ended
@@ -122,7 +123,9 @@ def test_both_sites_rotate_and_nobody_notices(operators: Operators) -> None:
             said = operators.checked(name)
             assert said["in force"].startswith(new.name)
             assert said["others here"].startswith(f"{old.name}, of ")
-            lab.host(name).run("sh", "-c", f"rm /etc/fedsdn/identity/{old.name}*")
+            keys = lab.host(name).run_directory / FEDERATION_FILE.parent.name / IDENTITY_DIRECTORY
+            for file in list(keys.glob(f"{old.name}*")):
+                file.unlink()
             go_on(lab, pairs, new=MANY)  # more than were ready before
     for name in "ab":
         wait_until(
