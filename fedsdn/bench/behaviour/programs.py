@@ -97,10 +97,11 @@ def _bidirectional(ends: Ends) -> str:
     """Have iperf3 open its control connection and one for each direction, in their order."""
     done = 0
     with ends.server.shell.started("iperf3", "--server", "--forceflush") as server:
-        while "listening" not in (line := server.line()):
-            if not line:
-                server.finish()
         for _ in range(_BIDIR_RUNS):
+            # It turns clients away until it has done with the one before.
+            while "listening" not in (line := server.line()):
+                if not line:
+                    server.finish()
             run = ends.client.shell.run(
                 *("iperf3", "--client", ends.address, "--bidir", "--time", "1"),
                 *("--bitrate", "5M", "--connect-timeout", "5000"),
