@@ -31,7 +31,7 @@ test: lint
 FUZZ_SECONDS ?= 60
 fuzz: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-	for target in socks records channel probe; do \
+	for target in socks caller hello records channel probe; do \
 		$(BIN)/python -m tests.fuzz.$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
 	done
 

@@ -17,11 +17,14 @@ from xdist.scheduler import LoadScopeScheduling
 
 BESIDE = frozenset(
     {
+        "test_allow",
         "test_bridge_returns",
         "test_flow_tables",
+        "test_hostile_wire",
         "test_interop",
         "test_networks",
         "test_neutron",
+        "test_next_hops",
         "test_others_flows",
         "test_ovn",
         "test_port_vlans",
@@ -29,6 +32,8 @@ BESIDE = frozenset(
         "test_proxy_start",
         "test_recipe",
         "test_revocation",
+        "test_rights",
+        "test_rotation",
         "test_silence",
         "test_site_bridge",
         "test_site_endpoints",

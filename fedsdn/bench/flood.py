@@ -11,10 +11,9 @@ from enum import StrEnum
 from threading import Event, Thread
 
 from fedsdn.bench.connection import FastConnection, fast_connection
-from fedsdn.bench.figures import Summary, summary
-from fedsdn.bench.first_byte import answering, first_byte
 from fedsdn.bench.guests import Guest, counting, guests
 from fedsdn.bench.memory import Memory, memory
+from fedsdn.bench.neighbour import Connections, Times
 from fedsdn.bench.rig import Rig
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
@@ -27,7 +26,6 @@ _WARM_UP_SECONDS = 4.0
 _SAMPLE_SECONDS = 0.25
 _NO_RESETS = "tcp flags & rst == rst drop"
 """The flooder's kernel, which knows nothing of the SYNs, is not to tidy up behind them."""
-_PAUSE_SECONDS = 0.02
 
 MOST_TIMES = 2.0
 """What others' new connections may take, in times of what they take without a flood."""
@@ -59,15 +57,6 @@ class Effort:
 
 FULL = Effort(20_000, 5.0, 20.0, _FAMILIES)
 QUICK = Effort(20_000, 5.0, 8.0, (4,))
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Others' new connections, in ms to the first byte: of those there were, and those failed."""
-
-    known: Summary
-    first: Summary
-    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +222,7 @@ class _Scene:
     ) -> tuple[float, Times, Memory]:
         """Open connections and look at the memory while ``work`` goes on."""
         ended, most = Event(), memory(self.rig.sites)
-        connections = _Connections(self.neighbour, self.server, family, ended)
+        connections = Connections(self.neighbour, self.server, family, ended)
         began = time.monotonic()
         working = Thread(target=work, daemon=True)
         working.start()
@@ -245,39 +234,6 @@ class _Scene:
         connections.join()
         rate = transfer.received(began, end) * 8e-6 / (end - began)
         return rate, connections.times(), most | memory(self.rig.sites)
-
-
-class _Connections(Thread):
-    """A neighbour's new connections, one after the other, to a known destination and a new one."""
-
-    def __init__(self, client: Guest, server: Guest, family: Family, ended: Event) -> None:
-        super().__init__(daemon=True)
-        self._client, self._server, self._family = client, server, family
-        self._ended = ended
-        self._known: list[float] = []
-        self._first: list[float] = []
-        self._failed = 0
-        self.start()
-
-    def run(self) -> None:
-        with answering(self._server, self._family) as known:
-            self._connect(known, [])  # from now on it is
-            while not self._ended.wait(_PAUSE_SECONDS):
-                self._connect(known, self._known)
-                with answering(self._server, self._family) as new:
-                    self._connect(new, self._first)
-
-    def _connect(self, address: tuple[str, int], times: list[float]) -> None:
-        try:
-            times.append(first_byte(self._client, self._family, address) * 1000)
-        except OSError:
-            self._failed += 1
-
-    def times(self) -> Times:
-        known, first = summary(self._known), summary(self._first)
-        if known is None or first is None:
-            raise FedsdnError(f"{self._client.shell.name}: no connection was made in time")
-        return Times(known, first, self._failed)
 
 
 Rows = Sequence[Sequence[str]]

@@ -111,7 +111,7 @@ class Guest:
 
     def filtering(self, *rules: str, hook: str = "input") -> AbstractContextManager[None]:
         """Have rules in the VM's own packet filter while the block runs (nft(8))."""
-        return _filtering(self.shell, *rules, hook=hook)
+        return filtering(self.shell, *rules, hook=hook)
 
     def frozen(self) -> AbstractContextManager[None]:
         """Have it neither hear nor say anything while the block runs, as a VM that stands still."""
@@ -163,12 +163,12 @@ def counting(
     place: Shell, match: str, hook: str = "prerouting", verdict: str = "accept"
 ) -> Iterator[Counted]:
     """Count packets in a network namespace while the block runs."""
-    with _filtering(place, f"{match} counter {verdict}", hook=hook):
+    with filtering(place, f"{match} counter {verdict}", hook=hook):
         yield Counted(place, f"inet {_TABLE}_{hook}")
 
 
 @contextmanager
-def _filtering(place: Shell, *rules: str, hook: str) -> Iterator[None]:
+def filtering(place: Shell, *rules: str, hook: str) -> Iterator[None]:
     """Have rules in a network namespace's packet filter while the block runs (nft(8))."""
     chain = f"chain seen {{ type filter hook {hook} priority 0; {'; '.join(rules)}; }};"
     with _ruled(place, f"inet {_TABLE}_{hook}", chain):

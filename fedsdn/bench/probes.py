@@ -8,6 +8,7 @@ process, which answers every probe in the name of whichever site it was sent to.
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import resource
@@ -19,19 +20,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from ipaddress import IPv4Address, ip_interface
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from fedsdn import namespace
 from fedsdn.channel.paths import PathTable
-from fedsdn.config.model import Federation, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import Federation, Identity, ProviderNetwork, Site, Uplink
+from fedsdn.damped_log import DampedLog
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.news import PathNews
 from fedsdn.uplinks.pace import SHARES, Kind
+from fedsdn.uplinks.pair_keys import NAME_BYTES, pair_keys
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.probe import Probe, decode
+from fedsdn.uplinks.signed import SignedProbes
 from fedsdn.uplinks.status import PathState, PortState, read_status
 
 BUSY = 10
@@ -41,8 +48,7 @@ UPLINKS = ("up1", "up2")
 """Each site has two, and so four paths to each peer."""
 
 _PORT = 1080
-_PROBES = Probes(key="a-benchmark-keeps-no-secrets-from-anybody")
-_KEY = _PROBES.key.encode()
+_HERE = "here"
 _NEAR = IPv4Address("10.255.0.1")
 _GATEWAY = IPv4Address("10.255.0.254")
 _FAR = IPv4Address("10.0.0.0")
@@ -59,7 +65,8 @@ class ProbeCost:
 
     ``probes`` are sent a second then; ``told`` are the bytes a second for each worker while idle.
     ``datagram`` is for taking in a probe and judging by it, ``all_dead`` for judging all paths when
-    every peer has fallen silent; CPU seconds.
+    every peer has fallen silent, ``keys`` for computing the keys with all peers, in turns of which
+    the longest took ``keys_turn``; CPU seconds.
     """
 
     peers: int
@@ -71,14 +78,14 @@ class ProbeCost:
     told: float
     datagram: float
     all_dead: float
+    keys: float
+    keys_turn: float
 
 
 def federation(peers: int) -> Federation:
     """Make a federation of site ``here`` and so many peers; all uplinks are behind routers."""
-    here = _site("here", _NEAR)
-    return Federation(
-        (here, *(_site(f"peer-{n}", _FAR + 2 * n + 2) for n in range(peers))), _PORT, _PROBES
-    )
+    here = _site(_HERE, _NEAR)
+    return Federation((here, *(_site(f"peer-{n}", _FAR + 2 * n + 2) for n in range(peers))), _PORT)
 
 
 def _site(name: str, first: IPv4Address) -> Site:
@@ -86,16 +93,23 @@ def _site(name: str, first: IPv4Address) -> Site:
         Uplink(uplink, uplink, ip_interface(f"{first + number}/24"), gateway=_GATEWAY)
         for number, uplink in enumerate(UPLINKS)
     )
-    return Site(name, ProviderNetwork("br-provider"), (), uplinks)
+    # Its keys are those of probes alone, and follow from its name: two processes make them.
+    identity = Identity(name.encode(), _private_key(name).public_key().public_bytes_raw())
+    return Site(name, ProviderNetwork("br-provider"), (), uplinks, identities=(identity,))
+
+
+def _private_key(name: str) -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(sha256(name.encode()).digest())
 
 
 def measure(peers: int, seconds: float) -> ProbeCost:
     """Measure, for so many seconds without and with connections."""
     datagram, all_dead = judgements(peers)
+    keys, keys_turn = key_costs(peers)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with _wired() as (near, far), TemporaryDirectory(prefix="fedsdn-bench-") as directory:
-        answering = context.Process(target=_answer, args=(far,), daemon=True)
+        answering = context.Process(target=_answer, args=(far, peers), daemon=True)
         watching = context.Process(
             target=_watch, args=(near, peers, seconds, Path(directory), theirs), daemon=True
         )
@@ -110,7 +124,8 @@ def measure(peers: int, seconds: float) -> ProbeCost:
             for process in processes:
                 process.terminate()
                 process.join()
-    return ProbeCost(peers, 4 * peers, **found, datagram=datagram, all_dead=all_dead)
+    costs = {"datagram": datagram, "all_dead": all_dead, "keys": keys, "keys_turn": keys_turn}
+    return ProbeCost(peers, 4 * peers, **found, **costs)
 
 
 @contextmanager
@@ -142,9 +157,13 @@ def _ip(name: str, *command: str) -> None:
 # The far ends
 
 
-def _answer(name: str) -> None:
+def _answer(name: str, peers: int) -> None:
     """Be all peers: answer every probe with one."""
     namespace.enter(name)
+    near = _private_key(_HERE).public_key().public_bytes_raw()
+    sites = [f"peer-{number}" for number in range(peers)]
+    pairs = [pair_keys(site, _private_key(site), _HERE, near) for site in sites]
+    answering = {coming.name: (coming, going) for going, coming in pairs}
     epoch, number = time.time_ns(), 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
@@ -154,7 +173,9 @@ def _answer(name: str) -> None:
             datagram, [(_, _, about)], _, sender = sock.recvmsg(2048, 256)
             _, _, own = _PKTINFO.unpack(about)
             number += 1
-            answer = _answered(decode(datagram, _KEY), epoch, number).encode(_KEY)
+            coming, going = answering[datagram[:NAME_BYTES]]
+            probe, _ = decode(datagram, lambda _, key=coming: key)  # type: ignore[misc]
+            answer = _answered(probe, epoch, number).encode(going)
             source = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, own, bytes(4)))
             with suppress(OSError):
                 sock.sendmsg([answer], [source], 0, sender)
@@ -177,6 +198,8 @@ def _answered(probe: Probe, epoch: int, number: int) -> Probe:
         down=(),
         lost=(),
         leaving=False,
+        asks=0,
+        answers=probe.asks,
     )
 
 
@@ -198,7 +221,15 @@ async def _watched(near: str, peers: int, seconds: float, file: Path) -> dict[st
 
     here = Namespace(near, lambda work: work(), lambda: None)
     with ThreadPoolExecutor(1) as executor:
-        monitor = UplinkMonitor(federation(peers), "here", here, tell, executor, file)
+        monitor = UplinkMonitor(
+            federation(peers),
+            _HERE,
+            here,
+            lambda site: [_private_key(site.name).private_bytes_raw()],
+            tell,
+            executor,
+            file,
+        )
         running = asyncio.create_task(monitor.run())
         monitor.set_ports(dict.fromkeys(UPLINKS, PortState.UP))
         await _until_up(running, file)
@@ -247,7 +278,7 @@ async def _spent(seconds: float, *counters: Callable[[], int]) -> tuple[float, .
 def judgements(peers: int) -> tuple[float, float]:
     """Return CPU seconds of a datagram, and of judging when all peers have fallen silent."""
     now = 1000.0
-    paths = Paths(federation(peers), "here", 1, now)
+    paths = Paths(federation(peers), _HERE, 1, now)
     paths.set_ports(dict.fromkeys(UPLINKS, PortState.UP), now)
     _, longest = SHARES[Kind.IDLE]
     number = 0
@@ -257,10 +288,10 @@ def judgements(peers: int) -> tuple[float, float]:
             now = max(now + 0.001, paths.next_turn())
             _judge_all(paths, now)
             number += 1
-            answers = [_answered(probe, 1, number) for _, probe in paths.probes(now)]
+            answers = [(path.way, _answered(probe, 1, number)) for path, probe in paths.probes(now)]
             began = time.process_time()
-            for answer in answers:
-                paths.take(answer, now + 0.0001)
+            for way, answer in answers:
+                paths.take(answer, way, now + 0.0001)
             _judge_all(paths, now + 0.0001)
             spent += time.process_time() - began
             taken += len(answers)
@@ -275,13 +306,26 @@ def _judge_all(paths: Paths, now: float) -> None:
         paths.judge(now)
 
 
+def key_costs(peers: int) -> tuple[float, float]:
+    """Return CPU seconds of computing all keys, and of the longest turn of it."""
+    signed = SignedProbes(_HERE, DampedLog(logging.getLogger(__name__)))
+    whole = federation(peers)
+    signed.set([_private_key(_HERE).private_bytes_raw()], whole.peers(_HERE))
+    turns, more = [], True
+    while more:
+        began = time.process_time()
+        more = signed.derive()
+        turns.append(time.process_time() - began)
+    return sum(turns), max(turns)
+
+
 def table(every: list[ProbeCost]) -> tuple[str, list[str], list[list[str]]]:
     """Return title, headings and rows."""
     return (
         f"The application's processor time for probes, idle and with {BUSY} peers in use",
         [
             *("peers", "paths", "idle", "probes", "in use", "probes"),
-            *("told a worker", "a datagram", "all silent"),
+            *("told a worker", "a datagram", "all silent", "all keys", "a turn of it"),
         ],
         [
             [
@@ -290,6 +334,7 @@ def table(every: list[ProbeCost]) -> tuple[str, list[str], list[list[str]]]:
                 *(f"{one.busy * 100:.1f} %", f"{one.busy_probes:.0f}/s"),
                 f"{one.told:.0f} B/s",
                 *(f"{one.datagram * 1e6:.0f} µs", f"{one.all_dead * 1000:.1f} ms"),
+                *(f"{one.keys * 1000:.0f} ms", f"{one.keys_turn * 1000:.1f} ms"),
             ]
             for one in every
         ],

@@ -9,17 +9,21 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
 from fedsdn.config.loader import dump_federation, load_federation
-from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
+from fedsdn.config.rules import Rule, RuleIndex
+from fedsdn.identity.new import NewIdentity, make
 from fedsdn.openflow.difference import difference
 from fedsdn.openflow.wanted import WantedFlows
 from fedsdn.pipeline.build import SiteFlows, site_flows
 from fedsdn.proxy.admission.policy import Policy
+from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
 
@@ -32,20 +36,27 @@ MOST_PREFIXES = 32
 T = TypeVar("T")
 
 _LOOK_UPS = 1000
-_PROBES = Probes(key="a-benchmark-keeps-no-secrets-from-anybody")
+_PORT = 443
 
 
 def federation(sites: int, prefixes: int = 10) -> Federation:
     """Make a federation: prefixes of both families, two uplinks with a gateway, one behind NAT."""
     made = tuple(_site(number, prefixes) for number in range(sites))
-    return Federation(made, 1080, _PROBES)
+    return Federation(made, 1080)
+
+
+@cache
+def own_identity(name: str) -> NewIdentity:
+    """Return the identity of every site that is called so."""
+    return make(name)
 
 
 def _site(number: int, prefixes: int) -> Site:
+    name = f"site-{number}"
     block = 4 * number  # a /30 for each site
     isp, lte = (ip_address(f"{net}.0") + block for net in ("172.16.0", "172.20.0"))
     return Site(
-        name=f"site-{number}",
+        name=name,
         provider_network=ProviderNetwork("br-provider", table_miss="normal"),
         prefixes=tuple(_prefixes(number, prefixes)),
         uplinks=(
@@ -58,6 +69,7 @@ def _site(number: int, prefixes: int) -> Site:
                 public=ip_address("198.18.0.1") + number,
             ),
         ),
+        identities=(own_identity(name).identity,),
     )
 
 
@@ -77,7 +89,8 @@ class Costs:
     """CPU seconds for a federation of so many ``sites``, medians of some rounds.
 
     ``change_flows`` is for the flows of one site that leaves, or comes: made, written and compared.
-    ``connection`` is for finding the peers of one connection at both of its sites.
+    ``connection`` is for finding the peers of one connection at both of its sites, ``ruled`` the
+    same with as many rules as sites, and ``index_rules`` for making these ready.
     """
 
     sites: int
@@ -91,6 +104,8 @@ class Costs:
     make_paths: float
     judge_paths: float
     connection: float
+    index_rules: float
+    ruled: float
 
 
 def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
@@ -106,6 +121,9 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
     make_paths, paths = _timed(rounds, lambda: Paths(whole, near.name, 1, 0.0))
     judge_paths, _ = _timed(rounds, lambda: _lose_a_port(paths, near.uplinks[0].name))
     connections, _ = _timed(rounds, lambda: _look_up(whole, near, far))
+    with_rules = replace(whole, allow=rules(whole.sites))
+    index_rules, _ = _timed(rounds, lambda: RuleIndex(with_rules.allow or (), (), whole.sites))
+    ruled, _ = _timed(rounds, lambda: _look_up(with_rules, near, far))
     return Costs(
         sites=sites,
         file_bytes=file.stat().st_size,
@@ -118,6 +136,17 @@ def measure(sites: int, prefixes: int, rounds: int, directory: Path) -> Costs:
         make_paths=make_paths,
         judge_paths=judge_paths,
         connection=connections / _LOOK_UPS,
+        index_rules=index_rules,
+        ruled=ruled / _LOOK_UPS,
+    )
+
+
+def rules(sites: Sequence[Site]) -> tuple[Rule, ...]:
+    """Return a rule for each site: its VMs may use a service of the site before it."""
+    services = range(_PORT, _PORT + 1), range(8000, 8100)
+    return tuple(
+        Rule((site.name,), (sites[place - 1].name,), "tcp", services, place)
+        for place, site in enumerate(sites)
     )
 
 
@@ -174,13 +203,15 @@ def _timed(rounds: int, work: Callable[[], T]) -> tuple[float, T]:
 def _look_up(whole: Federation, near: Site, far: Site) -> None:
     """Do for many connections from ``near`` to ``far`` what the proxies of both do first."""
     at_near, at_far = Policy.at(whole, near.name), Policy.at(whole, far.name)
-    client, destination = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    client, other = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    destination = SocketAddress(other, _PORT)
     uplink = near.uplinks[0].peer_address
     for _ in range(_LOOK_UPS):
-        peer, opener = at_near.peer_towards(destination), at_far.peer_behind(uplink)
+        peer, opener = at_near.opens(client, destination), at_far.peer_behind(uplink)
         if peer is not far or opener is not near:
             raise AssertionError("the policy knows the federation's own sites")
-        at_far.admits(near, client, destination)
+        if at_far.admits(near, client, destination) is not None:
+            raise AssertionError("what is looked up is allowed")
 
 
 def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
@@ -199,6 +230,8 @@ def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
             "made in",
             "judged in",
             "connection",
+            "rules ready in",
+            "connection with rules",
         ],
         [
             [
@@ -207,6 +240,7 @@ def table(every: Sequence[Costs]) -> tuple[str, list[str], list[list[str]]]:
                 *(f"{one.write_flows * 1000:.0f} ms", f"{one.change_flows * 1000:.1f} ms"),
                 *(str(one.paths), f"{one.make_paths * 1000:.1f} ms"),
                 *(f"{one.judge_paths * 1000:.1f} ms", f"{one.connection * 1e6:.1f} µs"),
+                *(f"{one.index_rules * 1000:.1f} ms", f"{one.ruled * 1e6:.1f} µs"),
             ]
             for one in every
         ],

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fedsdn.bench.scale import federation
+from fedsdn.bench.scale import federation, own_identity
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.model import Federation
 from fedsdn.lab import operator
@@ -130,6 +130,7 @@ def _host(whole: Federation) -> Iterator[Host]:
                 command += ["--", "add-port", bridge, port, f"tag={number}"]
             host.run("ovs-vsctl", *command)
             operator.write_settings(host, whole)
+            operator.write_identity(host, own_identity(site.name))
             yield host
         finally:
             process.end()

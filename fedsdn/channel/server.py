@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 
+from fedsdn import files
 from fedsdn.channel.connection import Connection
 from fedsdn.channel.lines import read_line
 from fedsdn.channel.messages import (
@@ -45,6 +47,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.uplinks.news import PathNews
+from fedsdn.users import PROXY_USER
 
 _LOG = logging.getLogger(__name__)
 
@@ -271,11 +274,13 @@ def _note(known: dict[int, Connection], changes: Connections) -> None:
 def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_directory(path.parent)
         with suppress(FileNotFoundError):
             path.unlink()
         listener.bind(str(path))
-        path.chmod(0o600)
+        if os.geteuid() == 0:
+            os.chown(path, 0, PROXY_USER)
+        path.chmod(0o660)
         listener.listen()
     except OSError as error:
         listener.close()

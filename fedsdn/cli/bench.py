@@ -23,7 +23,15 @@ from fedsdn.bench.results import Results
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.short import Way
 from fedsdn.bench.stalled import StalledResults
-from fedsdn.cli import bench_behaviour, bench_probes, bench_repair, bench_restart, bench_scale
+from fedsdn.cli import (
+    bench_attack,
+    bench_behaviour,
+    bench_probes,
+    bench_repair,
+    bench_restart,
+    bench_scale,
+    bench_tls,
+)
 from fedsdn.cli.bench_lab import measured
 from fedsdn.cli.tables import print_table
 from fedsdn.cli.views import lab_views
@@ -32,10 +40,12 @@ app = typer.Typer(help="Measure, mostly in a lab made for it.")
 for command in bench_behaviour.COMMANDS:
     app.command()(command)
 app.command()(bench_repair.repair)
+app.command()(bench_attack.attack)
 app.command()(bench_probes.probes)
 app.command()(bench_scale.load)
 app.command("scale")(bench_scale.scale_command)
 app.command()(bench_restart.restart)
+app.command()(bench_tls.tls)
 
 
 @app.callback()

@@ -49,8 +49,8 @@ def connections(
         _print_ended(as_json=as_json)
         return
     local = settings(config_file, site, federation)
-    here = load_federation(local.federation).local_site(local.site)
-    collect = partial(read_connections, here)
+    whole = load_federation(local.federation)
+    collect = partial(read_connections, whole, whole.local_site(local.site))
     if as_json:
         print(json.dumps([document(view) for view in collect()], indent=2))
     elif watch:
@@ -104,9 +104,11 @@ def lines(
         cells = _cells(view, now)
         rows.append(cells if rates is None else (*cells, f"{size(rates[number])}/s"))
     plain = sum(not view.multipath for view in views)
+    in_clear = sum(not view.encrypted for view in views)
     odd = sum(bool(view.absent) for view in views)
     count = f"{len(views)} connections"
     count += f", {plain} on plain TCP" if plain else ""
+    count += f", {in_clear} not encrypted" if in_clear else ""
     count += f", {odd} not in every view (conntrack, proxy, MPTCP)" if odd else ""
     return [count, *plain_table([headings, *rows])] if rows else [count]
 
@@ -119,6 +121,8 @@ def _cells(view: ConnectionView, now: float) -> tuple[str, ...]:
     )
     if not view.multipath:
         paths = "plain TCP"
+    if not view.encrypted:
+        paths = f"{paths} (not encrypted)".strip()
     if view.absent:
         paths = f"{paths} (not in {', '.join(view.absent)})".strip()
     return (

@@ -77,10 +77,11 @@ def machine(
 ) -> None:
     """Make this real machine the host of one site: settings, bridge, VMs, netem on the uplinks.
 
-    For a lab of several machines. The site is then set up as any other: 'fedsdn site up' …
+    For a lab of several machines. The site is then set up as any other: 'fedsdn identity init',
+    the federation file with all sites' keys, 'fedsdn site up' …
     """
     become_host(topology, site)
-    print(f"this machine is the host of site {site}: try 'fedsdn site up'")
+    print(f"this machine is the host of site {site}: try 'fedsdn identity init'")
 
 
 @app.command()

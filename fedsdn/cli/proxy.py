@@ -24,6 +24,7 @@ from fedsdn.proxy.process.settings import Settings
 from fedsdn.proxy.process.stats_socket import (
     STATISTICS_SOCKET,
     check_namespace,
+    read_refused,
     read_reloads,
     read_statistics,
     running_process,
@@ -74,7 +75,8 @@ def run(
         with service(again=goes_on):  # nobody is to wait in vain
             load_federation(local.federation).local_site(local.site)
         wait_until_set_up(PROXY_NAMESPACE, _LOG.warning)
-    namespace.enter(PROXY_NAMESPACE)
+    if namespace.own_identity() != namespace.identity(PROXY_NAMESPACE):  # else: after a reload
+        namespace.enter(PROXY_NAMESPACE)
     _check_mptcp()
     how = Settings(
         site=local.site,
@@ -82,6 +84,7 @@ def run(
         workers=processes or min(len(os.sched_getaffinity(0)), MOST_WORKERS),
         drain_seconds=drain_seconds,
         namespace=PROXY_NAMESPACE,
+        identity=local.identity,
     )
     with service(again=goes_on):
         if check:
@@ -128,9 +131,9 @@ def reload() -> None:
 def stats(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print what the running proxy has counted since it started."""
     check_namespace(PROXY_NAMESPACE)
-    found = read_statistics()
+    found, refused = read_statistics(), read_refused()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "refused": [one.document() for one in refused]}, indent=2))
     else:
         counters = [(name, n) for name, n in found.items() if not name.startswith(_OF_A_REASON)]
         print_table("proxy", ["counter", "value"], [[name, str(n)] for name, n in counters])
@@ -142,6 +145,15 @@ def stats(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
                 for reason, count, last in counted_reasons(found)
             ],
         )
+        if refused:
+            print_table(
+                "of these refused, by peer",
+                ["peer", "reason", "connections", "the last"],
+                [
+                    [one.peer, one.reason, str(one.count), f"{ago(one.last, found['now'])} ago"]
+                    for one in refused
+                ],
+            )
 
 
 def _is_running(process: int) -> bool:

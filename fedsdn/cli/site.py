@@ -39,6 +39,18 @@ def up(
     print(f"site {local.site}: " + (f"set up {', '.join(changed)}" if changed else "nothing to do"))
 
 
+@app.command(hidden=True)
+def prepare() -> None:
+    """Make the namespace that 'fedsdn site up' takes, in the mounts of the whole host (unit)."""
+    setup.prepare()
+
+
+@app.command(hidden=True)
+def forget() -> None:
+    """Remove what 'fedsdn site down' without the mounts of the whole host could not (unit)."""
+    setup.forget()
+
+
 def _warn(text: str) -> None:
     print(f"fedsdn: warning: {text}", file=sys.stderr)
 

@@ -12,7 +12,8 @@ import typer
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName
 from fedsdn.cli.views import site_view
 from fedsdn.inspect.bundle import write_bundle
-from fedsdn.inspect.overview import overview, text
+from fedsdn.inspect.lines import screen
+from fedsdn.inspect.overview import overview
 
 
 def status(
@@ -28,7 +29,7 @@ def status(
     if as_json:
         print(json.dumps({"site": view.name, "parts": [asdict(one) for one in lines]}, indent=2))
     else:
-        print("\n".join(text(view, lines)))
+        print("\n".join(screen(f"site {view.name}", lines)))
     if any(line.fix for line in lines):
         raise typer.Exit(1)
 
@@ -43,5 +44,5 @@ def support_bundle(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Write the site's state into one archive, for support. The probes' key is left out."""
+    """Write the site's state into one archive, for support. There is no secret in it."""
     print(write_bundle(site_view(config_file, site, federation), file))

@@ -38,9 +38,9 @@ def trace(
     whole = load_federation(local.federation)
     answer = ask(whole, whole.local_site(local.site), question)
     if as_json:
-        print(json.dumps(document(answer), indent=2, default=str))
+        print(json.dumps(document(answer, local.federation), indent=2, default=str))
     else:
-        print("\n".join(lines(answer)))
+        print("\n".join(lines(answer, local.federation)))
 
 
 def _in_lab(name: str, question: Question, words: tuple[str, str], *, as_json: bool) -> None:

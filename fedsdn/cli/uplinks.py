@@ -18,7 +18,8 @@ from fedsdn.errors import FedsdnError
 from fedsdn.inspect.uplinks import PathView, Snapshot, UplinkView, read_snapshot
 from fedsdn.units import ago, size
 from fedsdn.uplinks.path import PathName
-from fedsdn.uplinks.status import COMPARE_FILES
+from fedsdn.uplinks.probe import Refusal
+from fedsdn.uplinks.status import COMPARE_FILES, RefusedProbes
 from fedsdn.verify.files import differing
 
 _NO_APPLICATION = (
@@ -53,7 +54,18 @@ def uplinks(
 def _blocks(now: Snapshot, before: Snapshot | None = None) -> list[TextTable | str]:
     first = [] if now.application else [_NO_APPLICATION]
     last = differing(now.differing, now.taken)
-    return [*first, *tables(now, before), *last, *([COMPARE_FILES] if last else [])]
+    refused = _refused(now.refused)
+    return [*first, *tables(now, before), *last, *([COMPARE_FILES] if last else []), *refused]
+
+
+def _refused(every: Sequence[RefusedProbes]) -> list[str]:
+    """Say which datagrams were not taken for probes, but for those of handshakes."""
+    told = [
+        f"{one.why} {one.number} ({f'site {one.site}' if one.site else 'no site'})"
+        for one in every
+        if one.why != Refusal.UNPROVEN
+    ]
+    return [f"refused probes, since the application's start: {', '.join(told)}"] if told else []
 
 
 def tables(now: Snapshot, before: Snapshot | None = None) -> tuple[TextTable, TextTable]:

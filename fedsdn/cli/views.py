@@ -33,6 +33,7 @@ def site_view(config_file: Path | None, site: str | None, federation: Path | Non
         shell=Shell(local.site),
         config_file=config_file or DEFAULT_CONFIG_FILE,
         options=tuple(f"{option}={value}" for option, value in given.items() if value),
+        identity=local.identity,
     )
 
 

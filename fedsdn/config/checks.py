@@ -15,6 +15,9 @@ from fedsdn.config.reserved import (
     SOCKSIFIER_PORT,
     WAN_PORT_PREFIX,
 )
+from fedsdn.config.rules_file import check_rules
+from fedsdn.config.schema import describe
+from fedsdn.config.special import of_network
 
 _MOST_SHOWN = 8
 """An error lists so many uplinks, and counts the rest."""
@@ -38,7 +41,9 @@ def check_federation(federation: Federation, document: Document) -> None:
     _check_owners(federation, sites)
     _check_families(federation, sites)
     _check_proxies(federation, sites)
+    _check_pairs(federation, document.section("pairs"))
     _check_reach(federation, sites)
+    check_rules(federation, document)
 
 
 def _check_site(site: Site, where: Document) -> None:
@@ -80,13 +85,22 @@ def _check_overlaps(federation: Federation, sites: Document) -> None:
 
 def _check_prefix(prefix: Prefix, where: Document) -> None:
     _check_unicast(prefix.network.network_address, where.section("prefix"))
-    proxy_address = where.section("proxy_address")
-    if prefix.proxy_address not in prefix.network:
-        raise proxy_address.error(
-            f"'{prefix.proxy_address}', which is outside the prefix '{prefix.network}'",
+    for key, address in (("proxy_address", prefix.proxy_address), ("gateway", prefix.gateway)):
+        if address is not None:
+            _check_inside(address, prefix, where.section(key))
+    if prefix.gateway == prefix.proxy_address:
+        raise where.section("gateway").error(
+            f"'{prefix.gateway}', the proxy's own address", "the router's address"
+        )
+
+
+def _check_inside(address: Address, prefix: Prefix, where: Document) -> None:
+    if address not in prefix.network:
+        raise where.error(
+            f"'{address}', which is outside the prefix '{prefix.network}'",
             f"an address of '{prefix.network}'",
         )
-    _check_host(prefix.proxy_address, prefix.network, proxy_address)
+    _check_host(address, prefix.network, where)
 
 
 def _check_unicast(address: Address, where: Document) -> None:
@@ -107,21 +121,13 @@ def _check_unicast(address: Address, where: Document) -> None:
 
 
 def _check_host(address: Address, network: Network, where: Document) -> None:
-    """Refuse a network's own addresses (RFC 1122, 3.2.1.3; RFC 4291, 2.6.1).
-
-    Networks of two addresses have none (RFC 3021, RFC 6164).
-    """
-    if network.max_prefixlen - network.prefixlen <= 1:
-        return
-    if address == network.network_address:
-        kind = "network" if network.version == 4 else "subnet-router anycast"
-    elif network.version == 4 and address == network.broadcast_address:
-        kind = "broadcast"
-    else:
-        return
-    raise where.error(
-        f"'{where.value}', the {kind} address of '{network}'", f"a host's address in '{network}'"
-    )
+    """Refuse a network's own addresses."""
+    kind = of_network(address, network)
+    if kind is not None:
+        raise where.error(
+            f"'{where.value}', the {kind} address of '{network}'",
+            f"a host's address in '{network}'",
+        )
 
 
 def _check_ports(site: Site, where: Document) -> None:
@@ -152,6 +158,11 @@ def _check_uplink_addresses(uplink: Uplink, where: Document) -> None:
     _check_host(uplink.address.ip, uplink.address.network, where.section("address"))
     if uplink.gateway is not None:
         _check_gateway(uplink.gateway, uplink.address, where.section("gateway"))
+    elif uplink.gateway_mac is not None:
+        raise where.section("gateway_mac").error(
+            f"'{uplink.gateway_mac}' on an uplink without gateway",
+            f"the router's address under '{key_path(where.at)}.gateway' too",
+        )
     if uplink.public is None:
         return
     public = where.section("public")
@@ -252,6 +263,29 @@ def _check_proxies(federation: Federation, sites: Document) -> None:
             raise here.section("source_restore").error(
                 f"'nat', but the proxy of site {foreign[0]} ('proxy: socks5') names no clients",
                 "'transparent' or 'none'",
+            )
+
+
+def _check_pairs(federation: Federation, pairs: Document) -> None:
+    """Check that pairs are of two sites that there are, each named once, and can be encrypted."""
+    taken: dict[frozenset[str], Document] = {}
+    for index, pair in enumerate(federation.pairs):
+        here = pairs.section(index)
+        for at, name in enumerate(pair.sites):
+            if federation.find_site(name) is None:
+                known = " or ".join(site.name for site in federation.sites[:_MOST_SHOWN])
+                raise here.section("sites").section(at).error(describe(name), f"a site: {known}")
+        both = frozenset(pair.sites)
+        if len(both) == 1:
+            raise here.section("sites").error(f"site {pair.sites[0]} twice", "two sites")
+        other = taken.setdefault(both, here)
+        if other is not here:
+            found = f"{' and '.join(pair.sites)}, as on line {other.line}"
+            raise here.section("sites").error(found, "each two sites once")
+        foreign = [name for name in pair.sites if federation.site(name).proxy == "socks5"]
+        if foreign and pair.encryption == "tls":
+            raise here.section("encryption").error(
+                f"'tls', but the proxy of site {foreign[0]} ('proxy: socks5') speaks none", "'none'"
             )
 
 

@@ -21,10 +21,10 @@ from fedsdn.config.loader import (
     parse_federation,
     site_document,
 )
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation, PairEncryption, Site
+from fedsdn.config.rules_file import rule_meaning, rules_meaning
 
 DIGEST_DIGITS = 16
-_SECRET = ("probes", "key")
 _MOST_SITES = 4096
 """Of so many the digests are kept."""
 
@@ -69,14 +69,12 @@ def read_text(path: Path) -> FederationText:
 
     """
     document = federation_section(path)
-    return FederationText(parse_federation(document), document)
+    return FederationText(parse_federation(document, of_lab=document.at != ()), document)
 
 
 def digest(federation: Federation) -> str:
-    """Return a digest of what the file means, without its secret; 16 hexadecimal digits."""
-    shared = _meaning(replace(federation, sites=()))
-    shared.get("probes", {}).pop("key", None)
-    whole = hashlib.sha256(_canonical(shared))
+    """Return a digest of what the file means; 16 hexadecimal digits."""
+    whole = hashlib.sha256(_canonical(_shared_meaning(federation)))
     for site in sorted(federation.sites, key=lambda site: site.name):
         whole.update(_site_digest(site))
     return whole.hexdigest()[:DIGEST_DIGITS]
@@ -100,14 +98,28 @@ def differences(first: FederationText, second: FederationText) -> tuple[Differen
 
 def _meaning(federation: Federation) -> dict[str, Any]:
     """Return the file as nested mappings, with every default, prefixes by their network."""
-    shared = federation_document(replace(federation, sites=()))
-    return shared | {"sites": {site.name: _site_meaning(site) for site in federation.sites}}
+    sites = {site.name: _site_meaning(site) for site in federation.sites}
+    return _shared_meaning(federation) | {"sites": sites}
+
+
+def _shared_meaning(federation: Federation) -> dict[str, Any]:
+    """Return what is no single site's."""
+    document = federation_document(replace(federation, sites=()))
+    if federation.pairs:
+        document["pairs"] = {_pair(pair): pair.encryption for pair in federation.pairs}
+    return document | rules_meaning(federation)
 
 
 def _site_meaning(site: Site) -> dict[str, Any]:
     document = site_document(site)
     document["prefixes"] = {one.pop("prefix"): one for one in document["prefixes"]}
+    if site.identities:
+        document["identity"] = [identity.name for identity in site.identities]
     return document
+
+
+def _pair(pair: PairEncryption) -> str:
+    return " and ".join(sorted(pair.sites))
 
 
 class _Side:
@@ -120,6 +132,8 @@ class _Side:
             site.name: {str(prefix.network): at for at, prefix in enumerate(site.prefixes)}
             for site in text.federation.sites
         }
+        self._pairs = {_pair(pair): at for at, pair in enumerate(text.federation.pairs)}
+        self._rules = {rule_meaning(rule): rule.place for rule in text.federation.allow or ()}
 
     def place(self, at: KeyPath, value: object) -> Place:
         """Say what this file has at a place of its meaning; ``value`` is None if nothing."""
@@ -130,11 +144,15 @@ class _Side:
         return Place(f"{_said(at, value)}{' by default' * default}", here.line)
 
     def _written(self, at: KeyPath) -> KeyPath:
-        """Turn a prefix in the meaning into its number in the file's list."""
+        """Turn a prefix, a pair or a rule in the meaning into its number in the file's list."""
         match at:
+            case ("allow", str(rule)):
+                return ("allow", self._rules.get(rule, rule))
             case ("sites", str(site), "prefixes", str(network), *rest):
                 index = self._prefixes.get(site, {}).get(network, network)
                 return ("sites", site, "prefixes", index, *rest)
+            case ("pairs", str(pair)):
+                return ("pairs", self._pairs.get(pair, pair), "encryption")
         return at
 
 
@@ -154,6 +172,10 @@ def _compared(sides: tuple[_Side, _Side], pair: _Pair) -> Iterator[Difference]:
 def _named(at: KeyPath) -> tuple[str | None, str]:
     """Return the site of a place of the meaning, and the field as people say it."""
     match at:
+        case ("allow", str(rule)):
+            return None, f"rule '{rule}'"
+        case ("groups", str(name)):
+            return None, f"group {name}"
         case ("sites", str(site), ("prefixes" | "uplinks") as kind, str(name), *rest):
             one = "prefix" if kind == "prefixes" else "uplink"
             return site, ", ".join((f"{one} {name}", *map(str, rest)))
@@ -165,10 +187,16 @@ def _named(at: KeyPath) -> tuple[str | None, str]:
 def _said(at: KeyPath, value: object) -> str:
     if value is None:
         return "nothing"
-    if at == _SECRET:
-        return "a key that is not shown"
-    if not isinstance(value, Mapping):
-        return str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _section_said(at, value) if isinstance(value, Mapping) else str(value)
+
+
+def _section_said(at: KeyPath, section: Mapping[str, Any]) -> str:
+    if at == ("allow",):
+        return "1 rule" if len(section) == 1 else f"{len(section)} rules"
     if at[:1] == ("sites",) and len(at) == 2:
-        return f"prefixes: {len(value['prefixes'])}, uplinks: {len(value['uplinks'])}"
-    return ", ".join(f"{key} {_said((*at, key), one)}" for key, one in value.items())
+        counts = (f"{key}: {len(section[key])}" for key in ("prefixes", "uplinks"))
+        names = (f"identity: {name}" for name in section.get("identity", ()))
+        return ", ".join((*counts, *names))
+    return ", ".join(f"{key} {_said((*at, key), one)}" for key, one in section.items())

@@ -62,6 +62,13 @@ class Document:
         for index in range(len(self.value)):
             yield self.section(index)
 
+    def each(self) -> Iterator[Document]:
+        """Yield the values of a list, or the only value."""
+        if isinstance(self.value, list):
+            yield from self.elements()
+        else:
+            yield self
+
     @property
     def line(self) -> int:
         """Line of this value's key, or of the nearest key around it."""

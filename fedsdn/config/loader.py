@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
+from fedsdn.config.addresses import parse_address, parse_interface, parse_network
 from fedsdn.config.checks import check_federation
 from fedsdn.config.document import Document, load_document
+from fedsdn.config.identities import check_identities, identity_document, parse_identity
 from fedsdn.config.model import (
-    Address,
     Federation,
-    Interface,
-    Network,
+    PairEncryption,
     Prefix,
     Probes,
     ProviderNetwork,
     Site,
     Uplink,
 )
-from fedsdn.config.schema import describe, validate
+from fedsdn.config.rules_file import read_groups, read_rules, rules_document
+from fedsdn.config.schema import validate
 
 DEFAULT_PROXY_PORT = 1080
 """The SOCKS port of IANA's registry."""
@@ -30,8 +29,6 @@ DEFAULT_PROXY_PORT = 1080
 DEFAULT_BRIDGE = "br-provider"
 
 _PROBE_TIMES = ("interval", "hold")
-
-T = TypeVar("T")
 
 
 def load_federation(path: Path) -> Federation:
@@ -41,7 +38,8 @@ def load_federation(path: Path) -> Federation:
         ConfigError: the first error in the file, in one line.
 
     """
-    return parse_federation(federation_section(path))
+    section = federation_section(path)
+    return parse_federation(section, of_lab=section.at != ())
 
 
 def federation_section(path: Path) -> Document:
@@ -72,14 +70,16 @@ def is_topology(document: Document) -> bool:
     return isinstance(document.value, dict) and "federation" in document.value
 
 
-def parse_federation(document: Document) -> Federation:
+def parse_federation(document: Document, *, of_lab: bool = False) -> Federation:
     """Turn a document or a section into a federation, and check it in full.
+
+    A lab's sites need no identities: they get them when it is built.
 
     Raises:
         ConfigError: the first error in it, in one line.
 
     """
-    return with_sites(document, parse_sites(document))
+    return with_sites(document, parse_sites(document), of_lab=of_lab)
 
 
 def parse_sites(document: Document) -> tuple[Site, ...]:
@@ -93,10 +93,10 @@ def parse_sites(document: Document) -> tuple[Site, ...]:
     return tuple(_site(name, site) for name, site in document.section("sites").items())
 
 
-def with_sites(document: Document, sites: tuple[Site, ...]) -> Federation:
+def with_sites(document: Document, sites: tuple[Site, ...], *, of_lab: bool = False) -> Federation:
     """Make a federation of ``sites``, and what else a valid document says; check it in full.
 
-    The document may lack sites that were checked before.
+    The document may lack sites that were checked before. A lab's sites need no identities.
 
     Raises:
         ConfigError: the first error, in one line.
@@ -105,18 +105,24 @@ def with_sites(document: Document, sites: tuple[Site, ...]) -> Federation:
     federation = Federation(
         sites=sites,
         proxy_port=int(document.value.get("proxy_port", DEFAULT_PROXY_PORT)),
-        probes=_probes(document.section("probes").value),
+        probes=_probes(document.value.get("probes", {})),
+        default_encryption=document.value.get("encryption", "tls"),
+        pairs=tuple(
+            PairEncryption((pair["sites"][0], pair["sites"][1]), pair["encryption"])
+            for pair in document.value.get("pairs", ())
+        ),
+        groups=read_groups(document, sites),
+        allow=read_rules(document, sites),
     )
     check_federation(federation, document)
+    check_identities(federation, document.section("sites"), required=not of_lab)
     return federation
 
 
-def _probes(value: dict[str, Any] | None) -> Probes | None:
-    if value is None:
-        return None
+def _probes(value: dict[str, Any]) -> Probes:
     times = {name: value[f"{name}_ms"] / 1000 for name in _PROBE_TIMES if f"{name}_ms" in value}
     counts = {"multiplier": int(value["multiplier"])} if "multiplier" in value else {}
-    return Probes(key=value["key"], **times, **counts)
+    return Probes(**times, **counts)
 
 
 def _site(name: str, document: Document) -> Site:
@@ -130,6 +136,11 @@ def _site(name: str, document: Document) -> Site:
         ),
         source_restore=document.value.get("source_restore", "transparent"),
         proxy=document.value.get("proxy", "fedsdn"),
+        identities=tuple(
+            parse_identity(name, one) for one in document.section("identity").elements()
+        )
+        if "identity" in document.value
+        else (),
     )
 
 
@@ -143,9 +154,11 @@ def _provider_network(value: dict[str, Any]) -> ProviderNetwork:
 
 
 def _prefix(document: Document) -> Prefix:
+    gateway = document.section("gateway")
     return Prefix(
         network=parse_network(document.section("prefix")),
         proxy_address=parse_address(document.section("proxy_address")),
+        gateway=None if gateway.value is None else parse_address(gateway),
     )
 
 
@@ -157,70 +170,9 @@ def _uplink(name: str, document: Document) -> Uplink:
         address=parse_interface(document.section("address")),
         gateway=None if gateway.value is None else parse_address(gateway),
         public=None if public.value is None else parse_address(public),
+        mac=document.value.get("mac"),
+        gateway_mac=document.value.get("gateway_mac"),
     )
-
-
-def parse_address(document: Document) -> Address:
-    """Read an IP address.
-
-    Raises:
-        ConfigError: it is not an address.
-
-    """
-    return _parsed(document, ip_address, "an IPv4 or IPv6 address, as '192.0.2.1' or 'fd00::1'")
-
-
-def parse_interface(document: Document) -> Interface:
-    """Read an IP address with the length of its network.
-
-    Raises:
-        ConfigError: it is not an address with a length.
-
-    """
-    write = "an address and its network's length, as '192.0.2.1/24' or '2001:db8::1/64'"
-    return _parsed(_with_length(document, write), ip_interface, write)
-
-
-def parse_network(document: Document) -> Network:
-    """Read an IP network.
-
-    Raises:
-        ConfigError: it is not a network, or has bits set after its length.
-
-    """
-    write = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
-    _with_length(document, write)
-    network = _parsed(document, _network, write)
-    address, _, _ = document.value.partition("/")
-    if network.network_address != ip_address(address):
-        raise document.error(
-            f"'{document.value}', which has bits set after its /{network.prefixlen}",
-            f"'{network}'",
-        )
-    return network
-
-
-def _network(text: str) -> Network:
-    return ip_network(text, strict=False)
-
-
-def _with_length(document: Document, write: str) -> Document:
-    """Refuse '192.0.2.1' and '192.0.2.1/255.255.255.0', which Python's ipaddress takes."""
-    _, slash, length = str(document.value).partition("/")
-    if not slash:
-        raise document.error(f"{describe(document.value)}, which has no length", write)
-    if not length.isdecimal():
-        raise document.error(describe(document.value), write)
-    return document
-
-
-def _parsed(document: Document, parse: Callable[[str], T], write: str) -> T:
-    if "%" in document.value:  # a zone (RFC 4007) means something on one host only
-        raise document.error(describe(document.value), write)
-    try:
-        return parse(document.value)
-    except ValueError as error:
-        raise document.error(describe(document.value), write) from error
 
 
 def dump_federation(federation: Federation) -> str:
@@ -231,17 +183,26 @@ def dump_federation(federation: Federation) -> str:
 
 def federation_document(federation: Federation) -> dict[str, Any]:
     """Return the content of a federation file as plain mappings, lists and strings."""
-    probes = {} if federation.probes is None else {"probes": _probes_document(federation.probes)}
     return {
         "proxy_port": federation.proxy_port,
-        **probes,
+        "encryption": federation.default_encryption,
+        **_pairs_document(federation),
+        "probes": _probes_document(federation.probes),
         "sites": {site.name: site_document(site) for site in federation.sites},
+        **rules_document(federation),
     }
+
+
+def _pairs_document(federation: Federation) -> dict[str, Any]:
+    pairs = [
+        {"sites": list(pair.sites), "encryption": pair.encryption} for pair in federation.pairs
+    ]
+    return {"pairs": pairs} if pairs else {}
 
 
 def _probes_document(probes: Probes) -> dict[str, Any]:
     times = {f"{name}_ms": round(getattr(probes, name) * 1000) for name in _PROBE_TIMES}
-    return {"key": probes.key, "multiplier": probes.multiplier, **times}
+    return {"multiplier": probes.multiplier, **times}
 
 
 def site_document(site: Site) -> dict[str, Any]:
@@ -250,16 +211,22 @@ def site_document(site: Site) -> dict[str, Any]:
     provider_network: dict[str, Any] = {"bridge": network.bridge, "type": "flat"}
     if network.segmentation_id is not None:
         provider_network |= {"type": "vlan", "segmentation_id": network.segmentation_id}
+    identity = [identity_document(one) for one in site.identities]
     return {
+        **({"identity": identity} if identity else {}),
         "provider_network": provider_network | {"table_miss": network.table_miss},
-        "prefixes": [
-            {"prefix": str(prefix.network), "proxy_address": str(prefix.proxy_address)}
-            for prefix in site.prefixes
-        ],
+        "prefixes": [_prefix_document(prefix) for prefix in site.prefixes],
         "uplinks": {uplink.name: _uplink_document(uplink) for uplink in site.uplinks},
         "source_restore": site.source_restore,
         "proxy": site.proxy,
     }
+
+
+def _prefix_document(prefix: Prefix) -> dict[str, str]:
+    document = {"prefix": str(prefix.network), "proxy_address": str(prefix.proxy_address)}
+    if prefix.gateway is not None:
+        document["gateway"] = str(prefix.gateway)
+    return document
 
 
 def _uplink_document(uplink: Uplink) -> dict[str, str]:
@@ -268,4 +235,8 @@ def _uplink_document(uplink: Uplink) -> dict[str, str]:
         document["gateway"] = str(uplink.gateway)
     if uplink.public is not None:
         document["public"] = str(uplink.public)
+    if uplink.mac is not None:
+        document["mac"] = uplink.mac
+    if uplink.gateway_mac is not None:
+        document["gateway_mac"] = uplink.gateway_mac
     return document

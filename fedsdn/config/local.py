@@ -15,6 +15,7 @@ from fedsdn.errors import FinalError
 
 DEFAULT_CONFIG_FILE = Path("/etc/fedsdn/fedsdn.conf")
 GROUP = "fedsdn"
+IDENTITY_DIRECTORY = "identity"
 OPTIONS = [
     cfg.StrOpt("site", help="Name of this site in the federation file."),
     cfg.StrOpt(
@@ -31,6 +32,11 @@ class LocalSettings:
 
     site: str
     federation: Path
+
+    @property
+    def identity(self) -> Path:
+        """The directory of this site's private keys, beside the federation file."""
+        return self.federation.parent / IDENTITY_DIRECTORY
 
 
 def settings_from(conf: cfg.ConfigOpts) -> LocalSettings:

@@ -5,7 +5,9 @@ A value here is already checked; ``loader`` makes them from the federation file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import (
     IPv4Address,
@@ -18,6 +20,7 @@ from ipaddress import (
 from typing import Literal
 
 from fedsdn.config.prefixes import NetworkIndex
+from fedsdn.config.rules import Group, Rule, RuleIndex
 from fedsdn.errors import FinalError
 
 Address = IPv4Address | IPv6Address
@@ -37,21 +40,61 @@ Proxy = Literal["fedsdn", "socks5"]
 """A site's proxy: ours, or any other that speaks plain SOCKS5 (RFC 1928)."""
 
 
+Encryption = Literal["tls", "none"]
+"""What protects the connections between the proxies of two sites: TLS, or only their lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The public halves of a site's keys: who has the private ones is the site.
+
+    ``certificate`` is self-signed, in DER (X.509), with a P-256 or Ed25519 key: for connections.
+    ``key`` is an X25519 public key (RFC 7748), 32 bytes: for probes.
+    """
+
+    certificate: bytes
+    key: bytes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the certificate, 32 bytes: what is pinned for connections."""
+        return hashlib.sha256(self.certificate).digest()
+
+    @property
+    def name(self) -> str:
+        """The first 16 hexadecimal digits of SHA-256 over certificate and key, for people."""
+        return hashlib.sha256(self.certificate + self.key).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncryption:
+    """What protects the connections between two sites, whatever holds for the others."""
+
+    sites: tuple[str, str]
+    encryption: Encryption
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """A tenant network of a site that takes part in the federation.
 
     ``proxy_address`` is an address of this network reserved for the proxy: it resolves the VMs'
-    link-layer addresses with it.
+    link-layer addresses with it. ``gateway`` is the network's router, where the file names it; no
+    VM has that address.
     """
 
     network: Network
     proxy_address: Address
+    gateway: Address | None = None
 
     @property
     def family(self) -> Family:
         """4 or 6."""
         return self.network.version
+
+
+DYNAMIC = "dynamic"
+"""Link-layer address of an uplink for which its neighbours ask, as something else answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +104,10 @@ class Uplink:
     ``port`` is the uplink's port on the provider bridge. ``address`` is the proxy's address on
     it, with the length of the on-link network. Without ``gateway`` only the on-link network is
     reached. Behind a NAT, ``public`` is the address that peers see and connect to.
+
+    ``mac`` is the link-layer address that the proxy has there, None for one that follows from the
+    names (``declarations.port_mac``); the neighbours on the link know either beforehand. With
+    ``DYNAMIC`` they ask. ``gateway_mac`` is the gateway's, None if it is asked for.
     """
 
     name: str
@@ -68,11 +115,17 @@ class Uplink:
     address: Interface
     gateway: Address | None = None
     public: Address | None = None
+    mac: str | None = None
+    gateway_mac: str | None = None
 
     @property
     def family(self) -> Family:
         """4 or 6."""
         return self.address.version
+
+    def next_hop(self, address: Address) -> Address | None:
+        """Return the neighbour by which an address is reached: itself on-link, or the gateway."""
+        return address if address in self.address.network else self.gateway
 
     @property
     def peer_address(self) -> Address:
@@ -110,7 +163,9 @@ class Site:
     """One private cloud of the federation.
 
     ``source_restore`` is for connections to this site's VMs. Where ``proxy`` is ``socks5``, nothing
-    of fedsdn runs, and the site's operator sets up what is described here.
+    of fedsdn runs, and the site's operator sets up what is described here. ``identities`` are one,
+    or two while one replaces the other; none at a site with another's proxy, and in a topology
+    that no lab was built of.
     """
 
     name: str
@@ -119,6 +174,7 @@ class Site:
     uplinks: tuple[Uplink, ...]
     source_restore: SourceRestore = "transparent"
     proxy: Proxy = "fedsdn"
+    identities: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +182,9 @@ class Probes:
     """How every path between two uplinks is probed; all times in seconds.
 
     A path is down after ``multiplier`` times ``interval`` without a probe, and used again when it
-    has been up for ``hold``. Probes are authenticated with ``key``: whoever has it can forge the
-    state of paths.
+    has been up for ``hold``.
     """
 
-    key: str = field(repr=False)
     interval: float = 0.1
     multiplier: int = 3
     hold: float = 0.1
@@ -145,13 +199,18 @@ class Probes:
 class Federation:
     """All sites, the same value at every site.
 
-    ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes. Without
-    ``probes`` the kernel alone finds out about a path that dies while its ports stay up.
+    ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes.
+    ``default_encryption`` holds for every two sites that ``pairs`` does not name. VMs may open what
+    ``allow`` says, and everything if it is None.
     """
 
     sites: tuple[Site, ...]
     proxy_port: int
-    probes: Probes | None = None
+    probes: Probes = Probes()
+    default_encryption: Encryption = "tls"
+    pairs: tuple[PairEncryption, ...] = ()
+    groups: tuple[Group, ...] = ()
+    allow: tuple[Rule, ...] | None = None
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:
@@ -160,6 +219,14 @@ class Federation:
     @cached_property
     def _by_peer_address(self) -> dict[Address, Site]:
         return {uplink.peer_address: site for site in self.sites for uplink in site.uplinks}
+
+    @cached_property
+    def _by_fingerprint(self) -> dict[bytes, Site]:
+        return {one.fingerprint: site for site in self.sites for one in site.identities}
+
+    @cached_property
+    def _by_pair(self) -> dict[frozenset[str], Encryption]:
+        return {frozenset(pair.sites): pair.encryption for pair in self.pairs}
 
     @cached_property
     def _by_prefix(self) -> NetworkIndex[tuple[Site, Prefix]]:
@@ -171,6 +238,33 @@ class Federation:
     def has_disjoint_prefixes(self) -> bool:
         """Whether no two prefixes overlap; it is checked of what the federation file has."""
         return self._by_prefix.disjoint
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def rules(self) -> RuleIndex | None:
+        """Finds the rule of ``allow`` that decides; None if there is no ``allow``."""
+        return None if self.allow is None else RuleIndex(self.allow, self.groups, self.sites)
+
+    def prepare(self) -> None:
+        """Make what look-ups need, once; else the first one does, and takes the time for it."""
+        self.prefix_of(self.sites[0].prefixes[0].proxy_address)
+        _ = self.rules
+
+    def group(self, name: str) -> Group:
+        """Return the group called ``name``.
+
+        Raises:
+            KeyError: no group has this name.
+
+        """
+        return self._groups[name]
+
+    def prefixes_in(self, network: Network) -> Iterator[tuple[Site, Prefix]]:
+        """Yield the prefixes that have addresses of ``network``, with their sites."""
+        yield from self._by_prefix.overlapping(network)
 
     def find_site(self, name: str) -> Site | None:
         """Return the site called ``name``; None if there is none."""
@@ -194,6 +288,21 @@ class Federation:
     def site_with_uplink(self, address: Address) -> Site | None:
         """Return the site that has an uplink with this peer address; None if none has."""
         return self._by_peer_address.get(address)
+
+    def site_with_fingerprint(self, fingerprint: bytes) -> Site | None:
+        """Return the site that has an identity with this fingerprint; None if none has."""
+        return self._by_fingerprint.get(fingerprint)
+
+    def encryption(self, one: str, other: str) -> Encryption:
+        """Return what protects the connections between two sites; others' proxies speak no TLS.
+
+        Raises:
+            FinalError: a site has none of these names.
+
+        """
+        if "socks5" in (self.site(one).proxy, self.site(other).proxy):
+            return "none"
+        return self._by_pair.get(frozenset((one, other)), self.default_encryption)
 
     def prefix_of(self, address: Address) -> tuple[Site, Prefix] | None:
         """Return the prefix that holds ``address``, with its site; None if none does."""

@@ -7,7 +7,7 @@ network stands right behind those that hold it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -72,3 +72,14 @@ class NetworkIndex(Generic[T]):
             return None
         last, value = self._found[address.version][position - 1]
         return value if number <= last else None
+
+    def overlapping(self, network: Network) -> Iterator[T]:
+        """Yield what belongs to the networks that hold, or are in, ``network``."""
+        first = int(network.network_address)
+        last = _last(network.version, first, network.prefixlen)
+        firsts, found = self._firsts[network.version], self._found[network.version]
+        position = max(bisect_right(firsts, first) - 1, 0)
+        while position < len(firsts) and firsts[position] <= last:
+            if found[position][0] >= first:
+                yield found[position][1]
+            position += 1

@@ -7,6 +7,7 @@ shows it, and so does an error.
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -16,8 +17,9 @@ from jsonschema_rs import Draft202012Validator, Registry, ValidationError
 from jsonschema_rs import ValidationErrorKind as Kind
 
 from fedsdn.config.document import Document, quoted
+from fedsdn.errors import FinalError
 
-SchemaName = Literal["federation", "topology"]
+SchemaName = Literal["federation", "topology", "expectations"]
 
 
 @cache
@@ -53,6 +55,18 @@ def validate(document: Document, name: SchemaName) -> None:
         raise min(problems, key=lambda problem: problem[:2])[2]
 
 
+def check_site_name(name: str) -> None:
+    """Check that a site may be called so.
+
+    Raises:
+        FinalError: it may not.
+
+    """
+    names = _schema(_file("federation"))["properties"]["sites"]["propertyNames"]
+    if not re.search(names["pattern"], name):
+        raise FinalError(f"found the site's name {quoted(name)}; write {names['description']}")
+
+
 def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON
     """Return the schema whose keyword the error is about; validation began in schema ``file``."""
     schema: Any = _schema(file)
@@ -70,8 +84,8 @@ def _violated(error: ValidationError, file: str) -> Any:  # noqa: ANN401 - JSON
 def _explain(document: Document, error: ValidationError, file: str) -> tuple[Document, str, str]:
     """Return the section that violates the schema ``file``, what it has and what to write there."""
     at = document
-    for key in error.instance_path:
-        at = at.section(key)
+    for key in error.instance_path:  # has a number for a name that looks like one
+        at = at.section(key if isinstance(at.value, list) else str(key))
     if isinstance(error.kind, Kind.PropertyNames):
         wrong = error.kind.error
         name = str(wrong.instance)
@@ -105,6 +119,8 @@ def describe(value: object) -> str:
     match value:
         case None:
             return "nothing"
+        case str() if "PRIVATE KEY" in value:  # errors are logged
+            return "a private key"
         case str():
             return quoted(value)
         case list():

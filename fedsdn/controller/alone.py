@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from fedsdn import files
 from fedsdn.errors import FedsdnError, FinalError
 
 _MOST_BYTES = 200
@@ -27,7 +28,7 @@ def take_lock(path: Path, site: str) -> int:
 
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_directory(path.parent)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise FedsdnError(

@@ -28,6 +28,8 @@ from fedsdn.controller.federation_file import FederationFile
 from fedsdn.controller.supervisor import supervise
 from fedsdn.controller.upkeep import Upkeep
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.own_files import follow
+from fedsdn.identity.store import probes_keys
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
@@ -68,7 +70,10 @@ class Controller:
         self._site = settings.site
         self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._followed = self._watched.current
+        self._identity = settings.identity
+        self._probes_keys = partial(probes_keys, directory=settings.identity)
         self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
+        self._probes_keys(self._followed.site(self._site))  # without one nobody would believe us
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")
@@ -79,6 +84,7 @@ class Controller:
     def _check_change(self, site: Site) -> None:
         """Refuse what ``fedsdn site up`` would refuse, and another bridge before it has run."""
         checks.check_host(site)
+        self._probes_keys(site)
         bridge = site.provider_network.bridge
         if bridge == self.connection.bridge:
             return
@@ -105,6 +111,7 @@ class Controller:
                 partial(namespace.inside, PROXY_NAMESPACE),
                 partial(namespace.identity, PROXY_NAMESPACE),
             ),
+            self._probes_keys,
             self._channel.tell_paths,
             self._netlink,
         )
@@ -123,6 +130,7 @@ class Controller:
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
+                "keys": partial(follow, self._identity, self._uplinks.take_keys),
                 "namespace": self._upkeep.run,
             }
         )

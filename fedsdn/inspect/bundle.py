@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from fedsdn import files
 from fedsdn.config.loader import federation_document
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import CT_ZONE, PROXY_NAMESPACE
 from fedsdn.verify.view import SiteView
 
-_HIDDEN = "hidden"
 _AT_ONCE = 4
 """Commands that are running at a time."""
 
@@ -39,7 +39,8 @@ _OWN = {
 def write_bundle(view: SiteView, file: Path | None = None) -> Path:
     """Write the archive and return its path: ``file``, or one named by site and time.
 
-    The probes' key is left out.
+    Its owner alone may read it. There is no secret in it: the federation file has none, and
+    private keys are not read.
 
     Raises:
         FedsdnError: it cannot be written.
@@ -50,7 +51,10 @@ def write_bundle(view: SiteView, file: Path | None = None) -> Path:
     name = f"fedsdn-{view.name}-{stamp}"
     target = file or Path(f"{name}.tar.gz")
     try:
-        with tarfile.open(target, "w:gz") as archive:
+        with (
+            files.open_private(target) as opened,
+            tarfile.open(fileobj=opened, mode="w:gz") as archive,
+        ):
             for path, content in _contents(view).items():
                 member = tarfile.TarInfo(f"{name}/{path}")
                 data = content.encode()
@@ -70,8 +74,6 @@ def _contents(view: SiteView) -> dict[str, str]:
         outputs = threads.map(partial(_output, view), commands.values())
         found = dict(zip(commands, outputs, strict=True))
     document = federation_document(view.federation)
-    if "probes" in document:
-        document["probes"]["key"] = _HIDDEN
     found["federation.json"] = json.dumps(document, indent=2)
     return found
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from fedsdn.channel.ask import open_connections
 from fedsdn.channel.connection import Connection, Direction
 from fedsdn.channel.server import CHANNEL_SOCKET
-from fedsdn.config.model import Address, Site
+from fedsdn.config.model import Address, Federation, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.subflows import Subflow, SubflowKind, Subflows
 from fedsdn.ovs.conntrack import Entry, entries
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
+from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.process.stats_socket import read_statistics
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
@@ -40,8 +41,9 @@ class ConnectionView:
     """A federated connection.
 
     ``peer`` and ``since`` (Unix time) are the proxy's report, None without one. ``multipath`` is
-    False if the proxies' connection is plain TCP. ``sent`` and ``received`` are the VMs' bytes.
-    ``absent`` names the views that lack it.
+    False if the proxies' connection is plain TCP, ``encrypted`` if the federation file has the
+    peer's so. ``sent`` and ``received`` are the VMs' bytes. ``absent`` names the views that lack
+    it.
     """
 
     direction: Direction | None
@@ -49,6 +51,7 @@ class ConnectionView:
     destination: SocketAddress | None
     peer: str | None = None
     multipath: bool = True
+    encrypted: bool = True
     sent: int = 0
     received: int = 0
     since: float | None = None
@@ -60,7 +63,7 @@ class ConnectionView:
 CONNTRACK, PROXY, MPTCP = "conntrack", "proxy", "MPTCP"
 
 
-def read_connections(site: Site) -> list[ConnectionView]:
+def read_connections(federation: Federation, site: Site) -> list[ConnectionView]:
     """Ask conntrack, the application and the kernel of this host, which is ``site``'s.
 
     Raises:
@@ -76,7 +79,12 @@ def read_connections(site: Site) -> list[ConnectionView]:
     with Subflows(PROXY_NAMESPACE) as kernel:
         subflows = kernel.read()
     uplinks = {uplink.address.ip: uplink.name for uplink in site.uplinks}
-    return joined(tracked, carried, subflows, uplinks, waiting)
+    policy = Policy(federation, site)
+    plain = {peer.name for peer in federation.peers(site.name) if not policy.is_encrypted(peer)}
+    return [
+        replace(view, encrypted=view.peer not in plain)
+        for view in joined(tracked, carried, subflows, uplinks, waiting)
+    ]
 
 
 def joined(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 
-from fedsdn.errors import FedsdnError
-from fedsdn.ovs.commands import OvsError
+from fedsdn.inspect.lines import Line, look_at
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.proxy.process.stats_socket import check_namespace, check_workers, read_statistics
 from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, read_status
@@ -18,6 +16,7 @@ from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.failures import failures
 from fedsdn.verify.files import files
+from fedsdn.verify.identity import identity
 from fedsdn.verify.view import SiteView
 
 _TOLD_LOSS, _BAD_LOSS = 0.01, 0.05
@@ -30,15 +29,6 @@ Status = Callable[[], SiteStatus | None]
 """What the application reports of this site; None while it reports nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One part of a site; ``fix`` is what a person can do, empty where nothing is wrong."""
-
-    name: str
-    text: str
-    fix: str = ""
-
-
 def overview(view: SiteView) -> list[Line]:
     """Look at every part; what cannot be looked at is said in its line."""
     status = cache(partial(_status, view))
@@ -48,26 +38,16 @@ def overview(view: SiteView) -> list[Line]:
         ("application", partial(_application, view, status)),
         ("flows", partial(bridge_checks.flows, view)),
         ("proxy", partial(_proxy, counted)),
+        ("identity", partial(identity, view.identity_view)),
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
         ("files", lambda: files(view, status())),
         ("connections", lambda: _connections(counted())),
         ("failures", lambda: failures(counted())),
         ("sources", partial(proxy_checks.sources, view)),
+        ("encryption", partial(proxy_checks.encryption, view)),
     )
-    return [_line(name, look) for name, look in parts]
-
-
-def _line(name: str, look: Callable[[], str]) -> Line:
-    try:
-        return Line(name, look())
-    except CheckFailedError as error:
-        return Line(name, error.found, error.fix)
-    except OvsError as error:
-        return Line(name, error.found, error.remedy)
-    except FedsdnError as error:
-        text, _, fix = str(error).partition(": ")
-        return Line(name, text, fix or "see 'fedsdn verify'")
+    return [look_at(name, look) for name, look in parts]
 
 
 def _status(view: SiteView) -> SiteStatus | None:
@@ -116,10 +96,11 @@ def _peers(view: SiteView, status: Status) -> str:
     if any(_is_bad(path) for path in found.paths):
         raise CheckFailedError(shown, "fedsdn uplinks")
     for peer in peers:
-        if view.federation.probes and peer.proxy == "fedsdn" and _is_silent(by_peer[peer.name]):
+        if peer.proxy == "fedsdn" and _is_silent(by_peer[peer.name]):
             raise CheckFailedError(
                 f"{shown}: no probe of {peer.name} comes, on no path",
-                f"see at site {peer.name} whether its application runs: fedsdn status",
+                f"see at site {peer.name} whether its application runs: fedsdn status; if it does, "
+                "see here what is said of the paths: fedsdn uplinks",
             )
     return shown
 
@@ -159,14 +140,3 @@ def _connections(counted: Mapping[str, int]) -> str:
         f"{counted[f'{way}_open']} {way} open of {counted[way]}" for way in ("outbound", "inbound")
     )
     return f"{ways}, {counted['pool_open']} to peers ready"
-
-
-def text(view: SiteView, lines: list[Line]) -> Iterator[str]:
-    """Write the screen."""
-    yield f"site {view.name}"
-    width = max(len(line.name) for line in lines)
-    for line in lines:
-        mark = "✗" if line.fix else "✓"
-        yield f"  {mark} {line.name.ljust(width)}  {line.text}"
-        if line.fix:
-            yield f"    {'':{width}}  → {line.fix}"

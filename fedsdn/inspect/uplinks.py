@@ -18,6 +18,7 @@ from fedsdn.uplinks.status import (
     PathState,
     PathStatus,
     PortState,
+    RefusedProbes,
     SiteStatus,
     UplinkStatus,
     read_status,
@@ -74,7 +75,8 @@ class PathView:
 class Snapshot:
     """All of a site at ``taken`` (Unix time); ``application`` says whether it runs.
 
-    ``differing`` are the sites that have another federation file.
+    ``differing`` are the sites that have another federation file, ``refused`` counts datagrams that
+    were not taken for probes.
     """
 
     site: str
@@ -83,6 +85,7 @@ class Snapshot:
     uplinks: tuple[UplinkView, ...]
     paths: tuple[PathView, ...]
     differing: tuple[DifferingFile, ...]
+    refused: tuple[RefusedProbes, ...] = ()
 
 
 def read_snapshot(federation: Federation, site: str) -> Snapshot:
@@ -149,6 +152,7 @@ def snapshot(
             for pair in [(uplink.address.ip, other.peer_address)]
         ),
         differing=status.differing if status else (),
+        refused=status.refused if status else (),
     )
 
 

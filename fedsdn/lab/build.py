@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.new import NewIdentity
 from fedsdn.lab import integration, operator, wan
 from fedsdn.lab.host import Host
+from fedsdn.lab.identities import make_identities
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.machine import check_machine, check_root
 from fedsdn.lab.process import Process, start_detached
@@ -29,13 +31,14 @@ def up(topology_file: Path, name: str | None = None, report: Progress = lambda _
         FedsdnError: it cannot be built; nothing of it is left but its logs.
 
     """
-    topology = load_topology(topology_file)
+    text, identities = make_identities(topology_file)
     directory = LabDirectory(topology_file.stem if name is None else name)
     check_machine()
     with directory.locked(), _removed_unless_built(directory):
         _empty(directory)
-        shutil.copyfile(topology_file, directory.topology_file)
-        return _Builder(directory, topology, report).build()
+        directory.topology_file.write_text(text)
+        topology = load_topology(directory.topology_file)
+        return _Builder(directory, topology, identities, report).build()
 
 
 def down(name: str) -> None:
@@ -88,9 +91,16 @@ def _end_processes(state: State) -> None:
 
 
 class _Builder:
-    def __init__(self, directory: LabDirectory, topology: Topology, report: Progress) -> None:
+    def __init__(
+        self,
+        directory: LabDirectory,
+        topology: Topology,
+        identities: Mapping[str, NewIdentity],
+        report: Progress,
+    ) -> None:
         self._directory = directory
         self._topology = topology
+        self._identities = identities
         self._report = report
         self._state = State()
         self._lab = Lab(directory, topology, self._state)
@@ -165,6 +175,7 @@ class _Builder:
         self._report("running fedsdn site up")
         for host in hosts:
             operator.write_settings(host, federation)
+            operator.write_identity(host, self._identities[host.name])
             operator.site_up(host)
         self._report("starting osken-manager fedsdn.app and fedsdn proxy run")
         controllers = [operator.start_controller(host) for host in hosts]

@@ -6,10 +6,14 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from fedsdn import files
 from fedsdn.config.loader import dump_federation
+from fedsdn.config.local import IDENTITY_DIRECTORY
 from fedsdn.config.model import Federation, Site
 from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.errors import FedsdnError
+from fedsdn.identity import store
+from fedsdn.identity.new import NewIdentity
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
 from fedsdn.lab.wait import wait_until
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
@@ -32,11 +36,23 @@ _CONFIG = f"--config-file={CONFIG_FILE}"
 def write_settings(host: Host, federation: Federation) -> None:
     """Write the host's settings and the federation file."""
     directory = host.run_directory / CONFIG_FILE.parent.name
-    directory.mkdir(exist_ok=True)
-    (directory / FEDERATION_FILE.name).write_text(dump_federation(federation))
+    files.make_directory(directory)
+    file = directory / FEDERATION_FILE.name
+    file.write_text(dump_federation(federation))
+    file.chmod(0o644)  # whatever the umask: the proxy's workers read it
     (directory / CONFIG_FILE.name).write_text(
         f"[fedsdn]\nsite = {host.name}\nfederation = {FEDERATION_FILE}\n"
     )
+
+
+def write_identity(host: Host, new: NewIdentity) -> None:
+    """Write the private halves of the site's identity.
+
+    Raises:
+        FedsdnError: others may read the directory.
+
+    """
+    store.save(host.run_directory / FEDERATION_FILE.parent.name / IDENTITY_DIRECTORY, new)
 
 
 def site_up(host: Host) -> None:

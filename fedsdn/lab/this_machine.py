@@ -10,7 +10,6 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsdn.config.loader import dump_federation
 from fedsdn.config.local import DEFAULT_CONFIG_FILE
 from fedsdn.config.model import Site
 from fedsdn.errors import FedsdnError
@@ -47,7 +46,8 @@ def become_host(
 ) -> None:
     """Make this machine the host of a site: settings, bridge, VMs, and what its wires do.
 
-    What is there is left as it is. A wire's quality is netem's, on frames that leave.
+    What is there is left as it is. A wire's quality is netem's, on frames that leave. The
+    federation file is not made: all sites' keys are to be in it.
 
     Raises:
         FedsdnError: it cannot be; says what is missing.
@@ -69,30 +69,23 @@ def become_host(
                 f"site {name}: found no interface {uplink.port} for uplink {uplink.name}: "
                 f"name one of this machine's in {topology_file}, see 'ip link'"
             )
-    _write_settings(settings, topology, name)
+    _write_settings(settings, name)
     here = ThisMachine(name)
     make_vms(here, lab)
     make_bridge(here, site, lab, system=kernel_datapath())
     _plug_in(here, site, topology)
 
 
-def _write_settings(directory: Path, topology: Topology, name: str) -> None:
-    federation = directory / "federation.yaml"
-    texts = {
-        federation: dump_federation(topology.federation),
-        directory / DEFAULT_CONFIG_FILE.name: (
-            f"[fedsdn]\nsite = {name}\nfederation = {federation}\n"
-        ),
-    }
-    for path in texts:
-        if path.exists() and not path.read_text().startswith(_OURS):
-            raise FedsdnError(
-                f"{path} is somebody's: this machine is a real site; use another one for a lab, "
-                "or move the file away"
-            )
+def _write_settings(directory: Path, name: str) -> None:
+    file = directory / DEFAULT_CONFIG_FILE.name
+    if file.exists() and not file.read_text().startswith(_OURS):
+        raise FedsdnError(
+            f"{file} is somebody's: this machine is a real site; use another one for a lab, "
+            "or move the file away"
+        )
     directory.mkdir(parents=True, exist_ok=True)
-    for path, text in texts.items():
-        path.write_text(_OURS + text)
+    federation = directory / "federation.yaml"
+    file.write_text(f"{_OURS}[fedsdn]\nsite = {name}\nfederation = {federation}\n")
 
 
 def _plug_in(here: ThisMachine, site: Site, topology: Topology) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
+from fedsdn.config.addresses import parse_address, parse_interface
 from fedsdn.config.document import Document, load_document
-from fedsdn.config.loader import parse_address, parse_federation, parse_interface
+from fedsdn.config.loader import parse_federation
 from fedsdn.config.model import Address, Federation, Interface, Site, Uplink
 from fedsdn.config.reserved import SERVER_PORT, SOCKSIFIER_PORT, WAN_PORT_PREFIX
 from fedsdn.config.schema import validate
@@ -110,7 +111,7 @@ def load_topology(path: Path) -> Topology:
     """
     document = load_document(path)
     validate(document, "topology")
-    federation = parse_federation(document.section("federation"))
+    federation = parse_federation(document.section("federation"), of_lab=True)
     lab = document.section("lab")
     return Topology(
         federation=federation,

@@ -44,7 +44,6 @@ class SiteFlows:
 
     groups: Groups
     site: Site
-    probed: bool
     peers: Mapping[str, Site]
 
 
@@ -63,19 +62,19 @@ def site_flows(
         FedsdnError: the federation has no such site.
 
     """
-    site, probed = federation.site(site_name), federation.probes is not None
+    site = federation.site(site_name)
     peers = {peer.name: peer for peer in federation.peers(site_name)}
     known: Mapping[str, Site] = {}
     groups: dict[str, tuple[Flow, ...]] = {OWN: _own(federation, site, tuple(tenant_ports))}
     if before is not None:
         if groups[OWN] == before.groups[OWN]:
             groups[OWN] = before.groups[OWN]
-        if (site, probed) == (before.site, before.probed):
+        if site == before.site:
             known = before.peers
     for name, peer in peers.items():
         same = before is not None and known.get(name) == peer
-        groups[name] = before.groups[name] if before and same else _of(peer, site, probed=probed)
-    return SiteFlows(groups, site, probed, peers)
+        groups[name] = before.groups[name] if before and same else _of(peer, site)
+    return SiteFlows(groups, site, peers)
 
 
 def _own(
@@ -88,11 +87,11 @@ def _own(
     )
 
 
-def _of(peer: Site, site: Site, *, probed: bool) -> tuple[Flow, ...]:
+def _of(peer: Site, site: Site) -> tuple[Flow, ...]:
     return tuple(
         flow
         for feature, make in _PEER_FEATURES.items()
-        for flow in make(PeerContext(site, feature, peer, probed))
+        for flow in make(PeerContext(site, feature, peer))
     )
 
 

@@ -78,10 +78,6 @@ class Context(Maker):
 
 @dataclass(frozen=True, slots=True)
 class PeerContext(Maker):
-    """One peer as seen from a site: all that the flows of a peer may depend on.
-
-    ``probed``: the federation probes its paths.
-    """
+    """One peer as seen from a site: all that the flows of a peer may depend on."""
 
     peer: Site
-    probed: bool

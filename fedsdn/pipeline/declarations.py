@@ -10,7 +10,7 @@ from enum import IntEnum
 from zlib import crc32
 
 from fedsdn.config import reserved
-from fedsdn.config.model import Site, Uplink
+from fedsdn.config.model import DYNAMIC, Site, Uplink
 
 CT_ZONE = 0xFED5
 """Conntrack zone of federated connections. Neutron hands zones out from 1 upwards."""
@@ -137,9 +137,13 @@ def wan_port(uplink: Uplink) -> str:
 def port_mac(site: Site, port: str) -> str:
     """Link-layer address of the namespace's interface behind ``port``.
 
-    Derived from the names, so that pipeline and site set-up agree; locally administered and unicast
-    (RFC 9542, section 2.1).
+    An uplink's is the one that the federation file has for it, if any. Otherwise it is derived from
+    the names, so that pipeline, site set-up and the neighbours on the link agree; locally
+    administered and unicast (RFC 9542, section 2.1).
     """
+    for uplink in site.uplinks:
+        if wan_port(uplink) == port and uplink.mac not in {None, DYNAMIC}:
+            return str(uplink.mac)
     digest = crc32(f"{site.name}/{port}".encode())
     octets = (0x02, 0xFE, *digest.to_bytes(4, "big"))
     return ":".join(f"{octet:02x}" for octet in octets)
@@ -186,6 +190,13 @@ drivers/net/tun.c)."""
 MOST_SENDERS = 1 << 16
 SENDERS_SECONDS = 10
 """VMs whose rate is known, and for how long; whoever finds no room among them is not limited."""
+
+MOST_STRANGERS = 64
+STRANGERS_SECONDS = 60
+STRANGERS_PER_SECOND = 2
+"""So many who are no peers the kernel takes up as neighbours on the uplinks at a time, of each kind
+(``site.nft_questions``), how long each counts, and how many more of IPv6 in a second. Its table has
+room for 1,024, and is the whole host's; it forgets them after a minute or more."""
 
 MOST_WORKERS = reserved.MOST_WORKERS
 

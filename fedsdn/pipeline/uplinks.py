@@ -52,7 +52,7 @@ def peer_flows(context: PeerContext) -> Iterator[Flow]:
     """Flows of what a peer sends to the proxy, on every uplink that it reaches."""
     for uplink in context.site.uplinks:
         address = uplink.address.ip
-        protocols = (tcp(address), udp(address)) if context.probed else (tcp(address),)
+        protocols = tcp(address), udp(address)
         for remote in context.peer.uplinks:
             if not uplink.reaches(remote):
                 continue

@@ -7,6 +7,7 @@ keep.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
@@ -15,11 +16,15 @@ from hashlib import blake2b
 _WORD = 8
 _SECRET_BYTES = 16
 
+_FOR_GOOD = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
 SECRET_WORDS = _SECRET_BYTES // _WORD
 
 
 class Memory:
     """Blocks of zeroes that processes share, also with the program that a reload executes.
+
+    No block changes its size: who reads what a worker has cut off would get a SIGBUS (mmap(2)).
 
     A program asks for its blocks in the same order each time; the first ones are those that it has
     ``inherited``, by their descriptors.
@@ -34,8 +39,9 @@ class Memory:
         """Make a block, or take the next of those inherited."""
         descriptor = next(self._inherited, None)
         if descriptor is None:
-            descriptor = os.memfd_create("fedsdn")
+            descriptor = os.memfd_create("fedsdn", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(descriptor, size)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _FOR_GOOD)
         self.descriptors.append(descriptor)
         return memoryview(mmap.mmap(descriptor, 0))
 

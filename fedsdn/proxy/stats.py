@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum, auto
 
 from fedsdn.pipeline.declarations import MOST_WORKERS
-from fedsdn.proxy.ended.record import Ended, Reason
+from fedsdn.proxy.ended.by_peer import TABLE_BYTES, ByPeer, Refused, summed
+from fedsdn.proxy.ended.record import REFUSALS, Ended, Reason
 from fedsdn.proxy.ended.ring import RINGS_BYTES, Rings
 from fedsdn.proxy.memory import Memory, octets
 
@@ -41,6 +42,10 @@ class Counter(IntEnum):
     """Connections to peers that are ready for a request."""
     IDLE_OPEN = auto()
     """Connections of peers that wait for a request of theirs."""
+    HANDSHAKES = auto()
+    """TLS handshakes with peers that ended well, whoever has called."""
+    RESUMED = auto()
+    """Those of them that resumed a session, and so cost less."""
     BYTES_SENT = auto()
     """Bytes sent to peers."""
     BYTES_RECEIVED = auto()
@@ -121,14 +126,16 @@ class Statistics:
         self._counted = Rows(NAMES, memory)
         self._words = self._counted.words
         self._rings = octets(MOST_WORKERS * RINGS_BYTES, memory)
+        self._refused = octets(MOST_WORKERS * TABLE_BYTES, memory)
 
     def row(self, worker: int) -> WorkerStatistics:
         """Return the counters that the worker with this number may change."""
-        start, ring = worker * _ROW, worker * RINGS_BYTES
+        start, ring, table = worker * _ROW, worker * RINGS_BYTES, worker * TABLE_BYTES
         return WorkerStatistics(
             worker,
             self._words[start : start + _ROW],
             Rings(self._rings[ring : ring + RINGS_BYTES]),
+            ByPeer(self._refused[table : table + TABLE_BYTES]),
         )
 
     def _all_rows(self) -> list[WorkerStatistics]:
@@ -169,14 +176,19 @@ class Statistics:
         found = [one for row in self._all_rows() for one in row.rings.records()]
         yield from sorted(found, key=lambda one: one.time)
 
+    def refused(self) -> list[Refused]:
+        """Return how many requests were refused for each peer and reason."""
+        return summed(one for row in self._all_rows() for one in row.by_peer.refused())
+
 
 class WorkerStatistics:
     """One worker's counters and records."""
 
-    def __init__(self, number: int, words: memoryview[int], rings: Rings) -> None:
-        """Count in ``words``, and keep records in ``rings``."""
+    def __init__(self, number: int, words: memoryview[int], rings: Rings, by_peer: ByPeer) -> None:
+        """Count in ``words`` and ``by_peer``, and keep records in ``rings``."""
         self.number = number
         self.rings = rings
+        self.by_peer = by_peer
         self._words = words
 
     def add(self, counter: Counter, amount: int = 1) -> None:
@@ -193,6 +205,8 @@ class WorkerStatistics:
         self._words[place] += ended.count
         self._words[place + len(Reason)] = int(ended.time)
         self.rings.put(ended)
+        if ended.peer and ended.reason in REFUSALS:
+            self.by_peer.add(ended)
         _LOG.debug("%s", ended)
 
     def ended_for(self, reason: Reason) -> int:

@@ -27,7 +27,6 @@ BY_KERNEL, STATIC = 2, 4  # RTPROT_KERNEL and, for rules, the same number; RTPRO
 LEARNT = 0x200  # RTM_F_CLONED: an exception to a route, as for a peer behind a smaller MTU
 _KERNEL_ADDRESSES = (1, 3)  # IFAPROT_KERNEL_LO, IFAPROT_KERNEL_LL
 _LOOPBACK = ip_interface("127.0.0.1/8")
-_PERMANENT = 0x80  # NUD_PERMANENT
 _EVERYWHERE, _ON_LINK, _HERE = 0, 253, 254  # RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST
 _NO_LIMIT = 0xFFFFFFFF
 METRIC = {4: None, 6: 1024}
@@ -187,13 +186,12 @@ def _foreign_rule(message: nlmsg) -> Foreign:
     return Foreign(f"{priority}: {inverted}{' '.join(said)} ({which})")
 
 
-def neighbour(message: nlmsg, names: Names) -> Foreign | None:
-    """Read a neighbour (RTM_NEWNEIGH); None if the kernel has learnt it: it will learn again."""
-    if not message["state"] & _PERMANENT:
-        return None
+def neighbour(message: nlmsg, names: Names) -> Foreign:
+    """Read a neighbour (RTM_NEWNEIGH) that is none of ours."""
     interface = names.get(message["ifindex"], "?")
     where = f"{message.get_attr('NDA_DST')} dev {interface}"
-    return Foreign(f"{where} lladdr {message.get_attr('NDA_LLADDR')} permanent")
+    flags = f" flags {message['flags']:#x}" if message["flags"] else ""
+    return Foreign(f"{where} lladdr {message.get_attr('NDA_LLADDR')} permanent{flags}")
 
 
 def _attributes(message: nlmsg, prefix: str, shown: set[str], names: Names) -> Iterator[str]:

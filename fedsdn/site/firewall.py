@@ -7,12 +7,12 @@ import subprocess
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.site.nft import TABLE
+from fedsdn.site.nft import TABLE, TABLES
 
 _IN_SETS = re.compile(r"^(\tset [^}]*?)\t\telements = \{[^}]*\}\n", re.MULTILINE)
 """Elements of a set that has a name: here, packets add them. Those of maps are the ruleset's."""
 
-_OUR_TABLE = re.compile(rf"^table {TABLE} \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
+_OUR_TABLES = re.compile(rf"^table (?:{'|'.join(TABLES)}) \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
 
 
 def read(name: str) -> str:
@@ -31,7 +31,7 @@ def listing(ruleset: str) -> str:
 
 
 def apply(name: str, ruleset: str, *, alone: bool = True) -> bool:
-    """Make our table in the namespace as ``ruleset`` has it; say whether anything had to change.
+    """Make our tables in the namespace as ``ruleset`` has it; say whether anything had to change.
 
     ``alone``, nothing else filters there afterwards; otherwise others' tables, as they serve for
     looking at packets (nft(8), ``monitor trace``), stay. The change is atomic: there is no moment
@@ -40,14 +40,14 @@ def apply(name: str, ruleset: str, *, alone: bool = True) -> bool:
     there = read(name)
     if (there if alone else _ours(there)) == listing(ruleset):
         return False
-    before = "flush ruleset" if alone else f"table {TABLE}\ndelete table {TABLE}"
+    ours = "\n".join(f"table {table}\ndelete table {table}" for table in TABLES)
+    before = "flush ruleset" if alone else ours
     namespace.inside(name, lambda: _nft(["nft", "-f", "-"], f"{before}\n{ruleset}"))
     return True
 
 
 def _ours(listed: str) -> str:
-    found = _OUR_TABLE.search(listed)
-    return found[0] if found else ""
+    return "".join(_OUR_TABLES.findall(listed))
 
 
 def _nft(command: list[str], text: str = "") -> str:

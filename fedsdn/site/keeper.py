@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable
 
 from fedsdn import namespace
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.on_link import neighbours
 from fedsdn.site import record, setup
 from fedsdn.site.changes import Changes
 from fedsdn.site.open_sysctls import OpenSysctls
@@ -29,6 +30,15 @@ _OF_SETTINGS = _SETTINGS | {Part.INTERFACES}
 
 _ANOTHER_PLAN_SECONDS = 5.0
 """For so long the application may not have taken up yet the file by which ``up`` has just run."""
+
+
+_Kept = tuple[tuple[str, ...], frozenset[bytes]]
+"""The names of the wires, and the addresses of the neighbours that are entered for good."""
+
+
+def _kept(federation: Federation, site: Site) -> _Kept:
+    addresses = (one.address.packed for one in neighbours(federation, site))
+    return port_names(site), frozenset(addresses)
 
 
 class _Watched:
@@ -64,6 +74,7 @@ class Keeper:
         self._due: frozenset[Part] = frozenset()
         self._federation: Federation | None = None
         self._plan: SitePlan | None = None
+        self._kept: _Kept = (), frozenset()
         self._another_since: float | None = None
 
     @property
@@ -91,7 +102,7 @@ class Keeper:
         watched = self._watch(federation)
         if watched is None:
             return ()
-        self._due |= watched.changes.read(port_names(federation.site(self._site)))
+        self._due |= watched.changes.read(*self._kept)
         if watched.settings.differ():
             self._due |= _OF_SETTINGS
         if not self._due:
@@ -118,6 +129,7 @@ class Keeper:
             self._watched.open_settings(self._sysctls(federation))
         if federation is not self._federation:
             self._federation, self._plan = federation, None
+            self._kept = _kept(federation, federation.site(self._site))
         self._identity = identity
         return self._watched
 

@@ -7,10 +7,12 @@ with the process however that ends.
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
@@ -75,6 +77,21 @@ def wait_until_set_up(name: str, say: Callable[[str], None]) -> None:
 def flock_alone(file: int) -> bool:
     """Lock an open file against everybody (flock(2)); False if somebody still has it locked."""
     return _taken(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB), PATIENCE_SECONDS)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody has locked a file (flock(2))."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 @contextmanager

@@ -22,16 +22,20 @@ from pyroute2.netlink.rtnl import (
     RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_DELRULE,
+    RTM_GETNEIGH,
     RTM_GETROUTE,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTM_NEWRULE,
 )
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from fedsdn import namespace
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
-from fedsdn.site import entries, links, routes, tun
+from fedsdn.pipeline.on_link import Neighbour
+from fedsdn.site import entries, links, neighbours, routes, tun
 from fedsdn.site.entries import Foreign
 from fedsdn.site.listed import Listed, list_all, request, send_all
 from fedsdn.site.plan import InterfaceAddress, Route, Rule, Tun, Veth
@@ -283,23 +287,38 @@ class Network:
 
     # Neighbours
 
-    def neighbours(self) -> set[Foreign]:
-        """Return the neighbours that somebody entered for good; a site has none such."""
-        return self._neighbours().things()
+    def neighbours(self, wanted: Iterable[Neighbour] = ()) -> set[Neighbour | Foreign]:
+        """Return the neighbours that are entered for good.
 
-    def _neighbours(self) -> Listed[Foreign]:
+        Those that are ``wanted`` are soon read; any other is foreign.
+        """
+        return self._neighbours(set(wanted)).things()
+
+    def _neighbours(self, wanted: set[Neighbour]) -> Listed[Neighbour]:
         names = self._names()
-        present = Listed[Foreign](RTM_DELNEIGH)
-        for family in _AF.values():
-            for message in self._inside.get_neighbours(family=family):
-                present.add(entries.neighbour(message, names), message)
+        indexes = {name: index for index, name in names.items()}
+        known = {neighbours.wanted(one, indexes): one for one in wanted}
+        present = Listed[Neighbour](RTM_DELNEIGH)
+        for listed in filter(neighbours.is_permanent, self._list(RTM_GETNEIGH)):
+            ours = known.get(neighbours.said(listed))
+            present.take(ours or entries.neighbour(_decoded_neighbour(listed), names), listed)
         return present
 
-    def remove_neighbours(self) -> bool:
-        """Remove the neighbours that somebody entered for good; say whether there was one."""
-        present = self._neighbours()
-        self._send(present.removals(set()))
-        return bool(present.things())
+    def apply_neighbours(self, wanted: Iterable[Neighbour]) -> bool:
+        """Make the neighbours exactly the wanted ones; say whether anything had to change.
+
+        What the kernel has learnt of others stays: it is not for good.
+        """
+        target = set(wanted)
+        present = self._neighbours(target)
+        there = present.things()
+        if missing := target - there:
+            indexes = {name: index for index, name in self._names().items()}
+            additions = [neighbours.addition(one, indexes) for one in missing]
+            namespace.inside(self.name, lambda: send_all(additions, unless=frozenset()))
+            present = self._neighbours(target)
+        self._send(present.removals(target))
+        return target != there
 
     def _names(self) -> dict[int, str]:
         return {link["index"]: name for name, link in links.links(self._inside).items()}
@@ -308,6 +327,13 @@ class Network:
 def _decoded(listed: bytes) -> rtmsg:
     """Have pyroute2 read a listed route."""
     message = rtmsg(request(RTM_NEWROUTE, listed))
+    message.decode()
+    return message
+
+
+def _decoded_neighbour(listed: bytes) -> ndmsg:
+    """Have pyroute2 read a listed neighbour."""
+    message = ndmsg(request(RTM_NEWNEIGH, listed))
     message.decode()
     return message
 

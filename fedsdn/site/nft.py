@@ -11,15 +11,17 @@ the device is for all VMs. Other TCP that belongs to no socket is reset: a VM wh
 connection was reset while segments were lost on the way to it asks once more (RFC 5961, section
 3.2), and would hang without an answer. But what the bridge's conntrack does not know either, which
 comes to a group address, is not answered: the destination may not exist. Towards the uplinks it
-takes connections from peers only; the bridge has the same rule. What goes to peers gets the traffic
-class that its mark says.
+takes connections from peers only; the bridge has the same rule. ICMP errors count if they are about
+TCP: the kernel then wants a sequence number that is under way. About probes and echoes it would
+believe anybody, cut what all connections to that peer send, and fail the probes' sockets. What goes
+to peers gets the traffic class that its mark says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from fedsdn.config.model import Address, Federation, Network, Site
+from fedsdn.config.model import Federation, Site
 from fedsdn.pipeline.declarations import (
     FIRST_HANDED_IN_MARK,
     GROUP_BIT,
@@ -39,9 +41,14 @@ from fedsdn.pipeline.declarations import (
     traffic_class_mark,
     wan_port,
 )
+from fedsdn.site.nft_questions import ARP_TABLE, arp_table, questions, reachable, sets
+from fedsdn.site.nft_text import chain, drop, dynamic_set, listed, of
 
 TABLE = "inet fedsdn"
 """Family and name of the table."""
+
+TABLES = (TABLE, ARP_TABLE)
+"""Those that are ours."""
 
 MEASURED = "measured"
 """Set of further TCP ports that peers may come to, each for ``MEASURED_SECONDS``: ``fedsdn verify``
@@ -54,26 +61,36 @@ _PORTS = "listen_ports"
 _SENDERS = "senders"
 _UNKNOWN = f"ether daddr & {GROUP_BIT} == {GROUP_BIT}"
 _OPENING = "tcp flags & (syn | ack) == syn"
+_TCP = 6
+_UNREACHABLE = (
+    ("icmp type destination-unreachable", "@th,136,8"),
+    ("icmpv6 type { destination-unreachable, packet-too-big }", "@th,112,8"),
+)
+"""ICMP errors that the kernel acts upon, and where they have the protocol of what they are about:
+in the IP header behind the eight octets of their own (RFC 792; RFC 4443, section 3)."""
 _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 
 
 def ruleset(federation: Federation, site: Site) -> str:
     """Ruleset of the site's namespace, without what would remove an older one."""
     chains = (
-        _chain("prerouting", _prerouting()),
-        _chain(SOCKSIFIER_PORT, _from_socksifier()),
-        _chain("hold", _hold(federation, site)),
-        _chain("handed_in", _handed_in(site)),
-        _chain(SERVER_PORT, _from_server()),
-        _chain("forward", _forward()),
-        _chain("input", _input(site)),
-        _chain("from_tenants", _from_tenants()),
-        _chain("from_uplinks", _from_uplinks(federation, site)),
-        _chain("from_peer", _from_peer(federation)),
-        _chain("to_peers", _to_peers()),
+        chain("prerouting", _prerouting()),
+        chain(SOCKSIFIER_PORT, _from_socksifier()),
+        chain("hold", _hold(federation, site)),
+        chain("handed_in", _handed_in(site)),
+        chain(SERVER_PORT, _from_server()),
+        chain("forward", _forward()),
+        chain("input", _input(site)),
+        chain("from_tenants", _from_tenants()),
+        chain("from_uplinks", _from_uplinks(federation, site)),
+        chain("from_peer", _from_peer(federation)),
+        chain("to_peers", _to_peers()),
     )
     return (
-        f"table {TABLE} {{\n{_listen_ports()}{_senders()}{_measured()}" + "\n".join(chains) + "}\n"
+        f"table {TABLE} {{\n{_listen_ports()}{_senders()}{sets()}{_measured()}"
+        + "\n".join(chains)
+        + "}\n"
+        + arp_table(federation, site)
     )
 
 
@@ -92,9 +109,7 @@ def _listen_ports() -> str:
 def _senders() -> str:
     """Make the sets of VMs whose rate is limited; packets add to them."""
     return "".join(
-        f"\tset {_SENDERS}_{word} {{\n\t\ttype ipv{family}_addr\n"
-        f"\t\tsize {MOST_SENDERS}\n\t\tflags dynamic,timeout\n"
-        f"\t\ttimeout {SENDERS_SECONDS}s\n\t}}\n"
+        dynamic_set(f"{_SENDERS}_{word}", family, MOST_SENDERS, SENDERS_SECONDS)
         for family, word in _FAMILIES
     )
 
@@ -104,11 +119,6 @@ def _measured() -> str:
         f"\tset {MEASURED} {{\n\t\ttype inet_service\n\t\tflags timeout\n"
         f"\t\ttimeout {MEASURED_SECONDS}s\n\t}}\n"
     )
-
-
-def _chain(name: str, rules: Iterable[str]) -> str:
-    body = "".join(f"\t\t{rule}\n" for rule in rules)
-    return f"\tchain {name} {{\n{body}\t}}\n"
 
 
 def _prerouting() -> Iterator[str]:
@@ -121,10 +131,10 @@ def _prerouting() -> Iterator[str]:
 
 
 def _from_socksifier() -> Iterator[str]:
-    yield f"{_living(SocketMark.SERVER)} " + _drop("the server's")
+    yield f"{_living(SocketMark.SERVER)} " + drop("the server's")
     yield f"{_living(SocketMark.SOCKSIFIER)} {_TO_SOCKET}"
     yield f"meta l4proto tcp {_OPENING} jump hold"
-    yield f"meta l4proto tcp {_OPENING} " + _drop("not from a VM to a peer's prefix")
+    yield f"meta l4proto tcp {_OPENING} " + drop("not from a VM to a peer's prefix")
     yield "meta l4proto tcp tcp flags & rst == rst jump hold"
     yield f"socket transparent 1 {_TO_SOCKET}"
     yield f"meta l4proto tcp {_TO_SOCKET}"
@@ -132,8 +142,8 @@ def _from_socksifier() -> Iterator[str]:
 
 def _from_server() -> Iterator[str]:
     yield f"meta l4proto tcp {_OPENING} {_living(SocketMark.SERVER)} {_TO_SOCKET}"
-    yield f"meta l4proto tcp {_OPENING} " + _drop("VMs open no connections here")
-    yield f"{_living(SocketMark.SOCKSIFIER)} " + _drop("the socksifier's")
+    yield f"meta l4proto tcp {_OPENING} " + drop("VMs open no connections here")
+    yield f"{_living(SocketMark.SOCKSIFIER)} " + drop("the socksifier's")
     yield f"socket transparent 1 {_TO_SOCKET}"
     yield f"meta l4proto tcp {_TO_SOCKET}"
 
@@ -150,15 +160,15 @@ def _hold(federation: Federation, site: Site) -> Iterator[str]:
     own = [prefix.network for prefix in site.prefixes]
     remote = [prefix.network for peer in federation.peers(site.name) for prefix in peer.prefixes]
     for family, word in _FAMILIES:
-        sources, destinations = _of(family, own), _of(family, remote)
+        sources, destinations = of(family, own), of(family, remote)
         if sources and destinations:
             yield (
-                f"{word} saddr {_set(sources)} update @{_SENDERS}_{word} "
+                f"{word} saddr {listed(sources)} update @{_SENDERS}_{word} "
                 f"{{ {word} saddr limit rate over {MOST_SYNS_PER_SECOND}/second "
-                f"burst {MOST_SYNS_AT_ONCE} packets }} " + _drop("more than one VM may open")
+                f"burst {MOST_SYNS_AT_ONCE} packets }} " + drop("more than one VM may open")
             )
             yield (
-                f"{word} saddr {_set(sources)} {word} daddr {_set(destinations)} "
+                f"{word} saddr {listed(sources)} {word} daddr {listed(destinations)} "
                 f"meta mark set {SocketMark.HELD:#x} accept"
             )
 
@@ -170,13 +180,13 @@ def _handed_in(site: Site) -> Iterator[str]:
                 f"meta l4proto tcp tproxy {word} to :meta mark map @{_PORTS} "
                 f"meta mark set {SocketMark.LOCAL:#x} accept"
             )
-    yield _drop("its worker does not listen")
+    yield drop("its worker does not listen")
 
 
 def _forward() -> Iterator[str]:
     yield "type filter hook forward priority filter; policy drop;"
     yield f'meta mark {SocketMark.HELD:#x} oifname "{HELD_DEVICE}" accept'
-    yield _drop("the proxy is no router")
+    yield drop("the proxy is no router")
 
 
 def _input(site: Site) -> Iterator[str]:
@@ -186,7 +196,7 @@ def _input(site: Site) -> Iterator[str]:
     yield f'iifname {{ "{SOCKSIFIER_PORT}", "{SERVER_PORT}" }} jump from_tenants'
     if uplinks:
         yield f"iifname {{ {uplinks} }} jump from_uplinks"
-    yield _drop("unknown interface")
+    yield drop("unknown interface")
 
 
 def _from_tenants() -> Iterator[str]:
@@ -196,41 +206,38 @@ def _from_tenants() -> Iterator[str]:
         (SERVER_PORT, SocketMark.SERVER),
     ):
         yield f'iifname "{port}" meta mark set {mark:#x}'
-    yield f"meta l4proto tcp {_UNKNOWN} socket wildcard 1 " + _drop(
+    yield f"meta l4proto tcp {_UNKNOWN} socket wildcard 1 " + drop(
         "of no connection, to a listener"
     )
     yield "socket wildcard 1 " + _reset("a listener, not a connection")
     yield "socket transparent 1 accept"
-    yield f"meta l4proto tcp {_UNKNOWN} " + _drop("of no connection")
+    yield f"meta l4proto tcp {_UNKNOWN} " + drop("of no connection")
     yield "meta l4proto tcp " + _reset("no socket")
     yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
-    yield _drop("nothing of the proxy's")
+    yield drop("nothing of the proxy's")
 
 
 def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
-    yield "icmp type { echo-request, echo-reply, destination-unreachable, time-exceeded } accept"
+    for error, protocol in _UNREACHABLE:
+        yield f"{error} {protocol} != {_TCP} " + drop("an error about what proves nothing")
+    yield "icmp type { echo-reply, destination-unreachable, time-exceeded } accept"
     yield (
-        "icmpv6 type { echo-request, echo-reply, destination-unreachable, packet-too-big, "
-        "time-exceeded, nd-neighbor-solicit, nd-neighbor-advert } accept"
+        "icmpv6 type { echo-reply, destination-unreachable, packet-too-big, time-exceeded, "
+        "nd-neighbor-advert } accept"
     )
-    peers = [
-        uplink.peer_address
-        for peer in federation.peers(site.name)
-        for uplink in peer.uplinks
-        if any(own.reaches(uplink) for own in site.uplinks)
-    ]
-    for family, word in ((4, "ip"), (6, "ip6")):
-        if addresses := _of(family, peers):
-            yield f"{word} saddr {_set(addresses)} meta l4proto {{ tcp, udp }} jump from_peer"
-    yield _drop("not from a peer")
+    yield from questions(federation, site)
+    peers = list(reachable(federation, site))
+    for family, word in _FAMILIES:
+        if addresses := of(family, peers):
+            yield f"{word} saddr {listed(addresses)} meta l4proto {{ tcp, udp }} jump from_peer"
+    yield drop("not from a peer")
 
 
 def _from_peer(federation: Federation) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
     yield f"tcp dport @{MEASURED} accept"
-    if federation.probes is not None:
-        yield f"udp dport {federation.proxy_port} accept"
-    yield "meta l4proto udp " + _drop("no probe")
+    yield f"udp dport {federation.proxy_port} accept"
+    yield "meta l4proto udp " + drop("no probe")
     # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
     # came from. An answer ends that at once; silence would keep a subflow's place taken.
     yield f"{_OPENING} " + _reset("a peer's subflow of its own")
@@ -248,17 +255,5 @@ def _to_peers() -> Iterator[str]:
             )
 
 
-def _drop(comment: str) -> str:
-    return f'counter drop comment "{comment}"'
-
-
 def _reset(comment: str) -> str:
     return f'counter reject with tcp reset comment "{comment}"'
-
-
-def _of(family: int, values: Iterable[Address | Network]) -> list[Address | Network]:
-    return sorted({value for value in values if value.version == family}, key=str)
-
-
-def _set(values: Iterable[Address | Network]) -> str:
-    return f"{{ {', '.join(str(value) for value in values)} }}"

@@ -28,6 +28,7 @@ from fedsdn.pipeline.declarations import (
     port_mac,
     wan_port,
 )
+from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.site import nft, sysctls
 from fedsdn.site.sysctls import Sysctl
 
@@ -203,6 +204,7 @@ class SitePlan:
     addresses: tuple[InterfaceAddress, ...]
     routes: tuple[Route, ...]
     rules: tuple[Rule, ...]
+    neighbours: tuple[Neighbour, ...]
     endpoints: tuple[Endpoint, ...]
 
     @cached_property
@@ -238,6 +240,7 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
             *_peer_routes(federation, site),
         ),
         rules=(*_kernel_rules(), *_rules(site)),
+        neighbours=neighbours(federation, site),
         endpoints=tuple(endpoint_of(uplink) for uplink in site.uplinks),
     )
 
@@ -309,13 +312,12 @@ def _peer_routes(federation: Federation, site: Site) -> Iterator[Route]:
     """Routes of what is not bound to an uplink's address: ping, and other people's proxies."""
     for peer in federation.peers(site.name):
         for remote, local in paired_uplinks(site, peer):
-            address = remote.peer_address
-            on_link = address in local.address.network
+            address, next_hop = remote.peer_address, local.next_hop(remote.peer_address)
             yield Route(
                 MAIN_TABLE,
                 ip_network(address),
                 interface=wan_port(local),
-                gateway=None if on_link else local.gateway,
+                gateway=None if next_hop == address else next_hop,
                 source=local.address.ip,
             )
 

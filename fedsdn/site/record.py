@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from fedsdn import files
 from fedsdn.errors import FedsdnError
 from fedsdn.site import locks
 from fedsdn.site.plan import BridgeFacts, SitePlan
@@ -18,6 +19,9 @@ RUN_DIRECTORY = Path("/run/fedsdn")
 """Directory of everything that a running site keeps in files."""
 
 RECORD = RUN_DIRECTORY / "site.json"
+PROXY_LOCK = RUN_DIRECTORY / "proxy.lock"
+"""Locked by the proxy as long as one of its processes runs."""
+
 _LEAVING = RUN_DIRECTORY / "site.leaving"
 
 
@@ -62,10 +66,7 @@ def write(plan: SitePlan) -> bool:
     text = json.dumps(found) + "\n"
     if RECORD.exists() and RECORD.read_text() == text:
         return False
-    RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
-    fresh = RECORD.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.replace(RECORD)
+    files.write(RECORD, text.encode())
     return True
 
 
@@ -111,7 +112,7 @@ def stop_steering() -> None:
                 f"{locks.PATIENCE_SECONDS:g} s, as if it were halted: stop it "
                 "(systemctl stop fedsdn-app), and run 'fedsdn site down' again"
             )
-        _LEAVING.touch()
+        _LEAVING.touch(mode=0o600)
 
 
 def let_steer() -> None:

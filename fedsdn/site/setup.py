@@ -82,6 +82,31 @@ def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> t
         return changed
 
 
+def prepare() -> None:
+    """Make the namespace that ``up`` takes, if that has not the host's mounts and this has.
+
+    Raises:
+        FedsdnError: not root, another command runs, or it cannot be made.
+
+    """
+    checks.check_root()
+    with locks.commanding():
+        namespace.prepare(PROXY_NAMESPACE)
+
+
+def forget() -> None:
+    """Remove what is left of the namespace behind a ``down`` that had not the host's mounts.
+
+    Raises:
+        FedsdnError: not root, or another command runs.
+
+    """
+    checks.check_root()
+    with locks.commanding():
+        if record.read() is None:
+            namespace.delete(PROXY_NAMESPACE)
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """What ``down`` did: whether there was anything to remove.
@@ -127,6 +152,8 @@ def _remove_all() -> Removed:
         changed |= links.delete_host_veth(name)
     if recorded:
         namespace.delete(PROXY_NAMESPACE)
+    else:
+        namespace.forget(PROXY_NAMESPACE)
     return Removed(record.remove() or changed, handed_over)
 
 
@@ -190,7 +217,7 @@ def _network(plan: SitePlan, inside: Network) -> dict[Part, Work]:
         Part.ADDRESSES: lambda: inside.apply_addresses(plan.addresses),
         Part.ROUTES: lambda: inside.apply_routes(plan.routes),
         Part.RULES: lambda: inside.apply_rules(plan.rules),
-        Part.NEIGHBOURS: inside.remove_neighbours,
+        Part.NEIGHBOURS: lambda: inside.apply_neighbours(plan.neighbours),
     }
 
 
@@ -230,6 +257,8 @@ def _write(name: str, settings: Iterable[Sysctl]) -> bool:
 
 def _check_no_process() -> None:
     running = [f"{pid} ({command})" for pid, command in namespace.processes(PROXY_NAMESPACE)]
+    if not running and locks.is_locked(record.PROXY_LOCK):
+        running = ["the proxy"]  # which has rights that the site's unit has not
     if running:
         raise FedsdnError(
             f"processes still run in network namespace {PROXY_NAMESPACE}: {', '.join(running)}; "

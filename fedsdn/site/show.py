@@ -78,7 +78,7 @@ def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:
         yield from _both("address", plan.addresses, network.addresses())
         yield from _both("route", plan.routes, network.routes(plan.routes))
         yield from _both("rule", plan.rules, network.rules())
-        yield from _both("neighbour", (), network.neighbours())
+        yield from _both("neighbour", plan.neighbours, network.neighbours(plan.neighbours))
     with Endpoints(plan.namespace) as endpoints:
         dead = _dead_endpoints(site)
         wanted = (endpoint for endpoint in plan.endpoints if endpoint not in dead)

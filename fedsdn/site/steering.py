@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import os
 import platform
 import struct
 
@@ -86,28 +85,24 @@ def _port(offset: int) -> list[_Code]:
     ]
 
 
-def check() -> None:
-    """Have the kernel load the program, and forget it.
-
-    Raises:
-        OSError: as ``steer``.
-
-    """
-    os.close(_load(program()))
-
-
-def steer(queue: int) -> None:
-    """Have the device of an open queue choose queues by ``program``.
+def load() -> int:
+    """Have the kernel load ``program``: a descriptor of it.
 
     Raises:
         OSError: the kernel refuses, or is of a machine whose system calls are not known here.
 
     """
-    loaded = _load(program())
-    try:
-        fcntl.ioctl(queue, _TUNSETSTEERINGEBPF, struct.pack("=i", loaded))
-    finally:
-        os.close(loaded)
+    return _load(program())
+
+
+def steer(queue: int, loaded: int) -> None:
+    """Have the device of a queue choose queues by a program that is ``loaded``.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    """
+    fcntl.ioctl(queue, _TUNSETSTEERINGEBPF, struct.pack("=i", loaded))
 
 
 def _load(code: bytes) -> int:

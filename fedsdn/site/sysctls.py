@@ -216,6 +216,11 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
     }
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
+    yield Sysctl(
+        "net.ipv4.route.min_pmtu",
+        "1280",
+        "no router's word cuts segments further, as in IPv6; smaller uplinks get fragments",
+    )
     rto_max = "net.ipv4.tcp_rto_max_ms"
     yield Sysctl(
         rto_max,

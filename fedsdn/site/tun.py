@@ -29,35 +29,39 @@ def make(name: str) -> None:
 
     """
     try:
-        queue = _attached(name)
+        queue = open_queue()
     except FileNotFoundError as error:
         raise FedsdnError(f"{DEVICE} is missing: load the kernel module, 'modprobe tun'") from error
     try:
+        _attach(queue, name)
         fcntl.ioctl(queue, _TUNSETPERSIST, 1)
     finally:
         os.close(queue)
 
 
-def open_queue(name: str) -> int:
-    """Open a queue of a device in the calling thread's namespace: a non-blocking descriptor.
-
-    The kernel deals packets out to the queues that are open: by connection, or as ``steering``
-    says.
+def open_queue() -> int:
+    """Open what is to be a queue of a device of the calling thread's namespace, without blocking.
 
     Raises:
-        OSError: there is no such device, or the kernel refuses.
+        OSError: there is no ``DEVICE``, or the process may not open it.
+
+    """
+    return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def attach(queue: int, name: str) -> None:
+    """Make it a queue of a device, for the first time or when another device had its name.
+
+    The kernel deals packets out to such queues: by connection, or as ``steering`` says.
+
+    Raises:
+        OSError: there is no such device, or the process lacks CAP_NET_ADMIN.
 
     """
     socket.if_nametoindex(name)  # else the kernel would make one
-    return _attached(name)
+    _attach(queue, name)
 
 
-def _attached(name: str) -> int:
-    queue = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+def _attach(queue: int, name: str) -> None:
     flags = _IFF_TUN | _IFF_MULTI_QUEUE | _IFF_NO_PI
-    try:
-        fcntl.ioctl(queue, _TUNSETIFF, _REQUEST.pack(name.encode(), flags))
-    except OSError:
-        os.close(queue)
-        raise
-    return queue
+    fcntl.ioctl(queue, _TUNSETIFF, _REQUEST.pack(name.encode(), flags))

@@ -58,29 +58,26 @@ class PeerReport:
 class Agreement:
     """What we have told one peer, and what it acknowledges and reports."""
 
-    newest: tuple[int, int] = (0, 0)
-    """Epoch and number of the peer's probe with the newest report."""
+    newest: int = -1
+    """Number of the peer's probe with the newest report, in its epoch; -1: none yet."""
     report: PeerReport = PeerReport()
     acknowledged: int = 0
     """The newest of our rounds that the peer has received."""
     told: Mapping[PathName, int] = field(default_factory=dict)
     """For each path that we detected down and told the peer of: the first round that did."""
 
-    def restarted(self, probe: Probe) -> bool:
-        """Whether a probe is of a later start of the peer's application."""
-        return probe.epoch > self.newest[0]
-
-    def forget_acknowledgement(self) -> Agreement:
+    def restart(self) -> Agreement:
         """Begin anew with a peer whose application was restarted: it knows nothing."""
-        return replace(self, acknowledged=0)
+        return replace(self, newest=-1, acknowledged=0)
 
     def take(self, probe: Probe) -> Agreement:
         """Count in a probe of a peer that has heard this process.
 
-        (What it said to an older one may be replayed.)
+        (What it said to an older one may be replayed.) A greeting acknowledges no round: who sent
+        it has not acted on what the round reported.
         """
-        acknowledged = max(self.acknowledged, probe.heard)
-        newest, report = (probe.epoch, probe.number), self.report
+        acknowledged = max(self.acknowledged, 0 if probe.is_greeting else probe.heard)
+        newest, report = probe.number, self.report
         if newest <= self.newest:
             newest = self.newest
         elif (probe.down, probe.lost, probe.leaving) != (report.down, report.lost, report.leaving):

@@ -16,6 +16,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoint, Endpoints, endpoint_of
 from fedsdn.mptcp.subflows import Doomed, Subflows
+from fedsdn.uplinks.next_hops import Hop, Neighbours
 from fedsdn.uplinks.teardown import Orders
 
 _LOG = logging.getLogger(__name__)
@@ -39,10 +40,14 @@ _SEARCH_SHARE = 50
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the kernel is to be brought in line with: orders, and the site with its uplinks."""
+    """What the kernel is to be brought in line with: orders, and the site with its uplinks.
+
+    ``learnt`` are the next hops that are asked for where they are.
+    """
 
     orders: Orders
     site: Site
+    learnt: frozenset[Hop] = frozenset()
 
 
 class Kernel:
@@ -96,9 +101,22 @@ class Kernel:
             with ExitStack() as stack:
                 self._endpoints = stack.enter_context(Endpoints(self._namespace))
                 self._subflows = stack.enter_context(Subflows(self._namespace))
+                self._neighbours = stack.enter_context(Neighbours(self._namespace))
                 self._open = stack.pop_all()
         self._end_subflows(plan)
-        return self._bring_in_line(plan())
+        numbers = self._bring_in_line(plan())
+        self._doubt(plan())
+        return numbers
+
+    def _doubt(self, now: Plan) -> None:
+        """Doubt next hops, last of all: connections depend on the rest, and that does not fail."""
+        try:
+            self._neighbours.doubt(now.orders, now.site, now.learnt)
+        except (NetlinkError, OSError) as error:
+            text = f"next hops of network namespace {self._namespace} cannot be asked anew: {error}"
+            self._log.say(logging.WARNING, "next hops", text)
+            if isinstance(error, OSError):
+                self.close()  # of netlink itself
 
     def _end_subflows(self, plan: Callable[[], Plan]) -> None:
         """End the subflows on dead paths of connections that have others which work."""

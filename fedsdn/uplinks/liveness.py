@@ -72,6 +72,8 @@ class Reception:
 
     opened: float
     newest: tuple[int, int] = (0, 0)
+    greeted: bool = False
+    """Whether the newest is a greeting, which is of no round and has the last one's number."""
     heard: float | None = None
     confirmed: float | None = None
     rtt: float | None = None
@@ -82,13 +84,14 @@ class Reception:
     def take(self, probe: Probe, now: float, sent: float | None) -> Reception:
         """Count a probe in; ``sent`` is when the probe of ours left that it acknowledges, if known.
 
-        Returns this very object if the probe is a duplicate: not newer than the last.
+        Returns this very object if the probe is a duplicate: not newer than the last. (A greeting
+        is one if anything was received of its epoch.)
         """
-        newest = (probe.epoch, probe.number)
-        if newest <= self.newest:
+        again = probe.epoch == self.newest[0]
+        if again and (probe.is_greeting or probe.number <= self.newest[1]):
             return self
         received = expected = 1
-        if probe.epoch == self.newest[0]:
+        if again:
             gap = min(probe.number - self.newest[1], _LOSS_WINDOW)
             received = (self.received << gap | 1) & ((1 << _LOSS_WINDOW) - 1)
             expected = min(self.expected + gap, _LOSS_WINDOW)
@@ -97,11 +100,14 @@ class Reception:
             confirmed = now - probe.heard_ago / 1e6
             sample = confirmed - sent
             rtt = sample if rtt is None else rtt + _RTT_SMOOTHING * (sample - rtt)
-        return Reception(self.opened, newest, now, confirmed, rtt, received, expected)
+        newest = (probe.epoch, probe.number)
+        return Reception(
+            self.opened, newest, probe.is_greeting, now, confirmed, rtt, received, expected
+        )
 
     def restart(self, now: float) -> Reception:
         """Expect probes anew, after the port was down; old ones stay refused."""
-        return Reception(opened=now, newest=self.newest)
+        return Reception(opened=now, newest=self.newest, greeted=self.greeted)
 
     @property
     def loss(self) -> float | None:

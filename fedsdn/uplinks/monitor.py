@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Executor
@@ -16,27 +17,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedsdn.config.differences import digest
-from fedsdn.config.model import Federation, Probes
+from fedsdn.config.model import Federation, Site
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
+from fedsdn.uplinks.next_hops import entered, learnt
 from fedsdn.uplinks.path import Path as UplinkPath
+from fedsdn.uplinks.path import Way
 from fedsdn.uplinks.paths import Paths
-from fedsdn.uplinks.probe import Probe, ProbeError, decode
-from fedsdn.uplinks.sockets import Inside, ProbeSockets, Way
+from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.signed import SignedProbes
+from fedsdn.uplinks.sockets import Inside, ProbeSockets
 from fedsdn.uplinks.status import (
-    COMPARE_FILES,
     STATUS_FILE,
-    WRITE_SECONDS,
-    DifferingFile,
     PathStatus,
     PortState,
     SiteStatus,
     UplinkStatus,
-    keep_status,
-    write_status,
 )
+from fedsdn.uplinks.status_file import StatusFile
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,15 +45,6 @@ _CHECK_SECONDS = 1.0
 
 _CHANGES_AT_ONCE = 4
 """So many changes of a path or a port are logged at once, and of more the last one each minute."""
-
-_MOST_NAMED = 5
-"""So many sites are named in one line of the log."""
-
-_WRITE_SHARE, _CHANGED_SHARE = 200, 20
-"""Writing the status takes at most one part in so many of a processor's time; while states change
-the second counts."""
-
-_NO_PROBES = Probes(key="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,56 +67,63 @@ class UplinkMonitor:
         federation: Federation,
         site: str,
         namespace: Namespace,
+        own_keys: Callable[[Site], Sequence[bytes]],
         tell: Callable[[PathNews], None],
         executor: Executor,
         status_file: Path = STATUS_FILE,
     ) -> None:
         """Prepare for ``site``, and ``tell`` what changes; ``run`` does the work.
 
+        ``own_keys`` reads the private X25519 keys that this host has of the site's identities, the
+        current one first, and raises FedsdnError.
         ``executor`` has one thread, which opens and uses the netlink sockets.
         """
-        self._status_file = status_file
         self._tell = tell
         self._site = site
         self._kernel = Kernel(namespace.name)
         self._executor = executor
-        self._epoch = time.time_ns()
+        self._epoch = 1 + secrets.randbelow(2**63 - 1)
         self._wall = time.time() - time.monotonic()
         self._federation = federation
         self._file = digest(federation)
         self._paths = self._new_paths(federation)
-        self._plan = Plan(self._paths.orders(), federation.site(site))
+        self._plan = self._new_plan()
+        self._entered = entered(federation, federation.site(site), self._ways())
         self._ports: dict[str, PortState] | None = None
         """Those of the bridge by name, as told last."""
         self._port_since: dict[str, float] = {}
         self._endpoints: dict[str, int] = {}
         self._log = DampedLog(_LOG)
-        self._differing: list[str] = []
-        """Sites with another federation file, as logged last."""
+        self._signed = SignedProbes(site, self._log)
+        self._own_keys = own_keys
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self.sockets = ProbeSockets(
             self._loop, self._receive, namespace.inside, place=namespace.identity
         )
         self._want_sockets()
+        self._keys_due = asyncio.Event()
+        self.take_keys()
         self._kernel_due = asyncio.Event()
         self._status_due = asyncio.Event()
         self._news = News(self._paths)
         self._timer: asyncio.TimerHandle | None = None
-        self._unwritten = True
-        """Whether a state has changed since the status file was written."""
-        self._written = float("-inf")
-        self._write_cost = 0.0
-        """How long writing it took, in seconds of a processor."""
+        self._status_file = StatusFile(status_file, self._log)
 
     def _new_paths(self, federation: Federation, old: Paths | None = None) -> Paths:
         now = time.monotonic()
         return Paths(federation, self._site, self._epoch, now, self._file, old)
 
+    def _new_plan(self) -> Plan:
+        site = self._federation.site(self._site)
+        pairs = (path.pair for path in self._paths.probed())
+        return Plan(self._paths.orders(), site, learnt(self._federation, site, pairs))
+
     async def run(self) -> None:
         """Watch for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe())
+            tasks.create_task(self._derive())
             tasks.create_task(self._keep_kernel())
             tasks.create_task(self._keep_status())
 
@@ -173,10 +171,12 @@ class UplinkMonitor:
         self._file = file
         paths = self._new_paths(federation, self._paths)
         self._federation, self._paths = federation, paths
-        self._plan = Plan(paths.orders(), federation.site(self._site))
+        self._plan = self._new_plan()
+        self._entered = entered(federation, self._plan.site, self._ways())
         self._news.set_paths(paths)
         self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()
+        self.take_keys()
         self._kernel_due.set()
         self._status_due.set()
         self._take_turn()
@@ -221,28 +221,48 @@ class UplinkMonitor:
             self._timer = self._loop.call_at(max(when, now), self._take_turn)
 
     def _send(self, probes: Iterable[tuple[UplinkPath, Probe]]) -> None:
-        key = (self._federation.probes or _NO_PROBES).key.encode()
         for path, probe in probes:
-            if trouble := self.sockets.send(_way(path), probe.encode(key)):
+            datagram = self._signed.encode(probe)
+            if datagram and (trouble := self.sockets.send(path.way, datagram)):
                 self._complain(f"a probe over {path.name} was not sent: {trouble}")
 
-    def _receive(self, datagrams: list[bytes]) -> None:
+    def _receive(self, datagrams: list[tuple[Way, bytes]]) -> None:
         now = time.monotonic()
-        for datagram in datagrams:
-            self._take(datagram, now)
+        for way, datagram in datagrams:
+            self._take(datagram, way, now)
         if self._paths.next_turn() <= now:
             self._take_turn()
 
-    def _take(self, datagram: bytes, now: float) -> None:
-        probes = self._federation.probes
-        if probes is None:
+    def _take(self, datagram: bytes, way: Way, now: float) -> None:
+        read = self._signed.decode(datagram, way)
+        if read is None:
             return
-        try:
-            probe = decode(datagram, probes.key.encode())
-        except ProbeError as error:
-            self._complain(str(error))
+        probe, key = read
+        refusal, greeting = self._paths.take(probe, way, now)
+        if refusal is None:
+            self._signed.follow(key)
         else:
-            self._paths.take(probe, now)
+            self._signed.refuse(refusal, probe)
+        if greeting is not None:
+            self.sockets.send(way, self._signed.reply(greeting, key))
+
+    def take_keys(self) -> None:
+        """Sign and read probes by the identities of the federation file and this host, as now."""
+        try:
+            own = self._own_keys(self._federation.site(self._site))
+        except FedsdnError as error:
+            self._complain(str(error))
+            return
+        self._signed.set(own, self._federation.peers(self._site))
+        self._keys_due.set()
+
+    async def _derive(self) -> None:
+        """Compute what keys are missing, little by little: probes must not wait."""
+        while True:
+            await self._keys_due.wait()
+            self._keys_due.clear()
+            while self._signed.derive():
+                await asyncio.sleep(0)
 
     # What follows from it
 
@@ -274,56 +294,21 @@ class UplinkMonitor:
             self._status_due.clear()
             self._tell(self._news.gather(self._endpoints, time.monotonic()))
             self._open_sockets()
-            self._write_or_keep(due=due)
+            self._status_file.write_or_keep(self._status, due=due)
             soon = 0.0 if self.sockets.is_opening else TELL_SECONDS
-            if self._unwritten:
-                may_write = self._written + self._write_cost * _CHANGED_SHARE
-                soon = min(soon, max(0.0, may_write - time.monotonic()))
-            due = await _due(self._status_due, soon)
+            due = await _due(self._status_due, min(soon, self._status_file.next_write()))
+
+    def _ways(self) -> list[Way]:
+        return [path.way for path in self._paths.probed()]
 
     def _want_sockets(self) -> None:
-        ways = [_way(path) for path in self._paths.probed()]
+        ways = self._ways()
         uplinks = self._plan.site.uplinks if ways else ()
         self.sockets.want(uplinks, ways, self._federation.proxy_port)
 
     def _open_sockets(self) -> None:
         for trouble in self.sockets.open():
             self._complain(trouble)
-
-    def _say_files(self, differing: Sequence[DifferingFile]) -> None:
-        """Log which sites have another federation file, whenever these are others."""
-        sites = sorted(one.site for one in differing)
-        if sites == self._differing:
-            return
-        self._differing = sites
-        named = ", ".join(sites[:_MOST_NAMED]) + (" and others" if sites[_MOST_NAMED:] else "")
-        level, text = logging.INFO, "no site has another federation file than ours any more"
-        if sites:
-            level = logging.WARNING
-            text = f"the federation file of {named} differs from ours; {COMPARE_FILES}"
-        self._log.say(level, "files", text, _CHANGES_AT_ONCE)
-
-    def _write_or_keep(self, *, due: bool) -> None:
-        """Write the status file if something has changed, and that does not take too long."""
-        self._unwritten |= due
-        since = time.monotonic() - self._written
-        rest = max(WRITE_SECONDS, self._write_cost * _WRITE_SHARE)
-        if since >= (self._write_cost * _CHANGED_SHARE if self._unwritten else rest):
-            self._write()
-        else:
-            with suppress(OSError):
-                keep_status(self._status_file)
-
-    def _write(self) -> None:
-        began, used = time.monotonic(), time.thread_time()
-        status = self._status()
-        self._say_files(status.differing)
-        try:
-            write_status(status, self._status_file)
-        except OSError as error:
-            self._complain(f"the uplinks' status cannot be written: {error}")
-        self._unwritten, self._written = False, began
-        self._write_cost = time.thread_time() - used
 
     def _status(self) -> SiteStatus:
         now = time.time()
@@ -340,6 +325,7 @@ class UplinkMonitor:
                 replace(one, since=self._wall + one.since)
                 for one in self._paths.differing(time.monotonic())
             ),
+            refused=tuple(self._signed.refused()),
         )
 
     def _path_status(self, path: UplinkPath) -> PathStatus:
@@ -349,17 +335,26 @@ class UplinkMonitor:
             peer_uplink=path.name.peer_uplink,
             state=path.state,
             since=self._wall + path.since,
-            why=path.why,
+            why=f"{path.why}{self._doubt(path)}",
             rtt_ms=None if path.rtt is None else path.rtt * 1000,
             loss=path.loss,
         )
 
+    def _doubt(self, path: UplinkPath) -> str:
+        """Say of a path that was never heard which neighbour is entered for it, if one is."""
+        known = None if path.heard is not None else self._entered.get(path.way)
+        if known is None:
+            return ""
+        remedy = (
+            "write 'mac: dynamic' for it" if known.address == path.remote else "see 'gateway_mac'"
+        )
+        return (
+            f"; {known.address} is entered as lladdr {known.mac}: if another answers for it there, "
+            f"{remedy}"
+        )
+
     def _complain(self, text: str) -> None:
         self._log.say(logging.WARNING, text, text)
-
-
-def _way(path: UplinkPath) -> Way:
-    return path.name.uplink, path.remote
 
 
 async def _due(event: asyncio.Event, seconds: float) -> bool:

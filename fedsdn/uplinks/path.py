@@ -12,6 +12,9 @@ from fedsdn.uplinks.teardown import Teardown
 PathKey = tuple[str, str, str]
 """An uplink of ours, a peer, an uplink of the peer's."""
 
+Way = tuple[str, Address]
+"""An uplink's name, and a peer's address."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class PathName:
@@ -46,6 +49,11 @@ class Path:
     def key(self) -> PathKey:
         """Its name as a tuple."""
         return self.name.uplink, self.name.peer, self.name.peer_uplink
+
+    @property
+    def way(self) -> Way:
+        """The uplink by which it leaves, and the peer's address."""
+        return self.name.uplink, self.remote
 
     @property
     def pair(self) -> AddressPair:

@@ -8,30 +8,35 @@ them for one. Here is what peers share: the ports, the time, the orders to the k
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
+from typing import NamedTuple
 
-from fedsdn.config.model import AddressPair, Federation, Probes, Site
+from fedsdn.config.model import AddressPair, Federation, Site
 from fedsdn.uplinks.agenda import Agenda
 from fedsdn.uplinks.agreement import Rounds
-from fedsdn.uplinks.heard_file import HeardFile
 from fedsdn.uplinks.liveness import PATIENCE, Liveness, Reception
+from fedsdn.uplinks.outgoing import Sender
 from fedsdn.uplinks.pace import Kind, Pace, Shares
-from fedsdn.uplinks.path import Path, PathKey, PathName
-from fedsdn.uplinks.peer import DEAD_PORT, LATE, Peer, Sender
-from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.path import Path, PathKey, PathName, Way
+from fedsdn.uplinks.peer import DEAD_PORT, LATE, Peer
+from fedsdn.uplinks.probe import Probe, Refusal
 from fedsdn.uplinks.status import DifferingFile, PortState
 from fedsdn.uplinks.teardown import OrderBook, Orders
 
-_UNPROBED = Probes(key="")
-"""Times for damping the ports where paths are not probed."""
-
-_MOST_STRANGERS = 100
-"""More sites with the key are noted by nobody."""
-
-_SECOND = 1_000_000_000
-"""In ns."""
+PHASES = 1 << 16
+"""An epoch says at which of so many moments of an interval a site begins its rounds."""
 
 _AT_ONCE = 64
 """Peers that nothing depends on are judged in turns of so many: the others' probes are due."""
+
+
+class Taken(NamedTuple):
+    """What has become of a probe: ``refusal`` says why it was not taken, None if it was.
+
+    The ``greeting`` is to be sent back at once the way that it came.
+    """
+
+    refusal: Refusal | None
+    greeting: Probe | None = None
 
 
 class Paths:
@@ -50,17 +55,15 @@ class Paths:
         file: str = "",
         old: Paths | None = None,
     ) -> None:
-        """Begin with nothing known. ``epoch`` is the start of this process, in ns of Unix time.
+        """Begin with nothing known. ``epoch`` is this process's number, drawn by lot.
 
         ``file`` is the federation's digest. With ``old`` begin as ``inherit`` says.
         """
         self._site = federation.site(site)
         self._own = [(uplink, uplink.address.ip) for uplink in self._site.uplinks]
-        self._probes = federation.probes or _UNPROBED
+        self._probes = federation.probes
         self._sender = Sender(site, epoch, file, self._probes)
         self._began = now
-        self._strangers: dict[str, HeardFile] = {}
-        """Sites that probe this one, and that the federation file does not have."""
         self._removed: dict[AddressPair, float] = {}
         """Paths that were removed from the federation file, and when."""
         self._removed_due = float("inf")
@@ -73,7 +76,7 @@ class Paths:
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         peers = federation.peers(site)
         # Not the same at two sites: if these sent at the same time, both would notice a loss late.
-        first = epoch % _SECOND / _SECOND
+        first = epoch % PHASES / PHASES
         self._peers = {
             peer.name: self._peer(federation, peer, (number / len(peers) + first) % 1)
             for number, peer in enumerate(peers)
@@ -91,7 +94,7 @@ class Paths:
             for other, address in ends
             if uplink.reaches(other)
         )
-        why = _unprobed(federation, peer)
+        why = _unprobed(peer)
         pace = Pace(phase, self._probes.interval)
         return Peer(peer.name, self._sender, paths, why, pace, Rounds())
 
@@ -131,6 +134,7 @@ class Paths:
                 peer.inherit(old._peers[name], now)
             else:
                 peer.rounds = Rounds(self._last_number)
+                peer.doubt(now)
                 peer.need(now, needed=name in self._needed)
         before = dict.fromkeys((path.pair for path in old), now) | old._removed
         self._begin(now)
@@ -165,45 +169,38 @@ class Paths:
                 self._rounds.note(name, peer.pace.due)
         self._needed = frozenset(names)
 
-    def take(self, probe: Probe, now: float) -> None:
-        """Take in a probe."""
-        if probe.to != self._site.name:
-            return
-        path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
+    def take(self, probe: Probe, way: Way, now: float) -> Taken:
+        """Take in a probe that came by a ``way``.
+
+        Its signature has been found right: it is for this site, by the site that it names.
+        """
         peer = self._peers.get(probe.site)
-        if path is None or peer is None or peer.unprobed:
-            self._note_stranger(probe, now)
-        else:
-            self.heard[path.key] = path
-            if peer.take(path, probe, now):
-                self._restless[peer.name] = None
-                self._rounds.note(peer.name, peer.pace.due)
-
-    def _note_stranger(self, probe: Probe, now: float) -> None:
-        """Note a probe on a path that our file does not have; its signature is good."""
-        name = probe.site
-        known = self._peers[name].file if name in self._peers else self._strangers.get(name)
-        if known is None and len(self._strangers) == _MOST_STRANGERS:
-            self._forget_strangers(now)
-        if known is None and len(self._strangers) < _MOST_STRANGERS:
-            known = self._strangers[name] = HeardFile()
-        if known is not None:
-            known.note(probe.file, self._sender.file, now)
-
-    def _forget_strangers(self, now: float) -> None:
-        self._strangers = {
-            name: heard for name, heard in self._strangers.items() if not heard.is_old(now)
-        }
+        if peer is None or peer.unprobed:
+            return Taken(Refusal.UNKNOWN)
+        path = self._paths.get(PathName(probe.to_uplink, probe.site, probe.uplink))
+        if path is None:
+            peer.note_file(probe, now)
+        if path is None or path.way != way:
+            return Taken(Refusal.PATH)
+        taken = peer.take(path, probe, now)
+        greeting = peer.greeting(path, probe, self.ports, now)
+        if isinstance(taken, Refusal):
+            return Taken(taken, greeting)
+        self.heard[path.key] = path
+        if taken:
+            self._restless[peer.name] = None
+            self._rounds.note(peer.name, peer.pace.due)
+        return Taken(None, greeting)
 
     def differing(self, now: float) -> list[DifferingFile]:
         """Return the sites whose files are others than ours, by what was heard within a minute.
 
         Times are those of our clock.
         """
-        every = {**self._strangers, **{name: peer.file for name, peer in self._peers.items()}}
+        every = ((name, peer.file) for name, peer in self._peers.items())
         return [
             DifferingFile(name, heard.digest, heard.since)
-            for name, heard in every.items()
+            for name, heard in every
             if heard.digest is not None and heard.differs(self._sender.file, now)
         ]
 
@@ -276,8 +273,6 @@ def _path(name: PathName, pair: AddressPair, now: float) -> Path:
     return Path(name, *pair, Reception(now), Liveness(since=now))
 
 
-def _unprobed(federation: Federation, peer: Site) -> str:
+def _unprobed(peer: Site) -> str:
     """Say why a peer is not probed; nothing if it is."""
-    if federation.probes is None:
-        return "the federation file has no 'probes'"
     return "" if peer.proxy == "fedsdn" else f"{peer.name} has another's proxy ('proxy: socks5')"

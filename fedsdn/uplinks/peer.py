@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from fedsdn.config.model import Probes
 from fedsdn.uplinks import teardown
 from fedsdn.uplinks.agreement import Agreement, Rounds
+from fedsdn.uplinks.handshake import Handshake, moment
 from fedsdn.uplinks.heard_file import HeardFile
 from fedsdn.uplinks.liveness import (
     PATIENCE,
@@ -21,9 +21,10 @@ from fedsdn.uplinks.liveness import (
     deadlines,
     judge_probes,
 )
+from fedsdn.uplinks.outgoing import Said, Sender, acknowledged
 from fedsdn.uplinks.pace import KEEP_SECONDS, WISH_SECONDS, Kind, Pace, Shares
 from fedsdn.uplinks.path import Path
-from fedsdn.uplinks.probe import Probe
+from fedsdn.uplinks.probe import Probe, Refusal
 from fedsdn.uplinks.status import PathState, PortState
 from fedsdn.uplinks.teardown import Event, Teardown
 
@@ -42,16 +43,6 @@ Ports = Mapping[str, PortState]
 """The states of the site's ports, by uplink."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """What all probes of a site say alike, and how they are sent."""
-
-    site: str
-    epoch: int
-    file: str
-    probes: Probes
-
-
 @dataclass(slots=True, eq=False)
 class Peer:
     """A peer. One that is ``unprobed``, for the reason given, is judged by our ports alone.
@@ -68,8 +59,9 @@ class Peer:
     contact: Contact = field(default_factory=Contact)
     agreement: Agreement = field(default_factory=Agreement)
     file: HeardFile = field(default_factory=HeardFile)
-    newest: tuple[int, int] = (0, 0)
-    """Epoch and number of its newest probe, on whichever path."""
+    handshake: Handshake = field(default_factory=Handshake)
+    newest: int = -1
+    """Number of its newest probe, on whichever path; -1: none of its epoch yet."""
     every: float = 0.0
     """After how many seconds its next probe is due, by its newest one."""
     wishes: bool = False
@@ -159,44 +151,81 @@ class Peer:
         )
         for name in _INHERITED:
             setattr(self, name, getattr(old, name))
+        if old.unprobed:
+            self.doubt(now)
+        for path in set(self.paths).difference(old.paths):  # what was sent before is not for them
+            path.reception = replace(path.reception, newest=(self.handshake.epoch, self.newest))
         if self.file.digest == old.sender.file != self.sender.file:
             self.file.since = now
         self.agreement = self.agreement.keep({path.name for path in self.paths if path.is_detected})
         self._note_rhythm()
 
+    def doubt(self, now: float) -> None:
+        """Have nothing count that it said before: it may have been a peer once."""
+        self.handshake = Handshake(asked=moment(now))
+
     # What it says, and what it is told
 
-    def take(self, path: Path, probe: Probe, now: float) -> bool:
-        """Take in a probe; True if the peer is to be judged because of it."""
+    def take(self, path: Path, probe: Probe, now: float) -> Refusal | bool:
+        """Take in a probe; say why it is not taken, or whether the peer is to be judged now."""
         ours = probe.heard_epoch == self.sender.epoch
-        sent = self.rounds.sent(probe.heard) if ours else None
-        reception = path.reception.take(probe, now, sent)
+        restarted = probe.epoch != self.handshake.epoch
+        if restarted and not self.handshake.is_proof(probe, self.sender.epoch, now):
+            return Refusal.UNPROVEN
+        if restarted:
+            self._begin_anew(probe, now)
+        # Who sends something again may send it on a path that nothing has come over yet.
+        if not (ours if probe.is_greeting else probe.number > self.handshake.sent):
+            return Refusal.UNPROVEN
+        reception = path.reception.take(probe, now, self._sent(probe) if ours else None)
         if reception is path.reception:
-            return False
+            return Refusal.UNPROVEN if probe.is_greeting else Refusal.OLD
         path.reception = reception
         self.file.note(probe.file, self.sender.file, now)
-        restarted = self.agreement.restarted(probe)
-        speaks = self.contact.speaks(now, self.rhythm)
-        if probe.epoch > self.newest[0] or not speaks:  # it waits for an answer on every path
+        appears = restarted or not self.contact.speaks(now, self.rhythm)
+        if appears:  # it waits for an answer on every path
             self.pace.hurry(now)
-        appears = restarted or not speaks
         self.contact = self.contact.take(reception, now, appears=appears)
         changed = self._take_pace(probe, now)
-        if restarted:
-            self.agreement = self.agreement.forget_acknowledgement()
         news = ours and self._take_report(probe, now)
         if self.is_prompt() and not path.current:
             return True
         doubtful = any(one.state is not PathState.UP for one in self.paths)
         return news or changed or appears or doubtful
 
+    def note_file(self, probe: Probe, now: float) -> None:
+        """Note its file alone, of a probe on a path that ours does not have."""
+        proven = self.handshake.epoch
+        if not proven or (probe.epoch == proven and probe.number > self.newest):
+            self.file.note(probe.file, self.sender.file, now)
+
+    def _begin_anew(self, proof: Probe, now: float) -> None:
+        """Go over to another start of its application, which knows nothing."""
+        self.handshake, self.newest = self.handshake.after(proof, now), -1
+        self.agreement = self.agreement.restart()
+
+    def _sent(self, probe: Probe) -> float | None:
+        """When that left which a probe acknowledges; None if that is unknown."""
+        return probe.answers / 1e6 if probe.answers else self.rounds.sent(probe.heard)
+
+    def greeting(self, path: Path, probe: Probe, ports: Ports, now: float) -> Probe | None:
+        """Return what is to be sent back for a probe that was taken or not; None if nothing."""
+        question = self.handshake.question(probe, self.sender.epoch, now)
+        if question is None or ports[path.name.uplink] in DEAD_PORT:
+            return None
+        down = _dead(ports)
+        _, lost = self._told(down)
+        number = self.rounds.number
+        said = Said(self.sender, number, self.pace.interval, self.is_wanted(now), down, lost)
+        heard = 0 if probe.is_greeting else probe.number
+        return said.over(path, (probe.epoch, heard, 0), *question)
+
     def _take_pace(self, probe: Probe, now: float) -> bool:
         """Take in how often its probes come, and are wanted; True if that has changed."""
-        newest = (probe.epoch, probe.number)
-        if newest <= self.newest:
+        if probe.number <= self.newest:
             return False
         every, wishes = probe.every / 1e6, probe.wanted
-        self.newest, before = newest, (self.every, self.wishes)
+        self.newest, before = probe.number, (self.every, self.wishes)
         if every < self.every / 2:  # by less, none is late; and it goes to and fro with their share
             self.contact = replace(self.contact, hastened=now)
         if wishes and not self.wishes:
@@ -222,43 +251,20 @@ class Peer:
         self.rounds = self.rounds.next(now)
         self.pace.sent(interval, now, hears=kind is not Kind.ABSENT)
         self._note_rhythm()
-        down = tuple(name for name, port in ports.items() if port in DEAD_PORT)
-        detected = [path.name for path in self.paths if path.is_detected]
-        self.agreement, lost = self.agreement.tell(self.rounds.number, detected, down)
+        down = _dead(ports)
+        self.agreement, lost = self._told(down)
+        number = self.rounds.number
+        said = Said(self.sender, number, interval, self.is_wanted(now), down, lost, leaving)
         return [
-            (path, self._probe(path, now, interval, down, lost, leaving))
+            (path, said.over(path, acknowledged(path, now)))
             for path in self.paths
             if path.name.uplink not in down
         ]
 
-    def _probe(
-        self,
-        path: Path,
-        now: float,
-        interval: float,
-        down: tuple[str, ...],
-        lost: tuple[tuple[str, str], ...],
-        leaving: bool,
-    ) -> Probe:
-        heard = path.heard
-        epoch, number = (0, 0) if heard is None else path.reception.newest
-        return Probe(
-            site=self.sender.site,
-            uplink=path.name.uplink,
-            to=self.name,
-            to_uplink=path.name.peer_uplink,
-            epoch=self.sender.epoch,
-            number=self.rounds.number,
-            heard_epoch=epoch,
-            heard=number,
-            heard_ago=0 if heard is None else round((now - heard) * 1e6),
-            every=round(interval * 1e6),
-            wanted=self.is_wanted(now),
-            file=self.sender.file,
-            down=down,
-            lost=lost,
-            leaving=leaving,
-        )
+    def _told(self, down: tuple[str, ...]) -> tuple[Agreement, tuple[tuple[str, str], ...]]:
+        """Return the agreement once a round is sent, and what it reports as lost."""
+        detected = [path.name for path in self.paths if path.is_detected]
+        return self.agreement.tell(self.rounds.number, detected, down)
 
     # What follows
 
@@ -368,8 +374,12 @@ class Peer:
 
 _INHERITED = (
     *("contact", "agreement", "rounds", "pace", "file", "newest", "every", "wishes"),
-    *("needed", "needed_until", "kind"),
+    *("needed", "needed_until", "kind", "handshake"),
 )
+
+
+def _dead(ports: Ports) -> tuple[str, ...]:
+    return tuple(name for name, port in ports.items() if port in DEAD_PORT)
 
 
 def _drained_at(path: Path, ports: Ports) -> float:

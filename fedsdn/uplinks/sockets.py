@@ -11,11 +11,13 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from itertools import islice
 
 from fedsdn.config.model import Address, Uplink
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import MissingNamespaceError
+from fedsdn.uplinks.path import Way
 
 _MOST_BYTES = 2048
 _MOST_AT_ONCE = 64
@@ -26,11 +28,8 @@ _DSCP_CS6 = 0xC0
 OpenSocket = Callable[[Uplink, int, Address | None], socket.socket]
 """Does what ``open_socket`` does."""
 
-Receiver = Callable[[list[bytes]], None]
-"""Takes the datagrams that were received."""
-
-Way = tuple[str, Address]
-"""An uplink's name, and a peer's address."""
+Receiver = Callable[[list[tuple[Way, bytes]]], None]
+"""Takes the datagrams that were received, each with the uplink and the address it came from."""
 
 _Key = tuple[str, Address | None]
 _Opened = socket.socket | OSError
@@ -152,7 +151,7 @@ class ProbeSockets:
                 troubles[key] = self._trouble(key, found.strerror or str(found))
             else:
                 self._sockets[key] = found
-                self._loop.add_reader(found, self._read, found)
+                self._loop.add_reader(found, self._read, found, key)
         return [
             trouble
             for (name, peer), trouble in troubles.items()
@@ -211,11 +210,13 @@ class ProbeSockets:
         self.sent += 1
         return None
 
-    def _read(self, sock: socket.socket) -> None:
-        datagrams = []
+    def _read(self, sock: socket.socket, key: _Key) -> None:
+        uplink, peer = key
+        datagrams: list[tuple[Way, bytes]] = []
         for _ in range(_MOST_AT_ONCE):
             try:
-                datagrams.append(sock.recv(_MOST_BYTES))
+                datagram, (sender, *_) = sock.recvfrom(_MOST_BYTES)
+                datagrams.append(((uplink, peer or ip_address(sender)), datagram))
             except BlockingIOError:
                 break
             except OSError:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from fedsdn import files
 from fedsdn.errors import FedsdnError
 
 STATUS_FILE = Path("/run/fedsdn/uplinks.json")
@@ -95,11 +96,23 @@ class DifferingFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedProbes:
+    """How many datagrams were not taken for probes since the application was started, and why.
+
+    ``site`` is in whose name they were signed, or where they came from; empty if no site's.
+    """
+
+    site: str
+    why: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class SiteStatus:
     """All uplinks and paths of a site. ``written`` is in Unix time.
 
     ``file`` is the digest of the federation file that its application follows, ``differing``
-    has the sites that were heard last with another one.
+    has the sites that were heard last with another one. ``refused`` counts datagrams.
     """
 
     site: str
@@ -108,6 +121,7 @@ class SiteStatus:
     paths: tuple[PathStatus, ...]
     file: str = ""
     differing: tuple[DifferingFile, ...] = ()
+    refused: tuple[RefusedProbes, ...] = ()
 
     @property
     def dead(self) -> frozenset[str]:
@@ -123,10 +137,7 @@ def write_status(status: SiteStatus, path: Path = STATUS_FILE) -> None:
         OSError: it cannot be written.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(status))
-    os.replace(new, path)
+    files.write(path, msgspec.json.encode(status))
 
 
 def keep_status(path: Path = STATUS_FILE) -> None:
@@ -177,7 +188,13 @@ def status_from(found: dict[str, Any]) -> SiteStatus:
         )
         paths = (PathStatus(**{**one, "state": PathState(one["state"])}) for one in found["paths"])
         differing = (DifferingFile(**one) for one in found["differing"])
-        read = {"uplinks": tuple(uplinks), "paths": tuple(paths), "differing": tuple(differing)}
+        refused = (RefusedProbes(**one) for one in found["refused"])
+        read = {
+            "uplinks": tuple(uplinks),
+            "paths": tuple(paths),
+            "differing": tuple(differing),
+            "refused": tuple(refused),
+        }
         return SiteStatus(**{**found, **read})
     except (KeyError, TypeError, ValueError) as error:
         raise FedsdnError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 
+from fedsdn.config.decision import Decision
+from fedsdn.proxy.ended.record import Reason
 from fedsdn.traffic.runner import (
-    PORT,
     PROGRAM,
     Transfer,
     finish,
@@ -22,16 +24,28 @@ from fedsdn.traffic.runner import (
 )
 from fedsdn.traffic.values import Amount, ClientView
 from fedsdn.verify.checks import Check, CheckFailedError
-from fedsdn.verify.paths import CONNECTS, VmPath
+from fedsdn.verify.paths import CLOSED_PORT, CONNECTS, TESTED_PORTS, VmPath
+from fedsdn.verify.proxy import proxy_statistics
 
-_CLOSED_PORT = PORT + 1
 _FILE = Amount(size=256 * 1024)
 _MESSAGE = Amount(size=1024)
 _AT_ONCE = 50
 
 
+COUNTED_SECONDS = 10.0
+"""Workers count what they refuse a second later, all of it together; busy ones later than that."""
+
+_PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
+"""What ``connect()`` says where it is administratively prohibited (ICMP, ICMPv6)."""
+
+
 def path_checks(path: VmPath, connections: int) -> list[Check]:
-    """Return all checks of one path; ``connections`` are opened in parallel."""
+    """Return all checks of one path; ``connections`` are opened in parallel.
+
+    Where the federation file forbids these connections, it is checked that they are refused.
+    """
+    if forbidden := path.forbidden():
+        return [_forbidden_check(path, *forbidden)]
 
     def check(name: str, proves: str, test: Callable[[], str]) -> Check:
         return Check(path.section, name, proves, test, (path.connects,))
@@ -58,6 +72,47 @@ def path_checks(path: VmPath, connections: int) -> list[Check]:
             lambda: check_flows(path, load()),
         ),
     ]
+
+
+def _forbidden_check(path: VmPath, port: int, decision: Decision) -> Check:
+    return Check(
+        path.section,
+        "prohibited",
+        f"site {path.near.name} refuses at once what the federation file forbids",
+        partial(_prohibited, path, port, decision),
+        path.prerequisites(),
+    )
+
+
+def _prohibited(path: VmPath, port: int, decision: Decision) -> str:
+    before = _refused_by_file(path)
+    transfer = Transfer(path.destination, _MESSAGE, port=port)
+    error = send(path.near_vm.shell, transfer)[0].error or "a connection"
+    if error != os.strerror(_PROHIBITED[path.family]):
+        raise CheckFailedError(
+            f"{path.destination} port {port} gave: {error}, but {decision.why}",
+            path.near.start_proxy,
+        )
+    deadline = time.monotonic() + COUNTED_SECONDS
+    while _refused_by_file(path) == before:
+        if time.monotonic() < deadline:
+            continue
+        # A host that cannot be reached gives the same error.
+        raise CheckFailedError(
+            f"{path.destination} port {port} gave: {error}, but the proxy of site "
+            f"{path.near.name} has not refused it, though {decision.why}",
+            path.ask_proxies,
+        )
+    return (
+        f"{error}: {decision.why}; for the other checks, allow TCP ports "
+        f"{TESTED_PORTS[0]}-{TESTED_PORTS[-1]}"
+    )
+
+
+def _refused_by_file(path: VmPath) -> int:
+    """How often the near site's proxy has refused what the federation file forbids."""
+    counted = proxy_statistics(path.near)
+    return sum(counted[f"ended_{reason.key}"] for reason in (Reason.NO_RULE, Reason.NO_VM))
 
 
 def _seen(path: VmPath) -> str:
@@ -96,12 +151,12 @@ def _no_errors(path: VmPath, connections: Sequence[ClientView]) -> None:
 
 
 def _refusal(path: VmPath) -> str:
-    transfer = Transfer(path.destination, _MESSAGE, port=_CLOSED_PORT)
+    transfer = Transfer(path.destination, _MESSAGE, port=CLOSED_PORT)
     connection = send(path.near_vm.shell, transfer)[0]
     error = connection.error or "a connection"
     if error != os.strerror(errno.ECONNREFUSED):
         raise CheckFailedError(
-            f"{path.destination} port {_CLOSED_PORT} is closed, and gave: {error}", path.ask_proxies
+            f"{path.destination} port {CLOSED_PORT} is closed, and gave: {error}", path.ask_proxies
         )
     return error
 

@@ -20,6 +20,8 @@ _LOG = "journalctl -u fedsdn-proxy; report it"
 _REMEDIES = {
     Reason.FOREIGN_CLIENT: _FILES,
     Reason.FOREIGN_DESTINATION: _FILES,
+    Reason.PEER_NO_VM: _FILES,
+    Reason.PEER_NO_RULE: _FILES,
     Reason.NO_PATH: "fedsdn uplinks",
     Reason.PEER_SILENT: "see at the peer's site: fedsdn status",
     Reason.LOST: "see at the peer's site whether its proxy was restarted: fedsdn status",
@@ -27,6 +29,8 @@ _REMEDIES = {
     "and for a peer without MPTCP",
     Reason.END_UNHEARD: "restart the peer's proxy",
     Reason.PROTOCOL: "install the same version of fedsdn at both sites",
+    Reason.CERTIFICATE: "see at both sites whether the identities and the clock are right: fedsdn "
+    f"identity check; {COMPARE_FILES}",
     Reason.NOT_RESTORED: "see whether the application runs: fedsdn status",
     Reason.OVERLOAD: "see there who opens so many, or raise LimitNOFILE of fedsdn-proxy.service",
     Reason.WORKER_ENDED: _LOG,

@@ -21,8 +21,8 @@ def files(view: SiteView, status: SiteStatus | None) -> str:
         CheckFailedError: one of them has another.
 
     """
-    if status is None or view.federation.probes is None:
-        return "unknown: " + ("no application says so" if status is None else "nothing is probed")
+    if status is None:
+        return "unknown: no application says so"
     if status.file != digest(view.federation):
         raise CheckFailedError(
             "the application does not follow this file",

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from fedsdn.config.decision import Decision, Question, decide
 from fedsdn.config.model import Address, Family
-from fedsdn.traffic.runner import Transfer
+from fedsdn.traffic.runner import PORT, Transfer
 from fedsdn.traffic.values import Amount
 from fedsdn.verify import site as site_checks
 from fedsdn.verify.view import SiteView, Vm
 
 CONNECTS = "connects"
+CLOSED_PORT = PORT + 1
+TESTED_PORTS = range(PORT, CLOSED_PORT + 1)
 PREREQUISITES = (
     site_checks.SiteCheck.PORTS,
     site_checks.SiteCheck.FLOWS,
@@ -73,6 +76,14 @@ class VmPath:
             for prefix in self.far.site.prefixes
             if self.destination in prefix.network
         )
+
+    def forbidden(self) -> tuple[int, Decision] | None:
+        """Return a port of those that are tested and what the file says of it, if it is refused."""
+        for port in TESTED_PORTS:
+            decision = decide(self.near.federation, Question(self.source, self.destination, port))
+            if not decision.allowed:
+                return port, decision
+        return None
 
     def transfer(self, amount: Amount, connections: int = 1) -> Transfer:
         """Return an upload along this path."""

@@ -39,10 +39,16 @@ def all_checks(
     for path in every_path:
         checks += path_checks(path, effort.connections)
     order = [view.name for view in views]
-    there = [p for p in every_path if order.index(p.near.name) < order.index(p.far.name)]
-    checks += [both_sides_check(path, path.back()) for path in there]
+    there = [
+        path
+        for path in every_path
+        if order.index(path.near.name) < order.index(path.far.name) and not path.forbidden()
+    ]
+    checks += [both_sides_check(path, path.back()) for path in there if not path.back().forbidden()]
     for near, far in combinations((view for view in views if view.vms), 2):
         same_sites = [path for path in there if (path.near, path.far) == (near, far)]
+        if not same_sites:
+            continue
         wires = Wires(near, far, effort.seconds)
         checks += throughput_checks(wires, same_sites)
         if plug is not None:

@@ -168,7 +168,8 @@ def ping(view: SiteView, source: str, address: str) -> str:
     if answer.returncode:
         raise CheckFailedError(
             f"no answer from {address} to {source}",
-            "see that the peer's site is up and that wires and gateways pass ICMP; "
+            "see that the peer's site is up, that wires and gateways pass ICMP, and that nobody "
+            "else answers there for what 'ip neigh show nud permanent' has ('mac: dynamic'); "
             + view.proxy.by_hand(f"ip route get {address} from {source}"),
         )
     times = re.search(r"= ([\d.]+)/([\d.]+)/", answer.stdout)
@@ -179,5 +180,10 @@ def ping(view: SiteView, source: str, address: str) -> str:
 
 def sources(view: SiteView) -> str:
     """Say who restores clients' addresses, and where nobody does: that is for its operator."""
-    warnings = Policy(view.federation, view.site).warnings()
+    warnings = Policy(view.federation, view.site).unrestored()
     return "; ".join(warnings) or f"all restored ({view.site.source_restore})"
+
+
+def encryption(view: SiteView) -> str:
+    """Say with which peers connections are not encrypted: that is for its operator."""
+    return "; ".join(Policy(view.federation, view.site).in_clear()) or "TLS with all peers"

@@ -5,12 +5,14 @@ They only look (and ping the peers), so they may run on a site that carries traf
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import cache, partial
 from itertools import product
 
 from fedsdn.config.model import Site, Uplink
+from fedsdn.shell import last_words
 from fedsdn.verify import bridge as bridge_checks
 from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
@@ -23,6 +25,7 @@ class SiteCheck(StrEnum):
     """Names of a site's checks."""
 
     ROOT = "root"
+    IDENTITY = "identity"
     SWITCH = "Open vSwitch answers"
     BRIDGE = "bridge"
     PORTS = "ports"
@@ -39,6 +42,7 @@ class SiteCheck(StrEnum):
     SET_UP = "rest of the set-up"
     FAILURES = "failures"
     SOURCES = "clients' addresses"
+    ENCRYPTION = "encryption"
 
 
 def section(view: SiteView) -> str:
@@ -62,6 +66,13 @@ def site_checks(view: SiteView) -> list[Check]:
     """Return the checks of a site, each after those it needs."""
     return [
         _check(view, SiteCheck.ROOT, "this user may look at everything", _root),
+        _check(
+            view,
+            SiteCheck.IDENTITY,
+            "the site's keys are good, private, in the federation file, and no peer's end soon",
+            _identity,
+            SiteCheck.ROOT,
+        ),
         *_bridge_checks(view),
         *_proxy_checks(view),
         *_reach_checks(view),
@@ -73,6 +84,19 @@ def _root(view: SiteView) -> str:
     if user != "0":
         raise CheckFailedError(f"user id {user}", "sudo fedsdn verify")
     return "user id 0"
+
+
+def _identity(view: SiteView) -> str:
+    done = view.shell.run(*view.fedsdn, "identity", "check", "--json", *view.options)
+    try:
+        found = json.loads(done.stdout)["parts"]
+    except (json.JSONDecodeError, KeyError) as error:
+        said = last_words(done.stderr, done.stdout)
+        raise CheckFailedError(said, view.shell.by_hand("fedsdn identity check")) from error
+    for part in found:
+        if part["fix"]:
+            raise CheckFailedError(part["text"], part["fix"])
+    return str(found[0]["text"])
 
 
 def _bridge_checks(view: SiteView) -> list[Check]:
@@ -211,5 +235,11 @@ def traffic_counter_checks(view: SiteView) -> list[Check]:
             SiteCheck.SOURCES,
             "which VMs do not see the address of their client can be seen",
             proxy_checks.sources,
+        ),
+        _check(
+            view,
+            SiteCheck.ENCRYPTION,
+            "with which peers what is carried may be read on the way can be seen",
+            proxy_checks.encryption,
         ),
     ]

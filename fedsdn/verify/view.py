@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+from fedsdn.config.local import DEFAULT_CONFIG_FILE, IDENTITY_DIRECTORY
 from fedsdn.config.model import Address, Family, Federation, Site, Uplink
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.shell import Shell
+from fedsdn.verify.identity import IdentityView
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class SiteView:
 
     ``config_file`` is the host's own settings, and ``options`` what names them to a command where
     it would not find them by itself. ``vms`` is empty where we are not to send traffic.
+    ``identity`` is the directory of the site's private keys.
     """
 
     federation: Federation
@@ -38,6 +41,12 @@ class SiteView:
     config_file: PurePath
     options: tuple[str, ...] = ()
     vms: tuple[Vm, ...] = ()
+    identity: Path = DEFAULT_CONFIG_FILE.parent / IDENTITY_DIRECTORY
+
+    @property
+    def identity_view(self) -> IdentityView:
+        """The site's identity, where its private keys are on this host."""
+        return IdentityView(self.federation, self.site, self.identity)
 
     @property
     def name(self) -> str:

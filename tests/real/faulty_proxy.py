@@ -27,7 +27,7 @@ from fedsdn.proxy.process.settings import Settings
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.site import tun
-from tests.unit.federations import two_sites
+from tests.unit.federations import two_sites, write_identity
 
 REASON = "a fault that a test has put in"
 STARTED = "this worker will fail"
@@ -94,6 +94,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(created)f %(message)s")
     file = directory / "federation.yaml"
     file.write_text(dump_federation(two_sites()))
+    write_identity(directory, "a")
     run = worker.run
 
     async def run_with_a_fault(*arguments: object) -> None:
@@ -111,7 +112,9 @@ def main() -> None:
         patch.object(worker, "CHANNEL_SOCKET", directory / "channel.sock"),
         patch.object(worker, "run", run_with_a_fault),
     ):
-        workers.run(Settings(site, file, 1, 0.1, "none"), directory / "proxy.sock")
+        workers.run(
+            Settings(site, file, 1, 0.1, "none", directory / "identity"), directory / "proxy.sock"
+        )
 
 
 if __name__ == "__main__":

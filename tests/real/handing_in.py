@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, open_queue
+from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, attach, load_order
 from fedsdn.proxy.opening.segments import read_segment
+from fedsdn.site import tun
 from tests.real.proxy_net import ROOT
 from tests.real.site_host import SiteHost
 
@@ -30,7 +31,9 @@ def handing_in(host: SiteHost) -> Iterator[None]:
 
 
 def main() -> None:
-    device, queue = HeldDevice(0), HeldQueue(open_queue())
+    descriptor = tun.open_queue()
+    attach(descriptor)
+    device, queue = HeldDevice(0), HeldQueue(descriptor, load_order())
     print("ready", flush=True)
 
     def take(packet: bytes) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fedsdn.lab.namespaces import connect
 from fedsdn.lab.wait import wait_until
-from tests.real.proxy_connections import Net, proxies
+from tests.real.proxy_connections import Net, connect_error, proxies
 from tests.real.proxy_net import LIMIT_S, SiteOfNet
 
 OTHER = {4: "10.1.0.12", 6: "fd00:1::12"}
@@ -53,11 +51,8 @@ def outcome(near: SiteOfNet, address: str, port: int, tries: int = 1) -> tuple[i
     """What connect() says, after how many seconds; the VM sends ``tries`` more SYNs."""
     with near.vm.open(address) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, tries)
-        begin, said = time.monotonic(), 0
-        try:
-            connect(client, (address, port))
-        except OSError as error:
-            said = error.errno or errno.EAGAIN
+        begin = time.monotonic()
+        said = connect_error(client, address, port)
         return said, time.monotonic() - begin
 
 

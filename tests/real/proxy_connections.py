@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import struct
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from fedsdn.lab.namespaces import connect
 from fedsdn.proxy.ended.record import FAULTS
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
@@ -42,6 +44,15 @@ def connection(
             with server:
                 server.settimeout(LIMIT_S)
                 yield client, server
+
+
+def connect_error(client: socket.socket, address: str, port: int) -> int:
+    """Connect; return the error's number, 0 if there is none, EAGAIN if it took too long."""
+    try:
+        connect(client, (address, port))
+    except OSError as error:
+        return error.errno or errno.EAGAIN
+    return 0
 
 
 def noise(seed: int) -> bytes:

@@ -37,6 +37,7 @@ from fedsdn.site.plan import site_plan
 from fedsdn.site.sysctls import Sysctl
 from tests.real.sandbox import in_sandbox
 from tests.real.site_host import wait_until
+from tests.unit.federations import write_identity
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
@@ -114,6 +115,7 @@ class SiteOfNet:
         file = self.run_directory / "fedsdn/federation.yaml"
         before = file.read_text() if file.exists() else None
         file.write_text(dump_federation(federation))
+        write_identity(file.parent, self.site.name)
         (self.run_directory / "fedsdn/fedsdn.conf").write_text(
             f"[fedsdn]\nsite = {self.site.name}\nfederation = /run/fedsdn/federation.yaml\n"
         )
@@ -294,6 +296,7 @@ def _finish(federation: Federation, site: Site) -> None:
         network.apply_addresses(plan.addresses)
         network.apply_routes(plan.routes)
         network.apply_rules(plan.rules)
+        network.apply_neighbours(plan.neighbours)
     with Endpoints(plan.namespace) as endpoints:
         endpoints.apply(plan.endpoints)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 UNITS = Path(__file__).parents[2] / "systemd"
 
-_KILL, _ALLOW = 0x80000000, 0x7FFF0000
+_KILL, _ALLOW, _ERROR = 0x80000000, 0x7FFF0000, 0x00050000
 _MASKED_EQUAL = 7
 _EVERY_BIT = (1 << 64) - 1
 _FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}
@@ -31,8 +31,8 @@ _NEW_NAMESPACES = {
 _PROT_WRITE, _PROT_EXEC = 2, 4
 _PR_CAPBSET_DROP = 24
 _CAPABILITIES = {
-    "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5, "CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12,
-    "CAP_NET_RAW": 13, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21,
+    "CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8,
+    "CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21,
 }  # fmt: skip
 _LAST_CAPABILITY = Path("/proc/sys/kernel/cap_last_cap")
 
@@ -78,7 +78,7 @@ class _Filter:
     def refuse(
         self, number: int, name: str, argument: int = 0, value: int | None = None, mask: int = 0
     ) -> None:
-        self.rule(0x00050000 | number, name, argument, value, mask)
+        self.rule(_ERROR | number, name, argument, value, mask)
 
     def load(self) -> None:
         failed = self._library.seccomp_load(self._context)
@@ -109,13 +109,23 @@ def _calls(names: list[str]) -> Iterator[str]:
             yield name
 
 
-def _settings(unit: str) -> dict[str, list[str]]:
-    lines = (UNITS / f"{unit}.service").read_text().splitlines()
-    return {
-        name: words.split()
-        for name, is_setting, words in (line.partition("=") for line in lines)
-        if is_setting
-    }
+def _allowed(lines: list[str]) -> set[str]:
+    """The system calls that a unit allows; a line with ``~`` takes some away again."""
+    allowed: set[str] = set()
+    for line in lines:
+        names = set(_calls(line.removeprefix("~").split()))
+        allowed = allowed - names if line.startswith("~") else allowed | names
+    return allowed
+
+
+def settings_of(unit: str) -> dict[str, list[str]]:
+    """The values of each setting of a unit, one for each line."""
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / f"{unit}.service").read_text().splitlines():
+        name, is_setting, value = line.partition("=")
+        if is_setting and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def _drop_capabilities(kept: list[str]) -> None:
@@ -129,15 +139,15 @@ def _drop_capabilities(kept: list[str]) -> None:
 def _restrictions(settings: dict[str, list[str]]) -> _Filter:
     """What a system call may not be asked for, whoever may use it."""
     found = _Filter(_ALLOW)
-    families = {_FAMILIES[name] for name in settings["RestrictAddressFamilies"]}
+    families = {_FAMILIES[name] for name in settings["RestrictAddressFamilies"][0].split()}
     for family in set(range(_LAST_FAMILY)) - families:
         found.refuse(errno.EAFNOSUPPORT, "socket", 0, family)
     found.refuse(errno.EPERM, "setns", 1, 0)
-    for name in _NEW_NAMESPACES.keys() - set(settings["RestrictNamespaces"]):
+    for name in _NEW_NAMESPACES.keys() - set(settings["RestrictNamespaces"][0].split()):
         flag = _NEW_NAMESPACES[name]
         for call, argument in (("setns", 1), ("unshare", 0), ("clone", 0)):
             found.refuse(errno.EPERM, call, argument, flag, flag)
-    if settings.get("MemoryDenyWriteExecute") == ["yes"]:
+    if settings["MemoryDenyWriteExecute"] == ["yes"]:
         both = _PROT_WRITE | _PROT_EXEC
         found.refuse(errno.EPERM, "mmap", 2, both, both)
         found.refuse(errno.EPERM, "mprotect", 2, _PROT_EXEC, _PROT_EXEC)
@@ -146,11 +156,13 @@ def _restrictions(settings: dict[str, list[str]]) -> _Filter:
 
 def main() -> None:
     unit, *command = sys.argv[1:]
-    settings = _settings(unit)
-    allowed = _Filter(_KILL)
-    for name in _calls(settings["SystemCallFilter"]):
+    settings = settings_of(unit)
+    number = settings.get("SystemCallErrorNumber", [])
+    allowed = _Filter(_ERROR | getattr(errno, number[0]) if number else _KILL)
+    for name in _allowed(settings["SystemCallFilter"]):
         allowed.rule(_ALLOW, name)
-    _drop_capabilities(settings["CapabilityBoundingSet"])
+    _drop_capabilities(settings["CapabilityBoundingSet"][0].split())
+    os.umask(int(settings["UMask"][0], 8))
     _restrictions(settings).load()
     allowed.load()
     os.execvp(command[0], command)  # noqa: S606 -- the shell would be the one in the sandbox

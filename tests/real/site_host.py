@@ -23,6 +23,7 @@ from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplin
 from fedsdn.ovs.wanted import wanted_flows
 from fedsdn.pipeline.flows import Flow
 from fedsdn.shell import Shell
+from tests.unit.federations import own_identity, write_identity
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
@@ -73,6 +74,7 @@ def _site(name: str, number: int, provider: Mapping[str, Any]) -> Site:
                 gateway=ip_address(f"2001:db8:{number}::ff"),
             ),
         ),
+        identities=(own_identity(name).identity,),
     )
 
 
@@ -214,6 +216,7 @@ class SiteHost:
     def write(self, wanted: Federation, site: str = "a") -> None:
         """Write the federation file and the host's settings."""
         (self.run_directory / "federation.yaml").write_text(dump_federation(wanted))
+        write_identity(self.run_directory, site)
         self.write_settings(site)
 
     def write_settings(self, site: str) -> None:

@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from fedsdn.config.loader import dump_federation, load_federation
+from fedsdn.config.rules import Rule
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
 from tests.real.test_proxy_lab import LIMIT_SECONDS, Vm, connections
@@ -104,6 +107,22 @@ def test_a_connection_that_is_not_open_is_traced_as_new(lab: Lab) -> None:
     assert stray["steps"][-1]["why"] == "what is not ours stays as it was"
 
 
+def test_what_no_rule_allows_is_traced_as_refused(lab: Lab) -> None:
+    host = lab.host("a")
+    near, far = Vm(lab, "a", "vm1", 4).address, Vm(lab, "b", "vm2", 4).address
+    federation = load_federation(host.run_directory / "fedsdn/federation.yaml")
+    ruled = host.run_directory / "fedsdn/ruled.yaml"
+    rules = (Rule(("a",), ("b",), ports=(range(80, 81),)),)
+    ruled.write_text(dump_federation(replace(federation, allow=rules)))
+    command = (*FEDSDN, "trace", "--federation", "/run/fedsdn/ruled.yaml", near)
+    refused = host.run(*command, f"{far}:9")
+    assert "federation file: refused: no rule allows tcp from" in refused
+    assert "the nearest is allow[0], from a to b, port 80 (/run/fedsdn/ruled.yaml:" in refused
+    assert "tells the VM that it is administratively prohibited" in refused
+    allowed = json.loads(host.run(*command, f"{far}:80", "--json"))
+    assert allowed["federation_file"]["rule"]["name"] == "allow[0]"
+
+
 def test_a_site_that_is_well_says_so_on_one_screen(lab: Lab) -> None:
     answer = json.loads(lab.host("a").run(*FEDSDN, "status", "--json"))
     assert [part["name"] for part in answer["parts"] if part["fix"]] == []
@@ -147,9 +166,11 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     assert "the last " in texts["connections-ended.txt"]
     assert isinstance(json.loads(texts["connections-ended.json"]), list)
     assert "nw_dst=10.2.0.0/24" in texts["bridge/dump-flows.txt"]
-    key = lab.topology.federation.probes
-    assert key is not None
-    assert [name for name, text in texts.items() if key.key in text] == []
+    directory = host.run_directory / "fedsdn" / "identity"
+    secrets = [file.read_text().splitlines()[1] for file in directory.glob("*.key")]
+    assert len(secrets) == 2
+    assert [name for name, text in texts.items() if any(key in text for key in secrets)] == []
+    assert [name for name, text in texts.items() if "PRIVATE" in text] == []
     assert [name for name, text in texts.items() if "Traceback" in text] == []
 
 

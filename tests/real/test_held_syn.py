@@ -32,7 +32,11 @@ from tests.real.test_direction import syn
 pytestmark = pytest.mark.real
 
 NOBODY = {4: "10.2.0.99", 6: "fd00:2::99"}
-PROXY = {4: "10.2.0.2", 6: "fd00:2::2"}
+NO_VMS = {
+    "the proxy": {4: "10.2.0.2", 6: "fd00:2::2"},
+    "the network": {4: "10.2.0.0", 6: "fd00:2::"},
+    "everybody there": {4: "10.2.0.255", 6: "fd00:2::"},
+}
 PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
 """What Linux makes of an ICMP error that says so (net/ipv4/icmp.c, net/ipv6/icmp.c)."""
 
@@ -137,13 +141,16 @@ def test_an_icmp_error_arrives(net: Net, family: int, case: str) -> None:
         assert outcome(near, far.addresses[family], 7)[0] == said[family]
 
 
-def test_what_policy_forbids_is_prohibited(net: Net, family: int) -> None:
-    """The other site's proxy is none of its VMs."""
+@pytest.mark.parametrize("what", NO_VMS)
+def test_an_address_that_no_vm_has_is_prohibited(net: Net, family: int, what: str) -> None:
     near, far = net
+    refused = near.statistics()["ended_no_vm"]
     with far.counts(inbound=0):
-        said, seconds = outcome(near, PROXY[family], 80)
+        said, _ = outcome(near, NO_VMS[what][family], 80)
     assert said == PROHIBITED[family]
-    assert seconds < 1
+    wait_until(
+        lambda: near.statistics()["ended_no_vm"] > refused, LIMIT_S, lambda: "it is not counted"
+    )
 
 
 def test_silence_is_silence_for_as_long_as_the_vm_asks(net: Net, family: int) -> None:

@@ -210,10 +210,10 @@ def test_a_program_without_multipath_tcp_is_served(net: Net) -> None:
 @pytest.mark.parametrize(
     ("option", "url", "counter", "said"),
     [
-        ("--socks5", "http://10.1.0.2/", "ended_foreign_destination", "(2)"),
+        ("--socks5", "http://10.1.0.2/", "ended_no_vm", "(2)"),
         ("--socks5", "http://10.2.0.11/", "ended_foreign_destination", "(2)"),
         ("--socks5", "http://192.0.2.1:1080/", "ended_foreign_destination", "(2)"),
-        ("--socks5-hostname", "http://a-vm.example/", "ended_protocol", "(8)"),
+        ("--socks5-hostname", "http://a-vm.example/", "ended_garbled", "(8)"),
         ("--socks5", "http://10.1.0.11:9/", "ended_refused", "(5)"),
     ],
     ids=["our proxy's address", "back to the peer", "our uplink", "a name", "a closed port"],

@@ -43,6 +43,8 @@ BUNDLE = (f"support-bundle /run/bundle.tar.gz {CONFIG}",)
 OF_A_LAB = ("lab status --name x", "lab link wire1 down --name x", "lab down x")
 CHANGING = (f"site up {CONFIG}", f"site down {CONFIG}")
 PROXY = (f"proxy run {CONFIG}",)
+IDENTITY = tuple(f"identity {word} {CONFIG}" for word in ("check", "show", "rotate", "init"))
+NOT_ROOT = "setpriv --reuid=65534 --clear-groups "
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,14 @@ def no_file(host: SiteHost) -> None:
 
 def no_settings(host: SiteHost) -> None:
     host.output("rm /run/fedsdn.conf")
+
+
+def no_keys(host: SiteHost) -> None:
+    host.output("rm -r /run/identity")
+
+
+def damaged_keys(host: SiteHost) -> None:
+    host.output("for file in /run/identity/*; do echo no key >$file; done")
 
 
 def no_database(host: SiteHost) -> None:
@@ -113,16 +123,17 @@ def files_of(content: bytes) -> Callable[[SiteHost], None]:
 STATES = {
     "not set up": State(nothing, (*LOOKING, *OTHERS)),
     "set up, and nothing runs": State(set_up, LOOKING),
-    "no federation file": State(no_file, (*LOOKING, *CHANGING, *PROXY, *OTHERS[:2])),
-    "no settings": State(no_settings, (*LOOKING, *CHANGING, *PROXY)),
+    "no federation file": State(no_file, (*LOOKING, *CHANGING, *PROXY, *OTHERS[:2], *IDENTITY)),
+    "no settings": State(no_settings, (*LOOKING, *CHANGING, *PROXY, *IDENTITY)),
+    "no keys": State(no_keys, (*IDENTITY, LOOKING[0])),
+    "no keys, and not root": State(no_keys, IDENTITY, NOT_ROOT),
+    "damaged keys": State(damaged_keys, (*IDENTITY, LOOKING[0])),
     "no database": State(no_database, (*LOOKING, *BUNDLE, *CHANGING)),
     "no ovs-vswitchd": State(no_switch, (*LOOKING, CHANGING[0])),
     "ovs-vswitchd hangs": State(halted_switch, (LOOKING[0], LOOKING[4])),
     "no bridge": State(no_bridge, (*LOOKING, CHANGING[0])),
     "no namespace": State(no_namespace, LOOKING),
-    "not root": State(
-        set_up, (*LOOKING, *CHANGING, *PROXY), "setpriv --reuid=65534 --clear-groups "
-    ),
+    "not root": State(set_up, (*LOOKING, *CHANGING, *PROXY, *IDENTITY), NOT_ROOT),
     "truncated files": State(files_of(b'{"site": "a", "upl'), (*LOOKING, *OF_A_LAB, *CHANGING)),
     "files of another sort": State(files_of(b"[]\n"), (*LOOKING, *OF_A_LAB, *CHANGING)),
     "files of other fields": State(files_of(b'{"written": 1}\n'), LOOKING),

@@ -13,7 +13,8 @@ from ipaddress import ip_address, ip_interface
 import pytest
 
 from fedsdn.config.model import Address, Uplink
-from fedsdn.uplinks.sockets import ProbeSockets, Way, open_socket
+from fedsdn.uplinks.path import Way
+from fedsdn.uplinks.sockets import ProbeSockets, open_socket
 from tests.real.cables import Joined, joined
 from tests.unit.federations import two_sites
 
@@ -60,9 +61,12 @@ class Probing:
     def __init__(self, cable: Cable) -> None:
         self.loop = asyncio.new_event_loop()
         self.received: list[bytes] = []
-        self.sockets = ProbeSockets(
-            self.loop, self.received.extend, lambda work: work(), cable.open
-        )
+        self.senders: list[Way] = []
+        self.sockets = ProbeSockets(self.loop, self.take, lambda work: work(), cable.open)
+
+    def take(self, datagrams: list[tuple[Way, bytes]]) -> None:
+        self.senders += [way for way, _ in datagrams]
+        self.received += [datagram for _, datagram in datagrams]
 
     def open(self, uplinks: list[Uplink], ways: list[Way]) -> list[str]:
         """Open the sockets of these uplinks and paths; return what is said of failures."""

@@ -16,9 +16,9 @@ from itertools import pairwise
 
 import pytest
 
+from fedsdn.proxy.admission.unproven import PROOF_SECONDS
 from fedsdn.proxy.ended.record import Reason
 from fedsdn.proxy.relay.records import Kind, record
-from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS
 from fedsdn.proxy.socks.protocol import (
     GREETING,
     NO_METHOD,
@@ -30,7 +30,7 @@ from fedsdn.proxy.socks.protocol import (
 from fedsdn.socket_address import SocketAddress
 from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
 from tests.real.site_host import wait_until
-from tests.unit.federations import two_sites
+from tests.unit.federations import two_sites, unencrypted
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +44,7 @@ Net = tuple[SiteOfNet, SiteOfNet]
 @pytest.fixture(scope="module")
 def net() -> Iterator[Net]:
     """Site b has a proxy; in place of a's, the tests speak to it from a's namespace."""
-    with proxy_net(two_sites()) as (near, far):
+    with proxy_net(unencrypted(two_sites())) as (near, far):
         near.inside(f"ip address add {STRANGER}/24 dev wan-up1")
         far.inside(f"nft insert rule inet fedsdn from_uplinks ip saddr {STRANGER} accept")
         far.start_proxy()
@@ -135,20 +135,29 @@ def test_a_connection_without_multipath_tcp_is_turned_away_and_counted(
     [
         pytest.param("10.2.0.77", "10.2.0.11", "foreign_client", id="this site's VM"),
         pytest.param("10.3.0.77", "10.2.0.11", "foreign_client", id="nobody's VM"),
-        pytest.param("10.1.0.2", "10.2.0.11", "foreign_client", id="the peer's proxy address"),
+        pytest.param("10.1.0.2", "10.2.0.11", "peer_no_vm", id="the peer's proxy address"),
+        pytest.param("10.1.0.0", "10.2.0.11", "peer_no_vm", id="the peer's network address"),
+        pytest.param("10.1.0.255", "10.2.0.11", "peer_no_vm", id="the peer's broadcast address"),
+        pytest.param("fd00:1::", "fd00:2::11", "peer_no_vm", id="the peer's anycast address"),
+        pytest.param("224.0.0.1", "10.2.0.11", "peer_no_vm", id="multicast"),
         pytest.param("192.0.2.1", "10.2.0.11", "foreign_client", id="the peer's uplink"),
         pytest.param("192.0.2.2", "10.2.0.11", "foreign_client", id="this site's uplink"),
-        pytest.param("127.0.0.1", "10.2.0.11", "foreign_client", id="loopback"),
-        pytest.param("::ffff:10.1.0.77", "fd00:2::11", "foreign_client", id="mapped"),
+        pytest.param("127.0.0.1", "10.2.0.11", "peer_no_vm", id="loopback"),
+        pytest.param("::ffff:10.1.0.77", "fd00:2::11", "peer_no_vm", id="mapped"),
         pytest.param("10.1.0.77", "10.1.0.11", "foreign_destination", id="back to the peer"),
-        pytest.param("10.1.0.77", "10.2.0.2", "foreign_destination", id="its proxy address"),
+        pytest.param("10.1.0.77", "10.2.0.2", "peer_no_vm", id="its proxy address"),
+        pytest.param("10.1.0.77", "10.2.0.0", "peer_no_vm", id="its network address"),
+        pytest.param("10.1.0.77", "10.2.0.255", "peer_no_vm", id="its broadcast address"),
+        pytest.param("fd00:1::77", "fd00:2::", "peer_no_vm", id="its anycast address"),
+        pytest.param("10.1.0.77", "255.255.255.255", "peer_no_vm", id="limited broadcast"),
+        pytest.param("fd00:1::77", "ff02::1", "peer_no_vm", id="multicast, v6"),
         pytest.param("10.1.0.77", "192.0.2.2", "foreign_destination", id="its uplink"),
-        pytest.param("10.1.0.77", "127.0.0.1", "foreign_destination", id="its loopback"),
+        pytest.param("10.1.0.77", "127.0.0.1", "peer_no_vm", id="its loopback"),
         pytest.param("10.1.0.77", "198.51.100.1", "foreign_destination", id="the world"),
-        pytest.param("fd00:1::77", "fd00:2::2", "foreign_destination", id="its proxy address, v6"),
-        pytest.param("fd00:1::77", "::1", "foreign_destination", id="its loopback, v6"),
-        pytest.param("fd00:1::77", "::ffff:10.2.0.11", "foreign_destination", id="mapped target"),
-        pytest.param("fd00:1::77", "::ffff:127.0.0.1", "foreign_destination", id="mapped loopback"),
+        pytest.param("fd00:1::77", "fd00:2::2", "peer_no_vm", id="its proxy address, v6"),
+        pytest.param("fd00:1::77", "::1", "peer_no_vm", id="its loopback, v6"),
+        pytest.param("fd00:1::77", "::ffff:10.2.0.11", "peer_no_vm", id="mapped target"),
+        pytest.param("fd00:1::77", "::ffff:127.0.0.1", "peer_no_vm", id="mapped loopback"),
     ],
 )
 def test_a_peer_that_oversteps_is_refused_and_counted(
@@ -173,7 +182,7 @@ def test_a_peer_that_oversteps_is_refused_and_counted(
     ],
 )
 def test_what_is_no_greeting_is_answered_and_counted(net: Net, said: bytes, answer: bytes) -> None:
-    with net[1].counts(inbound=0, ended_protocol=1), speak(net) as peer:
+    with net[1].counts(inbound=0, ended_garbled=1), speak(net) as peer:
         peer.sendall(said)
         peer.shutdown(socket.SHUT_WR)
         try:
@@ -262,14 +271,14 @@ def trickle(sock: socket.socket, data: bytes) -> None:
 def test_silent_and_slow_peers_are_timed_out(net: Net) -> None:
     _, far = net
     with (
-        far.counts(inbound=0, ended_protocol=2),
+        far.counts(inbound=0, ended_silent_caller=2),
         speak(net) as silent,
         speak(net) as slow,
     ):
-        slow.settimeout((HANDSHAKE_SECONDS + LIMIT_S) / 257)
+        slow.settimeout((PROOF_SECONDS + LIMIT_S) / 257)
         with pytest.raises(ConnectionError):
             trickle(slow, b"\x05\xff" + bytes(255))  # 255 methods, one after the other
-        silent.settimeout(HANDSHAKE_SECONDS + LIMIT_S)
+        silent.settimeout(PROOF_SECONDS + LIMIT_S)
         with pytest.raises(ConnectionResetError):
             silent.recv(1)
 
@@ -284,7 +293,12 @@ def test_each_reason_is_logged_once_a_minute(net: Net) -> None:
     said = defaultdict(list)
     for when, reason in found:
         said[reason].append(datetime.strptime(when, "%Y-%m-%d %H:%M:%S,%f"))
-    assert {Reason.NOT_A_PEER, Reason.FOREIGN_CLIENT, Reason.PROTOCOL} <= said.keys()
+    assert {
+        Reason.NOT_A_PEER,
+        Reason.FOREIGN_CLIENT,
+        Reason.PROTOCOL,
+        Reason.GARBLED,
+    } <= said.keys()
     for times in said.values():
         assert all((b - a).total_seconds() > 59 for a, b in pairwise(times)), said
 

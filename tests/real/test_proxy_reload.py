@@ -231,9 +231,9 @@ FAULTS = {
         "    raise OSError('it does not work')\n    with ExitStack() as opened:\n",
     ),
     "the unit's filter kills for a system call": (
-        "site/steering.py",
-        "def _load(code: bytes) -> int:\n",
-        "def _load(code: bytes) -> int:\n    os.kill(os.getpid(), 9)\n",
+        "proxy/process/worker.py",
+        "    with ExitStack() as opened:\n",
+        "    signal.raise_signal(signal.SIGKILL)\n    with ExitStack() as opened:\n",
     ),
 }
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedsdn.config.model import Site
 from tests.real.proxy_connections import (
     Net,
     connection,
@@ -19,6 +20,7 @@ from tests.real.proxy_connections import (
 )
 from tests.real.proxy_net import SiteOfNet
 from tests.real.site_host import wait_until
+from tests.unit.federations import own_identity
 
 pytestmark = pytest.mark.real
 
@@ -181,17 +183,21 @@ def test_ready_connections_keep_no_worker_from_stopping(net: Net) -> None:
         site.start_proxy()
 
 
+def renamed_to_c(site: Site) -> Site:
+    return replace(site, name="c", identities=(own_identity("c").identity,))
+
+
 def test_a_peer_that_is_taken_from_the_file_loses_its_ready_connections(net: Net) -> None:
     near, far = net
     warm(net)
-    renamed = replace(far.federation, sites=(replace(near.site, name="c"), far.site))
+    renamed = replace(far.federation, sites=(renamed_to_c(near.site), far.site))
     far.write(renamed)
     far.signal_proxy(signal.SIGHUP)
     wait_until(lambda: far.statistics()["idle_open"] == 0)
     far.write(far.federation)
     far.signal_proxy(signal.SIGHUP)
     warm(net)
-    near.write(replace(near.federation, sites=(near.site, replace(far.site, name="c"))))
+    near.write(replace(near.federation, sites=(near.site, renamed_to_c(far.site))))
     near.signal_proxy(signal.SIGHUP)
     wait_until(lambda: near.statistics()["reloads"] == 1 and ready(near) == 0)
     near.write(near.federation)

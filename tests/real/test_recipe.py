@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import ip_interface
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fedsdn.config.loader import dump_federation
+from tests.real.sandbox import settings_of
 from tests.real.site_host import (
     BRIDGE,
     COMMANDS,
@@ -29,7 +30,6 @@ from tests.real.test_site_bridge import without_files
 pytestmark = pytest.mark.real
 
 README = Path(__file__).parents[2] / "README.md"
-UNITS = Path(__file__).parents[2] / "systemd"
 
 UNTAGGED_TOO = True
 """Whether uplinks without tags, on a bridge that is secure from its first moment, are tried, too:
@@ -73,7 +73,12 @@ class Site:
             "mkdir /run/etc && cp -a /etc/. /run/etc && mount --bind /run/etc /etc && "
             "mount -t tmpfs none /opt && mkdir /run/checkout"
         )
-        (host.run_directory / "checkout/federation.yaml").write_text(wanted())
+        self.identity = ""
+        """What the federation file is to have of this site's keys, as it was printed."""
+
+    def take_file(self, text: str) -> None:
+        """Get the file from whoever writes it for all sites."""
+        (self.host.run_directory / "checkout/federation.yaml").write_text(text)
 
     def follow(self, command: str) -> None:
         """Do what the recipe says."""
@@ -83,6 +88,8 @@ class Site:
             self.start()
         elif command.startswith("systemctl disable --now "):
             self.stop()
+        elif command.endswith("fedsdn identity init"):
+            self.identity = self.host.output(command)
         elif command == "systemctl restart fedsdn-app":
             self.restart_application()
         elif command.startswith("systemctl reload "):
@@ -122,9 +129,8 @@ class Site:
         wait_until(lambda: ":1080" in self.host.inside("ss -ltn"))
 
     def reload(self, unit: str) -> None:
-        lines = (UNITS / f"{unit}.service").read_text().splitlines()
-        (command,) = [line.partition("=")[2] for line in lines if line.startswith("ExecReload=")]
-        self.host.output(command)
+        for command in settings_of(unit)["ExecReload"]:
+            self.host.output(command.lstrip("+"))
 
     def restart_application(self) -> None:
         application, *_ = self.programs
@@ -174,11 +180,12 @@ def frames_of_two_seconds(*sites: Site) -> int:
     )
 
 
-def wanted() -> str:
-    """Two sites whose uplinks share a link each, one of either family."""
+def wanted(every: Sequence[Site]) -> str:
+    """Two sites whose uplinks share a link each, one of either family, with what was printed."""
     sites = tuple(
         replace(
             site,
+            identities=(),
             uplinks=(
                 site.uplinks[0],
                 replace(
@@ -188,7 +195,17 @@ def wanted() -> str:
         )
         for number, site in enumerate(federation().sites, 1)
     )
-    return dump_federation(replace(federation(), sites=sites))
+    text = dump_federation(replace(federation(), sites=sites))
+    for site in every:
+        text = text.replace(f"  {site.name}:\n", f"  {site.name}:\n{site.identity}")
+    return text
+
+
+def hand_out_the_file(step: str, sites: Sequence[Site]) -> None:
+    """Write the file for all sites, before they are to have it."""
+    if step.startswith("install ") and step.endswith("/etc/fedsdn/federation.yaml"):
+        for site in sites:
+            site.take_file(wanted(sites))
 
 
 def join(near: SiteHost, far: SiteHost) -> None:
@@ -249,6 +266,7 @@ def test_the_recipe_word_by_word(tagged: bool) -> None:
                 assert fetch(*sites).split()[0] == "10.1.0.11"
             if step.startswith("systemctl disable"):
                 assert fetch(*sites).split()[0] == "10.1.0.11", "after the upgrade"
+            hand_out_the_file(step, sites)
             for site in sites:
                 site.follow(step)
         assert frames_of_two_seconds(*sites) < MOST_FRAMES, "after"

@@ -19,6 +19,7 @@ import pytest
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.model import Federation, Prefix
+from fedsdn.config.rules import Rule
 from fedsdn.lab import build
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
@@ -31,6 +32,7 @@ from tests.real.test_proxy_lab import (
     is_reset,
     wait_until_all_ended,
 )
+from tests.unit.federations import own_identity
 
 pytestmark = pytest.mark.real
 
@@ -63,7 +65,9 @@ def other_site(federation: Federation) -> Federation:
         )
         for uplink in b.uplinks
     )
-    return replace(federation, sites=(a, replace(b, name="c", prefixes=prefixes, uplinks=uplinks)))
+    own = (own_identity("c").identity,)
+    c = replace(b, name="c", prefixes=prefixes, uplinks=uplinks, identities=own)
+    return replace(federation, sites=(a, c))
 
 
 def elsewhere(number: int, family: int) -> Callable[[Federation], Federation]:
@@ -86,7 +90,14 @@ def _upper_half(prefix: Prefix) -> Prefix:
     return Prefix(upper, upper.network_address + 2)
 
 
+def rules_for_ipv6(federation: Federation) -> Federation:
+    """Rules come into a file that had none."""
+    every = ip_network("fd00::/16")
+    return replace(federation, allow=(Rule(origin=(every,), target=(every,)),))
+
+
 CHANGES = {
+    "rules": (rules_for_ipv6, {4}, "no rule allows it"),
     "the peer is gone": (other_site, {4, 6}, r"site b is no longer in the federation file"),
     "a prefix of the peer": (elsewhere(1, 4), {4}, r"10\S+ is no longer a prefix of site b"),
     "an own prefix, v4": (elsewhere(0, 4), {4}, r"10\S+ is no longer a prefix of site a"),

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from fedsdn.pipeline.declarations import port_mac, wan_port
 from tests.real.handing_in import handing_in
 from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
 
@@ -87,6 +88,8 @@ class Ground:
 
     def __init__(self, host: SiteHost) -> None:
         self.host = host
+        peer = federation().site("b")
+        mac = port_mac(peer, wan_port(peer.uplinks[0]))
         for command in (
             f"ip link set {BRIDGE} addrgenmode none up",
             f"ip address add 10.1.0.1/24 dev {BRIDGE}",
@@ -100,7 +103,7 @@ class Ground:
             "ip -n vm route add default via 10.1.0.1",
             "ip -n vm route add default via fd00:1::1",
             "ip netns add peer",
-            "ip link set far1 netns peer && ip -n peer link set far1 up",
+            f"ip link set far1 netns peer address {mac} && ip -n peer link set far1 up",
             "ip -n peer address add 192.0.2.2/24 dev far1",
             "ip -n peer address add 192.0.2.9/24 dev far1",
         ):

@@ -32,8 +32,10 @@ def inside() -> Iterator[tuple[Namespace, list[int]]]:
     try:
         namespace = Namespace(Path("/run/netns") / name)
         namespace.call(lambda: tun.make(DEVICE))
-        queues = namespace.call(lambda: [tun.open_queue(DEVICE) for _ in range(QUEUES)])
-        steering.steer(queues[0])
+        queues = namespace.call(lambda: [_queue() for _ in range(QUEUES)])
+        loaded = steering.load()
+        steering.steer(queues[0], loaded)
+        os.close(loaded)
         ip(f"link set {DEVICE} up")
         for address, route in (("10.1.0.11/24", "10.2.0.0/24"), ("fd00:1::11/64", "fd00:2::/64")):
             ip(f"address add {address} dev {DEVICE}" + (" nodad" if ":" in address else ""))
@@ -43,6 +45,12 @@ def inside() -> Iterator[tuple[Namespace, list[int]]]:
             os.close(queue)
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def _queue() -> int:
+    queue = tun.open_queue()
+    tun.attach(queue, DEVICE)
+    return queue
 
 
 def arrived(queues: list[int], port: int) -> set[int]:

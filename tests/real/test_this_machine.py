@@ -7,16 +7,23 @@ seen by ``make vagrant-test``.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from fedsdn.config.loader import load_federation
+from fedsdn.lab.topology import load_topology
 from tests.real.conftest import TWO_SITE
-from tests.real.site_host import BRIDGE, SiteHost
+from tests.real.site_host import BRIDGE, COMMANDS, SiteHost
 
 pytestmark = pytest.mark.real
 
+LAB = Path(__file__).parents[2] / "vagrant"
 _TC = '#!/bin/sh\necho "$@" >>/run/tc\n'
 
 
@@ -45,7 +52,7 @@ def state(host: SiteHost) -> dict[str, object]:
         "links": host.output("ip -br link"),
         "vm1": host.output("ip -n vm1 address; ip -n vm1 route; ip -n vm1 -6 route"),
         "gateways": host.output(f"ip -br address show {BRIDGE}"),
-        "settings": host.output("cat /run/settings/*"),
+        "settings": host.output("cat /run/settings/fedsdn.conf"),
     }
 
 
@@ -64,10 +71,9 @@ def test_a_machine_becomes_a_host_and_a_second_time_changes_nothing(host: SiteHo
     netem = "root netem limit 785 delay 15ms loss 0% rate 100mbit"
     assert told == [f"qdisc replace dev {port} {netem}" for port in ("up1", "up2")]
 
-    checked = json.loads(
-        host.output("fedsdn topology check --json --config-file /run/settings/fedsdn.conf")
-    )
-    assert checked["file"] == "/run/settings/federation.yaml"
+    assert host.output("ls /run/settings").split() == ["fedsdn.conf"]
+    shown = host.output("fedsdn identity init --config-file /run/settings/fedsdn.conf")
+    assert shown.startswith("    identity:\n")
 
     assert become(host) == ""
     assert state(host) == before
@@ -88,3 +94,84 @@ def test_a_missing_interface_is_named(host: SiteHost, tmp_path: Path) -> None:
     said = become(host, topology)
     assert said.startswith("site a: found no interface eth9 for uplink up2")
     assert len(said.splitlines()) == 1
+
+
+_STUBS = {
+    "vagrant": "#!/bin/sh\n",
+    "sudo": '#!/bin/sh\nexec "$@"\n',
+    "systemctl": '#!/bin/sh\necho "$@" >>/run/systemctl\n',
+    # ssh -F CONFIG SITE COMMAND...: into the host of the site, through a shell.
+    "ssh": '#!/bin/sh\npid=$(cat "$HOSTS/$3")\nshift 3\n'
+    'exec nsenter -t "$pid" -n -m -p sh -c "$*"\n',
+}
+
+
+@contextmanager
+def machines(directory: Path) -> Iterator[dict[str, SiteHost]]:
+    """Two machines for vagrant/federate, and the programs by which it reaches them."""
+    for name, text in _STUBS.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    with SiteHost(bare=True) as a, SiteHost(bare=True) as b:
+        for name, host in (("a", a), ("b", b)):
+            (directory / "hosts").mkdir(exist_ok=True)
+            (directory / "hosts" / name).write_text(str(host.pid))
+            host.output(
+                "mkdir -p /run/etc /run/bin && cp -a /etc/. /run/etc && "
+                "mount --bind /run/etc /etc && "
+                "mount --bind /run/bin /usr/local/bin && mount -t tmpfs none /srv && "
+                f"mkdir -p /srv/fedsdn /etc/fedsdn && ln -s {LAB} /srv/fedsdn/vagrant && "
+                f"printf '[fedsdn]\\nsite = {name}\\n' >/etc/fedsdn/fedsdn.conf"
+            )
+        yield {"a": a, "b": b}
+
+
+def provision(host: SiteHost) -> None:
+    """Do the end of what vagrant/provision does."""
+    host.output(f"fedsdn identity init && ln -s {COMMANDS}/fedsdn /usr/local/bin/")
+
+
+def federate(directory: Path) -> subprocess.CompletedProcess[str]:
+    work = directory / "lab"
+    if not work.exists():
+        work.mkdir()
+        for name in ("federate", "two-site.yaml"):
+            shutil.copy(LAB / name, work)
+    return subprocess.run(
+        [work / "federate"],
+        env={"PATH": f"{directory}:{os.environ['PATH']}", "HOSTS": str(directory / "hosts")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_two_machines_get_the_file_with_the_keys_of_both(tmp_path: Path) -> None:
+    with machines(tmp_path) as hosts:
+        provision(hosts["a"])
+        alone = federate(tmp_path)
+        assert (alone.returncode, alone.stderr) == (75, ""), alone
+        assert "site b is not there yet" in alone.stdout
+
+        provision(hosts["b"])
+        for _ in range(2):
+            done = federate(tmp_path)
+            assert (done.returncode, done.stderr) == (0, ""), done
+        texts = {host.output("cat /etc/fedsdn/federation.yaml") for host in hosts.values()}
+        assert len(texts) == 1
+        for host in hosts.values():
+            checked = json.loads(host.output("fedsdn identity check --json"))
+            assert [part["fix"] for part in checked["parts"]] == ["", "", ""]
+            assert host.output("cat /run/systemctl").split("\n")[:3] == [
+                "reload-or-restart fedsdn-site.service",
+                "start fedsdn-app.service",
+                "start fedsdn-proxy.service",
+            ]
+        # 'fedsdn verify --machines' takes the topology with the keys.
+        with_keys = load_topology(tmp_path / "lab/.vagrant/two-site.yaml").federation
+        file = tmp_path / "federation.yaml"
+        file.write_text(texts.pop())
+        assert load_federation(file) == with_keys
+        assert all(site.identities for site in with_keys.sites)

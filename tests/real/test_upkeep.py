@@ -48,10 +48,15 @@ DAMAGES = {
         "ip -n fedsdn -6 address flush dev socksifier scope global",
         "ip -n fedsdn mptcp endpoint flush",
     ),
+    "a neighbour that is gone": ("ip -n fedsdn neigh del 192.0.2.2 dev wan-up1",),
+    "neighbours": (
+        "ip -n fedsdn neigh replace 192.0.2.2 lladdr 02:00:00:00:00:66 dev wan-up1",
+        "ip -n fedsdn neigh add 192.0.2.9 lladdr 02:00:00:00:00:66 dev wan-up1",
+    ),
 }
 PARTS = {
     *("routes", "rules", "packet filter", "addresses", "interfaces", "sysctls", "ports"),
-    *("interfaces' sysctls", "MPTCP endpoints"),
+    *("interfaces' sysctls", "MPTCP endpoints", "neighbours"),
 }
 
 

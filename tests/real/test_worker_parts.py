@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -62,11 +64,19 @@ def faulty_proxy(part: str, directory: Path) -> Iterator[FaultyProxy]:
         process.wait()
 
 
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """One for root and for the workers, who are not: pytest's are root's alone."""
+    with TemporaryDirectory() as name:
+        os.chmod(name, 0o777)  # noqa: S103 - each has files in it that the other may not write
+        yield Path(name)
+
+
 @pytest.mark.parametrize("part", FAULTS)
 def test_a_part_that_fails_ends_its_worker_which_says_why_and_is_started_again(
-    part: str, tmp_path: Path
+    part: str, directory: Path
 ) -> None:
-    with faulty_proxy(part, tmp_path) as proxy:
+    with faulty_proxy(part, directory) as proxy:
         wait_until(lambda: proxy.has_said("worker 0 ended (status 1); starting it again"))
         reason = f"its {part}" if part.endswith("ended") else REASON
         assert sum("worker 0 ends: its " + part in line for line in proxy.lines) >= 1
@@ -75,7 +85,7 @@ def test_a_part_that_fails_ends_its_worker_which_says_why_and_is_started_again(
         assert proxy.said_at("ended (status 1)") <= began + AT_ONCE_S
         ports = (two_sites().proxy_port, SOCKSIFIER_LISTEN_PORTS[0])
         wait_until(lambda: all(map(proxy.serves, ports)))
-        assert read_statistics(tmp_path / "proxy.sock")["workers"] == 1
+        assert read_statistics(directory / "proxy.sock")["workers"] == 1
         assert proxy.process.poll() is None
         assert sum(STARTED in line for line in proxy.lines) == 1
         proxy.process.terminate()

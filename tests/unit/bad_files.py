@@ -65,11 +65,6 @@ NETWORK = "a network, as '10.1.0.0/24' or 'fd00:1::/64'"
 UNICAST = "a unicast address that other sites can reach"
 SEGMENTATION_ID = "the VLAN of the provider network, 1 to 4094"
 
-KEY = (
-    "write a secret of 32 or more characters that all sites share, "
-    "as 'openssl rand -hex 32' prints one"
-)
-
 A, B = "sites.a", "sites.b"
 UP1, UP2, PREFIX0 = "uplinks.up1", "uplinks.up2", "prefixes[0]"
 UP2_A = "      up2:\n        port: eth2\n        address: 2001:db8:2::1/64\n"
@@ -81,5 +76,5 @@ def message(old: str, new: str) -> str:
     """Return what is said of the good file with ``new`` in place of ``old``."""
     assert old in GOOD
     with pytest.raises(ConfigError) as caught:
-        parse_federation(parse_document(GOOD.replace(old, new, 1), FILE))
+        parse_federation(parse_document(GOOD.replace(old, new, 1), FILE), of_lab=True)
     return str(caught.value)

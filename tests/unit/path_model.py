@@ -5,13 +5,15 @@ Each step is a millisecond; a probe travels for the wire's delay, or is lost.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from fedsdn.config.model import Federation, Probes
-from fedsdn.uplinks.path import Path
-from fedsdn.uplinks.paths import Paths
+from fedsdn.uplinks.path import Path, PathName
+from fedsdn.uplinks.paths import PHASES, Paths, Taken
 from fedsdn.uplinks.probe import Probe
 from fedsdn.uplinks.status import PathState, PortState
 
@@ -19,9 +21,21 @@ UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
 STEP = 0.001
 SETTLED = 2.1
 """A bit more than the time in which connections open subflows on a recovered path."""
-PROBES = Probes(key="k" * 32)
+PROBES = Probes()
 Way = tuple[str, str, str]
 """A sending site, a receiving one, and the uplink that both use (each uplink has a wire)."""
+
+
+def drawn_by_lot(lot: random.Random, when: float) -> int:
+    """Return an epoch: a later one may be greater or less; when rounds are sent depends on when."""
+    return lot.randrange(1, 2**46) * PHASES + round(when % 1 * PHASES)
+
+
+def arrive(paths: Paths, probe: Probe, now: float) -> Taken:
+    """Have a site take a probe that came by the path that it names, if there is one."""
+    name = PathName(probe.to_uplink, probe.site, probe.uplink)
+    path = next((path for path in paths if path.name == name), None)
+    return paths.take(probe, path.way if path else ("nowhere", ip_address("::")), now)
 
 
 @dataclass
@@ -38,6 +52,7 @@ class Model:
     under_way: list[tuple[float, str, Probe]] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     changes: list[tuple[float, str, str, PathState]] = field(default_factory=list)
+    lot: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311
     sent: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Probes, by who sent them and to whom."""
 
@@ -48,7 +63,7 @@ class Model:
 
     def start(self, site: str, when: float) -> None:
         """Start a site's application, for the first time or again."""
-        self.sites[site] = Paths(self.federation, site, epoch=int(when * 1e9), now=when)
+        self.sites[site] = Paths(self.federation, site, drawn_by_lot(self.lot, when), now=when)
         self.sites[site].set_ports(
             {up.name: PortState.UP for up in self.federation.site(site).uplinks}, when
         )
@@ -68,15 +83,25 @@ class Model:
     def run(self, seconds: float) -> None:
         end = self.now + seconds
         while self.now < end:
-            self.now += STEP
-            running = [site for site in self.sites if site in self.running - self.stalled]
-            for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
-                if site not in self.stalled:
-                    self.under_way.remove((arrival, site, probe))
-                if site in running and self.has_port(site, probe.to_uplink):
-                    self.sites[site].take(probe, self.now)
-            for site in running:
-                self.turn(site)
+            self.step()
+
+    def step(self) -> None:
+        self.now += STEP
+        running = [site for site in self.sites if site in self.running - self.stalled]
+        for arrival, site, probe in [one for one in self.under_way if one[0] <= self.now]:
+            if site not in self.stalled:
+                self.under_way.remove((arrival, site, probe))
+            if site in running and self.has_port(site, probe.to_uplink):
+                self.take(site, probe)
+        for site in running:
+            self.turn(site)
+
+    def take(self, site: str, probe: Probe) -> None:
+        """Have a probe arrive at a site, which may send a greeting back."""
+        paths = self.sites[site]
+        if greeting := arrive(paths, probe, self.now).greeting:
+            names = PathName(greeting.uplink, greeting.to, greeting.to_uplink)
+            self.send(site, [(path, greeting) for path in paths if path.name == names])
 
     def turn(self, site: str) -> None:
         """Do what is due at a site, as its application does."""

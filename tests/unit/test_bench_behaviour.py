@@ -23,10 +23,11 @@ from fedsdn.bench.behaviour.report import table
 from fedsdn.bench.behaviour.run import CASES, BehaviourResults, Verdict, compare
 from fedsdn.bench.figures import Summary
 from fedsdn.bench.first_byte import FirstByteResults, Way
-from fedsdn.bench.flood import FloodResults, Port, Round, Syns, Times
+from fedsdn.bench.flood import FloodResults, Port, Round, Syns
 from fedsdn.bench.health import HealthResults
 from fedsdn.bench.health import table as health_table
 from fedsdn.bench.memory import Memory
+from fedsdn.bench.neighbour import Times
 from fedsdn.bench.segments import SYN, checksum, segment
 from fedsdn.lab.lab import Lab
 

@@ -10,26 +10,28 @@ from fedsdn.config.document import ConfigError, parse_document
 from fedsdn.config.loader import load_federation, parse_federation
 from tests.unit.bad_files import FILE, GOOD, UP1, A, message
 
+KEYS = "the keys 'proxy_port', 'encryption', 'pairs', 'probes', 'sites', 'groups' and 'allow'"
+
 BAD = {
     "empty": (
         GOOD,
         "",
-        "1: found nothing; write the keys 'proxy_port', 'probes' and 'sites'",
+        f"1: found nothing; write {KEYS}",
     ),
     "comment only": (
         GOOD,
         "# x",
-        "1: found nothing; write the keys 'proxy_port', 'probes' and 'sites'",
+        f"1: found nothing; write {KEYS}",
     ),
     "a word": (
         GOOD,
         "hello",
-        "1: found 'hello'; write the keys 'proxy_port', 'probes' and 'sites'",
+        f"1: found 'hello'; write {KEYS}",
     ),
     "a list": (
         GOOD,
         "[]",
-        "1: found an empty list; write the keys 'proxy_port', 'probes' and 'sites'",
+        f"1: found an empty list; write {KEYS}",
     ),
     "unclosed": (
         GOOD,
@@ -124,7 +126,7 @@ def test_bad_file_has_one_exact_message(old: str, new: str, expected: str) -> No
 
 
 def test_the_file_they_are_made_from_is_good() -> None:
-    assert len(parse_federation(parse_document(GOOD, FILE)).sites) == 2
+    assert len(parse_federation(parse_document(GOOD, FILE), of_lab=True).sites) == 2
 
 
 def test_a_large_file_is_no_fault() -> None:

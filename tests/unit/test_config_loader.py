@@ -6,8 +6,10 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from ipaddress import ip_address, ip_interface, ip_network
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,18 @@ from fedsdn.config.loader import (
     load_federation,
     parse_federation,
 )
-from fedsdn.config.model import Federation, Prefix, Probes, ProviderNetwork, Site, Uplink
+from fedsdn.config.model import (
+    Federation,
+    PairEncryption,
+    Prefix,
+    Probes,
+    ProviderNetwork,
+    Site,
+    Uplink,
+)
 from fedsdn.errors import FedsdnError
 from tests.unit.federations import (
+    own_identity,
     three_sites,
     two_sites,
     with_foreign_proxy,
@@ -38,18 +49,22 @@ TOPOLOGIES = Path(__file__).parents[2] / "topo"
 
 
 def parse(text: str) -> Federation:
-    return parse_federation(parse_document(text, FILE))
+    return parse_federation(parse_document(text, FILE), of_lab=True)
 
 
 def test_topology_file_gives_its_federation() -> None:
-    assert load_federation(TOPOLOGIES / "two-site.yaml") == two_sites()
+    federation = load_federation(TOPOLOGIES / "two-site.yaml")
+    sites = tuple(
+        replace(site, identities=(own_identity(site.name).identity,)) for site in federation.sites
+    )
+    assert replace(federation, sites=sites) == two_sites()
 
 
 def test_every_key_is_read() -> None:
     federation = parse(
         """
         proxy_port: 9000
-        probes: {key: 0123456789abcdef0123456789abcdef, interval_ms: 50, multiplier: 4, hold_ms: 0}
+        probes: {interval_ms: 50, multiplier: 4, hold_ms: 0}
         sites:
           a:
             provider_network: {bridge: br-ex, type: vlan, segmentation_id: 7, table_miss: normal}
@@ -89,7 +104,7 @@ def test_every_key_is_read() -> None:
             ),
         ),
         proxy_port=9000,
-        probes=Probes("0123456789abcdef0123456789abcdef", interval=0.05, multiplier=4, hold=0.0),
+        probes=Probes(interval=0.05, multiplier=4, hold=0.0),
     )
 
 
@@ -176,7 +191,6 @@ NAMES = ["on", "null", "true", "1", "1e3", "1.5", "0x10", "010", "1_0", "2001-01
 
 PROBES = st.builds(
     Probes,
-    key=st.sampled_from(["1" * 32, "true" * 8, "- a key: with, {signs} 'of' #YAML"]),
     interval=st.integers(10, 60_000).map(lambda ms: ms / 1000),
     multiplier=st.integers(2, 100),
     hold=st.integers(0, 60_000).map(lambda ms: ms / 1000),
@@ -201,11 +215,17 @@ def federations(draw: st.DrawFn) -> Federation:
                     for wire, (kind, uplink, port) in enumerate(zip(kinds, uplinks, ports))  # noqa: B905
                 ),
                 source_restore=draw(st.sampled_from(["transparent", "nat", "none"])),
+                identities=draw(st.sampled_from([(), (own_identity(name).identity,)])),
             )
             for number, name in enumerate(names, start=1)
         ),
         proxy_port=draw(st.integers(1, 65535).filter(lambda port: not 1081 <= port <= 1144)),
-        probes=draw(st.none() | PROBES),
+        probes=draw(PROBES),
+        default_encryption=draw(st.sampled_from(["tls", "none"])),
+        pairs=tuple(
+            PairEncryption(pair, draw(st.sampled_from(["tls", "none"])))
+            for pair in draw(st.sets(st.sampled_from(list(combinations(names, 2)))))
+        ),
     )
 
 
@@ -298,6 +318,20 @@ def test_good_file_with_characters_changed_gives_a_federation_or_one_line(
     _check_one_line(text[:start] + data.draw(st.text(max_size=5)) + text[end:])
 
 
+@given(st.data())
+def test_good_rules_with_a_value_changed_give_a_federation_or_one_line(
+    data: st.DataObject,
+) -> None:
+    document = federation_document(three_sites()) | {
+        "groups": {"web": ["a", "10.2.0.16/28"], "db": ["fd00:3::11"]},
+        "allow": [{"from": ["web", "b"], "to": "db", "protocol": "tcp", "ports": [80, "90-99"]}],
+    }
+    rules = {key: document[key] for key in ("groups", "allow")}
+    container, key = data.draw(st.sampled_from(list(_places(rules))))
+    container[key] = data.draw(VALUES)
+    _check_one_line(yaml.safe_dump(document | rules, sort_keys=False))
+
+
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - whatever YAML has
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -323,7 +357,9 @@ def _schema(name: str) -> dict[str, Any]:
     return schema
 
 
-@pytest.mark.parametrize("name", ["federation.schema.json", "topology.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["federation.schema.json", "topology.schema.json", "expectations.schema.json"]
+)
 def test_schema_is_one_and_says_what_to_write_everywhere(name: str) -> None:
     schema = _schema(name)
     jsonschema_rs.meta.validate(schema)

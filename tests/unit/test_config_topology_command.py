@@ -13,7 +13,7 @@ import pytest
 
 from fedsdn.config.loader import dump_federation
 from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, Uplink
-from tests.unit.federations import two_sites
+from tests.unit.federations import own_identity, two_sites
 
 TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
 LOSSES = """\
@@ -40,6 +40,7 @@ def many_sites(count: int) -> Federation:
                     )
                     for wire in (1, 2)
                 ),
+                identities=(own_identity(f"s{number}").identity,),
             )
             for number in range(count)
         ),
@@ -177,7 +178,7 @@ def test_bad_file_is_one_line_and_exit_status_1(command: str, federation: Path) 
     result = fedsdn(command, federation, "--json")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"fedsdn: {federation}:21: sites.a.uplinks.up1.address: found '192.0.2.0/24', "
+        f"fedsdn: {federation}:24: sites.a.uplinks.up1.address: found '192.0.2.0/24', "
         "the network address of '192.0.2.0/24'; write a host's address in '192.0.2.0/24'\n"
     )
 
@@ -187,4 +188,4 @@ def test_bad_lab_is_found_too(tmp_path: Path) -> None:
     path.write_text(TWO_SITE.read_text().replace("ends: [a/up1, b/up1]", "ends: [a/up1, b/up3]"))
     result = fedsdn("check", path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"fedsdn: {path}:28: lab.wires.wire1.ends[1]: found 'b/up3'")
+    assert result.stderr.startswith(f"fedsdn: {path}:27: lab.wires.wire1.ends[1]: found 'b/up3'")

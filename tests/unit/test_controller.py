@@ -21,13 +21,15 @@ from fedsdn.channel import server
 from fedsdn.channel.ask import open_connections
 from fedsdn.channel.messages import VERSION, Call, Hello, List, Needed
 from fedsdn.config.loader import dump_federation
-from fedsdn.config.local import LocalSettings
+from fedsdn.config.local import IDENTITY_DIRECTORY, LocalSettings
 from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.controller import alone, federation_file
 from fedsdn.controller import controller as controller_module
 from fedsdn.controller.controller import Controller
 from fedsdn.errors import FinalError
+from fedsdn.identity.new import make
+from fedsdn.identity.store import save
 from fedsdn.openflow.reconciler import Reconciler
 from fedsdn.openflow.restorer import Restorer
 from fedsdn.ovs.commands import OvsError
@@ -36,11 +38,11 @@ from fedsdn.ovs.local_vlans import Bridges
 from fedsdn.pipeline.build import SiteFlows, pipeline_flows, site_flows
 from fedsdn.shell import Shell
 from fedsdn.site import checks, record
-from fedsdn.uplinks import monitor
+from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.status import PortState, SiteStatus
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
 from tests.unit.fake_database import UPDATE, FakeDatabase
-from tests.unit.federations import tenants, two_sites
+from tests.unit.federations import tenants, two_sites, write_identity
 from tests.unit.test_restore import restoration
 
 FEDERATION = two_sites()
@@ -61,6 +63,7 @@ class Host:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.file = directory / "federation.yaml"
         self.write(FEDERATION)
+        write_identity(directory, "a")
         self.channel = directory / "channel.sock"
         bridge = FEDERATION.sites[0].provider_network.bridge
         self.set_up = bridge
@@ -71,7 +74,9 @@ class Host:
         monkeypatch.setattr(checks, "check_host", lambda _site: None)
         monkeypatch.setattr(record, "steering", self._steering)
         monkeypatch.setattr(monitor, "Kernel", lambda _name: self)
-        monkeypatch.setattr(monitor, "write_status", lambda one, _file: self.statuses.append(one))
+        monkeypatch.setattr(
+            status_file, "write_status", lambda one, _file: self.statuses.append(one)
+        )
         monkeypatch.setattr("fedsdn.namespace.inside", _no_socket)
         monkeypatch.setattr(federation_file, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(federation_file, "read_bridges", self._read_bridges)
@@ -197,6 +202,24 @@ def test_flows_follow_the_networks_of_the_ports(host: Host, tmp_path: Path) -> N
                 await until(complete(bridge, *second))
                 database.end()
             (tmp_path / "db.sock").unlink()
+
+    run(host, scenario)
+
+
+def test_a_key_that_comes_later_signs_the_probes_from_then_on(host: Host, tmp_path: Path) -> None:
+    """As of the site's second identity, when the file lists that first; the proxy does the same."""
+    a, b = FEDERATION.sites
+    new = make("a")
+    both = replace(FEDERATION, sites=(replace(a, identities=(new.identity, *a.identities)), b))
+
+    async def scenario() -> None:
+        host.write(both)
+        await until(lambda: host.controller._uplinks._federation == both)
+        signed = host.controller._uplinks._signed
+        await until(lambda: signed._keys.signing("b") is not None)
+        before = signed._keys.signing("b")
+        save(tmp_path / IDENTITY_DIRECTORY, new)
+        await until(lambda: signed._keys.signing("b") not in (None, before))
 
     run(host, scenario)
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from fedsdn.config.differences import FederationText, differences, digest
 from fedsdn.config.document import parse_document
 from fedsdn.config.loader import dump_federation, parse_federation
-from fedsdn.config.model import Federation
-from tests.unit.federations import three_sites, two_sites
+from fedsdn.config.model import Federation, PairEncryption, Probes
+from fedsdn.config.rules import Group, Rule
+from fedsdn.identity.new import make
+from tests.unit.federations import own_identity, three_sites, two_sites, with_identities
 
 FIRST = """\
-probes: {key: the-lab-two-site-keeps-no-secrets-from-you}
+probes: {interval_ms: 50}
 sites:
   a:
     prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
@@ -37,7 +39,7 @@ sites:
 """
 OTHER = """\
 proxy_port: 1079
-probes: {key: another-key-that-nobody-is-to-see-here, hold_ms: 200}
+probes: {hold_ms: 200}
 sites:
   c:
     prefixes: [{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}]
@@ -71,7 +73,7 @@ sites:
     prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
     uplinks:
       up1: {port: up1, address: 192.0.2.1/24}
-probes: {hold_ms: 100, key: the-lab-two-site-keeps-no-secrets-from-you}
+probes: {hold_ms: 100, interval_ms: 50}
 """
 
 
@@ -95,8 +97,8 @@ def text(content: str) -> FederationText:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     first, other = tmp_path / "first.yaml", tmp_path / "other.yaml"
-    first.write_text(FIRST)
-    other.write_text(OTHER)
+    first.write_text(with_identities(FIRST))
+    other.write_text(with_identities(OTHER))
     return first, other
 
 
@@ -104,18 +106,18 @@ def test_every_difference_is_a_line_with_both_places(files: tuple[Path, Path]) -
     first, other = files
     done = diff(*files)
     assert (done.returncode, done.stderr) == (1, "")
-    secret = "a key that is not shown at"  # noqa: S105
     assert done.stdout.splitlines() == [
         f"proxy_port: 1080 by default at {first}:1; 1079 at {other}:1",
-        f"probes.key: {secret} {first}:1; {secret} {other}:2",
+        f"probes.interval_ms: 50 at {first}:1; 100 by default at {other}:2",
         f"probes.hold_ms: 100 by default at {first}:1; 200 at {other}:2",
-        f"site a, provider_network.type: flat by default at {first}:3; vlan at {other}:15",
-        f"site a, provider_network.segmentation_id: nothing at {first}:3; 7 at {other}:15",
-        f"site b, prefix 10.2.0.0/24: proxy_address 10.2.0.2 at {first}:9; nothing at {other}:9",
-        f"site b, prefix 10.22.0.0/24, proxy_address: 10.22.0.2 at {first}:10; "
-        f"10.22.0.3 at {other}:10",
-        f"site b, uplink up2: nothing at {first}:11; port up2, address 192.0.2.9/24 at {other}:13",
-        f"site c: nothing at {first}:2; prefixes: 1, uplinks: 1 at {other}:4",
+        f"site a, provider_network.type: flat by default at {first}:3; vlan at {other}:18",
+        f"site a, provider_network.segmentation_id: nothing at {first}:3; 7 at {other}:18",
+        f"site b, prefix 10.2.0.0/24: proxy_address 10.2.0.2 at {first}:11; nothing at {other}:11",
+        f"site b, prefix 10.22.0.0/24, proxy_address: 10.22.0.2 at {first}:12; "
+        f"10.22.0.3 at {other}:12",
+        f"site b, uplink up2: nothing at {first}:13; port up2, address 192.0.2.9/24 at {other}:15",
+        f"site c: nothing at {first}:2; prefixes: 1, uplinks: 1, "
+        f"identity: {own_identity('c').identity.name} at {other}:4",
     ]
 
 
@@ -124,17 +126,18 @@ def test_json_has_sites_fields_and_lines(files: tuple[Path, Path]) -> None:
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert (report["first"], report["second"]) == tuple(map(str, files))
+    name = own_identity("c").identity.name
     assert report["differences"][-1] == {
         "site": "c",
         "field": "",
         "first": {"text": "nothing", "line": 2},
-        "second": {"text": "prefixes: 1, uplinks: 1", "line": 4},
+        "second": {"text": f"prefixes: 1, uplinks: 1, identity: {name}", "line": 4},
     }
     assert "keeps-no-secrets" not in done.stdout
 
 
 def test_other_words_for_the_same_are_no_difference(files: tuple[Path, Path]) -> None:
-    done = diff(files[0], "/dev/stdin", stdin=SAME)
+    done = diff(files[0], "/dev/stdin", stdin=with_identities(SAME))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -166,13 +169,31 @@ def test_a_topology_is_compared_by_its_federation(tmp_path: Path) -> None:
     topology = Path(__file__).parents[2] / "topo" / "two-site.yaml"
     file = tmp_path / "federation.yaml"
     file.write_text(dump_federation(two_sites()))
-    assert diff(topology, file).returncode == 0
+    done = diff(topology, file)
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        "site a, identity",
+        "site b, identity",
+    ]
+
+
+def test_identities_are_told_by_name_and_pairs_by_their_sites() -> None:
+    one = replace(two_sites(), pairs=(PairEncryption(("a", "b"), "none"),))
+    new = make("b").identity
+    other = replace(_site_b(two_sites(), identities=(new,)), default_encryption="none")
+    old = own_identity("b").identity
+    found = differences(text(dump_federation(one)), text(dump_federation(other)))
+    assert [
+        (difference.name, difference.first.text, difference.second.text) for difference in found
+    ] == [
+        ("encryption", "tls", "none"),
+        ("pairs", "a and b none", "nothing"),
+        ("site b, identity", old.name, new.name),
+    ]
 
 
 CHANGES: dict[str, Callable[[Federation], Federation]] = {
     "port": lambda f: replace(f, proxy_port=1079),
-    "no probes": lambda f: replace(f, probes=None),
-    "interval": lambda f: replace(f, probes=f.probes and replace(f.probes, interval=0.2)),
+    "interval": lambda f: replace(f, probes=Probes(interval=0.2)),
     "a site less": lambda f: replace(f, sites=f.sites[:2]),
     "a prefix less": lambda f: _site_b(f, prefixes=f.site("b").prefixes[:1]),
     "an uplink less": lambda f: _site_b(f, uplinks=f.site("b").uplinks[:1]),
@@ -180,6 +201,15 @@ CHANGES: dict[str, Callable[[Federation], Federation]] = {
         f, provider_network=replace(f.site("b").provider_network, bridge="br-ex")
     ),
     "restore": lambda f: _site_b(f, source_restore="none"),
+    "identity": lambda f: _site_b(f, identities=(make("b").identity,)),
+    "a second identity": lambda f: _site_b(
+        f, identities=(*f.site("b").identities, make("b").identity)
+    ),
+    "encryption": lambda f: replace(f, default_encryption="none"),
+    "a pair": lambda f: replace(f, pairs=(PairEncryption(("a", "c"), "none"),)),
+    "a group": lambda f: replace(f, groups=(Group("web", ("a", "b")),)),
+    "no rule": lambda f: replace(f, allow=()),
+    "a rule": lambda f: replace(f, allow=(Rule(("a",), ports=(range(80, 81),)),)),
 }
 
 
@@ -206,14 +236,57 @@ def test_order_is_no_difference(order: random.Random) -> None:
         )
         for site in order.sample(one.sites, len(one.sites))
     ]
-    other = replace(one, sites=tuple(sites))
+    pairs = (PairEncryption(("a", "b"), "none"), PairEncryption(("a", "c"), "tls"))
+    one = replace(one, pairs=pairs)
+    swapped = [replace(pair, sites=pair.sites[::-1]) for pair in order.sample(pairs, len(pairs))]
+    other = replace(one, sites=tuple(sites), pairs=tuple(swapped))
     assert not differences(text(dump_federation(one)), text(dump_federation(other)))
     assert digest(one) == digest(other)
 
 
-def test_the_key_is_not_in_the_digest() -> None:
-    """Sites with another key do not hear each other's digests; nobody is to guess it from them."""
-    one = two_sites()
-    assert one.probes is not None
-    other = replace(one, probes=replace(one.probes, key="k" * 32))
-    assert digest(one) == digest(other)
+RULES = """\
+groups: {web: [b, 10.1.0.11]}
+allow:
+- {from: a, to: web, ports: [80, 443]}
+- {from: b, protocol: udp}
+"""
+SAME_RULES = """\
+allow:
+- {from: b, protocol: udp}
+- {from: [a, a], to: web, ports: [443, 80, 80], protocol: any}
+groups: {web: [10.1.0.11, b]}
+"""
+OTHER_RULES = """\
+groups: {web: [b], more: [a]}
+allow:
+- {from: a, to: web, ports: 80}
+- {from: b, protocol: udp}
+"""
+
+
+def test_rules_differ_by_what_they_say() -> None:
+    one, same, other, none = (
+        text(with_identities(FIRST) + rules) for rules in (RULES, SAME_RULES, OTHER_RULES, "")
+    )
+    assert not differences(one, same)
+    assert digest(one.federation) == digest(same.federation)
+    found = differences(one, other)
+    assert [(one.name, one.first.text, one.second.text) for one in found] == [
+        ("group web", "10.1.0.11, b", "b"),
+        ("group more", "nothing", "a"),
+        ("rule 'from a to web, ports 80, 443'", "allowed", "nothing"),
+        ("rule 'from a to web, port 80'", "nothing", "allowed"),
+    ]
+    begin = with_identities(FIRST).count("\n") + 1
+    assert [(one.first.line, one.second.line) for one in found] == [
+        (begin, begin),
+        (begin, begin),
+        (begin + 2, begin + 1),
+        (begin + 1, begin + 2),
+    ]
+    assert [(one.name, one.first.text, one.second.text) for one in differences(one, none)] == [
+        ("groups", "web 10.1.0.11, b", "nothing"),
+        ("allow", "2 rules", "nothing"),
+    ]
+    (one_rule,) = differences(text(with_identities(FIRST) + "allow: [{from: a}]"), none)
+    assert str(one_rule.first.text) == "1 rule"

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import mmap
 import os
+import random
 import signal
+import struct
 import time
 from ipaddress import ip_address
+from zlib import crc32
 
 import pytest
 
 from fedsdn.channel.connection import Direction
+from fedsdn.proxy.ended.by_peer import ENTRIES, TABLE_BYTES, ByPeer, Refused
 from fedsdn.proxy.ended.record import Ended, Reason, Who, document, from_document, reason_for
-from fedsdn.proxy.ended.ring import RECORDS, RING_BYTES, Ring
+from fedsdn.proxy.ended.ring import RECORDS, RING_BYTES, Ring, _start
+from fedsdn.proxy.memory import Memory
 from fedsdn.proxy.stats import Counter, Statistics
 from fedsdn.socket_address import SocketAddress
 
@@ -90,6 +96,53 @@ def test_a_record_that_is_half_written_is_left_out() -> None:
     assert list(one.records()) == [FULL, FULL]
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    {
+        "reason": (24, b"\xff"),
+        "who": (25, b"\xff"),
+        "direction": (26, b"\xff"),
+        "time": (12, struct.pack("<d", math.nan)),
+        "peer": (67, b"\xff"),
+    }.values(),
+)
+def test_what_is_no_record_is_left_out_whoever_has_written_it(place: int, value: bytes) -> None:
+    memory = memoryview(bytearray(RING_BYTES))
+    one = Ring(memory)
+    for _ in range(3):
+        one.put(FULL)
+    start = _start(1)
+    memory[start + place : start + place + len(value)] = value
+    content = memory[start + 4 : start + 67 + len("b") + len("port closed")]
+    memory[start : start + 4] = struct.pack("<I", crc32(content))
+    assert list(one.records()) == [FULL, FULL]
+
+
+def with_right_checksum(number: int, record: bytearray) -> bytearray:
+    record[4:12] = struct.pack("<Q", number)
+    content = record[4 : 67 + record[65] + record[66]]
+    return bytearray(struct.pack("<I", crc32(content))) + record[4:]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_memory_of_a_worker_can_be_read(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 -- the same each time
+    written = [with_right_checksum(n + 1, bytearray(chance.randbytes(256))) for n in range(RECORDS)]
+    memory = struct.pack("<Q", RECORDS) + b"".join(written)
+    for one in Ring(memoryview(bytearray(memory))).records():
+        json.dumps(document(one))
+    for refused in ByPeer(memoryview(bytearray(chance.randbytes(TABLE_BYTES)))).refused():
+        json.dumps(refused.document())
+
+
+def test_a_worker_can_not_cut_off_what_the_others_read() -> None:
+    memory = Memory()
+    memory.block(4096)
+    for size in (0, 8192):
+        with pytest.raises(PermissionError):
+            os.ftruncate(memory.descriptors[0], size)
+
+
 def test_what_a_killed_worker_has_written_stays() -> None:
     statistics = Statistics(2)
     if (pid := os.fork()) == 0:
@@ -150,3 +203,38 @@ def test_a_line_for_people() -> None:
         "refused: outbound, 10.1.0.11:40000 to [fd00:2::11]:80, site b, by VM at peer, port closed"
     )
     assert str(BARE) == "not a peer's uplink: by proxy"
+
+
+def test_refusals_are_counted_for_each_peer_and_reason() -> None:
+    statistics = Statistics(2)
+    for worker in (0, 1):
+        row = statistics.row(worker)
+        row.ended(Ended(Reason.NO_RULE, Who.HERE, peer="b", count=3, time=10.0 + worker))
+        row.ended(
+            Ended(Reason.PEER_NO_RULE, Who.HERE, peer="a-site-with-a-name-of-32-letters", time=9.0)
+        )
+        row.ended(Ended(Reason.NO_RULE, Who.HERE, time=99.0))
+        row.ended(Ended(Reason.REFUSED, Who.VM_THERE, peer="b", time=99.0))
+    assert statistics.refused() == [
+        Refused("b", Reason.NO_RULE, 6, 11),
+        Refused("a-site-with-a-name-of-32-letters", Reason.PEER_NO_RULE, 2, 9),
+    ]
+
+
+def test_a_worker_that_is_started_again_goes_on_counting() -> None:
+    statistics = Statistics(1)
+    for _ in range(2):
+        statistics.row(0).ended(Ended(Reason.NO_RULE, Who.HERE, peer="b", time=7.0))
+    assert statistics.refused() == [Refused("b", Reason.NO_RULE, 2, 7)]
+
+
+def test_more_peers_than_places_lose_no_place_of_another() -> None:
+    statistics = Statistics(1)
+    row = statistics.row(0)
+    for number in range(ENTRIES + 5):
+        row.ended(Ended(Reason.NO_RULE, Who.HERE, peer=f"site-{number}", time=1.0))
+    row.ended(Ended(Reason.NO_RULE, Who.HERE, peer="site-1", time=2.0))
+    found = statistics.refused()
+    assert len(found) == ENTRIES
+    assert found[0] == Refused("site-1", Reason.NO_RULE, 2, 2)
+    assert row.ended_for(Reason.NO_RULE) == ENTRIES + 6

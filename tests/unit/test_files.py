@@ -12,7 +12,8 @@ from fedsdn.cli.uplinks import _blocks
 from fedsdn.config.differences import digest
 from fedsdn.inspect.uplinks import KernelView, snapshot
 from fedsdn.shell import Shell
-from fedsdn.uplinks.status import COMPARE_FILES, DifferingFile, SiteStatus
+from fedsdn.uplinks.probe import Refusal
+from fedsdn.uplinks.status import COMPARE_FILES, DifferingFile, RefusedProbes, SiteStatus
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.files import differing, files
 from fedsdn.verify.view import SiteView
@@ -47,8 +48,6 @@ def test_an_application_that_refused_the_file_is_told() -> None:
 
 
 def test_what_cannot_be_known_is_no_fault() -> None:
-    unprobed = replace(two_sites(), probes=None)
-    assert files(replace(VIEW, federation=unprobed), STATUS) == "unknown: nothing is probed"
     assert files(VIEW, None) == "unknown: no application says so"
 
 
@@ -70,4 +69,19 @@ def test_the_uplinks_command_tells_it_below_the_tables() -> None:
         *well,
         "site c's federation file differs from ours, for 3 min",
         COMPARE_FILES,
+    ]
+
+
+def test_the_uplinks_command_counts_what_was_refused() -> None:
+    """But for handshakes, which every start of an application begins with."""
+    kernel = KernelView(endpoints={}, subflows=(), counters={})
+    well = _blocks(snapshot(two_sites(), "a", STATUS, kernel, NOW))
+    usual = RefusedProbes("b", Refusal.UNPROVEN, 9)
+    odd = RefusedProbes("", Refusal.UNKNOWN, 3), RefusedProbes("b", Refusal.SIGNATURE, 1)
+    for refused in ((usual,), (usual, *odd)):
+        told = _blocks(snapshot(two_sites(), "a", replace(STATUS, refused=refused), kernel, NOW))
+        assert told[: len(well)] == well
+    assert told[len(well) :] == [
+        "refused probes, since the application's start: unknown site 3 (no site), "
+        "wrong signature 1 (site b)"
     ]

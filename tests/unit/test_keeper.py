@@ -22,7 +22,7 @@ class Watched:
         self.changes = self.settings = self
         self.different = False
 
-    def read(self, _wires: Collection[str]) -> frozenset[Part]:
+    def read(self, _wires: Collection[str], _neighbours: Collection[bytes]) -> frozenset[Part]:
         return frozenset()
 
     def differ(self) -> bool:

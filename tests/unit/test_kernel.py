@@ -5,11 +5,13 @@ Thousands of real subflows would take minutes to open.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import AddressPair
 from fedsdn.mptcp.endpoints import Endpoint
@@ -44,6 +46,7 @@ class FakeNetlink:
         self.plans = [plan({FIRST}, {"up1", "up2"})]
         self.there: dict[Endpoint, int] = {}
         self.did: list[tuple[str, int]] = []
+        self.fails: Exception | None = None
         self.subflows = {("first", FIRST, False): IDLE, ("second", SECOND, True): BUSY}
 
     def current_plan(self) -> Plan:
@@ -76,6 +79,11 @@ class FakeNetlink:
             self.plans.append(plan({FIRST, SECOND}, {"up1"}))
         return len(doomed)
 
+    def doubt(self, orders: Orders, *_words: object) -> None:
+        self.did.append(("next hops", len(orders.dead_pairs)))
+        if self.fails is not None:
+            raise self.fails
+
     def read(self) -> dict[Endpoint, int]:
         return self.there
 
@@ -85,14 +93,32 @@ class FakeNetlink:
         return True
 
 
-def test_a_second_loss_does_not_wait_for_idle_subflows_of_the_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def netlink(monkeypatch: pytest.MonkeyPatch) -> FakeNetlink:
     netlink = FakeNetlink()
-    monkeypatch.setattr(kernel, "Endpoints", netlink)
-    monkeypatch.setattr(kernel, "Subflows", netlink)
+    for name in ("Endpoints", "Subflows", "Neighbours"):
+        monkeypatch.setattr(kernel, name, netlink)
+    return netlink
+
+
+def test_a_second_loss_does_not_wait_for_idle_subflows_of_the_first(netlink: FakeNetlink) -> None:
     obeying = Kernel("none")
     for _ in range(3):
         obeying.obey(netlink.current_plan)
-    assert netlink.did[:3] == [("first", 100), ("endpoints", 1), ("second", BUSY)]
+    of_connections = [one for one in netlink.did if one[0] != "next hops"]
+    assert of_connections[:3] == [("first", 100), ("endpoints", 1), ("second", BUSY)]
     assert set(netlink.subflows.values()) == {0}, "none is forgotten"
+    assert netlink.did[:3] == [*of_connections[:2], ("next hops", 2)], "what connections need first"
+
+
+@pytest.mark.parametrize("error", [NetlinkError(errno.EINVAL), OSError(errno.ENOBUFS, "full")])
+def test_next_hops_that_cannot_be_asked_cost_connections_nothing(
+    netlink: FakeNetlink, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    netlink.fails = error
+    obeying = Kernel("none")
+    for _ in range(3):
+        assert obeying.obey(netlink.current_plan) == {"up1": 1}
+    assert set(netlink.subflows.values()) == {0}
+    (said,) = {one.getMessage() for one in caplog.records}
+    assert said.startswith("next hops of network namespace none cannot be asked anew")

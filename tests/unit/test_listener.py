@@ -13,9 +13,7 @@ from itertools import pairwise
 
 import pytest
 
-from fedsdn.proxy.admission.shares import Owner
-from fedsdn.proxy.admission.slots import Slots
-from fedsdn.proxy.process.listener import HandlingListener, Listener
+from fedsdn.proxy.process.listener import Listener
 from fedsdn.socket_address import SocketAddress
 from tests.unit.loopback import asynchronous, until
 
@@ -46,21 +44,23 @@ class House:
     def __init__(self, stack: ExitStack) -> None:
         self.door = Doorkeeper()
         self.address = self.door.getsockname()
-        self.tasks: dict[asyncio.Task[None], Owner] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
         self.callers: list[SocketAddress] = []
-        self.refused: list[SocketAddress] = []
         self.stack = stack
 
     def listener(self, most: int = 500) -> Listener:
-        slots = Slots(most)
-        self.tasks = slots.tasks
-        return HandlingListener(self.door, self.handle, slots, self.refused.append)
+        return Listener(self.door, self.take, lambda: len(self.tasks) >= most)
 
     @asynccontextmanager
     async def open(self, most: int = 500) -> AsyncIterator[None]:
         """Let visitors in during the block."""
         async with running(self.listener(most)):
             yield
+
+    def take(self, sock: socket.socket, caller: SocketAddress) -> None:
+        task = asyncio.get_running_loop().create_task(self.handle(sock, caller))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def handle(self, sock: socket.socket, caller: SocketAddress) -> None:
         with sock:
@@ -169,27 +169,6 @@ async def test_closed_it_lets_in_who_waits_and_nobody_else() -> None:
 
 
 @asynchronous
-async def test_a_handler_that_fails_is_logged_and_disturbs_nobody(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with house() as h:
-
-        async def fail(sock: socket.socket, caller: SocketAddress) -> None:
-            h.callers.append(caller)
-            with sock:
-                raise RuntimeError("broken")
-
-        failed: list[tuple[Owner, BaseException]] = []
-        slots = Slots(500, failed=lambda owner, error: failed.append((owner, error)))
-        async with running(HandlingListener(h.door, fail, slots, h.refused.append)):
-            h.visitors(2)
-            await until(lambda: len(h.callers) == 2 and not slots.tasks)
-            assert len(caplog.records) == 1
-            assert "RuntimeError: broken" in caplog.records[0].getMessage()
-            assert [str(error) for _, error in failed] == ["broken"] * 2
-
-
-@asynchronous
 async def test_a_connection_that_cannot_be_taken_is_logged_and_the_next_one_is_taken(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -197,14 +176,12 @@ async def test_a_connection_that_cannot_be_taken_is_logged_and_the_next_one_is_t
         visitors = h.visitors(3)
         broken = visitors[1].getsockname()[1]
 
-        def owner(caller: SocketAddress) -> Owner:
+        def take(sock: socket.socket, caller: SocketAddress) -> None:
             if caller.port == broken:
                 raise RuntimeError("broken")
-            return caller.address
+            h.take(sock, caller)
 
-        async with running(
-            HandlingListener(h.door, h.handle, Slots(500), h.refused.append, owner=owner)
-        ):
+        async with running(Listener(h.door, take)):
             await until(lambda: len(h.callers) == 2)
             assert [visitor.getsockname()[1] for visitor in (visitors[0], visitors[2])] == [
                 caller.port for caller in h.callers

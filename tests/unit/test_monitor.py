@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.config.model import Address, Federation, Probes, Uplink
-from fedsdn.uplinks import monitor
+from fedsdn.config.model import Address, Federation, Probes, Site, Uplink
+from fedsdn.pipeline.declarations import port_mac
+from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.kernel import Plan
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.news import PathNews, ToldPath
 from fedsdn.uplinks.path import PathKey
 from fedsdn.uplinks.sockets import ProbeSockets, open_socket
 from fedsdn.uplinks.status import PathState, PortState, write_status
-from tests.unit.federations import two_sites
+from tests.unit.federations import private_key, two_sites
 from tests.unit.loopback import asynchronous
 
 ADDRESSES = {"a": ("127.18.0.1", "127.18.0.2"), "b": ("127.18.1.1", "127.18.1.2")}
@@ -49,7 +50,12 @@ def federation() -> Federation:
         )
         for site in two_sites().sites
     )
-    return Federation(sites, free_port(), Probes("k" * 32, interval=0.05))
+    return Federation(sites, free_port(), Probes(interval=0.05))
+
+
+def own_keys(site: Site) -> list[bytes]:
+    """The private halves of a site's identities, as its host has them."""
+    return [private_key(site.name)]
 
 
 def with_another_address(old: Federation) -> Federation:
@@ -115,7 +121,7 @@ async def running(federation: Federation, site: str) -> AsyncIterator[Running]:
 
     with ThreadPoolExecutor(1) as executor:
         watching = UplinkMonitor(
-            *(federation, site, NAMESPACE),
+            *(federation, site, NAMESPACE, own_keys),
             lambda news: found.tell(news),  # noqa: PLW0108 -- it is made below
             executor,
         )
@@ -139,7 +145,9 @@ async def running(federation: Federation, site: str) -> AsyncIterator[Running]:
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(monitor, "Kernel", BlockedKernel)
-    monkeypatch.setattr(monitor, "write_status", lambda one, _: write_status(one, tmp_path / "s"))
+    monkeypatch.setattr(
+        status_file, "write_status", lambda one, _: write_status(one, tmp_path / "s")
+    )
 
 
 @asynchronous
@@ -187,7 +195,7 @@ async def test_a_task_that_fails_ends_the_others_with_its_reason() -> None:
         raise LookupError("a fault of ours")
 
     with ThreadPoolExecutor(1) as executor:
-        watching = UplinkMonitor(federation(), "a", NAMESPACE, lambda _: None, executor)
+        watching = UplinkMonitor(federation(), "a", NAMESPACE, own_keys, lambda _: None, executor)
         assert isinstance(watching._kernel, BlockedKernel)
         watching._kernel.released.set()
         watching._send = fail  # type: ignore[method-assign,assignment]
@@ -195,6 +203,22 @@ async def test_a_task_that_fails_ends_the_others_with_its_reason() -> None:
             await watching.run()
         watching.close()
     assert [str(error) for error in caught.value.exceptions] == ["a fault of ours"]
+
+
+@asynchronous
+async def test_a_path_that_was_never_heard_says_which_neighbour_is_entered_for_it() -> None:
+    """If another answers for it (proxy ARP), nothing comes until the file says so."""
+    both = federation()
+    async with running(both, "a") as a:
+        for path in a.monitor._status().paths:
+            mac = port_mac(both.site("b"), f"wan-{path.peer_uplink}")
+            assert f"is entered as lladdr {mac}: if another answers for it" in path.why
+            assert "write 'mac: dynamic' for it" in path.why
+        a.kernel.released.set()
+        async with running(both, "b") as b:
+            b.kernel.released.set()
+            await until(lambda: a.paths() == {("up1", UP), ("up2", UP)})
+            assert not [path for path in a.monitor._status().paths if "lladdr" in path.why]
 
 
 @asynchronous

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from unittest.mock import MagicMock
 
+import pytest
+
 from fedsdn.proxy.admission.carried import Carried
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, encode_reply
@@ -55,3 +57,34 @@ async def test_who_leaves_says_so_on_what_is_parked_and_on_what_comes_later() ->
         before[1].send(b"a request that was under way")
         await until(lambda: go_on.called)
         assert before[0].fileno() != -1
+
+
+@asynchronous
+async def test_who_is_dismissed_is_told_so_and_what_is_under_way_is_taken() -> None:
+    former, good = tcp_pair(), tcp_pair()
+    go_on = MagicMock()
+    with former[0], former[1], good[0], good[1]:
+        parked = Parked(2, Carried(MagicMock()), MagicMock())
+        for far, _ in (former, good):
+            parked.park(far, "b", go_on)
+        former[1].send(b"a request that was under way")
+        parked.dismiss(lambda far, peer: far is good[0] and peer == "b")
+        await until(lambda: go_on.called)
+        said = await asyncio.get_running_loop().sock_recv(former[1], 100)
+        assert said == encode_reply(Reply.LEAVING)
+        assert former[0].fileno() != -1
+        with pytest.raises(BlockingIOError):
+            good[1].recv(1)
+
+
+@asynchronous
+async def test_who_does_not_read_that_we_leave_is_reset() -> None:
+    far, peer = tcp_pair()
+    with far, peer:
+        with pytest.raises(BlockingIOError):  # noqa: PT012  (until it is full)
+            while True:
+                far.send(bytes(1 << 16))
+        parked = Parked(2, Carried(MagicMock()), MagicMock())
+        parked.park(far, "b", MagicMock())
+        parked.leave()
+        await until(lambda: far.fileno() == -1)

@@ -8,18 +8,19 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from fedsdn.config.model import Federation, Prefix, Uplink
+from fedsdn.config.rules import Rule
 from fedsdn.errors import FedsdnError
 from fedsdn.proxy.admission.policy import (
-    FOREIGN_CLIENT,
-    FOREIGN_DESTINATION,
     NOT_A_PEER,
-    UNFEDERATED_DESTINATION,
     Policy,
     Refusal,
 )
+from fedsdn.proxy.ended.record import Reason
+from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
     three_sites,
     two_sites,
+    unencrypted,
     with_foreign_proxy,
     with_source_restore,
 )
@@ -29,9 +30,22 @@ def policy(federation: Federation | None = None) -> Policy:
     return Policy.at(federation or three_sites(), "a")
 
 
-def admits(peer: str, client: str, destination: str) -> Refusal | None:
-    at = policy()
-    return at.admits(at.federation.site(peer), ip_address(client), ip_address(destination))
+def port_80(address: str) -> SocketAddress:
+    return SocketAddress(ip_address(address), 80)
+
+
+def admits(
+    peer: str, client: str, destination: str, federation: Federation | None = None
+) -> Reason | None:
+    at = policy(federation)
+    refusal = at.admits(at.federation.site(peer), ip_address(client), port_80(destination))
+    assert refusal is None or refusal.peer == peer
+    return None if refusal is None else refusal.reason
+
+
+def opens(client: str, destination: str, federation: Federation | None = None) -> str | Reason:
+    found = policy(federation).opens(ip_address(client), port_80(destination))
+    return found.reason if isinstance(found, Refusal) else found.name
 
 
 def test_an_unknown_site_is_an_error() -> None:
@@ -92,16 +106,46 @@ def test_a_peers_vm_may_reach_ours(client: str, destination: str) -> None:
         "10.1.0.12",  # ours
         "192.0.2.2",  # an uplink's
         "10.2.1.11",  # beside the prefix
-        "10.2.0.2",  # its proxy address
-        "fd00:2::2",
         "fd00:3::11",
-        "::ffff:10.2.0.11",
-        "127.0.0.1",
-        "0.0.0.0",
     ],
 )
 def test_a_client_outside_the_peers_prefixes_is_refused(client: str) -> None:
-    assert admits("b", client, "10.1.0.11") is FOREIGN_CLIENT
+    assert admits("b", client, "10.1.0.11") is Reason.FOREIGN_CLIENT
+
+
+NO_VMS = [
+    *("10.{}.0.0", "10.{}.0.255", "10.{}.0.2", "fd00:{}::", "fd00:{}::2", "::ffff:10.{}.0.11"),
+    *("127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "255.255.255.255"),
+    *("::", "::1", "::ffff:127.0.0.1", "fe80::1", "ff02::1"),
+]
+"""Addresses that no VM of the site with this number has: its networks' own, the proxy's, others."""
+
+
+@pytest.mark.parametrize("address", NO_VMS)
+def test_what_no_vm_has_is_neither_client_nor_destination(address: str) -> None:
+    there, here = address.format(2), address.format(1)
+    vms = ("10.2.0.11", "10.1.0.11") if "." in address else ("fd00:2::11", "fd00:1::11")
+    assert admits("b", there, vms[1]) is Reason.PEER_NO_VM
+    assert admits("b", vms[0], here) is Reason.PEER_NO_VM
+    assert opens(here, vms[0]) is Reason.NO_VM
+    assert opens(vms[1], there) is Reason.NO_VM
+
+
+def test_the_gateway_is_no_vm_if_the_file_names_it() -> None:
+    sites = [
+        replace(
+            site,
+            prefixes=tuple(
+                replace(one, gateway=one.network.network_address + 1) for one in site.prefixes
+            ),
+        )
+        for site in three_sites().sites
+    ]
+    named = replace(three_sites(), sites=tuple(sites))
+    assert opens("10.1.0.11", "10.2.0.1") == "b"
+    assert opens("10.1.0.11", "10.2.0.1", named) is Reason.NO_VM
+    assert admits("b", "fd00:2::1", "fd00:1::11", named) is Reason.PEER_NO_VM
+    assert admits("b", "10.2.0.11", "10.1.0.1", named) is Reason.PEER_NO_VM
 
 
 @pytest.mark.parametrize(
@@ -110,29 +154,20 @@ def test_a_client_outside_the_peers_prefixes_is_refused(client: str) -> None:
         "10.2.0.12",  # the peer's own
         "10.3.0.11",  # another peer's: we are no transit
         "192.0.2.1",  # our uplink
-        "10.1.0.2",  # our proxy address
-        "fd00:1::2",
         "10.1.1.11",
-        "127.0.0.1",
-        "169.254.169.254",
-        "::1",
-        "::ffff:10.1.0.11",
-        "::ffff:127.0.0.1",
         "8.8.8.8",
     ],
 )
 def test_a_destination_outside_our_prefixes_is_refused(destination: str) -> None:
-    assert admits("b", "10.2.0.11", destination) is FOREIGN_DESTINATION
+    assert admits("b", "10.2.0.11", destination) is Reason.FOREIGN_DESTINATION
 
 
 def test_a_prefix_of_half_of_ipv6_does_not_let_mapped_addresses_in() -> None:
     a, b = two_sites().sites
     half = Prefix(ip_network("::/1"), ip_address("2001:db8:1::2"))
-    at = policy(Federation((replace(a, prefixes=(half,)), b), 1080))
-    client = ip_address("fd00:2::11")
-    assert at.admits(at.federation.site("b"), client, ip_address("2001:db8:1::1")) is None
-    mapped = ip_address("::ffff:127.0.0.1")
-    assert at.admits(at.federation.site("b"), client, mapped) is FOREIGN_DESTINATION
+    federation = Federation((replace(a, prefixes=(half,)), b), 1080)
+    assert admits("b", "fd00:2::11", "2001:db8:1::1", federation) is None
+    assert admits("b", "fd00:2::11", "::ffff:127.0.0.1", federation) is Reason.PEER_NO_VM
 
 
 @pytest.mark.parametrize(
@@ -140,14 +175,40 @@ def test_a_prefix_of_half_of_ipv6_does_not_let_mapped_addresses_in() -> None:
     [("10.2.0.11", "b"), ("10.3.0.200", "c"), ("fd00:2::11", "b"), ("fd00:3::1", "c")],
 )
 def test_a_vm_reaches_the_peer_that_has_the_prefix(destination: str, peer: str) -> None:
-    assert policy().peer_towards(ip_address(destination)) == three_sites().site(peer)
+    assert opens("10.1.0.11" if "." in destination else "fd00:1::11", destination) == peer
 
 
-@pytest.mark.parametrize(
-    "destination", ["10.1.0.12", "10.4.0.1", "10.2.0.2", "fd00:2::2", "192.0.2.2", "8.8.8.8"]
-)
+@pytest.mark.parametrize("destination", ["10.1.0.12", "10.4.0.1", "192.0.2.2", "8.8.8.8"])
 def test_no_peer_has_anything_else(destination: str) -> None:
-    assert policy().peer_towards(ip_address(destination)) is UNFEDERATED_DESTINATION
+    assert opens("10.1.0.11", destination) is Reason.UNFEDERATED
+
+
+@pytest.mark.parametrize("client", ["10.2.0.11", "10.9.0.11", "192.0.2.1"])
+def test_nobody_but_a_vm_of_this_site_opens_anything(client: str) -> None:
+    assert opens(client, "10.3.0.11") is Reason.UNFEDERATED
+
+
+RULES = (Rule(("a",), ("b",), ports=(range(80, 81),)), Rule(("b",), (ip_network("10.1.0.11"),)))
+
+
+def test_what_no_rule_allows_is_refused_at_both_ends() -> None:
+    ruled = replace(three_sites(), allow=RULES)
+    assert opens("10.1.0.11", "10.2.0.11", ruled) == "b"
+    assert opens("10.1.0.11", "10.3.0.11", ruled) is Reason.NO_RULE
+    assert admits("b", "10.2.0.11", "10.1.0.11", ruled) is None
+    assert admits("b", "10.2.0.11", "10.1.0.12", ruled) is Reason.PEER_NO_RULE
+    assert admits("c", "10.3.0.11", "10.1.0.11", ruled) is Reason.PEER_NO_RULE
+    refusal = policy(ruled).opens(
+        ip_address("10.1.0.11"), SocketAddress(ip_address("10.2.0.11"), 22)
+    )
+    assert refusal == Refusal(Reason.NO_RULE, "the nearest is allow[0], from a to b, port 80", "b")
+
+
+def test_what_comes_before_the_rules_is_said_before() -> None:
+    ruled = replace(three_sites(), allow=())
+    assert opens("10.1.0.11", "10.2.0.255", ruled) is Reason.NO_VM
+    assert opens("10.1.0.11", "8.8.8.8", ruled) is Reason.UNFEDERATED
+    assert admits("b", "10.3.0.11", "10.1.0.11", ruled) is Reason.FOREIGN_CLIENT
 
 
 def routed(count: int) -> Federation:
@@ -200,11 +261,13 @@ def test_a_peer_out_of_reach_has_no_paths() -> None:
 
 def test_anothers_proxy_may_reach_our_vms_and_nothing_else() -> None:
     """Its clients are not known; what asks is the proxy."""
-    at = policy(with_foreign_proxy(three_sites(), "b"))
-    peer, proxy = at.federation.site("b"), ip_address("192.0.2.2")
-    assert at.admits(peer, proxy, ip_address("10.1.0.11")) is None
-    assert at.admits(peer, proxy, ip_address("10.1.0.2")) is FOREIGN_DESTINATION
-    assert at.admits(peer, proxy, ip_address("10.3.0.11")) is FOREIGN_DESTINATION
+    foreign = with_foreign_proxy(three_sites(), "b")
+    assert admits("b", "192.0.2.2", "10.1.0.11", foreign) is None
+    assert admits("b", "192.0.2.2", "10.1.0.2", foreign) is Reason.NO_VM
+    assert admits("b", "192.0.2.2", "10.3.0.11", foreign) is Reason.FOREIGN_DESTINATION
+    ruled = replace(foreign, allow=RULES)
+    assert admits("b", "192.0.2.2", "10.1.0.11", ruled) is None
+    assert admits("b", "192.0.2.2", "10.1.0.12", ruled) is Reason.NO_RULE
 
 
 def test_what_vms_do_not_see_is_said() -> None:
@@ -212,9 +275,16 @@ def test_what_vms_do_not_see_is_said() -> None:
     assert policy(with_source_restore(two_sites(), "nat")).warnings() == ()
     (warning,) = policy(with_source_restore(three_sites(), "none")).warnings()
     assert "connections from b, c come from the proxy (10.1.0.2, fd00:1::2)" in warning
-    inwards, outwards = policy(with_foreign_proxy(three_sites(), "c")).warnings()
+    inwards, outwards = policy(with_foreign_proxy(three_sites(), "c")).unrestored()
     assert "connections from c come from the proxy" in inwards
     assert "VMs of c see connections from here come from their own proxy" in outwards
+
+
+def test_what_is_not_encrypted_is_said() -> None:
+    (foreign,) = policy(with_foreign_proxy(three_sites(), "c")).in_clear()
+    assert foreign.endswith("taken for them: c (another's proxy)")
+    (plain,) = policy(unencrypted(three_sites())).warnings()
+    assert plain.endswith("taken for them: b, c ('encryption: none')")
 
 
 def test_who_restores_depends_on_the_peer_too() -> None:

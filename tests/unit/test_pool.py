@@ -38,7 +38,9 @@ class Net:
         self.ends: list[socket.socket] = []
         self.fails = False
         poller = stack.enter_context(polling())
-        self.pool = Pool(most, self.make, poller, self.carried, self.statistics)
+        self.made: list[Connection] = []
+        self.forged: set[Connection] = set()
+        self.pool = Pool(most, self.make, self.counts, poller, self.carried, self.statistics)
 
     async def make(self, peer: str) -> Connection:
         await asyncio.sleep(0)
@@ -48,7 +50,11 @@ class Net:
             raise OSError("no path")
         connection, end = connected(ReadyConnection, self.carried.end)
         self.ends.append(self._stack.enter_context(end))
+        self.made.append(connection)
         return connection
+
+    def counts(self, connection: Connection) -> bool:
+        return connection not in self.forged
 
     def ask(self, times: int = 1) -> None:
         for _ in range(times):
@@ -228,3 +234,21 @@ async def test_one_whose_server_says_that_it_leaves_is_ended_and_another_is_made
         await until(lambda: net.ready == 0)
         with pytest.raises(ConnectionResetError):
             net.ends[0].recv(1)
+
+
+@asynchronous
+async def test_what_counts_no_more_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The federation file changed while it was being made, or asked on."""
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    async with pooling() as net:
+        net.ask()
+        taken = await net.taken()
+        await until(lambda: len(net.made) == net.ready + 1 > 1)
+        net.forged = set(net.made)
+        net.pool.give_back(taken)
+        assert net.pool.take(PEER.name) is None
+        for end in net.ends[: len(net.forged)]:
+            assert await is_over(end)
+        good = await net.taken()
+        with good.far:
+            assert good not in net.forged

@@ -11,9 +11,11 @@ import fedsdn.proxy
 
 PROXY = Path(fedsdn.proxy.__file__).parent
 
+SHARED = {"stats", "memory", "ended"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "process": {"opening", "socks", "relay", "sockets", "admission", "stats", "memory", "ended"},
-    "socks": {"opening", "relay", "sockets", "admission", "stats", "memory", "ended"},
+    "process": {"socks", "opening", "tls", "relay", "sockets", "admission", *SHARED},
+    "socks": {"opening", "tls", "relay", "sockets", "admission", *SHARED},
+    "tls": {"sockets", "admission", "ended"},
     "opening": {"admission", "sockets", "memory", "ended"},
     "relay": {"sockets", "stats", "ended"},
     "sockets": {"ended"},

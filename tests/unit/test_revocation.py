@@ -10,7 +10,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from fedsdn.channel.connection import Direction
-from fedsdn.config.model import Federation, Prefix, ProviderNetwork, Site, SourceRestore
+from fedsdn.config.model import Federation, Identity, Prefix, ProviderNetwork, Site, SourceRestore
+from fedsdn.config.rules import Rule
+from fedsdn.identity.new import make
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
@@ -18,6 +20,7 @@ from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.socket_address import SocketAddress
 from tests.unit.federations import (
+    own_identity,
     three_sites,
     with_foreign_proxy,
     with_provider_network,
@@ -63,6 +66,22 @@ def changed(name: str, change: Callable[[Site], Site]) -> Change:
     return apply
 
 
+def with_identities(*identities: Identity) -> Change:
+    return changed("c", lambda site: replace(site, identities=identities))
+
+
+def test_an_identity_that_is_replaced_without_overlap_ends_what_it_has_proven() -> None:
+    old, new = own_identity("c").identity, make("c").identity
+    reason = "site c has none of the identities in the federation file that it had before"
+    assert judged(with_identities(new)) == dict.fromkeys(CONNECTIONS.keys() - {"b"}, reason)
+    assert judged(with_identities(old, new)) == {}
+    both = with_identities(old, new)(three_sites())
+    assert judged(with_identities(new), both) == {}
+    assert judged(with_identities(old), both) == {}
+    plain = replace(three_sites(), default_encryption="none")
+    assert judged(with_identities(new), plain) == {}, "nothing was proven"
+
+
 def without_ipv4(site: Site) -> Site:
     return replace(site, prefixes=site.prefixes[1:])
 
@@ -75,7 +94,7 @@ def test_what_the_file_still_allows_is_left_alone() -> None:
         lambda federation: federation,
         grown,
         fewer,
-        lambda federation: replace(federation, proxy_port=1090, probes=None),
+        lambda federation: replace(federation, proxy_port=1090),
     ):
         assert judged(change) == {}
 
@@ -116,8 +135,36 @@ def test_an_address_that_becomes_the_proxys_is_no_vms() -> None:
         prefix = replace(site.prefixes[0], proxy_address=THERE.address)
         return replace(site, prefixes=(prefix, site.prefixes[1]))
 
-    said = "10.3.0.11 is the proxy's own address at site c now"
+    said = "10.3.0.11 is the proxy's address in 10.3.0.0/24 now"
     assert judged(changed("c", move)) == dict.fromkeys(("out", "in"), said)
+
+
+def ruled(*rules: Rule) -> Change:
+    numbered = tuple(replace(rule, place=place) for place, rule in enumerate(rules))
+    return lambda federation: replace(federation, allow=numbered)
+
+
+TO_C, FROM_C = Rule(("a",), ("c",)), Rule(("c",), ("a",))
+TO_B = Rule(target=("b",), protocol="tcp")
+
+
+def test_what_no_rule_allows_any_more_ends_and_the_rest_goes_on() -> None:
+    assert judged(ruled(TO_C, FROM_C, TO_B)) == {}
+    assert judged(ruled(Rule())) == {}
+    gone = judged(ruled(TO_C, TO_B))
+    assert gone == dict.fromkeys(("in", "in6"), "no rule allows it")
+    before = ruled(TO_B, TO_C, FROM_C)(three_sites())
+    said = "no rule allows it any more: until now allow[1] did, from a to c"
+    assert judged(ruled(FROM_C, TO_B), before) == dict.fromkeys(("out", "out6"), said)
+    assert judged(lambda federation: replace(federation, allow=None), before) == {}
+
+
+def test_another_rule_for_the_same_ends_nothing() -> None:
+    before = ruled(TO_C, FROM_C, TO_B)(three_sites())
+    narrower = Rule(("a",), (ip_network("10.3.0.11"), ip_network("fd00:3::11")), "tcp")
+    assert judged(ruled(TO_B, FROM_C, narrower), before) == {}
+    ports = replace(TO_C, ports=(range(1, 40000),))
+    assert set(judged(ruled(TO_B, FROM_C, ports), before)) == {"out", "out6"}
 
 
 def renumbered(site: Site) -> Site:

@@ -19,10 +19,12 @@ from fedsdn.bench import scale
 from fedsdn.config.document import parse_document
 from fedsdn.config.loader import dump_federation, parse_federation
 from fedsdn.config.model import Federation
+from fedsdn.config.rules import Group
 from fedsdn.openflow.wanted import WantedFlows
 from fedsdn.pipeline.build import pipeline_flows, site_flows
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.site.plan import site_plan
+from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.paths import Paths
 from fedsdn.uplinks.status import PortState
 
@@ -53,6 +55,14 @@ def calls(work: Callable[[], object]) -> int:
 def load(federation: Federation) -> Callable[[], object]:
     text = dump_federation(federation)
     return lambda: parse_federation(parse_document(text, Path("federation.yaml")))
+
+
+def load_rules(federation: Federation) -> Callable[[], object]:
+    """Load as many rules as sites, and as many groups, and make them ready."""
+    groups = tuple(Group(f"group-{site.name}", (site.name,)) for site in federation.sites)
+    ruled = replace(federation, allow=scale.rules(federation.sites), groups=groups)
+    text = dump_federation(ruled)
+    return lambda: parse_federation(parse_document(text, Path("federation.yaml"))).prepare()
 
 
 def flows(federation: Federation) -> Callable[[], object]:
@@ -94,7 +104,7 @@ def test_a_site_that_leaves_costs_what_it_had() -> None:
     assert calls(many) - calls(few) < MOST_CALLS_PER_PEER * (MANY - FEW)
 
 
-@pytest.mark.parametrize("work", [load, flows, set_up, lost_uplinks])
+@pytest.mark.parametrize("work", [load, load_rules, flows, set_up, lost_uplinks])
 def test_costs_grow_no_faster_than_sites(
     work: Callable[[Federation], Callable[[], object]],
 ) -> None:
@@ -106,14 +116,15 @@ def test_costs_grow_no_faster_than_sites(
 def connections(federation: Federation) -> Callable[[], object]:
     near, far = federation.sites[0], federation.sites[-1]
     outbound, inbound = Policy.at(federation, near.name), Policy.at(federation, far.name)
-    client, destination = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    client, other = (site.prefixes[-1].proxy_address + 1 for site in (near, far))
+    destination = SocketAddress(other, 443)
 
     def carry() -> None:
-        assert outbound.peer_towards(destination) is far
+        assert outbound.opens(client, destination) is far
         for uplink in near.uplinks:
             assert inbound.peer_behind(uplink.peer_address) is near
         assert inbound.admits(near, client, destination) is None
-        assert inbound.own_address(destination) == destination - 1
+        assert inbound.own_address(other) == other - 1
         assert inbound.source_restore(near) == "transparent"
 
     return carry
@@ -121,6 +132,15 @@ def connections(federation: Federation) -> Callable[[], object]:
 
 def test_a_connections_cost_does_not_depend_on_the_number_of_sites() -> None:
     few, many = connections(scale.federation(FEW)), connections(scale.federation(MANY))
+    few(), many()  # they make the indexes
+    assert calls(many) == calls(few)
+
+
+def test_a_connections_cost_does_not_depend_on_the_number_of_rules() -> None:
+    few, many = (
+        connections(replace(federation, allow=scale.rules(federation.sites)))
+        for federation in map(scale.federation, (FEW, MANY))
+    )
     few(), many()  # they make the indexes
     assert calls(many) == calls(few)
 

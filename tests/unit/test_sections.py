@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from fedsdn.config import sections
 from fedsdn.config.document import ConfigError, Document, parse_document
+from fedsdn.config.identities import identity_document
 from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.model import Federation
 from fedsdn.config.sections import FederationReader
 from tests.unit.bad_files import GOOD
-from tests.unit.federations import three_sites
+from tests.unit.federations import own_identity, three_sites, with_identities
 
 WRITTEN = dump_federation(three_sites())
 
-BY_HAND = f"""\
+BY_HAND = with_identities(f"""\
 # All sites.
 {GOOD}\
   # The third one.
@@ -29,9 +30,17 @@ BY_HAND = f"""\
     prefixes:
       # VMs
       - {{prefix: 10.3.0.0/24, proxy_address: 10.3.0.2}}
-    uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1}}}}
-probes: {{key: "a key: with, {{signs}} 'of' #YAML and of 32 characters"}}
-"""
+    uplinks: {{up1: {{port: eth1, address: 198.18.0.2/24, gateway: 198.18.0.1, \
+mac: dynamic, gateway_mac: 00:00:5e:00:01:01}}}}
+probes: {{"hold_ms": 100}}  # the default: with {{signs}}, 'of' YAML
+encryption: none
+pairs:
+  - {{sites: [c, a], encryption: tls}}
+groups: {{web: [c, 10.1.0.11]}}
+allow:
+  - {{from: web, to: a, ports: [80, 8000-8099]}}
+  - to: c
+""")
 
 LINES = [
     *BY_HAND.splitlines(),
@@ -55,6 +64,8 @@ LINES = [
     *("    uplinks: {", "    }", "\tx: 1", "federation:", "  'a':", "   a:", " a:", "    <<: x"),
     *("    bridge:", "    prefixes: [", "    ]", '    "proxy": "fedsdn"', "proxy_port: 1081"),
     *("      - prefix: 10.1.0.0/16", "        address: 192.0.2.1/24", "        port: server"),
+    *("encryption: tls", "pairs: []", "pairs:", "  - {sites: [b, a], encryption: none}"),
+    *("groups: {web: [c, 10.1.0.11]}", "allow: []", "  - from: c", "    ports: [80, 90-99]"),
     *("  c: # comment", "  c: &c", "  c: !x", "  a b:", "  c:  ", "  c:\r", "  c:\x85", "\ufeff"),
 ]
 
@@ -137,10 +148,12 @@ TRICKS = {
         "probes:", BY_HAND[BY_HAND.index("  c:\n") : BY_HAND.index("probes:")] + "probes:"
     ),
     "sites twice": BY_HAND + "sites:\n  a:\n    proxy: socks5\n",
-    "sites in a value before them": BY_HAND.replace(
-        "# All sites.", "probes: {key: '32 characters and more,\nsites:\n  a:\n    b: c\n'}"
-    ).replace('\nprobes: {key: "', '\n# {key: "'),
-    "a site in a value behind them": BY_HAND.replace("key, with", "key,\n  b:\n\n with"),
+    "sites in a value before them": BY_HAND.replace("encryption: none\n", "").replace(
+        "# All sites.", "encryption: 'tls,\nsites:\n  a:\n    b: c\n'"
+    ),
+    "a site in a value behind them": BY_HAND.replace(
+        "encryption: none\n", "encryption: 'tls,\n  b:\n\n with'\n"
+    ),
     "a site in a comment": BY_HAND.replace("  b:\n", "  #b:\n  b:\n"),
     "a name in quotes": BY_HAND.replace("  b:\n", "  'b':\n"),
     "a name with a comment": BY_HAND.replace("  b:\n", "  b: # second\n"),
@@ -164,6 +177,23 @@ def test_what_is_not_where_it_seems_is_read_right(tmp_path: Path, text: str) -> 
         assert whole(after, path) == again(reader)
         back = after.replace("198.51.100.2/24", "198.51.100.3/24")
         assert whole(back, path) == again(reader)
+
+
+def test_an_alias_in_a_site_that_is_as_before_means_what_is_new(tmp_path: Path) -> None:
+    """Site c is changed by the anchor in site a, though its own text is as it was."""
+    path = tmp_path / "federation.yaml"
+    first, other, last = WRITTEN.replace(MISS, "      table_miss: &miss none", 1).rpartition(MISS)
+    before = f"{first}      table_miss: *miss{last}"
+    path.write_text(before)
+    reader = FederationReader(path)
+    reader.read()
+    federation = whole(before.replace("&miss none", "&miss normal"), path)
+    assert other
+    assert isinstance(federation, Federation)
+    assert [site.provider_network.table_miss for site in federation.sites] == ["normal"] * 3
+    assert again(reader) == federation
+    path.write_text(before.replace("&miss none", "none"))
+    assert "the alias '*miss' without an anchor" in str(again(reader))
 
 
 def test_an_alias_means_the_nearest_anchor(tmp_path: Path) -> None:
@@ -198,11 +228,19 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return reads
 
 
+def _with_identity_of_d(text: str) -> str:
+    """The text, in which site c has the identity of a site called d."""
+    before, after = (identity_document(own_identity(name).identity) for name in "cd")
+    for key in before:
+        text = text.replace(before[key], after[key])
+    return text
+
+
 EDITS: dict[str, tuple[str, Callable[[str], str], list[str]]] = {
     "one site less": (WRITTEN, lambda text: text[: text.index("  c:\n")], ["a", "b"]),
     "another name and address": (
         WRITTEN,
-        lambda text: text.replace("  c:\n", "  d:\n").replace("2.3/", "2.4/"),
+        lambda text: _with_identity_of_d(text).replace("  c:\n", "  d:\n").replace("2.3/", "2.4/"),
         ["d", "a"],
     ),
     "a field of two sites": (
@@ -218,7 +256,7 @@ EDITS: dict[str, tuple[str, Callable[[str], str], list[str]]] = {
     "what all share": (BY_HAND, lambda text: text.replace("1080", "1079"), ["a", "b"]),
     "what stands behind the sites": (
         BY_HAND,
-        lambda text: text.replace("of 32", "of 64"),
+        lambda text: text.replace("100}", "200}"),
         ["a", "b"],
     ),
 }
@@ -271,5 +309,37 @@ def test_a_file_that_is_not_plain_is_read_as_a_whole(
     path.write_text(
         text.replace("192.0.2.3/", "192.0.2.33/").replace("bridge: br-provider", "bridge: *same")
     )
+    assert reader.read() == load_federation(path)
+    assert parsed == [["a", "b", "c"]] * 2
+
+
+NOT_PLAIN = {
+    "what is before the sites": ("proxy_port: 1080", "proxy_port: &port 1080"),
+    "what is behind the sites": ("encryption: none", "encryption: &encryption none"),
+}
+
+
+@pytest.mark.parametrize(("plain", "not_plain"), NOT_PLAIN.values(), ids=NOT_PLAIN.keys())
+def test_where_what_is_around_the_sites_is_not_plain_all_are_parsed(
+    parsed: list[list[str]], tmp_path: Path, plain: str, not_plain: str
+) -> None:
+    path = tmp_path / "federation.yaml"
+    for text, expected in ((BY_HAND, ["c", "a"]), (BY_HAND.replace(plain, not_plain), None)):
+        path.write_text(text)
+        reader = FederationReader(path)
+        reader.read()
+        path.write_text(text.replace("198.18.0.2/24", "198.18.0.3/24"))
+        assert reader.read() == load_federation(path)
+        assert parsed[-1] == (expected or parsed[-2]), text
+
+
+def test_a_new_site_that_is_not_plain_has_all_parsed(
+    parsed: list[list[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text(WRITTEN)
+    reader = FederationReader(path)
+    reader.read()
+    path.write_text(WRITTEN.replace("bridge: br-provider", "bridge: &same br-provider", 1))
     assert reader.read() == load_federation(path)
     assert parsed == [["a", "b", "c"]] * 2

@@ -9,7 +9,8 @@ from ipaddress import ip_network
 import pytest
 
 from fedsdn.config.model import Federation, ProviderNetwork, Site, Uplink
-from fedsdn.pipeline.declarations import port_mac
+from fedsdn.pipeline.declarations import port_mac, wan_port
+from fedsdn.pipeline.link_local import link_local
 from fedsdn.site.plan import (
     MAIN_TABLE,
     BridgeFacts,
@@ -222,8 +223,45 @@ def test_the_ruleset_names_peers_and_prefixes() -> None:
     assert held in ruleset
     assert "tcp dport 1080 accept" in ruleset
     assert "udp dport 1080 accept" in ruleset
-    unprobed = plan_of(replace(three_sites(), probes=None)).ruleset
-    assert "udp dport 1080 accept" not in unprobed
+
+
+def test_who_asks_is_in_no_limit_if_the_file_knows_him() -> None:
+    """Peers, gateways, and the link-local addresses that follow from what they are known by."""
+    mac = "00:00:5e:00:02:07"
+    one = uplink("up1", "2001:db8:2::1/64", gateway="2001:db8:2::ff")
+    site = replace(one, gateway_mac=mac)
+    federation = with_uplinks(three_sites(), "a", uplink("up0", "192.0.2.1/24"), site)
+    rules = [line.strip() for line in plan_of(federation).ruleset.splitlines()]
+    (asked,) = [rule for rule in rules if "solicit accept" in rule and "ip6 saddr {" in rule]
+    known = {"2001:db8:2::2", "2001:db8:2::3", "2001:db8:2::ff", str(link_local(mac))}
+    for peer in federation.peers("a"):
+        known |= {
+            str(link_local(port_mac(peer, wan_port(remote))))
+            for remote in peer.uplinks
+            if remote.family == 6
+        }
+    assert set(asked.partition("{")[2].partition("}")[0].replace(",", "").split()) == known
+    echoes = [rule for rule in rules if "echo-request accept" in rule and "saddr {" in rule]
+    assert len(echoes) == 2
+    assert 'iifname { "wan-up0" } arp saddr ip { 192.0.2.2, 192.0.2.3 } accept' in rules
+    before, beyond = (
+        next(number for number, rule in enumerate(rules) if text in rule)
+        for text in ("arp saddr ip 192.0.2.0/24 update @askers", "arp saddr ip set 0.0.0.0")
+    )
+    assert before < beyond, "answered, and not taken up"
+
+
+def test_no_peer_elsewhere_is_among_those_who_ask() -> None:
+    """There may be thousands; whoever asks in their names would be taken up as each of them."""
+    federation = with_uplinks(
+        with_uplinks(two_sites(), "b", uplink("up1", "2001:db8:9::2/64", gateway="2001:db8:9::ff")),
+        "a",
+        uplink("up1", "2001:db8:2::1/64", gateway="2001:db8:2::ff"),
+    )
+    rules = plan_of(federation).ruleset.splitlines()
+    assert [rule for rule in rules if "2001:db8:9::2" in rule and "echo-request accept" in rule]
+    assert not [rule for rule in rules if "2001:db8:9::2" in rule and "solicit" in rule]
+    assert not [rule for rule in rules if "arp" in rule]
 
 
 def test_a_family_that_is_not_used_is_not_in_the_ruleset() -> None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import pytest
 
 from fedsdn.errors import FedsdnError
+from fedsdn.proxy.ended.by_peer import Refused
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.ended.ring import RECORDS
 from fedsdn.proxy.process.stats_socket import (
@@ -23,6 +24,7 @@ from fedsdn.proxy.process.stats_socket import (
     StatisticsSocket,
     check_workers,
     read_ended,
+    read_refused,
     read_statistics,
 )
 from fedsdn.proxy.stats import Counter, Statistics
@@ -43,7 +45,7 @@ def served(path: Path, statistics: Statistics) -> Iterator[StatisticsSocket]:
         one.remove()
 
 
-Found = TypeVar("Found", dict[str, int], list[Ended])
+Found = TypeVar("Found", dict[str, int], list[Ended], list[Refused])
 
 
 def answered(one: StatisticsSocket, path: Path, read: Callable[[Path], Found]) -> Found:
@@ -76,6 +78,14 @@ def test_a_worker_that_does_not_run_is_said(path: Path) -> None:
                 check_workers(asked(one, path))
         statistics.running = 2
         assert check_workers(asked(one, path)) == "2 workers"
+
+
+def test_refusals_are_told_by_peer_and_reason(path: Path) -> None:
+    statistics = Statistics(1)
+    statistics.row(0).ended(Ended(Reason.NO_RULE, Who.HERE, peer="b", count=4, time=5.0))
+    with served(path, statistics) as one:
+        assert answered(one, path, read_refused) == [Refused("b", Reason.NO_RULE, 4, 5)]
+        assert asked(one, path)["ended_no_rule"] == 4
 
 
 def test_a_worker_that_has_ended_lately_is_said(path: Path) -> None:

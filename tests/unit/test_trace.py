@@ -101,6 +101,10 @@ def traced(text: str) -> Trace:
         ("10.1.0.11", "10.2.0.11:65536", "'10.2.0.11:65536' is no address"),
         ("10.1.0.11", "[fd00:2::11]:80", "of different families"),
         ("10.1.0.11:x", "10.2.0.11:80", "'10.1.0.11:x' is no address"),
+        ("10.1.0.11", "10.2.0.11:８０", "'10.2.0.11:８０' is no address"),  # noqa: RUF001
+        ("10.1.0.11:", "10.2.0.11:80", "'10.1.0.11:' is no address"),
+        ("fd00:1::11", "[fd00:2::11]80", "'[fd00:2::11]80' is no address"),
+        ("fd00:1::11", "[fd00:2::11]x80", "'[fd00:2::11]x80' is no address"),
     ],
 )
 def test_a_question_that_cannot_be_read_is_one_line(

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.proxy.ended import unasked
+from fedsdn.proxy.ended import summed
 from fedsdn.proxy.ended.record import Ended, Reason
 from fedsdn.proxy.ended.unasked import Unasked
 from fedsdn.socket_address import SocketAddress
@@ -21,7 +21,7 @@ def vm(number: int, port: int) -> SocketAddress:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unasked, "_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(summed, "_EVERY_SECONDS", 0.01)
 
 
 @asynchronous
@@ -49,7 +49,7 @@ async def test_many_vms_do_not_grow_it() -> None:
     for number in range(250):
         flood.note(vm(number, 1), DESTINATION, Reason.UNASKED, "")
     await until(lambda: bool(kept))
-    assert len(kept) == unasked._MOST_VMS + 1
+    assert len(kept) == summed._MOST_KEYS + 1
     assert sum(one.count for one in kept) == 250
 
 
@@ -65,3 +65,13 @@ async def test_each_reason_has_a_record() -> None:
         (Reason.UNASKED, 3, ""),
         (Reason.UNFEDERATED, 3, "no VM"),
     ]
+
+
+@asynchronous
+async def test_each_peer_has_a_record() -> None:
+    kept: list[Ended] = []
+    flood = Unasked(kept.append)
+    for peer in ("b", "c", "b"):
+        flood.note(vm(11, 1), DESTINATION, Reason.NO_RULE, "none", peer)
+    await until(lambda: len(kept) == 2)
+    assert [(one.peer, one.count) for one in kept] == [("b", 2), ("c", 1)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsdn.config.model import Federation
+from fedsdn.config.model import Federation, Probes
 from fedsdn.lab.operator import CONTROLLER_PRIORITY
 from fedsdn.lab.topology import load_topology
 
@@ -23,7 +23,7 @@ LAB = TOP / "vagrant"
 UNITS = sorted((TOP / "systemd").glob("*.service"))
 SCRIPTS = [
     TOP / "scripts" / "install-packages",
-    *(LAB / name for name in ("carrier", "check", "provision", "test")),
+    *(LAB / name for name in ("carrier", "check", "federate", "provision", "start", "test")),
     *(LAB / "box" / name for name in ("customize", "make")),
 ]
 BIN = Path(sys.executable).parent
@@ -57,7 +57,7 @@ def test_the_machines_are_the_sites_of_the_lab_of_namespaces() -> None:
             replace(site, uplinks=tuple(replace(up, port=up.name) for up in site.uplinks))
             for site in federation.sites
         )
-        return replace(federation, sites=sites, probes=None)
+        return replace(federation, sites=sites, probes=Probes())
 
     ours = load_topology(LAB / "two-site.yaml")
     theirs = load_topology(TOP / "topo" / "two-site.yaml")
@@ -104,6 +104,7 @@ def test_the_lab_runs_the_application_as_the_unit_does() -> None:
 def test_units_are_installed_with_the_package() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["data-files"] == {
-        "lib/systemd/system": ["systemd/*.service"]
+        "lib/systemd/system": ["systemd/*.service"],
+        "lib/sysusers.d": ["sysusers.d/*.conf"],
     }
     assert {unit.stem for unit in UNITS} == {"fedsdn-app", "fedsdn-proxy", "fedsdn-site"}

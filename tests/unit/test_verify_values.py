@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Federation, Uplink
+from fedsdn.config.rules import Rule
 from fedsdn.shell import Shell
 from fedsdn.traffic.counters import parse
+from fedsdn.traffic.runner import Transfer
 from fedsdn.traffic.values import ClientView, Received
+from fedsdn.verify import connections
 from fedsdn.verify.checks import CheckFailedError
-from fedsdn.verify.connections import Load, check_flows, check_sources
+from fedsdn.verify.connections import Load, check_flows, check_sources, path_checks
 from fedsdn.verify.paths import VmPath, paths
 from fedsdn.verify.plan import QUICK, all_checks
 from fedsdn.verify.throughput import Carried, check_shares
@@ -51,6 +54,22 @@ def path() -> VmPath:
 def test_paths_are_both_directions_in_both_families() -> None:
     found = {(p.near.name, p.far.name, p.family) for p in paths(views())}
     assert found == {("a", "b", 4), ("a", "b", 6), ("b", "a", 4), ("b", "a", 6)}
+
+
+def test_what_the_file_forbids_is_tested_to_be_refused() -> None:
+    federation = replace(TWO_SITES, allow=(Rule(("a",), protocol="tcp"),))
+    one, other = (
+        {check.section: check.name for check in all_checks(views(federation), QUICK)}[section]
+        for section in ("a → b, IPv4", "b → a, IPv6")
+    )
+    assert (one, other) == ("flow count", "prohibited")
+    sections = {check.section for check in all_checks(views(federation), QUICK)}
+    assert not any(section.startswith("both sides at once") for section in sections)
+    nobody = replace(TWO_SITES, allow=())
+    with_traffic = [
+        check.name for check in all_checks(views(nobody), QUICK) if "→" in check.section
+    ]
+    assert with_traffic == ["prohibited"] * 4
 
 
 def test_the_way_back_ends_where_the_way_began() -> None:
@@ -182,3 +201,37 @@ def test_a_namespace_of_a_shell_is_reached_in_the_same_way() -> None:
         by_shell=True,
     )
     assert inside.module("a.b") == ("/opt/python", "-m", "a.b")
+
+
+@pytest.mark.parametrize(
+    ("error", "refusals", "said"),
+    [
+        ("No route to host", 1, ""),
+        ("No route to host", 0, "the proxy of site a has not refused it, though no rule allows"),
+        (None, 1, "gave: a connection, but no rule allows"),
+    ],
+)
+def test_what_the_near_site_has_not_refused_itself_is_not_called_refused(
+    monkeypatch: pytest.MonkeyPatch, error: str | None, refusals: int, said: str
+) -> None:
+    """A host that cannot be reached, or the far site alone, gives the VM the same error."""
+    asked = 0
+
+    def counted(_view: SiteView) -> dict[str, int]:
+        """Count what was sent after the first question when it is asked for the third time."""
+        nonlocal asked
+        asked += 1
+        return {"ended_no_rule": 7 + (refusals if asked > 2 else 0), "ended_no_vm": 0}
+
+    def sent(_shell: Shell, _transfer: Transfer) -> list[ClientView]:
+        return [replace(GOOD, error=error)]
+
+    monkeypatch.setattr(connections, "COUNTED_SECONDS", 60.0 if refusals else 0.0)
+    monkeypatch.setattr(connections, "send", sent)
+    monkeypatch.setattr(connections, "proxy_statistics", counted)
+    (check,) = path_checks(paths(views(replace(TWO_SITES, allow=())))[0], 1)
+    if not said:
+        assert check.test().startswith("No route to host: no rule allows tcp from 10.1.0.11 to ")
+        return
+    with pytest.raises(CheckFailedError, match=said):
+        check.test()

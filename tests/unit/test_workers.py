@@ -22,11 +22,13 @@ from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.memory import Memory
+from fedsdn.proxy.opening.device import NO_ORDER
 from fedsdn.proxy.process import parent as module
 from fedsdn.proxy.process import reload, worker
 from fedsdn.proxy.process.doors import Doors, Word, hear, say
 from fedsdn.proxy.process.handed_on import HandedWorker, handed_on
 from fedsdn.proxy.process.parent import Parent
+from fedsdn.proxy.process.place import Shared
 from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.process.succession import Child, Succession
@@ -40,9 +42,9 @@ def parent(tmp_path: Path) -> Iterator[Parent]:
     file.write_text(dump_federation(two_sites()))
     statistics = Statistics(1)
     served = StatisticsSocket(tmp_path / "proxy.sock", statistics)
-    settings = Settings("a", file, 1, 0.0, "none")
-    shared = worker.Shared.within(Memory())
-    kept = Kept((7,), ())
+    settings = Settings("a", file, 1, 0.0, "none", file.parent / "identity")
+    shared = Shared.within(Memory())
+    kept = Kept((7,), (), NO_ORDER)
     yield Parent(settings, WatchedFederation(file, "a"), statistics, served, shared, kept)
     served.remove()
 
@@ -120,7 +122,7 @@ def test_a_reload_is_refused_when_old_workers_leave_too_few_numbers(parent: Pare
 def test_what_is_handed_on_is_read_as_it_was_written(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Kept((7, 8), ())
+    kept = Kept((7, 8), (), 9)
     parent._kept = kept
     document = parent._document()
     monkeypatch.setitem(os.environ, "FEDSDN_HANDED_ON", encode(document).decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fedsdn.channel.connection import Direction
+from fedsdn.config import decision
 from fedsdn.config.model import Federation, Site
 from fedsdn.inspect.connections import ConnectionView, read_connections
 from fedsdn.inspect.trace.bridge import VmPort, vm_port
@@ -25,13 +26,15 @@ _GATEWAY_MAC = "02:00:00:00:00:01"
 class Answer:
     """A packet's trace at one site, its conntrack entry, and who carries its connection.
 
-    ``guessed``: the bridge has not learned the VM's port. ``paths`` are those to the peer, empty
-    while the application does not run.
+    ``decision`` is what the federation file says of the connection. ``guessed``: the bridge has not
+    learned the VM's port. ``paths`` are those to the peer, empty while the application does not
+    run.
     """
 
     site: Site
     direction: Direction
     peer: Site | None
+    decision: decision.Decision
     packet: TracedPacket
     guessed: bool
     entry: Entry | None
@@ -58,13 +61,19 @@ def ask(federation: Federation, site: Site, question: Question) -> Answer:
         site=site,
         direction=direction,
         peer=peer,
+        decision=decision.decide(federation, _as_asked(question)),
         packet=packet,
         guessed=at.guessed,
         entry=entry,
         trace=_traced(shell, site, packet, entry),
-        view=_view(site, entry),
+        view=_view(federation, site, entry),
         paths=_paths(peer),
     )
+
+
+def _as_asked(question: Question) -> decision.Question:
+    to = question.destination
+    return decision.Question(question.client, to.address, to.port)
 
 
 def _packet(
@@ -109,10 +118,10 @@ def _traced(shell: Shell, site: Site, packet: TracedPacket, entry: Entry | None)
     )
 
 
-def _view(site: Site, entry: Entry | None) -> ConnectionView | None:
+def _view(federation: Federation, site: Site, entry: Entry | None) -> ConnectionView | None:
     if entry is None:
         return None
-    for view in read_connections(site):
+    for view in read_connections(federation, site):
         if (view.client, view.destination) == (entry.client, entry.destination):
             return view
     return None

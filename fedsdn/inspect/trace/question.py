@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,6 +15,9 @@ from fedsdn.socket_address import SocketAddress
 
 ANY_CLIENT_PORT = 49152
 """The client's port where none is named: the first of the dynamic ones (RFC 6335, section 6)."""
+
+
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ def parse_question(source: str, destination: str, *, reply: bool) -> Question:
         FedsdnError: one of them is no address, or the destination has no port.
 
     """
-    client, client_port = _parse_end(source)
-    server, port = _parse_end(destination)
+    client, client_port = parse_end(source)
+    server, port = parse_end(destination)
     if port is None:
         raise FedsdnError(f"{destination!r} has no port: write it behind, as '10.2.0.11:80'")
     if client.version != server.version:
@@ -48,23 +52,31 @@ def parse_question(source: str, destination: str, *, reply: bool) -> Question:
     return Question(client, client_port, SocketAddress(server, port), reply)
 
 
-def _parse_end(text: str) -> tuple[Address, int | None]:
-    host, port = text, ""
+def parse_end(text: str) -> tuple[Address, int | None]:
+    """Read an address, and a port behind it.
+
+    Raises:
+        FedsdnError: it is none.
+
+    """
+    host, colon, port = text, "", ""
     if text.startswith("["):
-        host, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
+        host, _, behind = text[1:].partition("]")
+        colon, port = behind[:1], behind[1:]
     elif text.count(":") == 1:
-        host, _, port = text.partition(":")
+        host, colon, port = text.partition(":")
     wrong = FedsdnError(
         f"{text!r} is no address: write '10.2.0.11:80', '[fd00:2::11]:80' or 'fd00:1::11'"
     )
     try:
-        address, number = ip_address(host), int(port) if port else None
+        address = ip_address(host)
     except ValueError:
         raise wrong from None
-    if number is not None and not 0 < number < 1 << 16:
+    if not colon:
+        return address, None
+    if colon != ":" or not _PORT.fullmatch(port) or not 0 < int(port) < 1 << 16:
         raise wrong
-    return address, number
+    return address, int(port)
 
 
 def direction_at(site: Site, question: Question) -> Direction:

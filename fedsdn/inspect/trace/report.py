@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 from fedsdn.channel.connection import Direction
 from fedsdn.inspect import connections
@@ -13,8 +14,8 @@ from fedsdn.inspect.trace.explanation import explain, outcome, remedy, text
 from fedsdn.units import size
 
 
-def lines(answer: Answer) -> Iterator[str]:
-    """Write an answer as lines for a terminal."""
+def lines(answer: Answer, file: Path) -> Iterator[str]:
+    """Write an answer as lines for a terminal; ``file`` is the federation file."""
     packet = answer.packet
     yield f"site {answer.site.name}: {packet.source} → {packet.destination}"
     if answer.peer is None:
@@ -30,7 +31,15 @@ def lines(answer: Answer) -> Iterator[str]:
     guessed = " (a guess: the bridge has not learned where the VM is)" if answer.guessed else ""
     yield f"  comes in at port {packet.in_port}{guessed}"
     yield from text(answer.trace)
+    if answer.peer is not None:
+        yield f"  federation file: {answer.decision}{answer.decision.place(file)}"
     yield from _carrying(answer)
+
+
+_REFUSED = {
+    Direction.OUTBOUND: "the socksifier tells the VM that it is administratively prohibited",
+    Direction.INBOUND: "the SOCKS server tells a peer that asks that it is not allowed",
+}
 
 
 def _other(answer: Answer) -> str:
@@ -52,6 +61,8 @@ def _carrying(answer: Answer) -> Iterator[str]:
         yield f"  the proxy carries it: {how}"
     elif answer.entry is not None:
         yield "  the proxy does not carry it: it has ended there, or begins this moment"
+    elif not answer.decision.allowed:
+        yield f"  {_REFUSED[answer.direction]}"
     elif answer.direction is Direction.OUTBOUND:
         paths = [
             f"{path.uplink} → {path.peer}/{path.peer_uplink} ({path.state})"
@@ -60,8 +71,8 @@ def _carrying(answer: Answer) -> Iterator[str]:
         yield f"  paths to {answer.peer.name}: {', '.join(paths) or 'nothing is known of them'}"
 
 
-def document(answer: Answer) -> dict[str, object]:
-    """Write an answer as what JSON holds."""
+def document(answer: Answer, file: Path) -> dict[str, object]:
+    """Write an answer as what JSON holds; ``file`` is the federation file."""
     packet = answer.packet
     return {
         "site": answer.site.name,
@@ -75,6 +86,7 @@ def document(answer: Answer) -> dict[str, object]:
         "mark": mark_name(answer.entry.mark) if answer.entry else None,
         "steps": [asdict(step) for step in explain(answer.trace)],
         "ports": answer.trace.ports,
+        "federation_file": answer.decision.document(file) if answer.peer else None,
         "outcome": outcome(answer.trace),
         "remedy": remedy(answer.trace) or None,
         "connection": connections.document(answer.view) if answer.view else None,

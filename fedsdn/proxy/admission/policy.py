@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsdn.config.decision import Question, contact, no_rule
 from fedsdn.config.model import Address, Federation, Prefix, Site, SourceRestore, Uplink
+from fedsdn.config.rules import Contact
+from fedsdn.config.special import special
 from fedsdn.proxy.ended.record import Reason
+from fedsdn.socket_address import SocketAddress
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something is not allowed."""
+    """Why something is not allowed; ``peer`` names the site at the other end, if there is one."""
 
     reason: Reason
+    detail: str = ""
+    peer: str = ""
 
 
 NOT_A_PEER = Refusal(Reason.NOT_A_PEER)
-FOREIGN_CLIENT = Refusal(Reason.FOREIGN_CLIENT)
-FOREIGN_DESTINATION = Refusal(Reason.FOREIGN_DESTINATION)
-UNFEDERATED_DESTINATION = Refusal(Reason.UNFEDERATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,13 @@ class Policy:
 
     @classmethod
     def at(cls, federation: Federation, site_name: str) -> Policy:
-        """Make the policy of the site called ``site_name``.
+        """Make the policy of the site called ``site_name``, ready to be asked.
 
         Raises:
             FedsdnError: the federation has no such site.
 
         """
+        federation.prepare()
         return cls(federation, federation.site(site_name))
 
     def peer_behind(self, address: Address) -> Site | Refusal:
@@ -46,16 +50,54 @@ class Policy:
         site = self.federation.site_with_uplink(address)
         return NOT_A_PEER if site is None or site.name == self.site.name else site
 
-    def admits(self, peer: Site, client: Address, destination: Address) -> Refusal | None:
+    def opens(self, client: Address, destination: SocketAddress) -> Site | Refusal:
+        """Return the peer that a VM of this site may open a connection to, or why it may not."""
+        held = self.federation.prefix_of(destination.address)
+        own = self.prefix_at(self.site, client)
+        peer = None if held is None or held[0].name == self.site.name else held[0]
+        name = "" if peer is None else peer.name
+        for address, prefix in ((destination.address, held and held[1]), (client, own)):
+            if kind := special(address, prefix):
+                return Refusal(Reason.NO_VM, f"{address} is {kind}", name)
+        if peer is None:
+            return Refusal(Reason.UNFEDERATED)
+        if own is None:
+            return Refusal(Reason.UNFEDERATED, "client is no VM of this site", name)
+        forbidden = self._forbidden(self.contact(self.site, client, destination))
+        return Refusal(Reason.NO_RULE, forbidden, name) if forbidden else peer
+
+    def admits(self, peer: Site, client: Address, destination: SocketAddress) -> Refusal | None:
         """Check a request of ``peer``; None if it is allowed.
 
-        The client behind another's proxy is not known: the caller is the proxy itself.
+        The client behind another's proxy is not known: the caller is the proxy itself. That proxy
+        knows no rules, so what it asks for in vain is its clients' doing.
         """
-        if peer.proxy == "fedsdn" and not self.is_vm(client, peer):
-            return FOREIGN_CLIENT
-        if not self.is_vm(destination, self.site):
-            return FOREIGN_DESTINATION
+        is_ours = peer.proxy == "fedsdn"
+        no_vm = Reason.PEER_NO_VM if is_ours else Reason.NO_VM
+        ends = [(destination.address, self.site, Reason.FOREIGN_DESTINATION)]
+        if is_ours:
+            ends.insert(0, (client, peer, Reason.FOREIGN_CLIENT))
+        for address, site, foreign in ends:
+            prefix = self.prefix_at(site, address)
+            if kind := special(address, prefix):
+                return Refusal(no_vm, f"{address} is {kind}", peer.name)
+            if prefix is None:
+                return Refusal(foreign, peer=peer.name)
+        if forbidden := self._forbidden(self.contact(peer, client, destination)):
+            no_rule = Reason.PEER_NO_RULE if is_ours else Reason.NO_RULE
+            return Refusal(no_rule, forbidden, peer.name)
         return None
+
+    def contact(self, origin: Site, client: Address, destination: SocketAddress) -> Contact:
+        """Return what the rules judge of a connection from a VM of ``origin``."""
+        return contact(origin, Question(client, destination.address, destination.port))
+
+    def _forbidden(self, wanted: Contact) -> str:
+        """Say why no rule allows something; nothing if one does, or there are none."""
+        rules = self.federation.rules
+        if rules is None or rules.first(wanted) is not None:
+            return ""
+        return no_rule(rules, wanted)
 
     def own_address(self, destination: Address) -> Address:
         """Return the proxy's address in the prefix of this site that holds ``destination``.
@@ -69,11 +111,34 @@ class Policy:
             raise LookupError(f"{destination} is in no prefix of site {self.site.name}")
         return prefix.proxy_address
 
+    def is_encrypted(self, peer: Site) -> bool:
+        """Whether connections with the proxy of ``peer`` are."""
+        known = self.federation.find_site(peer.name) is not None
+        return not known or self.federation.encryption(self.site.name, peer.name) == "tls"
+
     def source_restore(self, peer: Site) -> SourceRestore:
         """How the source addresses of clients at ``peer`` are restored."""
         return self.federation.source_restore(self.site.name, peer)
 
     def warnings(self) -> tuple[str, ...]:
+        """Say what the federation file does without, between this site and others."""
+        return *self.unrestored(), *self.in_clear()
+
+    def in_clear(self) -> tuple[str, ...]:
+        """Name the peers with which connections are not encrypted, and so nobody is proven."""
+        plain = [
+            peer for peer in self.federation.peers(self.site.name) if not self.is_encrypted(peer)
+        ]
+        foreign = ", ".join(peer.name for peer in plain if peer.proxy == "socks5")
+        ours = ", ".join(peer.name for peer in plain if peer.proxy == "fedsdn")
+        why = {"'encryption: none'": ours, "another's proxy": foreign}
+        return tuple(
+            f"not encrypted, and whoever has their addresses is taken for them: {names} ({reason})"
+            for reason, names in why.items()
+            if names
+        )
+
+    def unrestored(self) -> tuple[str, ...]:
         """Name the sites between which VMs do not see the address of their client."""
         own = ", ".join(str(prefix.proxy_address) for prefix in self.site.prefixes)
         unrestored = [peer.name for peer in self.federation.unrestored_peers(self.site.name)]
@@ -92,22 +157,6 @@ class Policy:
                 "come from their own proxy, which is another's ('proxy: socks5')"
             )
         return tuple(found)
-
-    def peer_towards(self, destination: Address) -> Site | Refusal:
-        """Return the peer in whose prefixes ``destination`` lies."""
-        held = self.federation.prefix_of(destination)
-        if held is None:
-            return UNFEDERATED_DESTINATION
-        peer, _ = held
-        federated = peer.name != self.site.name and self.is_vm(destination, peer)
-        return peer if federated else UNFEDERATED_DESTINATION
-
-    def is_vm(self, address: Address, site: Site) -> bool:
-        """Whether ``address`` is one that a VM of ``site`` may have."""
-        if address.version == 6 and address.ipv4_mapped is not None:
-            return False  # a dual-stack socket would take it for the IPv4 one (RFC 4291, 2.5.5.2)
-        prefix = self.prefix_at(site, address)
-        return prefix is not None and address != prefix.proxy_address
 
     def prefix_at(self, site: Site, address: Address) -> Prefix | None:
         """Return the prefix of ``site`` that holds ``address``; None if none does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Address, AddressPair, ProviderNetwork, Site
+from fedsdn.config.special import special
 from fedsdn.proxy.admission.carried import PeerConnection
 from fedsdn.proxy.admission.policy import Policy
 
@@ -20,7 +21,10 @@ def revoked(judged: PeerConnection, before: Policy, now: Policy) -> str | None:
         return f"site {judged.peer} is another one than before in the federation file"
     return (
         _network_changed(before.site, now.site)
+        or _in_clear((before, known), (now, peer))
+        or (_replaced(known, peer) if before.is_encrypted(known) else None)
         or _foreign(judged, peer, before, now)
+        or _ruled_out(judged, peer, before, now)
         or _cut_off(judged, _paths(before, known), _paths(now, peer))
         or _shown_otherwise(judged, (before, known), (now, peer))
     )
@@ -41,6 +45,23 @@ def _name(network: ProviderNetwork) -> str:
     return f"{network.bridge} " + ("untagged" if vlan is None else f"VLAN {vlan}")
 
 
+def _in_clear(before: tuple[Policy, Site], now: tuple[Policy, Site]) -> str | None:
+    """Check that what is carried in clear still may be."""
+    was, is_now = (policy.is_encrypted(peer) for policy, peer in (before, now))
+    return f"connections with site {now[1].name} are encrypted now" if is_now and not was else None
+
+
+def _replaced(known: Site, peer: Site) -> str | None:
+    """Check that what a peer has proven may count still: identities overlap where one is rotated.
+
+    With none in common, those before are in wrong hands, or lost.
+    """
+    before, now = ({one.fingerprint for one in site.identities} for site in (known, peer))
+    if not before or before & now:
+        return None
+    return f"site {peer.name} has none of the identities in the federation file that it had before"
+
+
 def _foreign(judged: PeerConnection, peer: Site, before: Policy, now: Policy) -> str | None:
     """Check that client and destination are still VMs of their sites."""
     if judged.client is None or judged.destination is None:
@@ -54,13 +75,29 @@ def _foreign(judged: PeerConnection, peer: Site, before: Policy, now: Policy) ->
 
 
 def _left(address: Address, site: Site, before: Policy, now: Policy) -> str | None:
-    if now.is_vm(address, site):
-        return None
     prefix, earlier = now.prefix_at(site, address), before.prefix_at(site, address)
-    if prefix is not None and address == prefix.proxy_address:
-        return f"{address} is the proxy's own address at site {site.name} now"
+    if kind := special(address, prefix):
+        return f"{address} is {kind} now"
+    if prefix is not None:
+        return None
     what = "the client's address" if earlier is None else str(earlier.network)
     return f"{what} is no longer a prefix of site {site.name}"
+
+
+def _ruled_out(judged: PeerConnection, peer: Site, before: Policy, now: Policy) -> str | None:
+    """Check that a rule allows it still; which one may be another than before."""
+    rules = now.federation.rules
+    if rules is None or judged.client is None or judged.destination is None:
+        return None
+    origin = now.site if judged.direction is Direction.OUTBOUND else peer
+    wanted = now.contact(origin, judged.client.address, judged.destination)
+    if rules.first(wanted) is not None:
+        return None
+    earlier = before.federation.rules
+    rule = None if earlier is None else earlier.first(wanted)
+    if rule is None:
+        return "no rule allows it"
+    return f"no rule allows it any more: until now {rule.name} did, {rule}"
 
 
 def _paths(policy: Policy, peer: Site) -> set[AddressPair]:

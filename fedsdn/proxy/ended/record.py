@@ -52,6 +52,23 @@ class Reason(StrEnum):
     FOREIGN_CLIENT = "client outside the peer's prefixes"
     FOREIGN_DESTINATION = "destination outside this site's prefixes"
     UNFEDERATED = "destination outside all peers' prefixes"
+    NO_VM = "an address that no VM has"
+    """As client or destination: a network's own, the proxy's, a gateway, multicast and such."""
+    NO_RULE = "no rule allows it"
+    """The federation file has ``allow``, and nothing there that allows it."""
+    PEER_NO_VM = "peer names an address that no VM has"
+    """It ought to have refused that itself."""
+    PEER_NO_RULE = "peer asks for what no rule allows"
+    SILENT_CALLER = "caller silent"
+    """Somebody with a peer's address who did not prove in time to be the peer. That is no fault of
+    the peer's: it may be anybody who can send in its name."""
+    GARBLED = "caller speaks something else"
+    """As before, but what came was none of ours."""
+    CALLERS_CERTIFICATE = "caller's certificate refused"
+    """As before, but who came showed another certificate than the peer's, or one that is not valid
+    now. The peer has a fault of its own of that, if it was the peer."""
+    CROWDED = "too many callers"
+    """As before, but shed for later ones."""
     REVOKED = "revoked by the federation file"
     STOPPING = "proxy stopped"
 
@@ -65,6 +82,9 @@ class Reason(StrEnum):
     FALLBACK = "fallback to TCP"
     END_UNHEARD = "end not acknowledged"
     PROTOCOL = "protocol error"
+    CERTIFICATE = "certificate refused"
+    """Of the two sites one refuses the other's, when we ask: it is not valid now, or not the one of
+    the federation file."""
     NOT_RESTORED = "client's address not restored"
     OVERLOAD = "overload"
     WORKER_ENDED = "worker ended"
@@ -80,12 +100,15 @@ FAULTS = frozenset(
     {
         Reason.FOREIGN_CLIENT,
         Reason.FOREIGN_DESTINATION,
+        Reason.PEER_NO_VM,
+        Reason.PEER_NO_RULE,
         Reason.NO_PATH,
         Reason.PEER_SILENT,
         Reason.LOST,
         Reason.FALLBACK,
         Reason.END_UNHEARD,
         Reason.PROTOCOL,
+        Reason.CERTIFICATE,
         Reason.NOT_RESTORED,
         Reason.OVERLOAD,
         Reason.WORKER_ENDED,
@@ -94,6 +117,26 @@ FAULTS = frozenset(
 )
 """Reasons that somebody ought to mend: neither the VMs' own doing nor what the federation file and
 its operator want."""
+
+REFUSALS = frozenset(
+    {
+        Reason.FOREIGN_CLIENT,
+        Reason.FOREIGN_DESTINATION,
+        Reason.NO_VM,
+        Reason.NO_RULE,
+        Reason.PEER_NO_VM,
+        Reason.PEER_NO_RULE,
+        Reason.SILENT_CALLER,
+        Reason.GARBLED,
+        Reason.CALLERS_CERTIFICATE,
+        Reason.CERTIFICATE,
+        Reason.CROWDED,
+        Reason.REVOKED,
+        Reason.PROTOCOL,
+        Reason.OVERLOAD,
+    }
+)
+"""Reasons that are counted for each peer, too."""
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: Reason.REFUSED,

@@ -2,11 +2,12 @@
 
 One process writes, any may read, and nobody waits: a record that is being written has a checksum
 that does not fit, and is left out. So a worker that is killed while it writes loses that record
-alone.
+alone. Whatever else a worker writes is left out too where it is no record.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -119,17 +120,22 @@ def _decode(data: bytes, number: int) -> Ended | None:
     stop = words + peer_bytes + detail_bytes
     if fields[0] != number or crc32(data[_CHECKSUM.size : stop]) != checksum:
         return None
-    return Ended(
-        time=fields[1],
-        count=fields[2],
-        reason=_REASONS[fields[3]],
-        who=_WHO[fields[4]],
-        direction=_DIRECTIONS[fields[5]],
-        client=_unpacked(*fields[6:9]),
-        destination=_unpacked(*fields[9:12]),
-        peer=data[words : words + peer_bytes].decode(),
-        detail=data[words + peer_bytes : stop].decode(),
-    )
+    if not math.isfinite(fields[1]):
+        return None
+    try:
+        return Ended(
+            time=fields[1],
+            count=fields[2],
+            reason=_REASONS[fields[3]],
+            who=_WHO[fields[4]],
+            direction=_DIRECTIONS[fields[5]],
+            client=_unpacked(*fields[6:9]),
+            destination=_unpacked(*fields[9:12]),
+            peer=data[words : words + peer_bytes].decode(),
+            detail=data[words + peer_bytes : stop].decode(),
+        )
+    except (IndexError, UnicodeDecodeError):
+        return None
 
 
 def _unpacked(family: int, packed: bytes, port: int) -> SocketAddress | None:

@@ -33,34 +33,36 @@ _LOOK_SECONDS = 0.05
 _LONGEST = 1 << 16
 
 
-def open_queue() -> int:
-    """Open one of the queues of the device ``held``; the kernel begins to deal packets out to it.
+NO_ORDER = -1
+"""Stands for the program that keeps the order of SYNs where there is none."""
+
+
+def attach(queue: int) -> None:
+    """Make a descriptor of ``tun.open_queue`` a queue of the device ``held``.
+
+    The kernel begins to deal packets out to it.
 
     Raises:
         OSError: there is no such device, or the process lacks CAP_NET_ADMIN.
 
     """
-    return tun.open_queue(HELD_DEVICE)
+    tun.attach(queue, HELD_DEVICE)
 
 
-def _keep_order(queue: int) -> None:
+def load_order() -> int:
+    """Have the kernel load the program that keeps the order of a VM's SYNs; only root can.
+
+    Returns a descriptor for ``HeldQueue``, ``NO_ORDER`` if the kernel refuses, which is logged.
+    """
     try:
-        steering.steer(queue)
+        return steering.load()
     except OSError as error:
         _LOG.warning(
             "connections that a VM opens at the same time may arrive in another order: the kernel "
             "does not let a program choose the worker (%s); run one worker to keep the order",
             error.strerror,
         )
-
-
-def check_order() -> None:
-    """Load the program that each ``HeldQueue`` gives the kernel, and forget it.
-
-    A filter of system calls that kills for it kills now, and not when there is a queue to be lost.
-    """
-    with suppress(OSError):  # the queue says so
-        steering.check()
+        return NO_ORDER
 
 
 class TooManyError(Exception):
@@ -70,10 +72,20 @@ class TooManyError(Exception):
 class HeldQueue:
     """One of the queues of the device ``held``."""
 
-    def __init__(self, descriptor: int) -> None:
-        """Own an open queue."""
+    def __init__(self, descriptor: int, order: int) -> None:
+        """Own a queue of the device, which keeps the order by the program that ``load_order`` gave.
+
+        Raises:
+            OSError: the kernel does not take the program.
+
+        """
         self._descriptor = descriptor
-        _keep_order(descriptor)
+        self._order = order
+        self._keep_order()
+
+    def _keep_order(self) -> None:
+        if self._order != NO_ORDER:
+            steering.steer(self._descriptor, self._order)
 
     async def run(self, take: Callable[[bytes], None]) -> NoReturn:
         """Give packets to ``take`` until cancelled.
@@ -93,15 +105,14 @@ class HeldQueue:
             except OSError as error:
                 text = f"device {HELD_DEVICE} is gone ({error.strerror}): waiting for it"
                 log.say(logging.WARNING, "gone", f"{text}; 'fedsdn site up' makes it")
-                await self._open_again()
+                await self._attach_again()
 
-    async def _open_again(self) -> None:
+    async def _attach_again(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             with suppress(OSError):
-                gone, self._descriptor = self._descriptor, open_queue()
-                os.close(gone)
-                _keep_order(self._descriptor)
+                attach(self._descriptor)
+                self._keep_order()
                 return
 
     def detach(self) -> int:
@@ -194,7 +205,11 @@ def check_device() -> None:
     """
     try:
         HeldDevice(0).close()
-        os.close(open_queue())
+        queue = tun.open_queue()
+        try:
+            attach(queue)
+        finally:
+            os.close(queue)
     except OSError as error:
         raise FedsdnError(
             f"the proxy cannot read from device {HELD_DEVICE} of namespace {PROXY_NAMESPACE} "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fedsdn.pipeline.declarations import MOST_WORKERS
-from fedsdn.proxy.opening.device import open_queue
+from fedsdn.proxy.opening.device import attach
 from fedsdn.proxy.sockets import transport
 
 _LONGEST = 64
@@ -43,8 +43,8 @@ class Doors:
     queue: int
 
     @classmethod
-    def opened(cls, port: int) -> Doors:
-        """Listen for peers on ``port``, and open a queue.
+    def opened(cls, port: int, queue: int) -> Doors:
+        """Listen for peers on ``port``, and attach a queue.
 
         Raises:
             OSError: one of them cannot be had.
@@ -52,7 +52,7 @@ class Doors:
         """
         listener = transport.listen(port)
         try:
-            queue = open_queue()
+            attach(queue)
         except OSError:
             listener.close()
             raise

@@ -12,6 +12,9 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
+from fedsdn.errors import FedsdnError
+from fedsdn.users import become_worker
+
 _LOG = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
@@ -21,11 +24,12 @@ def be_worker(number: int, parent: int, begin: Callable[[], Coroutine[Any, Any, 
     """Run, in this process, which ``parent`` has forked, what ``begin`` returns, and end."""
     status = 1
     try:
-        _die_with(parent)
+        become_worker()
+        _die_with(parent)  # which the kernel forgets when the user changes
         # The runner is not closed: it would wait for connections, which end with the process.
         asyncio.Runner().run(begin())
         status = 0
-    except OSError as error:
+    except (OSError, FedsdnError) as error:
         _say_end(number, str(error))
     except ExceptionGroup as group:
         why = "; ".join(str(failure) for failure in group.exceptions)

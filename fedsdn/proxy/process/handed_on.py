@@ -19,8 +19,10 @@ from msgspec.json import decode, encode
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import MOST_WORKERS
+from fedsdn.proxy.ended.by_peer import TABLE_BYTES
 from fedsdn.proxy.ended.ring import RINGS_BYTES
 from fedsdn.proxy.opening import tables
+from fedsdn.proxy.opening.device import NO_ORDER
 from fedsdn.proxy.socks import sequence
 from fedsdn.proxy.stats import NAMES
 
@@ -34,8 +36,9 @@ CHECK = "--check"
 
 def layout() -> str:
     """Name what stands in memory that workers share, and where: another program may differ."""
-    sizes = RINGS_BYTES, tables.PLACES, tables.HELD_PLACES, sequence.PLACES, MOST_WORKERS
-    return blake2b(repr((_FORMAT, NAMES, sizes)).encode(), digest_size=8).hexdigest()
+    sizes = RINGS_BYTES, TABLE_BYTES, tables.PLACES, tables.HELD_PLACES, sequence.PLACES
+    layout = _FORMAT, NAMES, sizes, MOST_WORKERS
+    return blake2b(repr(layout).encode(), digest_size=8).hexdigest()
 
 
 def federation_name(federation: Federation) -> str:
@@ -71,6 +74,7 @@ class HandedOn(Struct, frozen=True):
     memory: tuple[int, ...]
     counted: HandedRows
     earlier: tuple[HandedRows, ...]
+    order: int
     lock: int
     sockets: tuple[int, ...]
     workers: tuple[HandedWorker, ...]
@@ -87,7 +91,8 @@ class HandedOn(Struct, frozen=True):
         """All of them, each once."""
         rows = (one.descriptor for one in (self.counted, *self.earlier))
         controls = (worker.control for worker in self.workers)
-        return tuple({*self.memory, *rows, *controls, *self.sockets, self.lock})
+        order = {self.order} - {NO_ORDER}
+        return tuple({*self.memory, *rows, *controls, *self.sockets, self.lock, *order})
 
 
 def is_handed_on() -> bool:

@@ -6,15 +6,11 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from fedsdn.config.model import Address
 from fedsdn.damped_log import DampedLog
-from fedsdn.proxy.admission.shares import Owner
-from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.proxy.sockets.tcp import BACKLOG, socket_address
 from fedsdn.socket_address import SocketAddress
@@ -43,21 +39,29 @@ _OF_A_CONNECTION = {
 _OF_THE_LISTENER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK}
 """Errors of accept(2) that do not pass."""
 
-Handler = Callable[[socket.socket, SocketAddress], Coroutine[Any, Any, None]]
-"""Takes over an accepted, non-blocking socket, with the address and port of its other side."""
-
-
 Take = Callable[[socket.socket, SocketAddress], object]
-"""Takes over an accepted socket as a handler does, but has done with it at once."""
+"""Takes over an accepted, non-blocking socket, with the address and port of its other side."""
 
 
 class Listener:
     """Accepts on a listening socket."""
 
-    def __init__(self, sock: socket.socket, take: Take) -> None:
-        """Take over ``sock``; connections are accepted, for ``take``, while ``run`` does."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        take: Take,
+        full: Callable[[], bool] = lambda: False,
+        at_once: int = _AT_ONCE,
+    ) -> None:
+        """Take over ``sock``; connections are accepted, for ``take``, while ``run`` does.
+
+        While ``full`` says so, new connections wait in the kernel. ``at_once`` of them are accepted
+        before others get their turn.
+        """
+        self._at_once = at_once
         self._sock = sock
         self._take = take
+        self._full = full
         self._log = DampedLog(_LOG)
 
     async def run(self) -> NoReturn:
@@ -76,21 +80,14 @@ class Listener:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
-            self._check_room()
-            if not self._accept_one(self._take):
+        for _ in range(self._at_once):
+            if self._full():
+                raise _PauseError("as many connections as the descriptors allow")
+            if not self._accept_one():
                 return
 
-    def _check_room(self) -> None:
-        """Check that another connection may be taken.
-
-        Raises:
-            _PauseError: it may not.
-
-        """
-
-    def _accept_one(self, take: Take) -> bool:
-        """Accept a connection, for ``take``; False if none waits.
+    def _accept_one(self) -> bool:
+        """Accept a connection; False if none waits.
 
         Raises:
             _PauseError: there is not enough memory, no descriptor is left, or the kernel has
@@ -110,7 +107,7 @@ class Listener:
             raise _PauseError(error.strerror) from error
         try:
             connection.setblocking(False)
-            take(connection, socket_address(name))
+            self._take(connection, socket_address(name))
         except Exception as error:
             self._log.fault("a new connection is reset: handling it failed", error)
             connection.close()
@@ -132,59 +129,10 @@ class Listener:
         """Accept what already waits, and no more. ``run`` must have ended."""
         with suppress(_PauseError, OSError):
             for _ in range(BACKLOG):
-                if not self._accept_one(self._take_last):
+                if not self._accept_one():
                     break
         self._sock.close()
-
-    def _take_last(self, connection: socket.socket, caller: SocketAddress) -> None:
-        self._take(connection, caller)
-
-
-class HandlingListener(Listener):
-    """Accepts on a listening socket and runs ``handle`` for every connection, in a task."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        handle: Handler,
-        slots: Slots,
-        refused: Callable[[SocketAddress], object],
-        share: float = 1.0,
-        owner: Callable[[SocketAddress], Owner] | None = None,
-    ) -> None:
-        """Take over ``sock``; connections are accepted while ``run`` does.
-
-        Handlers run in ``slots``; ``refused`` is told of connections that get none in time, and are
-        reset. ``owner`` says who is counted for a connection (without it, its
-        address), and ``share`` is what owners may have before others come first. While no slot is
-        free, new connections wait in the kernel.
-        """
-        super().__init__(sock, self._take_in_turn)
-        self._handle = handle
-        self._slots = slots
-        self._refused = refused
-        self._share = share
-        self._owner = owner or _address
-
-    def _check_room(self) -> None:
-        if self._slots.full():
-            raise _PauseError("as many connections as the descriptors allow")
-
-    def _take_in_turn(self, connection: socket.socket, caller: SocketAddress) -> None:
-        def refuse() -> None:
-            self._refused(caller)
-            connection.close()
-
-        work = partial(self._handle, connection, caller)
-        self._slots.take(self._owner(caller), self._share, work, refuse)
-
-    def _take_last(self, connection: socket.socket, caller: SocketAddress) -> None:
-        self._slots.run(self._owner(caller), partial(self._handle, connection, caller))
 
 
 class _PauseError(Exception):
     """New connections have to wait; the reason."""
-
-
-def _address(caller: SocketAddress) -> Address:
-    return caller.address

@@ -24,11 +24,13 @@ from fedsdn.proxy.process.doors import Word, hear
 from fedsdn.proxy.process.ended_log import EndedLog
 from fedsdn.proxy.process.forked import be_worker
 from fedsdn.proxy.process.handed_on import HandedOn, HandedRows, federation_name, layout
+from fedsdn.proxy.process.place import Place, Shared
 from fedsdn.proxy.process.reload import Reload
 from fedsdn.proxy.process.settings import Kept, Settings
 from fedsdn.proxy.process.stats_socket import StatisticsSocket
 from fedsdn.proxy.process.succession import Child, Succession, give, tell
 from fedsdn.proxy.stats import NAMES, Statistics
+from fedsdn.site import tun
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Parent:
         federation: WatchedFederation,
         statistics: Statistics,
         served: StatisticsSocket,
-        shared: worker.Shared,
+        shared: Shared,
         kept: Kept,
     ) -> None:
         """Begin without workers."""
@@ -146,11 +148,13 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
         parent = os.getpid()
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        queue = None
         try:
+            queue = tun.open_queue()
             if (pid := os.fork()) == 0:
                 self._leave_parent()
                 control.close()
-                be_worker(number, parent, partial(self._work, number, theirs))
+                be_worker(number, parent, partial(self._work, number, theirs, queue))
         except OSError as error:
             control.close()
             text = f"worker {number} cannot be started, trying again: {error.strerror}"
@@ -159,6 +163,8 @@ class Parent:
             return None
         finally:
             theirs.close()
+            if queue is not None:
+                os.close(queue)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
         child = Child(pid, number, control, time.monotonic(), fresh)
         self._adopt(child)
@@ -200,11 +206,14 @@ class Parent:
             succession.heard(child, word, doors)
         return True
 
-    async def _work(self, number: int, control: socket.socket) -> None:
+    async def _work(self, number: int, control: socket.socket, queue: int) -> None:
         """Be a worker, in a process of its own."""
         own, federation = self._settings, self._federation.unchecked()
         row, first = self._statistics.row(number), number in {self._first, self._heir}
-        place = worker.Place(row, own.workers, first, self._shared, control)
+        place = Place(
+            *(row, own.workers, first, self._shared, control, own.identity),
+            *(queue, self._kept.order),
+        )
         await worker.run(federation, own.site, place, own.drain_seconds)
 
     def _leave_parent(self) -> None:
@@ -314,6 +323,7 @@ class Parent:
             memory=self._kept.memory,
             counted=HandedRows(NAMES, self._kept.memory[0]),
             earlier=self._kept.earlier,
+            order=self._kept.order,
             lock=self._served.lock,
             sockets=tuple(sock.fileno() for sock in self._served.sockets),
             workers=tuple(child.handed() for child in self._workers.values()),

@@ -13,7 +13,7 @@ class Settings:
     """How the proxy runs.
 
     On a stop, connections have ``drain_seconds`` to end. ``namespace`` is the name of the network
-    namespace that the proxy runs in.
+    namespace that the proxy runs in, ``identity`` the directory of this site's private keys.
     """
 
     site: str
@@ -21,11 +21,16 @@ class Settings:
     workers: int
     drain_seconds: float
     namespace: str
+    identity: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Memory that a reload hands on: descriptors of this program's blocks, and earlier rows."""
+    """What a reload hands on of what the first program has made, as descriptors.
+
+    Blocks of memory, those of earlier programs' rows, and the program that keeps SYNs in order.
+    """
 
     memory: tuple[int, ...]
     earlier: tuple[HandedRows, ...]
+    order: int

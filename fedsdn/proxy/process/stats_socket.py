@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fedsdn import namespace
+from fedsdn import files, namespace
 from fedsdn.errors import FedsdnError
-from fedsdn.proxy.ended.record import FAULTS, Ended, document, from_document
+from fedsdn.proxy.ended.by_peer import Refused
+from fedsdn.proxy.ended.record import FAULTS, Ended, Reason, document, from_document
 from fedsdn.proxy.sockets.tcp import SO_SNDBUFFORCE
 from fedsdn.proxy.stats import Statistics
 from fedsdn.units import ago
@@ -62,7 +63,7 @@ class StatisticsSocket:
                 counters.setblocking(False)
                 ended.setblocking(False)
             self._answers: dict[socket.socket, Callable[[], object]] = {
-                counters: statistics.totals,
+                counters: self._counted,
                 ended: self._last_ended,
             }
         except OSError as error:
@@ -72,7 +73,7 @@ class StatisticsSocket:
             ) from error
 
     def _take_lock(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_directory(self._path.parent)
         lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,6 +100,10 @@ class StatisticsSocket:
                     with suppress(OSError):  # it takes less then
                         connection.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, _MOST_BYTES)
                     connection.send(json.dumps(told()).encode() + b"\n")
+
+    def _counted(self) -> dict[str, object]:
+        refused = [one.document() for one in self._statistics.refused()[:_MOST_TOLD]]
+        return {**self._statistics.totals(), "refused": refused}
 
     def _last_ended(self) -> list[dict[str, object]]:
         every = list(self._statistics.ended())
@@ -146,6 +151,24 @@ def read_statistics(path: Path = STATISTICS_SOCKET) -> dict[str, int]:
 
     """
     return checked(_asked(path))
+
+
+def read_refused(path: Path = STATISTICS_SOCKET) -> list[Refused]:
+    """Ask a running proxy how many requests it refused for each peer and reason, most first.
+
+    Raises:
+        FedsdnError: none answers, or one of another version.
+
+    """
+    found = _asked(path)
+    try:
+        told = found["refused"] if isinstance(found, dict) else None
+        return [
+            Refused(one["peer"], Reason[one["reason"].upper()], one["count"], one["last"])
+            for one in told or ()
+        ]
+    except (KeyError, TypeError) as error:
+        raise _another_version() from error
 
 
 def read_ended(path: Path = STATISTICS_SOCKET) -> list[Ended]:
@@ -227,7 +250,7 @@ def checked(found: object) -> dict[str, int]:
     """
     if not isinstance(found, dict) or Statistics(1).totals().keys() - found.keys():
         raise _another_version()
-    return found
+    return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
 def check_workers(statistics: Mapping[str, int]) -> str:

@@ -9,34 +9,34 @@ import signal
 import socket
 from collections.abc import Set
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from functools import cache, partial
 
 from fedsdn.channel.client import ChannelClient
-from fedsdn.channel.connection import Direction
 from fedsdn.channel.messages import PathsMessage
 from fedsdn.channel.report import Report
 from fedsdn.channel.server import CHANNEL_SOCKET
 from fedsdn.config.model import AddressPair
 from fedsdn.config.watch import WatchedFederation
+from fedsdn.errors import FedsdnError
+from fedsdn.identity.own_files import follow, version
+from fedsdn.identity.store import load
 from fedsdn.mptcp.connection import open_pairs
-from fedsdn.pipeline.declarations import MOST_WORKERS
 from fedsdn.proxy.admission.carried import Carried
-from fedsdn.proxy.admission.policy import Policy, Refusal
+from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.revocation import revoked
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.admission.unproven import WIND_UP_SECONDS, Unproven
 from fedsdn.proxy.ended.record import Ended, Reason, Who
-from fedsdn.proxy.memory import Memory
-from fedsdn.proxy.opening.device import HeldDevice, HeldQueue, check_order
+from fedsdn.proxy.opening.device import HeldDevice, HeldQueue
 from fedsdn.proxy.opening.held import Openings
-from fedsdn.proxy.opening.tables import HeldTuples, KnownDestinations
 from fedsdn.proxy.process.doors import Doors, Word, close_all, hear, say
 from fedsdn.proxy.process.drain import drain
 from fedsdn.proxy.process.entrance import Accepting, Entrance
-from fedsdn.proxy.process.listener import HandlingListener, Listener
+from fedsdn.proxy.process.listener import Listener
 from fedsdn.proxy.process.parts import Parts, callbacks_failing
+from fedsdn.proxy.process.place import Place
 from fedsdn.proxy.process.readiness import until_paths_are_known
 from fedsdn.proxy.relay.buffers import BufferPool
 from fedsdn.proxy.relay.peer_relay import Relays
@@ -48,16 +48,16 @@ from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import PathManager, Paths
 from fedsdn.proxy.sockets.readable import when_readable
 from fedsdn.proxy.socks import socksifier
-from fedsdn.proxy.socks.connection import Connector
+from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.pool import Pool
-from fedsdn.proxy.socks.sequence import Begun, Sequence
+from fedsdn.proxy.socks.sequence import Sequence
 from fedsdn.proxy.socks.server import Server
 from fedsdn.proxy.socks.socksifier import Means, Socksifier
-from fedsdn.proxy.stats import Counter, WorkerStatistics
-from fedsdn.socket_address import SocketAddress
+from fedsdn.proxy.stats import Counter
+from fedsdn.proxy.tls.contexts import Tls
 from fedsdn.uplinks.status import STALE_SECONDS
 
 _LOG = logging.getLogger(__name__)
@@ -65,8 +65,18 @@ _LOG = logging.getLogger(__name__)
 _CARRYING = 5 / 8
 """The part of the descriptors for running connections, each of which needs two."""
 
-_WAITING = 1 / 4
+_WAITING = 3 / 16
 """The part for connections that wait for a slot. The rest is for second attempts."""
+
+_UNPROVEN = 1 / 16
+"""The part for callers that have not proved to be a peer, but ``_MOST_UNPROVEN`` are enough."""
+
+_MOST_UNPROVEN = 512
+"""What OpenSSL keeps for all these at most is 60 MB."""
+
+_CALLERS_AT_ONCE = 8
+"""So many callers are taken in a round of the event loop: each costs 0.2 ms before it has to wait
+for a turn of ``Steps``."""
 
 _READY = 1 / 32
 """The part for connections to peers that are ready for a request."""
@@ -79,34 +89,6 @@ _PEERS_SHARE = 7 / 8
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that a worker handles; its parent blocks them until it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the workers share, made before they are forked."""
-
-    known: KnownDestinations
-    held: HeldTuples
-    begun: Begun
-
-    @classmethod
-    def within(cls, memory: Memory) -> Shared:
-        """Make it, or take what ``memory`` has inherited."""
-        return cls(KnownDestinations(memory), HeldTuples(MOST_WORKERS, memory), Begun(memory))
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which worker of the proxy this is, and what it has from its parent.
-
-    ``workers`` is how many there are; one of them is the ``first``, which says what concerns all.
-    """
-
-    statistics: WorkerStatistics
-    workers: int
-    first: bool
-    shared: Shared
-    control: socket.socket
 
 
 async def run(federation: WatchedFederation, site: str, place: Place, drain_seconds: float) -> None:
@@ -147,6 +129,9 @@ class _Worker:
         self._place = place
         self._statistics = statistics = place.statistics
         self._policy = self._policy_now()
+        self._keys = version(place.identity)  # before they are read
+        load_own = partial(load, place.identity)
+        self._tls = Tls(place.shared.tls, load_own, self._policy, self._count_handshake)
         self._carried = Carried(statistics.ended)
         self._reloading = asyncio.Lock()
         self._poller = opened.enter_context(closing(Poller(self._reset_after_fault)))
@@ -167,16 +152,21 @@ class _Worker:
         )
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connector = Connector(
-            self._policy, self._live_paths, self._path_manager, self._carried.end
+            self._policy, self._live_paths, self._path_manager, self._carried.end, self._tls
         )
         self._pool = Pool(
-            int(limit * _READY), self._connector.make_ready, self._poller, self._carried, statistics
+            *(int(limit * _READY), self._connector.make_ready, self._counts),
+            *(self._poller, self._carried, statistics),
         )
         self._slots = Slots(int(limit * _CARRYING) // 2, int(limit * _WAITING), self._note_fault)
         self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
         device = opened.enter_context(closing(HeldDevice(statistics.number)))
         self._socksifier = self._make_socksifier(relays, report, device)
-        self._server = self._make_server(relays, report)
+        self._server = server = self._make_server(relays, report)
+        self._unproven = Unproven(
+            *(min(int(limit * _UNPROVEN), _MOST_UNPROVEN), server.peer_behind),
+            *(server.meet, statistics.ended),
+        )
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
         listening = socksifier.listen_for_vms(statistics.number)
@@ -214,6 +204,7 @@ class _Worker:
             Sequence(shared.begun),
             self._parked,
             lambda peer, work, refuse: self._slots.take(peer, _PEERS_SHARE, work, refuse),
+            self._tls,
         )
 
     def start(self, parts: Parts) -> None:
@@ -223,13 +214,13 @@ class _Worker:
         parts.last("poller", self._poller.run())
         parts.last("sweep", self._sweep.run())
         parts.last("path manager", self._path_manager.run())
+        parts.last("look at keys", follow(self._place.identity, self._take_keys, self._keys))
         self._keeping_ready = parts.last("pool", self._pool.run())
         parts.last("channel", self._channel.run())
         self._vms = Accepting(parts, "listener for VMs", self._vms_listener)
         control = self._place.control
         parts.last("parent", when_readable(control.fileno(), self._obey))
         self._handle_signals()
-        check_order()
         parts.once("beginning", self._say_ready())
 
     async def _say_ready(self) -> None:
@@ -245,7 +236,7 @@ class _Worker:
         elif self.stop.is_set():
             close_all(doors)
         elif word is Word.OPEN:
-            self._enter(Doors.opened(self._policy.federation.proxy_port))
+            self._enter(Doors.opened(self._policy.federation.proxy_port, self._place.queue))
         else:
             for each in doors:
                 self._enter(each)
@@ -254,7 +245,7 @@ class _Worker:
     def _enter(self, doors: Doors) -> None:
         """Take what comes by these doors."""
         listener = self._peers_listener(socket.socket(fileno=doors.peers))
-        queue = HeldQueue(doors.queue)
+        queue = HeldQueue(doors.queue, self._place.order)
         self._entrances.append(Entrance(self._parts, listener, queue, self._socksifier.take))
 
     async def _leave(self) -> None:
@@ -268,6 +259,7 @@ class _Worker:
         self._parked.leave()
         await self._parts.end(self._keeping_ready)
         await self._reload()
+        await self._unproven.wind_up()
         while carried := {*self._slots.tasks, *self._parked.tasks}:
             await asyncio.wait(carried)
         self.stop.set()
@@ -283,30 +275,18 @@ class _Worker:
     def _reset_after_fault(self, task: asyncio.Task[object], error: Exception) -> None:
         self._carried.end(task, Reason.FAULT, Who.HERE, f"{type(error).__name__}: {error}")
 
+    def _count_handshake(self, resumed: bool) -> None:
+        self._statistics.add(Counter.HANDSHAKES)
+        self._statistics.add(Counter.RESUMED, int(resumed))
+
     def _note_fault(self, owner: Owner, error: BaseException) -> None:
         """Keep a record of a connection of ``owner`` whose handler has failed."""
         detail = f"{type(error).__name__}: {error}; a connection of {owner}"
         self._statistics.ended(Ended(Reason.FAULT, Who.HERE, detail=detail))
 
-    def _note_overload(self, caller: SocketAddress) -> None:
-        """Keep a record of a peer's connection that is not taken."""
-        peer = self._policy.peer_behind(caller.address)
-        name = "" if isinstance(peer, Refusal) else peer.name
-        detail = f"no slot is free; from {caller.address}"
-        self._statistics.ended(
-            Ended(Reason.OVERLOAD, Who.HERE, Direction.INBOUND, name, detail=detail)
-        )
-
     def _peers_listener(self, sock: socket.socket) -> Listener:
         sock.setblocking(False)
-        return HandlingListener(
-            sock,
-            self._server.handle,
-            self._slots,
-            self._note_overload,
-            _PEERS_SHARE,
-            self._server.peer_called,
-        )
+        return Listener(sock, self._unproven.take, self._slots.full, _CALLERS_AT_ONCE)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -350,12 +330,26 @@ class _Worker:
             # In a thread: to read a large file takes a second, and connections go on meanwhile.
             if not await asyncio.to_thread(self._federation.refresh, force=True):
                 return 0
-            before, now = self._policy, self._policy_now()
+            before, now = self._policy, await asyncio.to_thread(self._policy_now)
             self._policy = self._connector.policy = now
             self._socksifier.policy = self._server.policy = now
+            self._take_keys()
             self._path_manager.look()
             await self._listen_anew()
             return await self._carried.reset(lambda flow: revoked(flow, before, now))
+
+    def _take_keys(self) -> None:
+        """Take up this host's keys, and end what waits for a request with others than now."""
+        try:
+            self._tls.take(self._policy)
+        except (FedsdnError, OSError) as error:
+            if self._place.first:
+                _LOG.error("%s; going on with the keys as they were", error)
+        self._pool.renew(self._counts)
+        self._parked.dismiss(self._tls.still_counts)
+
+    def _counts(self, connection: Connection) -> bool:
+        return self._tls.is_as_now(connection.far, connection.peer.name)
 
     async def _check_port(self) -> None:
         async with self._reloading:
@@ -388,6 +382,7 @@ class _Worker:
         entrances, self._entrances = self._entrances, []
         for entrance in entrances:
             await entrance.close()
+        await self._unproven.wind_up(WIND_UP_SECONDS)
         await self._openings.wind_up()
         await self._vms.end()
         self._parked.close()

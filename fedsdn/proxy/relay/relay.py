@@ -111,12 +111,12 @@ class Relay:
         self._event(self._far, events, read=self._inward, written=self._outward)
 
     def _event(self, sock: socket.socket, events: int, read: Stream, written: Stream) -> None:
+        if events & select.EPOLLERR:  # first: a read through TLS would take an error for an end
+            self.broke(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         if events & ~select.EPOLLOUT:
             read.source_has_news()
         if events & select.EPOLLOUT:
             written.sink_has_room()
-        if events & select.EPOLLERR:
-            self.broke(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def broke(self, sock: socket.socket, error: int | None) -> None:
         """Note that a socket has been reset by its other side, or has failed, with an errno."""
@@ -129,6 +129,8 @@ class Relay:
                 self.note(Reason.LOST, Who.PATHS, os.strerror(error))
             else:
                 self.note(Reason.SILENT, Who.VM_HERE, os.strerror(error))
+        if error == errno.EPROTO:
+            self.note(Reason.PROTOCOL, Who.PATHS, "a TLS record that the peer has not sent so")
         if sock is self._far:
             self.give_up_within(VM_SECONDS)
         else:

@@ -10,13 +10,14 @@ from fedsdn.config.model import Site
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
+from fedsdn.proxy.sockets.exchange import receive, send_all
 from fedsdn.proxy.socks import parsing, protocol
 from fedsdn.proxy.socks.protocol import Reply, Request
 from fedsdn.proxy.socks.reading import read_message
 from fedsdn.socket_address import SocketAddress
 
-HANDSHAKE_SECONDS = 10.0
-"""How long a peer may take to say what it wants."""
+REQUEST_SECONDS = 10.0
+"""How long a peer may take to say what it wants, once it has begun to."""
 
 _EARLY = records.record(Kind.DATA)[:1]
 """The VM's first data behind a refused request begin with this octet, and no request does."""
@@ -33,32 +34,43 @@ class Dialogue:
         self.far = far
         self.caller = caller
         self.peer = peer
-        self._loop = asyncio.get_running_loop()
         self.pauses = False
         """Whether the peer has asked for nothing when ``request`` looked, and may do so later."""
-        self._greeted = False
+        self._plain: Request | None = None
         self._refused = False
         self._over = False
+
+    async def greet(self) -> None:
+        """Take the greeting and answer it; of another's proxy, take its request, too.
+
+        Raises:
+            OSError: the connection broke.
+            SocksError: the other side does not speak our SOCKS.
+
+        """
+        if self.peer.proxy == "socks5":
+            await read_message(self.far, parsing.parse_plain_greeting)
+            await send_all(self.far, protocol.PLAIN_SELECTION)
+            destination = await read_message(self.far, parsing.parse_plain_connect)
+            self._plain = Request(self.caller, destination, number=0)
+        else:
+            await read_message(self.far, parsing.parse_greeting)
+            await send_all(self.far, protocol.SELECTION)
 
     async def request(self) -> Request | None:
         """Return what the peer asks for; None if it pauses, or asks for nothing more.
 
         Raises:
             OSError: the connection broke.
-            SocksError: it does not speak our SOCKS, or asks for something else than a connection.
+            SocksError: it asks for something else than a connection.
             TimeoutError: it does not ask in time.
 
         """
-        if self._over:
-            return None
+        if self._over or self._plain is not None:
+            plain, self._plain = self._plain, None
+            return plain
         self.pauses = False
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            if self.peer.proxy == "socks5":
-                return await self._plain_request()
-            if not self._greeted:
-                await read_message(self.far, parsing.parse_greeting)
-                await self._loop.sock_sendall(self.far, protocol.SELECTION)
-                self._greeted = True
+        async with asyncio.timeout(REQUEST_SECONDS):
             try:
                 first = self.far.recv(1)
             except BlockingIOError:
@@ -69,12 +81,6 @@ class Dialogue:
         await self.turn_away(b"")
         return None
 
-    async def _plain_request(self) -> Request:
-        await read_message(self.far, parsing.parse_plain_greeting)
-        await self._loop.sock_sendall(self.far, protocol.PLAIN_SELECTION)
-        destination = await read_message(self.far, parsing.parse_plain_connect)
-        return Request(self.caller, destination, number=0)
-
     async def accept(self) -> None:
         """Say that the VM is connected.
 
@@ -83,7 +89,7 @@ class Dialogue:
 
         """
         self._over = True
-        await self._loop.sock_sendall(self.far, protocol.encode_reply(Reply.SUCCEEDED))
+        await send_all(self.far, protocol.encode_reply(Reply.SUCCEEDED))
 
     async def refuse(self, reply: Reply) -> None:
         """Refuse a request; another one may follow.
@@ -96,7 +102,7 @@ class Dialogue:
             await self.turn_away(protocol.encode_reply(reply))
         else:
             self._refused = True
-            await self._loop.sock_sendall(self.far, protocol.encode_reply(reply))
+            await send_all(self.far, protocol.encode_reply(reply))
 
     async def turn_away(self, farewell: bytes) -> None:
         """Say a last thing, and end the connection in order.
@@ -107,8 +113,8 @@ class Dialogue:
         self._over = True
         with suppress(OSError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._loop.sock_sendall(self.far, farewell)
+                await send_all(self.far, farewell)
                 self.far.shutdown(socket.SHUT_WR)
-                while await self._loop.sock_recv(self.far, _FAREWELL_BYTES):
+                while await receive(self.far, _FAREWELL_BYTES):
                     pass
                 tcp.end_in_order(self.far)

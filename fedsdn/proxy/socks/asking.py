@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from fedsdn.proxy.sockets.exchange import send_all
 from fedsdn.proxy.socks import parsing, protocol
 from fedsdn.proxy.socks.protocol import Reply
 from fedsdn.proxy.socks.reading import read_message
@@ -24,11 +25,10 @@ async def ask_plainly(far: socket.socket, destination: SocketAddress) -> Reply:
         SocksError: the server does not speak SOCKS5.
 
     """
-    loop = asyncio.get_running_loop()
     async with asyncio.timeout(REPLY_SECONDS):
-        await loop.sock_sendall(far, protocol.PLAIN_GREETING)
+        await send_all(far, protocol.PLAIN_GREETING)
         await read_message(far, parsing.parse_plain_selection)
-        await loop.sock_sendall(far, protocol.encode_connect(destination))
+        await send_all(far, protocol.encode_connect(destination))
         return await read_reply(far)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedsdn.proxy.ended.record import Reason, Who, reason_for
 from fedsdn.proxy.socks.protocol import Reply, SocksError
+from fedsdn.proxy.tls.secured import TlsError
 
 Cause = tuple[Reason, Who]
 
@@ -52,14 +53,15 @@ def not_opened(error: BaseException, phase: Phase) -> Cause | None:
     match error:
         case asyncio.CancelledError():
             return Reason.GIVEN_UP, Who.VM_HERE
+        case TlsError():
+            return error.reason, error.who
         case SocksError():
             return Reason.PROTOCOL, Who.PEER
         case TimeoutError():
             return phase.late
-        case OSError(errno=errno.EPROTONOSUPPORT):
-            return Reason.FALLBACK, Who.PATHS
         case OSError():
-            return phase.broken
+            fell_back = error.errno == errno.EPROTONOSUPPORT
+            return (Reason.FALLBACK, Who.PATHS) if fell_back else phase.broken
     return None
 
 

@@ -5,24 +5,38 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import logging
 import socket
-from collections.abc import Callable, Set
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 from fedsdn.config.model import AddressPair, Site
+from fedsdn.damped_log import DampedLog
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.relay.peer_relay import is_usable
 from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.sockets import tcp, transport
+from fedsdn.proxy.sockets.exchange import send_all
 from fedsdn.proxy.sockets.live_paths import LivePaths
 from fedsdn.proxy.sockets.path_manager import Managed, PathManager
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import read_selection
+from fedsdn.proxy.socks.protocol import SocksError
+from fedsdn.proxy.tls.contexts import Tls
+from fedsdn.proxy.tls.secured import Secured, TlsError
+
+_LOG = logging.getLogger(__name__)
+
+_HANDSHAKES = 24
+"""With one peer at a time: hundreds a second on a path of 50 ms, more than a processor makes."""
+
+_TURN_SECONDS = transport.ATTEMPT_SECONDS
+"""How long one waits for others, which may wait in vain for a path that is dead."""
 
 EndTask = Callable[[asyncio.Task[object], Reason, Who, str], object]
 """Ends the connection of a task: why, by whom, and a few words."""
@@ -69,25 +83,61 @@ class Connector:
         live_paths: LivePaths,
         path_manager: PathManager,
         end_task: EndTask,
+        tls: Tls,
     ) -> None:
         """Connect as ``policy`` says; the policy may be replaced at any time."""
         self.policy = policy
+        self._tls = tls
+        self._log = DampedLog(_LOG)
         self._end_task = end_task
         self._live_paths = live_paths
         self._path_manager = path_manager
         self._turns = itertools.count()
+        self._handshakes: dict[str, asyncio.Semaphore] = {}
+        """Places of each peer."""
 
     async def connect(self, peer: Site) -> Connection:
         """Connect to a peer's server.
 
         Raises:
             OSError: no path answers, or Multipath TCP has fallen back to TCP.
+            TlsError: who answers is not the peer.
 
         """
+        if not self.policy.is_encrypted(peer):
+            return await self._begin(peer, encrypted=False)
+        async with self._few_at_a_time(peer):
+            return await self._begin(peer, encrypted=True)
+
+    @asynccontextmanager
+    async def _few_at_a_time(self, peer: Site) -> AsyncIterator[None]:
+        """Wait with a handshake while many are under way with a peer; for a moment at most.
+
+        Its server sheds callers that are not proven when there are too many of them
+        (``admission.unproven``): of a crowd that begins at once none would be proven in time.
+        """
+        places = self._handshakes.setdefault(peer.name, asyncio.Semaphore(_HANDSHAKES))
+        has_place = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN_SECONDS):
+                has_place = await places.acquire()
+        try:
+            yield
+        finally:
+            if has_place:
+                places.release()
+
+    async def _begin(self, peer: Site, *, encrypted: bool) -> Connection:
         with ExitStack() as opened:
-            far = opened.enter_context(await self._connect(peer))
+            far = await self._connect(peer)
+            if encrypted:
+                far = self._tls.calling(far, peer)
+            opened.enter_context(far)
             give_up = partial(self._end_task, running_task())
             managed = opened.enter_context(self._path_manager.managing(far, peer.name, give_up))
+            if isinstance(far, Secured):
+                with self._warning(peer):
+                    await self._tls.prove(far, peer)
             return Connection(far, peer, managed, opened.pop_all(), self._end_task)
 
     async def make_ready(self, name: str) -> Connection:
@@ -104,7 +154,7 @@ class Connector:
             raise OSError(errno.ENETUNREACH, f"site {name} is no peer any more")
         connection = await self.connect(peer)
         try:
-            await asyncio.get_running_loop().sock_sendall(connection.far, protocol.GREETING)
+            await send_all(connection.far, protocol.GREETING)
             await self.selected(connection)
         except BaseException:
             connection.close()
@@ -115,12 +165,26 @@ class Connector:
         """Read the server's answer to the greeting, and open the other subflows.
 
         Raises:
-            OSError: the connection broke.
+            OSError: the connection broke, or the peer refuses our certificate.
             SocksError: the server does not speak our SOCKS.
 
         """
-        await read_selection(connection.far)
+        with self._warning(connection.peer):
+            await read_selection(connection.far)
+        self._tls.remember(connection.far, connection.peer)
         self.join(connection)
+
+    @contextmanager
+    def _warning(self, peer: Site) -> Iterator[None]:
+        """Log that a peer is not proven, or not convinced, if the block finds that."""
+        try:
+            yield
+        except (OSError, SocksError) as error:
+            self._tls.forget(peer)
+            if isinstance(error, TlsError):
+                text = f"site {peer.name}: {error.reason} by {error.who}: {error.detail}"
+                self._log.say(logging.WARNING, (peer.name, error.reason, error.who), text)
+            raise
 
     def join(self, connection: Connection) -> None:
         """Open the other subflows of a connection that the peer has answered on."""

@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from fedsdn.channel.connection import Direction
@@ -41,7 +40,7 @@ class Parked:
         self._tasks[peer][task] = far
         self._statistics.add(Counter.IDLE_OPEN)
         if self._leaving:
-            _say_that_we_leave(far)
+            _say_that_we_leave(task, far)
         if sum(map(len, self._tasks.values())) > self._most:
             crowd = max(self._tasks.values(), key=len)
             next(iter(crowd)).cancel()
@@ -53,8 +52,8 @@ class Parked:
         """
         self._leaving = True
         for tasks in self._tasks.values():
-            for far in tasks.values():
-                _say_that_we_leave(far)
+            for task, far in tasks.items():
+                _say_that_we_leave(task, far)
 
     def renew(self, is_good: Callable[[socket.socket, str], bool]) -> None:
         """Reset the connections that are not good any more; their peer makes others."""
@@ -62,6 +61,17 @@ class Parked:
             for task, far in tasks.items():
                 if not is_good(far, peer):
                     task.cancel()
+
+    def dismiss(self, is_good: Callable[[socket.socket, str], bool]) -> None:
+        """Tell the peers to end the connections that are not good any more.
+
+        By a reset a request that is under way would be lost, and the VM's first data with it. Here
+        the peer is told at that to ask again.
+        """
+        for peer, tasks in self._tasks.items():
+            for task, far in tasks.items():
+                if not is_good(far, peer):
+                    _say_that_we_leave(task, far)
 
     async def _wait(self, far: socket.socket, peer: str) -> bool:
         """Wait until the peer says something; False if it does not for too long."""
@@ -96,6 +106,10 @@ class Parked:
                 task.cancel()
 
 
-def _say_that_we_leave(far: socket.socket) -> None:
-    with suppress(OSError):  # it is broken, which whoever waits for a request will find
+def _say_that_we_leave(task: asyncio.Task[bool], far: socket.socket) -> None:
+    try:
         far.send(encode_reply(Reply.LEAVING))
+    except BlockingIOError:
+        task.cancel()  # the peer does not read, and half a record would be in the way
+    except OSError:
+        pass  # it is broken, which whoever waits for a request will find

@@ -14,6 +14,7 @@ from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.peer_relay import fixed_path, is_usable
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
+from fedsdn.proxy.sockets.exchange import send_all
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly, read_reply
@@ -143,8 +144,7 @@ class Asked:
             self.early = len(data)
             self._first_data = records.record(Kind.DATA, self.early) + data
         self._unsent = self._first_data[room:]
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self.far, said + self._first_data[:room])
+        await send_all(self.far, said + self._first_data[:room])
 
     @contextmanager
     def forwarding(self, near: socket.socket) -> Iterator[None]:
@@ -195,7 +195,7 @@ class Asked:
                     raise fallen_back()
                 self._reply = reply
                 if reply is Reply.SUCCEEDED and self._unsent:
-                    await asyncio.get_running_loop().sock_sendall(self.far, self._unsent)
+                    await send_all(self.far, self._unsent)
                 return reply
             if self._has_more_early:
                 raise fallen_back()

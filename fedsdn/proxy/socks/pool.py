@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 from fedsdn.channel.connection import Direction
 from fedsdn.damped_log import DampedLog
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.ended.record import Ended
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.socks.connection import Connection
 from fedsdn.proxy.socks.demand import KEEP_SECONDS, Demand
 from fedsdn.proxy.socks.protocol import SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
+from fedsdn.proxy.tls.secured import TlsError
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,14 +92,18 @@ class Pool:
         self,
         most: int,
         make: Callable[[str], Awaitable[Connection]],
+        counts: Callable[[Connection], bool],
         poller: Poller,
         carried: Carried,
         statistics: WorkerStatistics,
     ) -> None:
         """Begin without any; all peers together have at most ``most``.
 
-        ``make`` makes a connection to a peer, or raises ``OSError`` or ``SocksError``.
+        ``make`` makes a connection to a peer, or raises ``OSError`` or ``SocksError``. ``counts``
+        says whether it is still one to that peer: asked at each request, since the federation file
+        may change while a connection is being made, or is asked on.
         """
+        self._counts = counts
         self._most = most
         self._make_connection = make
         self._log = DampedLog(_LOG)
@@ -123,7 +129,9 @@ class Pool:
         pool.demand.asked(self._loop.time())
         try:
             for ready in pool.ready:
-                if ready.connection.has_subflow():
+                if not self._counts(ready.connection):
+                    ready.leave()
+                elif ready.connection.has_subflow():
                     pool.ready.remove(ready)
                     self._statistics.add(Counter.FROM_POOL)
                     return ready.take()
@@ -136,6 +144,9 @@ class Pool:
 
         Another one is being made in its place already, and may be one too many.
         """
+        if not self._counts(connection):
+            connection.close()
+            return
         peer = connection.peer.name
         pool = self._peers.setdefault(peer, _PeerPool())
         if self._tasks is None or pool.size > pool.demand.wanted(self._loop.time()):
@@ -177,6 +188,9 @@ class Pool:
                     connection = await self._make_connection(peer)
         except (OSError, SocksError) as error:
             _LOG.debug("site %s: no connection made ready: %s", peer, error)
+            if isinstance(error, TlsError):
+                outbound = error.reason, error.who, Direction.OUTBOUND
+                self._statistics.ended(Ended(*outbound, peer, detail=error.detail))
             pool.making -= 1
             self._rest(peer, pool)
         except BaseException:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from typing import TypeVar
 
+from fedsdn.proxy.sockets.exchange import receive
 from fedsdn.proxy.socks.protocol import SocksError
 
 Message = TypeVar("Message")
@@ -24,9 +24,8 @@ async def read_message(
         SocksError: it is no such message, or the stream ended before.
 
     """
-    loop = asyncio.get_running_loop()
     while isinstance(found := parse(seen), int):
-        more = await loop.sock_recv(sock, found)
+        more = await receive(sock, found)
         if not more:
             raise SocksError("connection closed in the middle of the SOCKS dialogue")
         seen += more

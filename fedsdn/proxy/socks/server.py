@@ -6,36 +6,48 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
-from fedsdn.config.model import Site
+from fedsdn.config.model import Address, Site
+from fedsdn.damped_log import DampedLog
 from fedsdn.mptcp.connection import token
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
 from fedsdn.proxy.admission.shares import Owner
 from fedsdn.proxy.admission.slots import Work
+from fedsdn.proxy.admission.steps import Steps
 from fedsdn.proxy.admission.turns import Turns
+from fedsdn.proxy.admission.unproven import NotProvenError
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.opening.tables import HeldTuples, is_opener
 from fedsdn.proxy.relay.peer_relay import Relays, fixed_path, is_usable
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
+from fedsdn.proxy.sockets.exchange import readable
 from fedsdn.proxy.sockets.path_manager import PathManager
 from fedsdn.proxy.sockets.restored import RequestRestoration, connect_restored
 from fedsdn.proxy.sockets.transparent import ANY_PORT, Call, connect_as
-from fedsdn.proxy.socks.answering import HANDSHAKE_SECONDS, Dialogue
+from fedsdn.proxy.socks.answering import REQUEST_SECONDS, Dialogue
 from fedsdn.proxy.socks.causes import in_words, not_connected
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
 from fedsdn.proxy.socks.sequence import Sequence
 from fedsdn.proxy.stats import Counter
+from fedsdn.proxy.tls.contexts import Tls
+from fedsdn.proxy.tls.secured import Secured, TlsError
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
+
+_CALLERS = {
+    Reason.PROTOCOL: Reason.GARBLED,
+    Reason.CERTIFICATE: Reason.CALLERS_CERTIFICATE,
+}
+"""What a peer's faults are of somebody who may not be the peer."""
 
 TakeSlot = Callable[[Owner, Work, Callable[[], None]], None]
 """Runs the work of an owner when it may; or else refuses."""
@@ -57,11 +69,15 @@ class Server:
         sequence: Sequence,
         parked: Parked,
         take_slot: TakeSlot,
+        tls: Tls,
     ) -> None:
         """Carry what ``policy`` allows; the policy may be replaced at any time.
 
         ``restore`` has the bridge restore a client's address.
         """
+        self._tls = tls
+        self._steps = Steps()
+        self._log = DampedLog(_LOG)
         self._parked = parked
         self._take_slot = take_slot
         self._sequence = sequence
@@ -76,21 +92,64 @@ class Server:
         self._statistics = relays.statistics
         self._poller = relays.poller
 
-    def peer_called(self, caller: SocketAddress) -> str:
-        """Name the peer that a connection comes from; its address if that is no peer's."""
-        peer = self.policy.peer_behind(caller.address)
-        return str(caller.address) if isinstance(peer, Refusal) else f"site {peer.name}"
+    def peer_behind(self, address: Address) -> Site | Refusal:
+        """Return the peer that has an uplink with ``address``."""
+        return self.policy.peer_behind(address)
 
-    async def handle(self, far: socket.socket, caller: SocketAddress) -> None:
-        """Carry one connection to its end, or until the peer pauses."""
-        peer = self.policy.peer_behind(caller.address)
+    async def meet(self, far: socket.socket, caller: SocketAddress) -> Callable[[], None]:
+        """Have a caller prove that it is the peer whose address it has.
+
+        Returns what carries its connection to its end, or until the peer pauses.
+
+        Raises:
+            NotProvenError: it does not.
+            OSError: the connection broke.
+
+        """
+        peer = self.peer_behind(caller.address)
         if isinstance(peer, Refusal):
-            far.close()
-            self._statistics.ended(
-                Ended(*(peer.reason, Who.HERE, Direction.INBOUND), detail=f"from {caller.address}")
-            )
-            return
-        await self._go_on(Dialogue(far, caller, peer))
+            raise NotProvenError(peer.reason)
+        with ExitStack() as opened:
+            if self.policy.is_encrypted(peer):
+                far = opened.enter_context(await self._prove(far, caller, peer))
+            dialogue = Dialogue(far, caller, peer)
+            try:
+                await dialogue.greet()
+            except SocksError as error:
+                if error.answer:
+                    await dialogue.turn_away(error.answer)
+                raise NotProvenError(Reason.GARBLED, str(error)) from error
+            opened.pop_all()
+        return partial(self._resume, dialogue)
+
+    async def _prove(self, far: socket.socket, caller: SocketAddress, peer: Site) -> Secured:
+        """Have a caller show the certificate of the peer whose address it has.
+
+        Who it is, its certificate says. Its address must be one of the same site all the same: by
+        that it is routed, and counted before it has shown anything.
+
+        Raises:
+            NotProvenError: it does not.
+            OSError: the connection broke.
+
+        """
+        try:
+            with ExitStack() as opened:
+                secured = opened.enter_context(await self._called(far, peer))
+                await self._tls.prove(secured, peer, partial(self._steps.step, caller.address))
+                opened.pop_all()
+                return secured
+        except TlsError as error:
+            reason = _CALLERS.get(error.reason, error.reason)
+            text = f"somebody with an address of site {peer.name}: {reason}: {error.detail}"
+            self._log.say(logging.WARNING, (peer.name, reason), text)
+            raise NotProvenError(reason, error.detail) from error
+
+    async def _called(self, far: socket.socket, peer: Site) -> Secured:
+        while True:
+            with suppress(BlockingIOError):
+                return self._tls.called(far, peer)
+            await readable(far)  # it was, and the kernel has thrown that away
 
     async def _go_on(self, dialogue: Dialogue) -> None:
         """Do what a peer asks for; leave its connection alone when it pauses."""
@@ -106,8 +165,15 @@ class Server:
                 self._parked.park(dialogue.far, dialogue.peer.name, resume)
 
     def _resume(self, dialogue: Dialogue) -> None:
-        work = partial(self._go_on, dialogue)
-        self._take_slot(f"site {dialogue.peer.name}", work, dialogue.far.close)
+        work, refuse = partial(self._go_on, dialogue), partial(self._refuse, dialogue)
+        self._take_slot(f"site {dialogue.peer.name}", work, refuse)
+
+    def _refuse(self, dialogue: Dialogue) -> None:
+        """Reset a connection that gets no slot."""
+        dialogue.far.close()
+        detail = f"no slot is free; from {dialogue.caller.address}"
+        inbound = Reason.OVERLOAD, Who.HERE, Direction.INBOUND
+        self._statistics.ended(Ended(*inbound, dialogue.peer.name, detail=detail))
 
     async def _serve(self, dialogue: Dialogue) -> None:
         """Connect a peer to the VM that it asks for.
@@ -126,12 +192,15 @@ class Server:
                     self._statistics.add(Counter.ASKED_AGAIN)
                     await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
                     return
-                now = self.policy.peer_behind(dialogue.caller.address)
+                now = self.peer_behind(dialogue.caller.address)
                 # A connection that waited for a slot was judged by an older file.
                 if isinstance(now, Refusal) or now.name != peer.name:
                     self._carried.ended(Reason.REVOKED, Who.HERE)
                     return
                 peer = now
+                if not self._tls.still_counts(far, peer.name):
+                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    return
                 known = replace(asking, client=request.client, destination=request.destination)
                 with self._carried.carrying(known):
                     if self._admits(request, peer):
@@ -149,18 +218,20 @@ class Server:
         try:
             return await dialogue.request()
         except TimeoutError:
-            late = f"no request within {HANDSHAKE_SECONDS:g} s"
+            late = f"no request within {REQUEST_SECONDS:g} s"
             self._carried.ended(Reason.PROTOCOL, Who.PEER, late)
         except SocksError as error:
             self._carried.ended(Reason.PROTOCOL, Who.PEER, str(error))
             await dialogue.turn_away(error.answer)
+        except TlsError as error:
+            self._carried.ended(error.reason, error.who, error.detail)
         return None
 
     def _admits(self, request: Request, peer: Site) -> bool:
         """Whether the federation file allows a request; say it if not."""
-        refusal = self.policy.admits(peer, request.client.address, request.destination.address)
+        refusal = self.policy.admits(peer, request.client.address, request.destination)
         if refusal is not None:
-            self._carried.ended(refusal.reason, Who.HERE)
+            self._carried.ended(refusal.reason, Who.HERE, refusal.detail)
         return refusal is None
 
     async def _carry(self, dialogue: Dialogue, request: Request, peer: Site) -> None:

@@ -20,6 +20,7 @@ from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
+from fedsdn.proxy.admission.revocation import revoked
 from fedsdn.proxy.admission.slots import Slots
 from fedsdn.proxy.ended.record import Reason, Who
 from fedsdn.proxy.ended.unasked import Unasked
@@ -137,27 +138,27 @@ class Socksifier:
     def _begin(self, segment: Segment) -> None:
         client, destination = segment.client, segment.destination
         slots = self._means.slots
-        peer = self.policy.peer_towards(destination.address)
-        name = "" if isinstance(peer, Refusal) else peer.name
+        policy = self.policy
+        peer = policy.opens(client.address, destination)
+        name = peer.peer if isinstance(peer, Refusal) else peer.name
         if self._openings.is_held(segment):
             return
         if not (slots.allow(client.address, _VMS_SHARE) and self._openings.allow(client, name)):
             self._unasked.note(client, destination, Reason.UNASKED, _TOO_MANY)
             raise TooManyError
-        if isinstance(peer, Refusal) or not self.policy.is_vm(client.address, self.policy.site):
-            detail = "" if isinstance(peer, Refusal) else "client is no VM of this site"
-            self._unasked.note(client, destination, Reason.UNFEDERATED, detail)
+        if isinstance(peer, Refusal):
+            self._unasked.note(client, destination, peer.reason, peer.detail, name)
             self._openings.prohibit(client, name)
             self._tell(segment, Reply.NOT_ALLOWED)
             return
         early = (
             self._known.listens(destination)
             and self._openings.allow_early(client)
-            and bool(self._means.live_paths.usable(self.policy.paths(peer, 0), peer))
+            and bool(self._means.live_paths.usable(policy.paths(peer, 0), peer))
         )
         opening = Opening(segment, peer.name, early=early, hand_in=self._device.hand_in)
         self._openings.add(opening)
-        task = slots.run(client.address, lambda: self._carry(opening, peer))
+        task = slots.run(client.address, lambda: self._carry(opening, peer, policy))
         opening.give_up = partial(self._means.carried.end, task)
         task.add_done_callback(lambda _: self._openings.end(opening))
 
@@ -181,8 +182,8 @@ class Socksifier:
 
     # One connection
 
-    async def _carry(self, opening: Opening, peer: Site) -> None:
-        """Carry one connection to its end."""
+    async def _carry(self, opening: Opening, peer: Site, policy: Policy) -> None:
+        """Carry one connection to its end; ``policy`` has allowed it."""
         client, destination = opening.segment.client, opening.segment.destination
         judged = PeerConnection(Direction.OUTBOUND, peer.name, client, destination)
         self._statistics.add(Counter.OUTBOUND)
@@ -191,6 +192,8 @@ class Socksifier:
             async with AsyncExitStack() as opened:
                 opened.enter_context(suppress(OSError, SocksError, _NotConnectedError))
                 opened.enter_context(self._means.carried.carrying(judged))
+                if policy is not self.policy and revoked(judged, policy, self.policy):
+                    return  # the file changed since; when its VM asks again, it is told
                 connect = self._connect_early if opening.early else self._connect_first
                 near, asked, request = await connect(opening, peer, judged, opened)
                 await self._relay(near, asked, request, peer)
