@@ -26,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fedsdn.bench import impostor
-from fedsdn.bench.segments import SYN, segment
+from fedsdn.bench.syns import flood
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.socks.protocol import PLAIN_GREETING, SELECTION
 
@@ -35,8 +35,7 @@ _LIMIT_SECONDS = 15.0
 _BEGINNING = 16
 """Octets of which the other side sees that it is one."""
 _PIECE_SECONDS = 0.5
-_FIRST_PORT = 20_000
-_PORTS = 20_000
+_PORTS = range(20_000, 40_000)
 _BURST = 20
 _LONGEST_RECORD = 0xFFFF
 _FFDHE8192, _FFDHE8192_BYTES = b"\x01\x04", 1024
@@ -186,24 +185,6 @@ class Strangers:
         return bytes(answer)
 
 
-def half_open(source: str, server: tuple[str, int], count: int, seconds: float) -> float:
-    """Send so many SYNs in about so many seconds; return how many it took."""
-    family = socket.AF_INET6 if ":" in source else socket.AF_INET
-    chance = random.Random(count)  # noqa: S311 -- no secrets
-    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        sock.bind((source, 0))
-        began = time.monotonic()
-        for number in range(count):
-            port = _FIRST_PORT + number % _PORTS
-            numbers = (chance.getrandbits(32), 0)
-            with suppress(OSError):
-                sock.sendto(segment((source, port), server, SYN, numbers), (server[0], 0))
-            ahead = began + seconds * number / count - time.monotonic()
-            if number % _BURST == 0 and ahead > 0:
-                time.sleep(ahead)
-        return time.monotonic() - began
-
-
 def main() -> None:
     """Do what the arguments say."""
     word, source, address, port, count, seconds, *rest = sys.argv[1:]
@@ -212,7 +193,7 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if kind is Kind.HALF_OPEN:
-        took = half_open(source, server, int(count), float(seconds))
+        took = flood(source, server, int(count), float(seconds), _PORTS, (OSError,))
         print(json.dumps({"outside": int(count), "seconds": took}))
         return
     strangers = Strangers(kind, source, server)
