@@ -77,6 +77,7 @@ def served(listener: socket.socket, client: socket.socket) -> None:
     client.sendall(b"?")
     server, _ = listener.accept()
     with server:
+        server.settimeout(LIMIT_S)
         assert server.recv(1) == b"?"
         server.sendall(b"!")
     assert client.recv(2) == b"!"
