@@ -8,6 +8,7 @@ other, with less priority, and in both when the first is done. ``pytest FILE`` r
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import PurePath
 
 import pytest
@@ -82,3 +83,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let what runs beside others give way."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.setpriority(os.PRIO_PROCESS, 0, BESIDE_NICE if _is_beside(item.path) else 0)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what failed: a run that is ended from outside never comes to its summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        sys.stdout.write(f"\nfailed: {report.nodeid} ({report.when})\n{report.longreprtext}\n")
