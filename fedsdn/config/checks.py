@@ -10,9 +10,11 @@ from fedsdn.config.model import Address, Federation, Interface, Network, Prefix,
 from fedsdn.config.prefixes import first_overlap
 from fedsdn.config.reach import Reach
 from fedsdn.config.reserved import (
+    ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
+    TUNNEL_PORTS,
     WAN_PORT_PREFIX,
 )
 from fedsdn.config.rules_file import check_rules
@@ -34,6 +36,7 @@ def check_federation(federation: Federation, document: Document) -> None:
 
     """
     _check_proxy_port(federation, document)
+    _check_tunnels_ports(federation, document)
     sites = document.section("sites")
     _check_overlaps(federation, sites)
     for name, where in sites.items():
@@ -61,6 +64,21 @@ def _check_proxy_port(federation: Federation, document: Document) -> None:
             f"{federation.proxy_port}, one of the ports at which the proxy accepts VMs' "
             f"connections ({SOCKSIFIER_LISTEN_PORTS[0]} to {SOCKSIFIER_LISTEN_PORTS[-1]})",
             "another port, as 1080",
+        )
+
+
+def _check_tunnels_ports(federation: Federation, document: Document) -> None:
+    first = federation.datagrams_port
+    last = first + TUNNEL_PORTS - 1
+    if first <= federation.proxy_port <= last:
+        raise (
+            document.section("datagrams")
+            .section("port")
+            .error(
+                f"{first}, so that the tunnels have UDP ports {first} to {last}; "
+                f"'proxy_port' {federation.proxy_port} is the probes'",
+                "another port, as 51820",
+            )
         )
 
 
@@ -146,10 +164,11 @@ def _check_ports(site: Site, where: Document) -> None:
 
 
 def _check_not_reserved(name: str, where: Document) -> None:
-    if name in (SOCKSIFIER_PORT, SERVER_PORT) or name.startswith(WAN_PORT_PREFIX):
+    if name in (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT) or name.startswith(WAN_PORT_PREFIX):
         raise where.error(
             f"'{name}', a name of fedsdn's own ports",
-            f"another name than '{SOCKSIFIER_PORT}', '{SERVER_PORT}' and '{WAN_PORT_PREFIX}...'",
+            f"another name than '{SOCKSIFIER_PORT}', '{SERVER_PORT}', '{ROUTER_PORT}' and "
+            f"'{WAN_PORT_PREFIX}...'",
         )
 
 

@@ -12,6 +12,7 @@ from fedsdn.config.checks import check_federation
 from fedsdn.config.document import Document, load_document
 from fedsdn.config.identities import check_identities, identity_document, parse_identity
 from fedsdn.config.model import (
+    DEFAULT_DATAGRAMS_PORT,
     Federation,
     PairEncryption,
     Prefix,
@@ -113,6 +114,7 @@ def with_sites(document: Document, sites: tuple[Site, ...], *, of_lab: bool = Fa
         ),
         groups=read_groups(document, sites),
         allow=read_rules(document, sites),
+        datagrams_port=int(document.value.get("datagrams", {}).get("port", DEFAULT_DATAGRAMS_PORT)),
     )
     check_federation(federation, document)
     check_identities(federation, document.section("sites"), required=not of_lab)
@@ -141,6 +143,7 @@ def _site(name: str, document: Document) -> Site:
         )
         if "identity" in document.value
         else (),
+        prefer=document.value.get("datagrams", {}).get("prefer", "spread"),
     )
 
 
@@ -188,6 +191,7 @@ def federation_document(federation: Federation) -> dict[str, Any]:
         "encryption": federation.default_encryption,
         **_pairs_document(federation),
         "probes": _probes_document(federation.probes),
+        "datagrams": {"port": federation.datagrams_port},
         "sites": {site.name: site_document(site) for site in federation.sites},
         **rules_document(federation),
     }
@@ -219,6 +223,7 @@ def site_document(site: Site) -> dict[str, Any]:
         "uplinks": {uplink.name: _uplink_document(uplink) for uplink in site.uplinks},
         "source_restore": site.source_restore,
         "proxy": site.proxy,
+        "datagrams": {"prefer": site.prefer},
     }
 
 

@@ -43,13 +43,20 @@ Proxy = Literal["fedsdn", "socks5"]
 Encryption = Literal["tls", "none"]
 """What protects the connections between the proxies of two sites: TLS, or only their lines."""
 
+Prefer = Literal["latency", "spread"]
+"""By which path a flow that is not TCP leaves a site: the one with the least delay for all of them,
+or one of the live paths for each, in turn."""
+
+DEFAULT_DATAGRAMS_PORT = 51820
+"""WireGuard's usual UDP port, and the first of the tunnels'."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The public halves of a site's keys: who has the private ones is the site.
 
     ``certificate`` is self-signed, in DER (X.509), with a P-256 or Ed25519 key: for connections.
-    ``key`` is an X25519 public key (RFC 7748), 32 bytes: for probes.
+    ``key`` is an X25519 public key (RFC 7748), 32 bytes: for probes and for tunnels.
     """
 
     certificate: bytes
@@ -165,7 +172,7 @@ class Site:
     ``source_restore`` is for connections to this site's VMs. Where ``proxy`` is ``socks5``, nothing
     of fedsdn runs, and the site's operator sets up what is described here. ``identities`` are one,
     or two while one replaces the other; none at a site with another's proxy, and in a topology
-    that no lab was built of.
+    that no lab was built of. ``prefer`` is for what VMs of this site send that is not TCP.
     """
 
     name: str
@@ -175,6 +182,7 @@ class Site:
     source_restore: SourceRestore = "transparent"
     proxy: Proxy = "fedsdn"
     identities: tuple[Identity, ...] = ()
+    prefer: Prefer = "spread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +209,8 @@ class Federation:
 
     ``proxy_port`` is the SOCKS servers' TCP port, and the UDP port of the probes.
     ``default_encryption`` holds for every two sites that ``pairs`` does not name. VMs may open what
-    ``allow`` says, and everything if it is None.
+    ``allow`` says, and everything if it is None. ``datagrams_port`` is the first of the tunnels'
+    UDP ports (``reserved.TUNNEL_PORTS``).
     """
 
     sites: tuple[Site, ...]
@@ -211,6 +220,7 @@ class Federation:
     pairs: tuple[PairEncryption, ...] = ()
     groups: tuple[Group, ...] = ()
     allow: tuple[Rule, ...] | None = None
+    datagrams_port: int = DEFAULT_DATAGRAMS_PORT
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:

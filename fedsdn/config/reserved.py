@@ -8,8 +8,17 @@ SOCKSIFIER_PORT = "socksifier"
 SERVER_PORT = "server"
 """Port of the bridge, and interface of the proxy's namespace, of inbound connections."""
 
+ROUTER_PORT = "router"
+"""Port of the bridge, and interface of the proxy's namespace, of all that is IP and not TCP."""
+
 WAN_PORT_PREFIX = "wan-"
 """Prefix of the names of ports, and of interfaces in the namespace, with an uplink's address."""
+
+MOST_UPLINKS = 8
+"""Uplinks that one site may have at most."""
+
+TUNNEL_PORTS = MOST_UPLINKS * MOST_UPLINKS + 1
+"""So many UDP ports the tunnels between sites have, from ``datagrams.port`` upwards."""
 
 MOST_WORKERS = 64
 """Processes that one proxy may have at most."""

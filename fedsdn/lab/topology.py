@@ -11,7 +11,7 @@ from fedsdn.config.addresses import parse_address, parse_interface
 from fedsdn.config.document import Document, load_document
 from fedsdn.config.loader import parse_federation
 from fedsdn.config.model import Address, Federation, Interface, Site, Uplink
-from fedsdn.config.reserved import SERVER_PORT, SOCKSIFIER_PORT, WAN_PORT_PREFIX
+from fedsdn.config.reserved import ROUTER_PORT, SERVER_PORT, SOCKSIFIER_PORT, WAN_PORT_PREFIX
 from fedsdn.config.schema import validate
 from fedsdn.lab.wire import Quality
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
@@ -241,7 +241,7 @@ def _address(document: Document, site: Site, taken: dict[Address, str], owner: s
 
 def _taken_names(site: Site) -> set[str]:
     """Return what no VM may be called: its name is its port's and its network namespace's too."""
-    taken = {SOCKSIFIER_PORT, SERVER_PORT, PROXY_NAMESPACE, TRUNK}
+    taken = {SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT, PROXY_NAMESPACE, TRUNK}
     taken |= {site.provider_network.bridge, INTEGRATION_BRIDGE}
     return taken | {uplink.port for uplink in site.uplinks}
 

@@ -114,6 +114,10 @@ SOCKSIFIER_PORT = reserved.SOCKSIFIER_PORT
 SERVER_PORT = reserved.SERVER_PORT
 """Bridge port, and interface in the proxy's namespace, of inbound connections."""
 
+ROUTER_PORT = reserved.ROUTER_PORT
+"""Bridge port, and interface in the proxy's namespace, of what is IP and not TCP: routed by the
+kernel, through the tunnels to the peers."""
+
 
 NOBODYS_VLAN = 4095
 """Uplinks' ports are trunks of this VLAN alone, which keeps NORMAL off them: no frame may carry it
@@ -132,6 +136,16 @@ def wan_port(uplink: Uplink) -> str:
     The interface holds the uplink's address.
     """
     return f"{reserved.WAN_PORT_PREFIX}{uplink.name}"
+
+
+def tunnel_name(uplink: Uplink, number: int) -> str:
+    """Name of the WireGuard interface from an uplink to peers' uplinks of a number (from 1)."""
+    return f"t{number}-{uplink.name}"
+
+
+def plain_tunnel_name(identifier: int) -> str:
+    """Name of the VXLAN interface with this network identifier."""
+    return f"v-{identifier:06x}"
 
 
 def port_mac(site: Site, port: str) -> str:
@@ -227,3 +241,31 @@ def traffic_class_mark(traffic_class: int) -> int:
 def codepoint(traffic_class: int) -> int:
     """Return the DSCP of a traffic class."""
     return traffic_class >> _ECN_BITS
+
+
+FIRST_UPLINK_TABLE = 201
+"""Routing table of what leaves by a site's first uplink; the next ones have the next numbers."""
+
+TUNNELS_TABLE = 301
+"""Routing table of what comes from ``ROUTER_PORT``: a route to each peer's prefix, over the tunnels
+of live paths. The application's alone: ``site up`` neither fills it nor compares it."""
+
+ROUTER_TABLE = 302
+"""Routing table of what comes from a tunnel: the site's own prefixes, behind ``ROUTER_PORT``."""
+
+_FIRST_TUNNEL_MARK = 0x300
+
+
+def tunnel_mark(uplink: int) -> int:
+    """Packet mark of what tunnels send by a site's uplink, counted from 0 in the file's order."""
+    return _FIRST_TUNNEL_MARK + uplink
+
+
+TUNNEL_CT_MASK = 0xFF
+"""Bits of the connection mark, inside the proxy's namespace, that say which tunnel was used last;
+0: none yet."""
+
+
+def tunnel_ct_mark(slot: int) -> int:
+    """Return the connection mark of a tunnel, by its ``slot`` among a site's (``tunnels.plan``)."""
+    return slot + 1

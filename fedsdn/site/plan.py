@@ -16,6 +16,7 @@ from fedsdn.config.model import Address, Family, Federation, Interface, Network,
 from fedsdn.mptcp.endpoints import Endpoint, endpoint_of
 from fedsdn.pipeline.declarations import (
     FIRST_HANDED_IN_MARK,
+    FIRST_UPLINK_TABLE,
     HANDED_IN_MASK,
     HELD_DEVICE,
     LEG_MARK,
@@ -57,7 +58,6 @@ _LEG_TABLES = {
 HELD_TABLE = 103
 """Routing table that delivers any destination to the workers."""
 
-_FIRST_UPLINK_TABLE = 201
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
@@ -298,7 +298,7 @@ def _leg_routes(federation: Federation, site: Site) -> Iterator[Route]:
 
 
 def _uplink_routes(site: Site) -> Iterator[Route]:
-    for table, uplink in enumerate(site.uplinks, _FIRST_UPLINK_TABLE):
+    for table, uplink in enumerate(site.uplinks, FIRST_UPLINK_TABLE):
         port, source = wan_port(uplink), uplink.address.ip
         yield Route(table, uplink.address.network, interface=port, source=source)
         everything = _EVERYTHING[uplink.family]
@@ -354,5 +354,5 @@ def _rules(site: Site) -> Iterator[Rule]:
         yield Rule(HELD_TABLE, family, HELD_TABLE, mark=SocketMark.HELD)
         handed_in = Rule(LOCAL_TABLE, family, LOCAL_TABLE, mark=FIRST_HANDED_IN_MARK)
         yield replace(handed_in, mask=HANDED_IN_MASK)
-    for table, uplink in enumerate(site.uplinks, _FIRST_UPLINK_TABLE):
+    for table, uplink in enumerate(site.uplinks, FIRST_UPLINK_TABLE):
         yield Rule(table, uplink.family, table, source=uplink.address.ip)

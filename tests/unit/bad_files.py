@@ -54,7 +54,7 @@ UPLINK_NAME = (
 )
 PORT_NAME = f"the name of the uplink's port on the bridge, at most 15 {NAME}"
 PROXY_PORT = "the TCP port of the SOCKS servers on the uplinks, 1 to 65535"
-RESERVED = "another name than 'socksifier', 'server' and 'wan-...'"
+RESERVED = "another name than 'socksifier', 'server', 'router' and 'wan-...'"
 UPLINK_ADDRESS = (
     "the proxy's address on this uplink with the length of the on-link network, "
     "as '192.0.2.1/24' or '2001:db8:2::1/64'"

@@ -75,7 +75,7 @@ BAD = {
         UP2_A + "    unused:\n",
         "18: sites.a.unused: found an unknown key; "
         "write one of 'identity', 'provider_network', "
-        "'source_restore', 'proxy', 'prefixes', 'uplinks'",
+        "'source_restore', 'proxy', 'datagrams', 'prefixes', 'uplinks'",
     ),
     "uplinks without value": (
         GOOD[GOOD.index("      up1") : GOOD.index("  b:")],
@@ -102,6 +102,24 @@ BAD = {
         "sites:",
         f"probes: {{key: {'k' * 32}}}\nsites:",
         "2: probes.key: found an unknown key; write one of 'interval_ms', 'multiplier', 'hold_ms'",
+    ),
+    "tunnels' ports at the probes' port": (
+        "sites:",
+        "datagrams: {port: 1016}\nsites:",
+        "2: datagrams.port: found 1016, so that the tunnels have UDP ports 1016 to 1080; "
+        "'proxy_port' 1080 is the probes'; write another port, as 51820",
+    ),
+    "too few tunnels' ports": (
+        "sites:",
+        "datagrams: {port: 65472}\nsites:",
+        "2: datagrams.port: found the number 65472; write the first of 65 UDP ports that the "
+        "tunnels have on the uplinks, 1 to 65471",
+    ),
+    "which path": (
+        "  a:\n",
+        "  a:\n    datagrams: {prefer: fast}\n",
+        "4: sites.a.datagrams.prefer: found 'fast'; write 'spread' (over all live paths, each flow "
+        "on one) or 'latency' (all on the one with the least delay)",
     ),
     "probes too often": (
         "sites:",
@@ -209,6 +227,11 @@ BAD = {
         "bridge: socksifier",
         f"4: {A}.provider_network.bridge: found 'socksifier', a name of fedsdn's own ports; "
         f"write {RESERVED}",
+    ),
+    "reserved router": (
+        "eth1",
+        "router",
+        f"12: {A}.{UP1}.port: found 'router', a name of fedsdn's own ports; write {RESERVED}",
     ),
     "bridge as port": (
         "eth1",

@@ -10,7 +10,10 @@ from fedsdn.config.document import ConfigError, parse_document
 from fedsdn.config.loader import load_federation, parse_federation
 from tests.unit.bad_files import FILE, GOOD, UP1, A, message
 
-KEYS = "the keys 'proxy_port', 'encryption', 'pairs', 'probes', 'sites', 'groups' and 'allow'"
+KEYS = (
+    "the keys 'proxy_port', 'encryption', 'pairs', 'probes', 'datagrams', "
+    "'sites', 'groups' and 'allow'"
+)
 
 BAD = {
     "empty": (

@@ -186,12 +186,12 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
             certificate=b64(make("a").identity.certificate),
             key=b64(two_sites().sites[1].identities[0].key),
         ),
-        "sites.b.identity[0].key: found the same as at site a (line 11); "
+        "sites.b.identity[0].key: found the same as at site a (line 13); "
         "write what 'fedsdn identity init' prints at site b",
     ),
     "one identity twice": (
         lambda f: f["sites"]["a"].update(identity=2 * f["sites"]["a"]["identity"]),
-        f"sites.a.identity[1].certificate: found the same as at site a (line 11); {PRINTED}",
+        f"sites.a.identity[1].certificate: found the same as at site a (line 13); {PRINTED}",
     ),
     "at a foreign proxy": (
         lambda f: f["sites"]["a"].update(proxy="socks5"),
@@ -219,7 +219,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: f.update(
             pairs=[{"sites": [*pair], "encryption": "none"} for pair in ("ab", "ba")]
         ),
-        "pairs[1].sites: found b and a, as on line 53; write each two sites once",
+        "pairs[1].sites: found b and a, as on line 59; write each two sites once",
     ),
     "a pair that cannot be encrypted": (
         lambda f: (

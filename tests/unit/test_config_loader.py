@@ -65,12 +65,14 @@ def test_every_key_is_read() -> None:
         """
         proxy_port: 9000
         probes: {interval_ms: 50, multiplier: 4, hold_ms: 0}
+        datagrams: {port: 4500}
         sites:
           a:
             provider_network: {bridge: br-ex, type: vlan, segmentation_id: 7, table_miss: normal}
             prefixes: [{prefix: 10.1.0.0/24, proxy_address: 10.1.0.2}]
             uplinks: {isp: {port: e1, address: 192.0.2.1/24, gateway: 192.0.2.254}}
             source_restore: none
+            datagrams: {prefer: latency}
           b:
             proxy: socks5
             prefixes: [{prefix: 10.2.0.0/24, proxy_address: 10.2.0.2}]
@@ -86,6 +88,7 @@ def test_every_key_is_read() -> None:
                 (Prefix(ip_network("10.1.0.0/24"), ip_address("10.1.0.2")),),
                 (Uplink("isp", "e1", ip_interface("192.0.2.1/24"), ip_address("192.0.2.254")),),
                 source_restore="none",
+                prefer="latency",
             ),
             Site(
                 "b",
@@ -105,6 +108,7 @@ def test_every_key_is_read() -> None:
         ),
         proxy_port=9000,
         probes=Probes(interval=0.05, multiplier=4, hold=0.0),
+        datagrams_port=4500,
     )
 
 
@@ -216,11 +220,13 @@ def federations(draw: st.DrawFn) -> Federation:
                 ),
                 source_restore=draw(st.sampled_from(["transparent", "nat", "none"])),
                 identities=draw(st.sampled_from([(), (own_identity(name).identity,)])),
+                prefer=draw(st.sampled_from(["latency", "spread"])),
             )
             for number, name in enumerate(names, start=1)
         ),
-        proxy_port=draw(st.integers(1, 65535).filter(lambda port: not 1081 <= port <= 1144)),
+        proxy_port=draw(st.integers(1, 1080)),
         probes=draw(PROBES),
+        datagrams_port=draw(st.integers(1145, 65471)),
         default_encryption=draw(st.sampled_from(["tls", "none"])),
         pairs=tuple(
             PairEncryption(pair, draw(st.sampled_from(["tls", "none"])))

@@ -194,6 +194,8 @@ def test_identities_are_told_by_name_and_pairs_by_their_sites() -> None:
 CHANGES: dict[str, Callable[[Federation], Federation]] = {
     "port": lambda f: replace(f, proxy_port=1079),
     "interval": lambda f: replace(f, probes=Probes(interval=0.2)),
+    "tunnels' port": lambda f: replace(f, datagrams_port=4500),
+    "which path": lambda f: _site_b(f, prefer="latency"),
     "a site less": lambda f: replace(f, sites=f.sites[:2]),
     "a prefix less": lambda f: _site_b(f, prefixes=f.site("b").prefixes[:1]),
     "an uplink less": lambda f: _site_b(f, uplinks=f.site("b").uplinks[:1]),

@@ -1,0 +1,1 @@
+"""Tunnels between the sites for everything that is IP and not TCP."""
