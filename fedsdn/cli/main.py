@@ -18,6 +18,7 @@ _MODULES = dict(zip(_GROUPS, _GROUPS, strict=True)) | {
     "demo": "demo",
     "uplinks": "uplinks",
     "connections": "connections",
+    "datagrams": "datagrams",
     "trace": "trace",
     "status": "status",
     "support-bundle": "status",

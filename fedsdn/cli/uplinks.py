@@ -78,7 +78,7 @@ def tables(now: Snapshot, before: Snapshot | None = None) -> tuple[TextTable, Te
             f"uplinks of {now.site}",
             [
                 *("uplink", "port", "address", "state", "endpoint", "subflows"),
-                *("sent", "received", *rates, "since"),
+                *("sent", "received", *rates, "datagrams", "since"),
             ],
             [
                 _uplink_row(
@@ -91,7 +91,7 @@ def tables(now: Snapshot, before: Snapshot | None = None) -> tuple[TextTable, Te
         ),
         TextTable(
             "paths",
-            ["path", "state", "RTT", "loss", "subflows", "since", "why"],
+            ["path", "state", "RTT", "loss", "subflows", "datagrams", "since", "why"],
             [_path_row(one, ago(one.since, now.taken)) for one in now.paths],
         ),
     )
@@ -102,7 +102,7 @@ def _uplink_row(one: UplinkView, rates: Sequence[str], since: str) -> list[str]:
         *(one.name, one.port, str(one.address), one.state),
         *("none" if one.endpoint is None else str(one.endpoint), str(one.subflows)),
         *(_bytes(one.bytes_sent), _bytes(one.bytes_received)),
-        *(*rates, since),
+        *(*rates, _datagrams(one), since),
     ]
 
 
@@ -112,8 +112,14 @@ def _path_row(one: PathView, since: str) -> list[str]:
         one.state,
         "" if one.rtt_ms is None else f"{one.rtt_ms:.1f} ms",
         "" if one.loss is None else f"{one.loss * 100:.1f} %",
-        *(str(one.subflows), since, one.why),
+        *(str(one.subflows), _datagrams(one), since, one.why),
     ]
+
+
+def _datagrams(one: UplinkView | PathView) -> str:
+    if one.datagrams_sent is None or one.datagrams_received is None:
+        return ""
+    return f"{size(one.datagrams_sent)}↑ {size(one.datagrams_received)}↓"
 
 
 def _rates(now: UplinkView, before: UplinkView | None, seconds: float) -> tuple[str, str]:

@@ -29,6 +29,8 @@ _OWN = {
     "connections.json": ("connections", "--json"),
     "connections-ended.txt": ("connections", "--ended"),
     "connections-ended.json": ("connections", "--ended", "--json"),
+    "datagrams.txt": ("datagrams",),
+    "datagrams.json": ("datagrams", "--json"),
     "proxy-stats.txt": ("proxy", "stats"),
     "site-show.txt": ("site", "show"),
     "verify.txt": ("verify",),
@@ -39,8 +41,8 @@ _OWN = {
 def write_bundle(view: SiteView, file: Path | None = None) -> Path:
     """Write the archive and return its path: ``file``, or one named by site and time.
 
-    Its owner alone may read it. There is no secret in it: the federation file has none, and
-    private keys are not read.
+    Its owner alone may read it. There is no secret in it: the federation file has none, private
+    keys are not read, and wg(8) does not show them (``wg show all``).
 
     Raises:
         FedsdnError: it cannot be written.
@@ -101,6 +103,12 @@ def _others(bridge: str) -> dict[str, tuple[str, ...]]:
         "namespace/mptcp.txt": (*inside, "ip", "mptcp", "endpoint"),
         "namespace/sockets.txt": (*inside, "ss", "-tanimH"),
         "namespace/mptcp-sockets.txt": (*inside, "ss", "-ManiH"),
+        "namespace/links.txt": (*inside, "ip", "-s", "-d", "link"),
+        "namespace/nexthops.txt": (*inside, "ip", "nexthop"),
+        "namespace/tunnels.txt": (*inside, "wg", "show", "all"),
+        "namespace/conntrack.txt": (
+            *(*inside, "conntrack", "--dump", "--output", "extended,timestamp"),
+        ),
         "namespace/counters.txt": (*inside, "nstat", "-asz"),
     }
 

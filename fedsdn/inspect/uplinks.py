@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsdn.config.model import Address, AddressPair, Federation, Uplink
+from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.mptcp.subflows import Subflows
 from fedsdn.namespace import inside
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, wan_port
+from fedsdn.shell import Shell
 from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.status import (
     DifferingFile,
@@ -23,6 +27,7 @@ from fedsdn.uplinks.status import (
     UplinkStatus,
     read_status,
 )
+from fedsdn.verify.tunnels import parse_counters, read_tunnels
 
 _COUNTERS = Path("/proc/thread-self/net/dev")
 """Not /sys/class/net, which shows the namespace of whoever mounted /sys (sysfs(5))."""
@@ -33,17 +38,21 @@ class KernelView:
     """The kernel's state in the proxy's namespace.
 
     ``endpoints`` are identifiers by address, ``subflows`` the addresses of each subflow,
-    ``counters`` bytes sent and received by interface.
+    ``counters`` bytes sent and received by interface, ``tunnels`` the same by path.
     """
 
     endpoints: dict[Address, int]
     subflows: tuple[AddressPair, ...]
     counters: dict[str, tuple[int, int]]
+    tunnels: Mapping[PathName, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class UplinkView:
-    """One of the site's uplinks. ``since`` is in Unix time. None is unknown."""
+    """One of the site's uplinks. ``since`` is in Unix time. None is unknown.
+
+    What the tunnels carry for datagrams is counted apart, and with all of the uplink's bytes.
+    """
 
     name: str
     port: str
@@ -53,6 +62,8 @@ class UplinkView:
     subflows: int
     bytes_sent: int | None
     bytes_received: int | None
+    datagrams_sent: int | None
+    datagrams_received: int | None
     since: float | None
 
 
@@ -67,6 +78,8 @@ class PathView:
     rtt_ms: float | None
     loss: float | None
     subflows: int
+    datagrams_sent: int | None
+    datagrams_received: int | None
     since: float | None
     why: str
 
@@ -95,11 +108,21 @@ def read_snapshot(federation: Federation, site: str) -> Snapshot:
         FedsdnError: the proxy's namespace is missing.
 
     """
-    return snapshot(federation, site, read_status(), read_kernel(), time.time())
+    kernel = read_kernel(PROXY_NAMESPACE, _tunnels(federation, site))
+    return snapshot(federation, site, read_status(), kernel, time.time())
 
 
-def read_kernel(namespace: str = PROXY_NAMESPACE) -> KernelView:
-    """Ask the kernel.
+def _tunnels(federation: Federation, site: str) -> dict[PathName, tuple[int, int]]:
+    """Return bytes sent and received by path; nothing where no tunnel says so."""
+    with suppress(FedsdnError):  # 'fedsdn status' says what is the matter
+        proxy = Shell(site).inside(PROXY_NAMESPACE)
+        found = read_tunnels(federation, federation.site(site), proxy)
+        return {view.path: (view.sent, view.received) for view in found if view.there}
+    return {}
+
+
+def read_kernel(namespace: str, tunnels: Mapping[PathName, tuple[int, int]]) -> KernelView:
+    """Ask the kernel for all but what the tunnels carried.
 
     Raises:
         FedsdnError: the namespace is missing.
@@ -110,17 +133,8 @@ def read_kernel(namespace: str = PROXY_NAMESPACE) -> KernelView:
             endpoints={one.address: number for one, number in endpoints.read().items()},
             subflows=tuple((one.local, one.remote) for one in subflows.read()),
             counters=parse_counters(inside(namespace, _COUNTERS.read_text)),
+            tunnels=tunnels,
         )
-
-
-def parse_counters(text: str) -> dict[str, tuple[int, int]]:
-    """Read bytes sent and received by interface from /proc/net/dev (proc_pid_net(5))."""
-    counters = {}
-    for line in text.splitlines()[2:]:
-        name, _, values = line.partition(":")
-        received, sent = (int(values.split()[column]) for column in (0, 8))
-        counters[name.strip()] = (sent, received)
-    return counters
 
 
 def snapshot(
@@ -143,7 +157,7 @@ def snapshot(
         application=status is not None,
         uplinks=tuple(_uplink(one, reported_uplinks.get(one.name), kernel) for one in own),
         paths=tuple(
-            _path(name, reported_paths.get(name), subflows[pair])
+            _path(name, reported_paths.get(name), subflows[pair], kernel.tunnels.get(name))
             for peer in federation.peers(site)
             for uplink in own
             for other in peer.uplinks
@@ -159,6 +173,7 @@ def snapshot(
 def _uplink(uplink: Uplink, reported: UplinkStatus | None, kernel: KernelView) -> UplinkView:
     address = uplink.address.ip
     sent, received = kernel.counters.get(wan_port(uplink), (None, None))
+    tunnels = [both for path, both in kernel.tunnels.items() if path.uplink == uplink.name]
     return UplinkView(
         name=uplink.name,
         port=uplink.port,
@@ -168,11 +183,16 @@ def _uplink(uplink: Uplink, reported: UplinkStatus | None, kernel: KernelView) -
         subflows=sum(local == address for local, _ in kernel.subflows),
         bytes_sent=sent,
         bytes_received=received,
+        datagrams_sent=sum(one for one, _ in tunnels) if tunnels else None,
+        datagrams_received=sum(one for _, one in tunnels) if tunnels else None,
         since=reported.since if reported else None,
     )
 
 
-def _path(name: PathName, reported: PathStatus | None, subflows: int) -> PathView:
+def _path(
+    name: PathName, reported: PathStatus | None, subflows: int, tunnel: tuple[int, int] | None
+) -> PathView:
+    sent, received = tunnel or (None, None)
     return PathView(
         uplink=name.uplink,
         peer=name.peer,
@@ -181,6 +201,8 @@ def _path(name: PathName, reported: PathStatus | None, subflows: int) -> PathVie
         rtt_ms=reported.rtt_ms if reported else None,
         loss=reported.loss if reported else None,
         subflows=subflows,
+        datagrams_sent=sent,
+        datagrams_received=received,
         since=reported.since if reported else None,
         why=reported.why if reported else "",
     )

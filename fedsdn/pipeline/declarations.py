@@ -261,11 +261,38 @@ def tunnel_mark(uplink: int) -> int:
     return _FIRST_TUNNEL_MARK + uplink
 
 
-TUNNEL_CT_MASK = 0xFF
-"""Bits of the connection mark, inside the proxy's namespace, that say which tunnel was used last;
-0: none yet."""
+_CT_SLOT_BITS = 7
+_CT_SLOT = (1 << _CT_SLOT_BITS) - 1
+CT_SENT_MASK = _CT_SLOT
+"""Bits of a flow's mark, inside the proxy's namespace: the tunnel that it was sent by last."""
+CT_RECEIVED_MASK = _CT_SLOT << _CT_SLOT_BITS
+"""Likewise, the tunnel that it came by last."""
+CT_POLICY_MASK = 0xFFFFFFFF & ~(CT_SENT_MASK | CT_RECEIVED_MASK)
+"""Likewise, the rules that it was judged by: with others it is judged again."""
 
 
-def tunnel_ct_mark(slot: int) -> int:
-    """Return the connection mark of a tunnel, by its ``slot`` among a site's (``tunnels.plan``)."""
+def ct_sent_mark(slot: int) -> int:
+    """Return what ``CT_SENT_MASK`` has for a tunnel, by its slot (``tunnels.plan``)."""
     return slot + 1
+
+
+def ct_received_mark(slot: int) -> int:
+    """Return what ``CT_RECEIVED_MASK`` has for a tunnel, by its slot."""
+    return slot + 1 << _CT_SLOT_BITS
+
+
+def ct_policy_mark(digest: int) -> int:
+    """Return what ``CT_POLICY_MASK`` has for rules with a digest of 32 bits; never 0."""
+    return digest & CT_POLICY_MASK or CT_POLICY_MASK
+
+
+def ct_tunnel_sent(mark: int) -> int | None:
+    """Return the slot of the tunnel that a flow was sent by last; None if by none yet."""
+    slot = mark & CT_SENT_MASK
+    return slot - 1 if slot else None
+
+
+def ct_tunnel_received(mark: int) -> int | None:
+    """Return the slot of the tunnel that a flow came by last; None if by none yet."""
+    slot = (mark & CT_RECEIVED_MASK) >> _CT_SLOT_BITS
+    return slot - 1 if slot else None

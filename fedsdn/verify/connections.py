@@ -24,7 +24,7 @@ from fedsdn.traffic.runner import (
 )
 from fedsdn.traffic.values import Amount, ClientView
 from fedsdn.verify.checks import Check, CheckFailedError
-from fedsdn.verify.paths import CLOSED_PORT, CONNECTS, TESTED_PORTS, VmPath
+from fedsdn.verify.paths import CLOSED_PORT, CONNECTS, PROHIBITED, TESTED_PORTS, VmPath
 from fedsdn.verify.proxy import proxy_statistics
 
 _FILE = Amount(size=256 * 1024)
@@ -34,9 +34,6 @@ _AT_ONCE = 50
 
 COUNTED_SECONDS = 10.0
 """Workers count what they refuse a second later, all of it together; busy ones later than that."""
-
-_PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
-"""What ``connect()`` says where it is administratively prohibited (ICMP, ICMPv6)."""
 
 
 def path_checks(path: VmPath, connections: int) -> list[Check]:
@@ -88,7 +85,7 @@ def _prohibited(path: VmPath, port: int, decision: Decision) -> str:
     before = _refused_by_file(path)
     transfer = Transfer(path.destination, _MESSAGE, port=port)
     error = send(path.near_vm.shell, transfer)[0].error or "a connection"
-    if error != os.strerror(_PROHIBITED[path.family]):
+    if error != os.strerror(PROHIBITED[path.family]):
         raise CheckFailedError(
             f"{path.destination} port {port} gave: {error}, but {decision.why}",
             path.near.start_proxy,

@@ -103,12 +103,12 @@ def _pull_and_plug_in(loss: UplinkLoss, started: float) -> tuple[float, float]:
     loss.plug(False)
     try:
         lost = time.monotonic() - started
-        _wait_until_noticed(loss, PathState.DOWN)
+        wait_until_noticed(loss, PathState.DOWN)
         _sleep_until(started + _BACK_AT * loss.seconds)
     finally:
         loss.plug(True)
     back = time.monotonic() - started
-    _wait_until_noticed(loss, PathState.UP)
+    wait_until_noticed(loss, PathState.UP)
     return lost, back
 
 
@@ -116,8 +116,13 @@ def _sleep_until(then: float) -> None:
     time.sleep(max(0.0, then - time.monotonic()))
 
 
-def _wait_until_noticed(loss: UplinkLoss, state: PathState) -> None:
-    """Wait until both ends have the path in ``state``, and the endpoints that go with that."""
+def wait_until_noticed(loss: UplinkLoss, state: PathState) -> None:
+    """Wait until both ends have the path in ``state``, and the endpoints that go with that.
+
+    Raises:
+        CheckFailedError: one of them does not notice.
+
+    """
     near, far = loss.path.near, loss.path.far
     ends = ((near, loss.uplink, far, loss.other), (far, loss.other, near, loss.uplink))
     deadline = time.monotonic() + _NOTICE_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -16,6 +17,8 @@ from fedsdn.verify.view import SiteView, Vm
 CONNECTS = "connects"
 CLOSED_PORT = PORT + 1
 TESTED_PORTS = range(PORT, CLOSED_PORT + 1)
+PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
+"""What a program is told where it is administratively prohibited (ICMP, ICMPv6)."""
 PREREQUISITES = (
     site_checks.SiteCheck.PORTS,
     site_checks.SiteCheck.FLOWS,

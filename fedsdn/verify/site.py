@@ -40,6 +40,7 @@ class SiteCheck(StrEnum):
     PROXY = "proxy runs"
     LISTENING = "proxy listens"
     SET_UP = "rest of the set-up"
+    TUNNELS = "tunnels"
     FAILURES = "failures"
     SOURCES = "clients' addresses"
     ENCRYPTION = "encryption"

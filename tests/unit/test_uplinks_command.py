@@ -8,12 +8,15 @@ from ipaddress import ip_address
 import pytest
 
 from fedsdn.cli.uplinks import tables
-from fedsdn.inspect.uplinks import KernelView, parse_counters, snapshot
+from fedsdn.inspect.uplinks import KernelView, snapshot
 from fedsdn.units import ago
+from fedsdn.uplinks.path import PathName
 from fedsdn.uplinks.status import PathState, PathStatus, PortState, SiteStatus, UplinkStatus
+from fedsdn.verify.tunnels import parse_counters
 from tests.unit.federations import three_sites, two_sites
 
 NOW = 1_000_000.0
+DATAGRAMS = "2.0 kB↑ 300 B↓"
 STATUS = SiteStatus(
     "a",
     NOW,
@@ -32,6 +35,7 @@ KERNEL = KernelView(
     endpoints={UP1[0]: 1},
     subflows=(UP1, UP1, UP2, (UP1[0], ip_address("203.0.113.9"))),
     counters={"lo": (1, 1), "wan-up1": (1_500_000, 999)},
+    tunnels={PathName("up1", "b", "up1"): (2_000, 300)},
 )
 
 
@@ -39,16 +43,16 @@ def test_everything_is_in_the_tables() -> None:
     uplinks, paths = tables(snapshot(two_sites(), "a", STATUS, KERNEL, NOW))
     assert uplinks.title == "uplinks of a"
     assert " ".join(uplinks.headings) == (
-        "uplink port address state endpoint subflows sent received since"
+        "uplink port address state endpoint subflows sent received datagrams since"
     )
     assert uplinks.rows == [
-        ["up1", "up1", "192.0.2.1", "up", "1", "3", "1.5 MB", "999 B", "2 h"],
-        ["up2", "up2", "2001:db8:2::1", "down", "none", "1", "", "", "12 s"],
+        ["up1", "up1", "192.0.2.1", "up", "1", "3", "1.5 MB", "999 B", DATAGRAMS, "2 h"],
+        ["up2", "up2", "2001:db8:2::1", "down", "none", "1", "", "", "", "12 s"],
     ]
-    assert " ".join(paths.headings) == "path state RTT loss subflows since why"
+    assert " ".join(paths.headings) == "path state RTT loss subflows datagrams since why"
     assert paths.rows == [
-        ["up1 to b/up1", "up", "30.2 ms", "1.6 %", "2", "3 min", "it answers"],
-        ["up2 to b/up2", "down", "", "", "1", "12 s", "port is down"],
+        ["up1 to b/up1", "up", "30.2 ms", "1.6 %", "2", DATAGRAMS, "3 min", "it answers"],
+        ["up2 to b/up2", "down", "", "", "1", "", "12 s", "port is down"],
     ]
 
 
@@ -58,9 +62,9 @@ def test_without_an_application_the_kernel_is_shown(status: SiteStatus | None) -
     assert not found.application
     uplinks, paths = tables(found)
     assert uplinks.rows[0] == [
-        *("up1", "up1", "192.0.2.1", "unknown", "1", "3", "1.5 MB", "999 B", "")
+        *("up1", "up1", "192.0.2.1", "unknown", "1", "3", "1.5 MB", "999 B", DATAGRAMS, "")
     ]
-    assert paths.rows[0] == ["up1 to b/up1", "unknown", "", "", "2", "", ""]
+    assert paths.rows[0] == ["up1 to b/up1", "unknown", "", "", "2", DATAGRAMS, "", ""]
 
 
 def test_paths_the_application_does_not_know_yet_are_unknown() -> None:
@@ -77,7 +81,14 @@ def test_rates_are_those_since_the_earlier_snapshot() -> None:
     later = replace(KERNEL, counters={"wan-up1": (26_500_000, 500), "wan-up2": (1, 1)})
     before = snapshot(two_sites(), "a", STATUS, KERNEL, NOW)
     uplinks, _ = tables(snapshot(two_sites(), "a", STATUS, later, NOW + 2), before)
-    assert uplinks.headings[6:] == ["sent", "received", "sent/s", "received/s", "since"]
+    assert uplinks.headings[6:] == [
+        "sent",
+        "received",
+        "sent/s",
+        "received/s",
+        "datagrams",
+        "since",
+    ]
     assert uplinks.rows[0][8:10] == ["100.0 Mbit", ""], "fewer bytes: another interface"
     assert uplinks.rows[1][8:10] == ["", ""], "it was not there before"
 

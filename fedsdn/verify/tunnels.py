@@ -1,0 +1,166 @@
+"""What the tunnels to the peers are doing: an interface and a peer for each path."""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from fedsdn.config.model import Federation, Site
+from fedsdn.shell import Shell
+from fedsdn.tunnels.plan import Tunnel, TunnelKind, TunnelPeer, tunnels
+from fedsdn.tunnels.wireguard import PeerState, read_peers
+from fedsdn.units import ago
+from fedsdn.uplinks.path import PathName
+from fedsdn.uplinks.status import PathState, SiteStatus
+from fedsdn.verify.checks import CheckFailedError
+from fedsdn.verify.view import SiteView
+
+_ATTEMPTS_BYTES = 3 * 148
+"""What three attempts at a handshake are (the paper's section 5.4.2); one more comes each 5 s."""
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelView:
+    """The tunnel of a path.
+
+    ``there`` says whether its interface knows the peer. ``sent`` and ``received`` are its bytes on
+    the uplink, without the headers of IP and UDP; of a VXLAN they are the packets' inside.
+    ``handshake`` is when the last one ended (Unix time), None if there was none.
+    """
+
+    path: PathName
+    interface: str
+    kind: TunnelKind
+    port: int
+    there: bool
+    handshake: float | None = None
+    sent: int = 0
+    received: int = 0
+
+
+def read_tunnels(federation: Federation, site: Site, proxy: Shell) -> list[TunnelView]:
+    """Ask WireGuard and the kernel in the proxy's namespace.
+
+    Raises:
+        FedsdnError: one of them does not answer.
+
+    """
+    planned = tunnels(federation, site)
+    if not planned:
+        return []
+    encrypted = any(tunnel.kind is TunnelKind.WIREGUARD for tunnel in planned)
+    peers = read_peers(proxy) if encrypted else []
+    counters = parse_counters(proxy.output("cat", "/proc/net/dev"))
+    return list(views(planned, federation, peers, counters))
+
+
+def parse_counters(text: str) -> dict[str, tuple[int, int]]:
+    """Read bytes sent and received by interface from /proc/net/dev (proc_pid_net(5))."""
+    counters = {}
+    for line in text.splitlines()[2:]:
+        name, _, values = line.partition(":")
+        received, sent = (int(values.split()[column]) for column in (0, 8))
+        counters[name.strip()] = (sent, received)
+    return counters
+
+
+def views(
+    planned: Iterable[Tunnel],
+    federation: Federation,
+    peers: Iterable[PeerState],
+    counters: Mapping[str, tuple[int, int]],
+) -> Iterator[TunnelView]:
+    """Join the plan, what WireGuard says, and the interfaces' bytes sent and received."""
+    states = {(state.interface, state.key): state for state in peers}
+    for tunnel in planned:
+        for peer in tunnel.peers:
+            path = PathName(tunnel.uplink, peer.site, peer.uplink)
+            if tunnel.kind is TunnelKind.VXLAN:
+                found = counters.get(tunnel.name)
+                there, (sent, received), handshake = found is not None, found or (0, 0), None
+            else:
+                state = next(_states(federation, tunnel, peer, states), None)
+                there = state is not None and tunnel.name in counters
+                sent, received = (state.sent, state.received) if state else (0, 0)
+                handshake = state.handshake if state else None
+            yield TunnelView(
+                *(path, tunnel.name, tunnel.kind, tunnel.port),
+                *(there, handshake, sent, received),
+            )
+
+
+def _states(
+    federation: Federation,
+    tunnel: Tunnel,
+    peer: TunnelPeer,
+    states: Mapping[tuple[str, str], PeerState],
+) -> Iterator[PeerState]:
+    """Yield what an interface knows of a peer, under whichever of its keys."""
+    for identity in federation.site(peer.site).identities:
+        state = states.get((tunnel.name, b64encode(identity.key).decode()))
+        if state is not None:
+            yield state
+
+
+def tunnels_line(view: SiteView, status: SiteStatus | None) -> str:
+    """See that there is a tunnel for each path, and that what is sent over live ones arrives.
+
+    Raises:
+        CheckFailedError: it is not so.
+
+    """
+    found = read_tunnels(view.federation, view.site, view.proxy)
+    return judged(found, live_paths(status), time.time(), view.set_up)
+
+
+def live_paths(status: SiteStatus | None) -> frozenset[PathName]:
+    """Return the paths whose probes are answered."""
+    return frozenset(
+        PathName(path.uplink, path.peer, path.peer_uplink)
+        for path in (status.paths if status else ())
+        if path.state is PathState.UP
+    )
+
+
+def judged(found: Iterable[TunnelView], live: frozenset[PathName], now: float, set_up: str) -> str:
+    """Say in a line how tunnels are.
+
+    Raises:
+        CheckFailedError: one is missing, or a live path has a tunnel that nobody answers.
+
+    """
+    every = list(found)
+    if not every:
+        return "none: no peer takes anything but TCP"
+    if absent := [view for view in every if not view.there]:
+        raise CheckFailedError(
+            f"{_named(absent)}: no tunnel ({absent[0].interface} is missing, or lacks the peer)",
+            set_up,
+        )
+    secured = [view for view in every if view.kind is TunnelKind.WIREGUARD]
+    unheard = [
+        view
+        for view in secured
+        if view.path in live and view.handshake is None and view.sent >= _ATTEMPTS_BYTES
+    ]
+    if unheard:
+        raise CheckFailedError(
+            f"{_named(unheard)}: probes are answered, WireGuard is not",
+            f"let UDP to and from port {unheard[0].port} pass between the uplinks, and compare the "
+            "keys: fedsdn identity check, at both sites",
+        )
+    shaken = [view.handshake for view in secured if view.handshake is not None]
+    latest = f", the latest handshake {ago(max(shaken), now)} ago" if shaken else ""
+    clear = sorted({view.path.peer for view in every if view.kind is TunnelKind.VXLAN})
+    plain = f"; not encrypted: with {', '.join(clear)}" if clear else ""
+    return (
+        f"{len(every)} ({len(shaken)} in use{latest}){plain}" if secured else f"{len(every)}{plain}"
+    )
+
+
+def _named(some: list[TunnelView]) -> str:
+    named = ", ".join(str(view.path) for view in some[:_MOST_NAMED])
+    return named + (f" and {len(some) - _MOST_NAMED} more" if some[_MOST_NAMED:] else "")

@@ -1,0 +1,106 @@
+"""The test program for datagrams, on loopback."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from fedsdn.errors import FedsdnError
+from fedsdn.shell import Shell
+from fedsdn.traffic import dns
+from fedsdn.traffic.datagram_runner import Streams, ask, resolve, serving, stream
+from fedsdn.traffic.echoes import LEAST_BYTES, Stream, answer, message, read
+
+HERE = Shell("here")
+ADDRESSES = [ip_address("127.0.0.77"), ip_address("::1")]
+
+
+@pytest.fixture(scope="module", params=ADDRESSES, ids=["IPv4", "IPv6"])
+def address(request: pytest.FixtureRequest) -> Iterator[object]:
+    with serving(HERE, request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("size", [LEAST_BYTES, 1000, 9000])
+def test_a_datagram_is_answered_with_itself(address: object, size: int, whole: bool) -> None:
+    found = ask(HERE, address, size, whole=whole)  # type: ignore[arg-type]
+    assert (found.error, found.intact, found.size, found.mtu) == (None, True, size, None)
+    assert found.local == found.seen
+
+
+def test_a_port_that_nobody_has_is_an_error(address: object) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 0))
+        port = taken.getsockname()[1]
+    found = ask(HERE, address, 100, port=port)  # type: ignore[arg-type]
+    assert found.error == "Connection refused"
+    assert found.seen is None
+
+
+def test_a_question_is_answered(address: object) -> None:
+    found = resolve(HERE, address)  # type: ignore[arg-type]
+    assert (found.addresses, found.error) == ([str(address)], None)
+
+
+def test_flows_are_counted_one_by_one(address: object) -> None:
+    asked: list[str] = []
+    streams = Streams(address, flows=3, seconds=0.2, wait=30.0)  # type: ignore[arg-type]
+    flows = stream(HERE, streams, lambda: asked.append("meanwhile"))
+    assert asked == ["meanwhile"]
+    assert len({flow.port for flow in flows}) == 3
+    for flow in flows:
+        assert (flow.sent, flow.lost, flow.again, flow.late, flow.errors) == (20, 0, 0, 0, [])
+        assert flow.rtt is not None
+
+
+def test_an_address_of_somebody_else_is_said() -> None:
+    with (
+        pytest.raises(FedsdnError, match="Cannot assign requested address"),
+        serving(HERE, ip_address("203.0.113.1")),
+    ):
+        pass
+
+
+def test_a_datagram_that_was_changed_is_none() -> None:
+    sent = message(7, 100)
+    back = answer(sent, "192.0.2.1", 99)
+    assert back is not None
+    came = read(back)
+    assert came is not None
+    assert (came.number, came.seen, came.same_as(sent)) == (7, ("192.0.2.1", 99), True)
+    assert not came.same_as(message(8, 100))
+    for place in (0, LEAST_BYTES - 32, 99):
+        changed = bytearray(sent)
+        changed[place] ^= 1
+        assert read(bytes(changed)) is None
+        assert answer(bytes(changed), "192.0.2.1", 99) is None
+    assert read(sent[: LEAST_BYTES - 1]) is None
+
+
+def test_lost_late_and_repeated_answers_are_told_apart() -> None:
+    flow = Stream(5)
+    for number in range(5):
+        flow.sent(number, number * 1.0)
+    for number, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7)):
+        flow.came(number, now)
+    view = flow.view()
+    assert (view.sent, view.lost, view.again, view.late) == (5, 2, 1, 1)
+    assert view.silence == 2.0
+    assert view.rtt == 0.5
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+def test_a_question_of_dns(address: str) -> None:
+    asked = dns.question(9, "vm.example", dns.kind_of(address))
+    said = dns.answer(asked, address)
+    assert said is not None
+    assert dns.addresses(said, 9) == [address]
+    assert dns.addresses(said, 8) == []
+    assert dns.addresses(asked, 9) == []
+    assert dns.answer(said, address) is None, "an answer is no question"
+    assert dns.answer(asked[:12], address) is None
+    assert dns.addresses(b"", 9) == []
