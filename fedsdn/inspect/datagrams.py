@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+from fedsdn import namespace
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Address, Federation, Site
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE, ct_tunnel_received, ct_tunnel_sent
@@ -63,9 +64,11 @@ def read_datagrams(federation: Federation, site: Site) -> list[FlowView]:
     """Ask conntrack of this host, which is ``site``'s.
 
     Raises:
-        FedsdnError: it does not answer.
+        FedsdnError: it does not answer, or there is no namespace.
 
     """
+    if not namespace.exists(PROXY_NAMESPACE):
+        raise namespace.MissingNamespaceError(PROXY_NAMESPACE)
     tracked = read_tracked(Shell(site.name).inside(PROXY_NAMESPACE))
     return list(views(tracked, federation, site, tunnel_paths(tunnels(federation, site))))
 

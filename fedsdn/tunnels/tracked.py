@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from fedsdn.config.model import Address
 from fedsdn.errors import FedsdnError
-from fedsdn.shell import Shell
+from fedsdn.shell import Shell, last_words
 
 _COMMAND = ("conntrack", "--dump", "--output", "extended,timestamp")
 _TCP = "6"
@@ -106,8 +106,9 @@ def read_tracked(namespace: Shell) -> list[Tracked]:
     """
     done = namespace.run(*_COMMAND)
     if done.returncode:
+        said = last_words(done.stderr, done.stdout)
         raise FedsdnError(
-            f"conntrack does not answer in {namespace.name}: run as root, and see what this says: "
-            + namespace.by_hand(" ".join(_COMMAND))
+            f"conntrack does not answer in {namespace.name} ({said}): run as root, with Debian's "
+            "package conntrack installed"
         )
     return parse_tracked(done.stdout.splitlines())

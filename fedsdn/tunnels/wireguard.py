@@ -61,8 +61,9 @@ def read_peers(namespace: Shell) -> list[PeerState]:
 def _show(namespace: Shell, what: str) -> list[str]:
     done = namespace.run("wg", "show", "all", what)
     if done.returncode:
+        said = last_words(done.stderr, done.stdout)
         raise FedsdnError(
-            f"WireGuard does not answer in {namespace.name} "
-            f"({last_words(done.stderr, done.stdout)}): fedsdn site up"
+            f"wg does not answer in {namespace.name} ({said}): run as root, with Debian's package "
+            "wireguard-tools installed"
         )
     return done.stdout.splitlines()
