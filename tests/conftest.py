@@ -46,6 +46,7 @@ BESIDE = frozenset(
         "test_sites_come_and_go",
         "test_start_order",
         "test_this_machine",
+        "test_tunnel_routes",
         "test_upkeep",
         "test_uplink_loop",
         "test_verify_datagrams",

@@ -1,9 +1,9 @@
 """The application's parts, and how they are wired.
 
 What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
-Three executors of one thread each do what blocks: one netlink for the uplinks, one reads and checks
-the federation file, and one keeps the namespace; so neither a large file nor others' changes delay
-what a lost uplink asks of the kernel.
+Four executors of one thread each do what blocks: two netlink, for the uplinks and for the routes
+over them, one reads and checks the federation file, and one keeps the namespace; so neither a large
+file nor others' changes delay what a lost uplink asks of the kernel.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.site import checks, record
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
+from fedsdn.uplinks.routes.keeper import RouteKeeper
 from fedsdn.uplinks.status import PortState
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Controller:
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")
+        self._routing = ThreadPoolExecutor(1, "routes")
         self._reading = ThreadPoolExecutor(1, "federation file")
         self._keeping = ThreadPoolExecutor(1, "namespace")
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore, self._need)
@@ -103,6 +105,9 @@ class Controller:
             Exception: what a part failed by, or that it has ended.
 
         """
+        self._routes = RouteKeeper(
+            PROXY_NAMESPACE, self._watched.current, self._site, self._routing
+        )
         self._uplinks = UplinkMonitor(
             self._watched.current,
             self._site,
@@ -114,6 +119,7 @@ class Controller:
             self._probes_keys,
             self._channel.tell_paths,
             self._netlink,
+            follow=self._routes.follow,
         )
         self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
@@ -130,6 +136,7 @@ class Controller:
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
+                "routes": self._routes.run,
                 "keys": partial(follow, self._identity, self._uplinks.take_keys),
                 "namespace": self._upkeep.run,
             }
@@ -188,6 +195,7 @@ class Controller:
         if changed:
             loop = asyncio.get_running_loop()
             file = await loop.run_in_executor(self._reading, digest, federation)
+            self._routes.set_federation(federation)
             self._uplinks.set_federation(federation, file)
 
     def _take_ports(self, ports: dict[str, Port] | None) -> None:

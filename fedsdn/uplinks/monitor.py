@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from fedsdn.config.differences import digest
 from fedsdn.config.model import Federation, Site
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
+from fedsdn.uplinks.happened import happened
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
 from fedsdn.uplinks.next_hops import entered, learnt
@@ -71,14 +71,18 @@ class UplinkMonitor:
         tell: Callable[[PathNews], None],
         executor: Executor,
         status_file: Path = STATUS_FILE,
+        *,
+        follow: Callable[[Iterable[UplinkPath]], None] = lambda _: None,
     ) -> None:
         """Prepare for ``site``, and ``tell`` what changes; ``run`` does the work.
 
         ``own_keys`` reads the private X25519 keys that this host has of the site's identities, the
         current one first, and raises FedsdnError.
-        ``executor`` has one thread, which opens and uses the netlink sockets.
+        ``executor`` has one thread, which opens and uses the netlink sockets. ``follow`` is told at
+        once of paths whose state has changed, and of all paths of another federation.
         """
         self._tell = tell
+        self._follow = follow
         self._site = site
         self._kernel = Kernel(namespace.name)
         self._executor = executor
@@ -112,7 +116,9 @@ class UplinkMonitor:
 
     def _new_paths(self, federation: Federation, old: Paths | None = None) -> Paths:
         now = time.monotonic()
-        return Paths(federation, self._site, self._epoch, now, self._file, old)
+        paths = Paths(federation, self._site, self._epoch, now, self._file, old)
+        self._follow(paths)
+        return paths
 
     def _new_plan(self) -> Plan:
         site = self._federation.site(self._site)
@@ -204,6 +210,8 @@ class UplinkMonitor:
         """Judge and send what is due, and come back when more is."""
         now = time.monotonic()
         changed = self._paths.judge(now)
+        if changed:
+            self._follow(changed)
         for path in self._news.take(changed):
             text = f"path {path.name}: {path.state}: {path.why}"
             self._log.say(logging.INFO, path.name, text, _CHANGES_AT_ONCE)
@@ -285,7 +293,7 @@ class UplinkMonitor:
                 if federation is self._federation and endpoints != self._endpoints:
                     self._endpoints = endpoints
                     self._status_due.set()
-            await _due(self._kernel_due, _CHECK_SECONDS)
+            await happened(self._kernel_due, _CHECK_SECONDS)
 
     async def _keep_status(self) -> None:
         """Tell the workers of every change, and at least once in ``TELL_SECONDS``."""
@@ -296,7 +304,7 @@ class UplinkMonitor:
             self._open_sockets()
             self._status_file.write_or_keep(self._status, due=due)
             soon = 0.0 if self.sockets.is_opening else TELL_SECONDS
-            due = await _due(self._status_due, min(soon, self._status_file.next_write()))
+            due = await happened(self._status_due, min(soon, self._status_file.next_write()))
 
     def _ways(self) -> list[Way]:
         return [path.way for path in self._paths.probed()]
@@ -355,11 +363,3 @@ class UplinkMonitor:
 
     def _complain(self, text: str) -> None:
         self._log.say(logging.WARNING, text, text)
-
-
-async def _due(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event, for so long at most; say whether it came."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation (Python 3.11)
-            await event.wait()
-    return event.is_set()

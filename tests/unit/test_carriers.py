@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,12 +105,17 @@ def test_however_times_change_it_moves_rarely(rtts: list[tuple[float, float]]) -
     steps = [(n * 1.0, seen(x=(UP, x), y=(UP, y))) for n, (x, y) in enumerate(rtts)]
     found = followed(steps)
     moves = [at for at in range(1, len(found)) if found[at] != found[at - 1]]
-    assert all(later - earlier >= STEADY_SECONDS for earlier, later in zip(moves, moves[1:], strict=False))
+    assert all(later - earlier >= STEADY_SECONDS for earlier, later in pairwise(moves))
 
 
 def test_a_returned_one_carries_again_when_it_has_been_the_faster_for_a_while() -> None:
     both = seen(x=(UP, 0.01), y=(UP, 0.03))
-    steps = [(0, both), (1, seen(x=(DOWN, 0.01), y=(UP, 0.03))), (2, both), (2 + STEADY_SECONDS, both)]
+    steps = [
+        (0, both),
+        (1, seen(x=(DOWN, 0.01), y=(UP, 0.03))),
+        (2, both),
+        (2 + STEADY_SECONDS, both),
+    ]
     assert followed(steps) == ["x", "y", "y", "x"]
 
 

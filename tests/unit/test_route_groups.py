@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fedsdn.config.model import Address, Family
 from fedsdn.uplinks.routes.groups import (
     Change,
+    DropForeign,
     DropGroup,
     DropHop,
     DropRoute,
@@ -26,6 +27,7 @@ from fedsdn.uplinks.routes.groups import (
     SetGroup,
     SetHop,
     SetRoute,
+    SetUnreachable,
     Wanted,
     carried,
     changes,
@@ -61,10 +63,18 @@ class Kernel:
         self.hops: dict[int, Hop] = {}
         self.groups: dict[int, frozenset[int]] = {}
         self.routes: dict[object, object] = {}
+        self.unreachable: frozenset[Family] = frozenset()
+        self.foreign: frozenset[bytes] = frozenset()
 
     @property
     def present(self) -> Present:
-        return Present(dict(self.hops), dict(self.groups), dict(self.routes))  # type: ignore[arg-type]
+        return Present(
+            dict(self.hops),
+            dict(self.groups),
+            dict(self.routes),  # type: ignore[arg-type]
+            self.unreachable,
+            self.foreign,
+        )
 
     def make(self, change: Change) -> None:
         match change:
@@ -87,6 +97,10 @@ class Kernel:
                 self.routes[prefix] = route
             case DropRoute(prefix, route):
                 assert self.routes.pop(prefix) == route
+            case SetUnreachable(family):
+                self.unreachable |= {family}
+            case DropForeign(listed):
+                self.foreign -= {listed}
 
     def _set(self, group: int, hops: frozenset[int]) -> None:
         if hops:
@@ -110,9 +124,10 @@ class Kernel:
 
 tunnels = st.frozensets(st.sampled_from(TUNNELS))
 some_peers = st.dictionaries(st.integers(1, 5), tunnels, max_size=5)
+families: st.SearchStrategy[Family] = st.sampled_from([4, 6])
 some_interfaces = st.dictionaries(
     st.sampled_from(TUNNELS),
-    st.frozensets(st.sampled_from([4, 6])),
+    st.frozensets(families),
     max_size=4,
 ).map(lambda found: {name: Interface(ALL[name].number, fams) for name, fams in found.items()})
 
@@ -215,6 +230,14 @@ def test_without_an_address_of_our_own_nothing_of_an_ip_version_is_carried(famil
     wanted = Wanted((reached(1, "t1-x"),), {family: SOURCES[family]})
     list(kernel.turn(wanted, ALL))
     assert {prefix.version for prefix in carried(kernel.present, ALL)} == {family}
+
+
+def test_the_table_has_nothing_of_others_and_answers_where_there_is_no_route() -> None:
+    kernel = Kernel(ALL)
+    kernel.foreign = frozenset({b"route"})
+    list(kernel.turn(wanting(), ALL))
+    assert kernel.unreachable == {4, 6}
+    assert not kernel.foreign
 
 
 def test_what_an_operator_has_made_is_not_taken_for_ours() -> None:

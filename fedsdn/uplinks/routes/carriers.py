@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-
-
+from fedsdn.config.model import Prefer
 from fedsdn.uplinks.path import PathKey
 from fedsdn.uplinks.status import PathState
 

@@ -3,7 +3,7 @@
 A next hop for each tunnel and IP version, a group of them for each peer and IP version, and a route
 for each of the peer's prefixes to its group. So a path that dies or returns changes one group; a
 tunnel over which no path lives takes its next hop out of all groups at once. A peer without a live
-path has no route: the table's ``unreachable`` default answers. No sockets.
+path has no route: the ``unreachable`` default answers. The table has nothing else. No sockets.
 
 The kernel deletes, with a next hop, the groups that have no other, and with a group its routes.
 Next hops go with their interface, and when it is down (kernel: net/ipv4/nexthop.c).
@@ -75,6 +75,10 @@ class Present:
     hops: Mapping[int, Hop] = field(default_factory=dict)
     groups: Mapping[int, frozenset[int]] = field(default_factory=dict)
     routes: Mapping[Network, Route] = field(default_factory=dict)
+    unreachable: frozenset[Family] = frozenset()
+    """The IP versions of which what has no route is answered as unreachable."""
+    foreign: frozenset[bytes] = frozenset()
+    """Routes of somebody else in the table, as the kernel lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,23 @@ class DropRoute:
     route: Route
 
 
-Change = SetHop | DropHop | SetGroup | DropGroup | SetRoute | DropRoute
+@dataclass(frozen=True, slots=True)
+class SetUnreachable:
+    """Have what has no route answered."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
+class DropForeign:
+    """Have a route of somebody else no more."""
+
+    listed: bytes
+
+
+Change = (
+    SetHop | DropHop | SetGroup | DropGroup | SetRoute | DropRoute | SetUnreachable | DropForeign
+)
 
 _Key = TypeVar("_Key")
 
@@ -150,7 +170,7 @@ def target(wanted: Wanted, interfaces: Mapping[str, Interface], present: Present
         number = _identifier(prefixes, present, groups)
         groups[number] = frozenset(hop.number for hop in reached)
         routes |= dict.fromkeys(prefixes, Route(number, wanted.sources[family]))
-    return Present(hops, groups, routes)
+    return Present(hops, groups, routes, frozenset(_FAMILIES))
 
 
 def _by_family(
@@ -210,6 +230,8 @@ def changes(present: Present, target: Present) -> list[Change]:
             if prefix not in target.routes and route.group not in gone
         ),
         *(DropGroup(number) for number in sorted(gone)),
+        *(SetUnreachable(family) for family in sorted(target.unreachable - present.unreachable)),
+        *(DropForeign(listed) for listed in sorted(present.foreign)),
     ]
 
 

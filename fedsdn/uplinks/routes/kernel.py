@@ -167,7 +167,9 @@ def _without(interfaces: dict[str, Interface], refused: set[Hop]) -> dict[str, I
     """Leave out the IP versions for which the kernel refuses an interface."""
     bad = {(hop.interface, hop.family) for hop in refused}
     return {
-        name: Interface(one.number, frozenset(f for f in one.families if (one.number, f) not in bad))
+        name: Interface(
+            one.number, frozenset(f for f in one.families if (one.number, f) not in bad)
+        )
         for name, one in interfaces.items()
     }
 

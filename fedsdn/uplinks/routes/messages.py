@@ -1,16 +1,25 @@
 """Next hops, groups and routes as rtnetlink(7) has them; no sockets.
 
 Source: Linux ``include/uapi/linux/nexthop.h``, ``rtnetlink.h``, ``if_link.h``. The groups are
-resilient ones: a flow stays on its path when another one comes or goes.
+resilient ones: a flow stays on its path when another one comes or goes. (Where there was one path
+alone, the kernel does not know in IPv4 which flows have paused, and moves half of them at once.)
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from pyroute2.netlink import NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST
+from pyroute2.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+)
 from pyroute2.netlink.rtnl import (
     RTM_DELROUTE,
     RTM_GETLINK,
@@ -23,6 +32,7 @@ from fedsdn.mptcp.netlink import HEADER, Attributes, pack_attribute, unpack_attr
 from fedsdn.uplinks.routes.groups import (
     FIRST_HOP,
     Change,
+    DropForeign,
     DropGroup,
     DropHop,
     DropRoute,
@@ -33,9 +43,12 @@ from fedsdn.uplinks.routes.groups import (
     SetGroup,
     SetHop,
     SetRoute,
+    SetUnreachable,
 )
 
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
+_SETS = frozenset({RTM_NEWNEXTHOP, RTM_NEWROUTE})
+_SET = NLM_F_CREATE | NLM_F_REPLACE
 
 MOVE_IDLE_SECONDS = 1
 """Flows that have paused for so long move to a path that has returned: nothing overtakes anything
@@ -66,7 +79,9 @@ _NHA_ID, _NHA_GROUP, _NHA_GROUP_TYPE, _NHA_OIF, _NHA_GATEWAY, _NHA_RES_GROUP = 1
 _RES_BUCKETS, _RES_IDLE_TIMER, _RES_UNBALANCED_TIMER = 1, 2, 3
 _RESILIENT = 1
 _DST, _PRIORITY, _PREFSRC, _TABLE, _ROUTE_HOP = 1, 6, 7, 15, 30
-_UNICAST, _STATIC = 1, 4
+_FROM_NEXT_HOP = frozenset({4, 5, 9, 18, 21, 22})
+"""RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA, RTA_ENCAP_TYPE and RTA_ENCAP."""
+_UNICAST, _UNREACHABLE, _STATIC = 1, 7, 4
 _LEARNT = 0x200
 """Flag of an exception to a route (``RTM_F_CLONED``)."""
 _METRIC = 1024
@@ -88,27 +103,28 @@ def dump(kind: int) -> bytes:
 
 def request(change: Change, table: int) -> bytes:
     """Write the request to make a change, to be acknowledged; routes are those of a table."""
+    kind, body = _asked(change, table)
+    flags = NLM_F_REQUEST | NLM_F_ACK | (_SET if kind in _SETS else 0)
+    return HEADER.pack(HEADER.size + len(body), kind, flags, 1, 0) + body
+
+
+def _asked(change: Change, table: int) -> tuple[int, bytes]:
     match change:
         case SetHop(hop):
-            return _set(RTM_NEWNEXTHOP, _hop(hop))
+            asked = RTM_NEWNEXTHOP, _hop(hop)
         case SetGroup(number, hops):
-            return _set(RTM_NEWNEXTHOP, _group(number, hops))
+            asked = RTM_NEWNEXTHOP, _group(number, hops)
         case DropHop(number) | DropGroup(number):
-            named = _NEXT_HOP.pack(0, 0, 0, 0) + _number(_NHA_ID, number)
-            return _message(RTM_DELNEXTHOP, named)
+            asked = RTM_DELNEXTHOP, _NEXT_HOP.pack(0, 0, 0, 0) + _number(_NHA_ID, number)
         case SetRoute(prefix, route):
-            return _set(RTM_NEWROUTE, _route(prefix, route, table))
+            asked = RTM_NEWROUTE, _route(prefix, route, table)
         case DropRoute(prefix, route):
-            return _message(RTM_DELROUTE, _route(prefix, route, table))
-
-
-def _set(kind: int, body: bytes) -> bytes:
-    return _message(kind, body, NLM_F_CREATE | NLM_F_REPLACE)
-
-
-def _message(kind: int, body: bytes, flags: int = 0) -> bytes:
-    length = HEADER.size + len(body)
-    return HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body
+            asked = RTM_DELROUTE, _route(prefix, route, table)
+        case SetUnreachable(family):
+            asked = RTM_NEWROUTE, _unreachable(family, table)
+        case DropForeign(listed):
+            asked = RTM_DELROUTE, _named(listed)
+    return asked
 
 
 def _number(kind: int, value: int) -> bytes:
@@ -151,6 +167,21 @@ def _route(prefix: Network, route: Route, table: int) -> bytes:
     )
 
 
+def _unreachable(family: Family, table: int) -> bytes:
+    head = _ROUTE.pack(_FAMILY[family], 0, 0, 0, 0, _STATIC, 0, _UNREACHABLE, 0)
+    return head + _number(_TABLE, table) + _number(_PRIORITY, _METRIC)
+
+
+def _named(listed: bytes) -> bytes:
+    """Name a listed route: one with a next-hop object without what follows from that."""
+    named = unpack_attributes(memoryview(listed)[_ROUTE.size :])
+    derived = _FROM_NEXT_HOP if _ROUTE_HOP in named else frozenset[int]()
+    kept = (
+        pack_attribute(kind, bytes(value)) for kind, value in named.items() if kind not in derived
+    )
+    return listed[: _ROUTE.size] + b"".join(kept)
+
+
 def read_interfaces(listed: Iterable[bytes]) -> dict[str, Interface]:
     """Read the interfaces that are up, by name, of what RTM_GETLINK lists."""
     found = {}
@@ -174,28 +205,53 @@ def read_present(hops: Iterable[bytes], routes: Iterable[bytes], table: int) -> 
         (number,) = _NUMBER.unpack(named[_NHA_ID])
         if _NHA_GROUP in named:
             members = _MEMBER.iter_unpack(named[_NHA_GROUP])
-            resilient = named.get(_NHA_GROUP_TYPE) == _SHORT.pack(_RESILIENT)
+            resilient = bytes(named.get(_NHA_GROUP_TYPE, b"")) == _SHORT.pack(_RESILIENT)
             groups[number] = frozenset(one for one, _ in members) if resilient else frozenset()
         elif number >= FIRST_HOP:
             found[number] = _read_hop(number, named)
-    of_table = filter(None, (_read_route(message, table) for message in routes))
-    return Present(found, groups, dict(of_table))
+    present = Present(found, groups)
+    return _with_routes(present, (one for one in routes if _is_of(table, one)))
+
+
+def _is_of(table: int, route: bytes) -> bool:
+    family, *_, flags = _ROUTE.unpack_from(route)
+    named = unpack_attributes(memoryview(route)[_ROUTE.size :])
+    of_table = bytes(named.get(_TABLE, b"")) == _NUMBER.pack(table)
+    return family in _VERSION and of_table and not flags & _LEARNT
+
+
+def _with_routes(present: Present, listed: Iterable[bytes]) -> Present:
+    routes: dict[Network, Route] = {}
+    unreachable: set[Family] = set()
+    foreign: set[bytes] = set()
+    for message in listed:
+        family, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack_from(message)
+        named = unpack_attributes(memoryview(message)[_ROUTE.size :])
+        ours = protocol == _STATIC and bytes(named.get(_PRIORITY, b"")) == _NUMBER.pack(_METRIC)
+        if ours and kind == _UNICAST and _ROUTE_HOP in named:
+            routes[_prefix(family, length, named)] = _read_route(named)
+        elif ours and kind == _UNREACHABLE and not length:
+            unreachable.add(_VERSION[family])
+        else:
+            foreign.add(message)
+    return replace(
+        present, routes=routes, unreachable=frozenset(unreachable), foreign=frozenset(foreign)
+    )
+
+
+def _prefix(family: int, length: int, named: Attributes) -> Network:
+    octets = 4 if _VERSION[family] == 4 else 16
+    return ip_network((bytes(named.get(_DST, bytes(octets))), length))
+
+
+def _read_route(named: Attributes) -> Route:
+    source = ip_address(bytes(named[_PREFSRC])) if _PREFSRC in named else None
+    return Route(_NUMBER.unpack(named[_ROUTE_HOP])[0], source)
 
 
 def _read_hop(number: int, named: Attributes) -> Hop:
     interface = _NUMBER.unpack(named[_NHA_OIF])[0] if _NHA_OIF in named else 0
     gateway = bytes(named.get(_NHA_GATEWAY, b""))
-    return Hop(interface, 6 if number % 2 else 4, IPv6Address(gateway) if len(gateway) == 16 else None)
-
-
-def _read_route(message: bytes, table: int) -> tuple[Network, Route] | None:
-    family, length, *_, flags = _ROUTE.unpack_from(message)
-    named = unpack_attributes(memoryview(message)[_ROUTE.size :])
-    if family not in _VERSION or _ROUTE_HOP not in named or flags & _LEARNT:
-        return None
-    if named.get(_TABLE) != _NUMBER.pack(table):
-        return None
-    octets = 4 if _VERSION[family] == 4 else 16
-    prefix = ip_network((bytes(named.get(_DST, bytes(octets))), length))
-    source = ip_address(bytes(named[_PREFSRC])) if _PREFSRC in named else None
-    return prefix, Route(_NUMBER.unpack(named[_ROUTE_HOP])[0], source)
+    return Hop(
+        interface, 6 if number % 2 else 4, IPv6Address(gateway) if len(gateway) == 16 else None
+    )

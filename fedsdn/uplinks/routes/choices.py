@@ -1,0 +1,74 @@
+"""Which paths carry what is not TCP, to all peers of a site; no sockets, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fedsdn.config.model import Address, Family, Federation, Network
+from fedsdn.tunnels.plan import tunnels
+from fedsdn.uplinks.path import Path, PathKey
+from fedsdn.uplinks.routes.carriers import Carriers, Seen
+from fedsdn.uplinks.routes.groups import Exit, PeerRoutes, Wanted
+
+
+class Choices:
+    """Follows the states of paths. Those without a tunnel have no part in it."""
+
+    def __init__(self, federation: Federation, name: str, old: Choices | None = None) -> None:
+        """Begin for the site called ``name``, with what carries by an older federation file."""
+        site = federation.site(name)
+        self._prefer = site.prefer
+        self._sources: dict[Family, Address] = {}
+        for prefix in site.prefixes:
+            self._sources.setdefault(prefix.family, prefix.proxy_address)
+        self._exits: dict[PathKey, Exit] = {}
+        self._prefixes: dict[str, tuple[Network, ...]] = {}
+        self._paths: dict[str, dict[PathKey, Path]] = {}
+        for tunnel in tunnels(federation, site):
+            for peer in tunnel.peers:
+                key = tunnel.uplink, peer.site, peer.uplink
+                self._exits[key] = Exit(tunnel.name, peer.next_hop)
+                self._prefixes[peer.site] = peer.prefixes
+                self._paths[peer.site] = {}
+        self._carriers = dict.fromkeys(self._prefixes, Carriers())
+        if old is not None:
+            before = old._carriers.items()
+            self._carriers |= {peer: one for peer, one in before if peer in self._carriers}
+
+    def take_over(self, carried: Mapping[Network, frozenset[str]], now: float) -> None:
+        """Begin with what the kernel has: over which interfaces prefixes are reached."""
+        for peer, prefixes in self._prefixes.items():
+            names = frozenset[str]().union(*(carried.get(prefix, ()) for prefix in prefixes))
+            keys = (key for key, found in self._exits.items() if found.interface in names)
+            live = frozenset(key for key in keys if key[1] == peer)
+            self._carriers[peer] = Carriers(live, live)
+        self.judge(now)
+
+    def take(self, paths: Iterable[Path], now: float) -> bool:
+        """Follow paths that are new, or whose state has changed; True if others carry now."""
+        peers = set()
+        for path in paths:
+            if path.key in self._exits:
+                self._paths[path.name.peer][path.key] = path
+                peers.add(path.name.peer)
+        moved = [self._judge(peer, now) for peer in peers]
+        return any(moved)
+
+    def judge(self, now: float) -> bool:
+        """Follow the paths' round-trip times; True if others carry now."""
+        moved = [self._judge(peer, now) for peer in self._paths]
+        return any(moved)
+
+    def _judge(self, peer: str, now: float) -> bool:
+        before = self._carriers[peer]
+        seen = [Seen(key, path.state, path.rtt) for key, path in self._paths[peer].items()]
+        after = self._carriers[peer] = before.after(seen, self._prefer, now)
+        return after.paths != before.paths
+
+    def wanted(self) -> Wanted:
+        """Say what the kernel is to have."""
+        reached = (
+            PeerRoutes(self._prefixes[peer], frozenset(self._exits[key] for key in carriers.paths))
+            for peer, carriers in self._carriers.items()
+        )
+        return Wanted(tuple(reached), self._sources)
