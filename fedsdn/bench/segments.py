@@ -1,4 +1,4 @@
-"""TCP segments made by hand, for what a kernel would not send (RFC 9293, RFC 791)."""
+"""Packets made by hand, for what a kernel would not send (RFC 9293, RFC 768, RFC 791, RFC 8200)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from fedsdn.bench.guests import Guest
 
 SYN, RST, PUSH, ACK = 0x02, 0x04, 0x08, 0x10
 _TCP = struct.Struct("!HHIIBBHHH")
+_UDP = struct.Struct("!HHHH")
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_IPV6 = struct.Struct("!IHBB16s16s")
+_IPV6_FRAGMENT = struct.Struct("!BxHI")
 _HEADER_WORDS = _TCP.size // 4 << 4
 _WINDOW = 65_535
 _MORE_FRAGMENTS = 0x2000
 _FRAGMENT_UNIT = 8
+_NEXT_IS_FRAGMENT = 44
 _TTL = 64
 
 
@@ -38,14 +42,49 @@ def segment(
 ) -> bytes:
     """Make a segment with its checksum; ``numbers`` are those of sequence and acknowledgement."""
     header = _TCP.pack(source[1], destination[1], *numbers, _HEADER_WORDS, flags, _WINDOW, 0, 0)
-    addresses = b"".join(ip_address(one[0]).packed for one in (source, destination))
-    length = len(header) + len(data)
-    if len(addresses) == 8:
-        pseudo = addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, length)
-    else:
-        pseudo = addresses + struct.pack("!IHBB", length, 0, 0, socket.IPPROTO_TCP)
-    summed = checksum(pseudo + header + data)
+    summed = _summed(source[0], destination[0], socket.IPPROTO_TCP, header + data)
     return header[:16] + summed.to_bytes(2, "big") + header[18:] + data
+
+
+def datagram(source: tuple[str, int], destination: tuple[str, int], data: bytes) -> bytes:
+    """Make a datagram of UDP with its checksum."""
+    length = _UDP.size + len(data)
+    header = _UDP.pack(source[1], destination[1], length, 0)
+    summed = _summed(source[0], destination[0], socket.IPPROTO_UDP, header + data)
+    return _UDP.pack(source[1], destination[1], length, summed or 0xFFFF) + data
+
+
+def _summed(source: str, destination: str, protocol: int, packet: bytes) -> int:
+    """Return the checksum over a packet and its pseudo-header."""
+    addresses = b"".join(ip_address(one).packed for one in (source, destination))
+    if len(addresses) == 8:
+        pseudo = addresses + struct.pack("!BBH", 0, protocol, len(packet))
+    else:
+        pseudo = addresses + struct.pack("!IHBB", len(packet), 0, 0, protocol)
+    return checksum(pseudo + packet)
+
+
+def fragments(
+    source: str, destination: str, protocol: int, packet: bytes, parts: int
+) -> list[bytes]:
+    """Cut what IP carries into so many fragments, each with its header of IP."""
+    size = -(-len(packet) // parts // _FRAGMENT_UNIT) * _FRAGMENT_UNIT
+    number = int.from_bytes(os.urandom(2), "big")
+    ends = tuple(ip_address(one).packed for one in (source, destination))
+    made = []
+    for start in range(0, len(packet), size):
+        part, more = packet[start : start + size], start + size < len(packet)
+        if len(ends[0]) == 4:
+            place = start // _FRAGMENT_UNIT | (_MORE_FRAGMENTS if more else 0)
+            header = _IPV4.pack(
+                *(0x45, 0, _IPV4.size + len(part), number, place, _TTL, protocol, 0), *ends
+            )
+        else:
+            extension = _IPV6_FRAGMENT.pack(protocol, start | more, number)
+            length = len(extension) + len(part)
+            header = _IPV6.pack(6 << 28, length, _NEXT_IS_FRAGMENT, _TTL, *ends) + extension
+        made.append(header + part)
+    return made
 
 
 class Opening:
@@ -96,21 +135,13 @@ class Opening:
         self._acknowledged = fields[2] + 1 & 0xFFFFFFFF
         self._send(ACK)
 
-    def send(self, data: bytes, fragments: int) -> None:
+    def send(self, data: bytes, parts: int) -> None:
         """Send data once, in so many fragments, the last one first."""
-        whole = self._segment(ACK | PUSH, data)
-        size = -(-len(whole) // fragments // _FRAGMENT_UNIT) * _FRAGMENT_UNIT
-        number = int.from_bytes(os.urandom(2), "big")
+        ends = (self._source[0], self._destination[0])
+        cut = fragments(*ends, socket.IPPROTO_TCP, self._segment(ACK | PUSH, data), parts)
         with self._client.raw(4, socket.IPPROTO_RAW) as sock:
-            for start in reversed(range(0, len(whole), size)):
-                part = whole[start : start + size]
-                more = _MORE_FRAGMENTS if start + size < len(whole) else 0
-                header = _IPV4.pack(
-                    *(0x45, 0, _IPV4.size + len(part), number, more | start // _FRAGMENT_UNIT),
-                    *(_TTL, socket.IPPROTO_TCP, 0),
-                    *(ip_address(one[0]).packed for one in (self._source, self._destination)),
-                )
-                sock.sendto(header + part, (self._destination[0], 0))
+            for one in reversed(cut):
+                sock.sendto(one, (self._destination[0], 0))
         self._sequence += len(data)
 
     def _segment(self, flags: int, data: bytes = b"") -> bytes:

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fedsdn.bench.guests import Guest
@@ -37,19 +37,30 @@ class Lengths:
     half_closed: float
     stalled: float
     short_connections: int
+    called: float
+    """A telephone call."""
+    flows: int
+    """Of datagrams, each with ports of its own."""
     rounds: int
     """Of what is repeated because it may go right by chance."""
 
 
-FULL = Lengths(paused=120, half_closed=100, stalled=60, short_connections=10_000, rounds=50)
-QUICK = Lengths(paused=90, half_closed=30, stalled=20, short_connections=1000, rounds=10)
+FULL = Lengths(
+    paused=120, half_closed=100, stalled=60, short_connections=10_000,
+    called=60, flows=10_000, rounds=50,
+)  # fmt: skip
+QUICK = Lengths(
+    paused=90, half_closed=30, stalled=20, short_connections=1000,
+    called=2, flows=400, rounds=10,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
     """The VMs of one run: the client, the server, and another beside the server, ``spare``.
 
-    ``missing`` are addresses of the server's prefix that nobody has, and nobody else asks for.
+    ``missing`` are addresses of the server's prefix that nobody has, and nobody else asks for;
+    ``proxies`` those of the proxies of the client's site and of the server's.
     """
 
     client: Guest
@@ -58,6 +69,7 @@ class Ends:
     missing: tuple[str, ...]
     family: Family
     lengths: Lengths
+    proxies: tuple[str, str] = ("", "")
 
     @property
     def address(self) -> str:
@@ -72,6 +84,13 @@ class Ends:
         """Connect the client to the server."""
         source = (self.client.address(self.family), source_port) if source_port else None
         return self.client.namespace.connect(self.address, port, source)
+
+    @property
+    def turned(self) -> Ends:
+        """The same VMs, with the server as the client."""
+        return replace(
+            self, client=self.server, server=self.client, missing=(), proxies=self.proxies[::-1]
+        )
 
     @contextmanager
     def connected(self, port: int = 0) -> Iterator[Pair]:

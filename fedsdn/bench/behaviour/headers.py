@@ -134,7 +134,7 @@ def _fragments(ends: Ends, size: int) -> str:
         server, _ = listener.accept()
         with server:
             server.settimeout(listener.gettimeout())
-            opening.send(data, fragments=2)
+            opening.send(data, parts=2)
             return tell(len(read_exactly(server, len(data))), len(data))
 
 

@@ -130,14 +130,21 @@ class _Lane:
     client: Guest
     server: Guest
     spare: Guest
-    site: Site
+    sites: tuple[Site, Site]
+    """The client's, and the others'."""
     number: int
     lengths: Lengths
 
     def ends(self, family: Family) -> Ends:
         numbers = range(self.number * _MISSING, (self.number + 1) * _MISSING)
-        missing = tuple(str(unused(self.site, family, number)) for number in numbers)
-        return Ends(self.client, self.server, self.spare, missing, family, self.lengths)
+        missing = tuple(str(unused(self.sites[1], family, number)) for number in numbers)
+        here, there = (_proxy(site, family) for site in self.sites)
+        vms = (self.client, self.server, self.spare)
+        return Ends(*vms, missing, family, self.lengths, (here, there))
+
+
+def _proxy(site: Site, family: Family) -> str:
+    return str(next(p.proxy_address for p in site.prefixes if p.network.version == family))
 
 
 _Lanes = dict[Where, SimpleQueue[_Lane]]
@@ -154,7 +161,8 @@ def _lanes(lab: Lab, lengths: Lengths) -> Iterator[_Lanes]:
         for number in range(_LANES):
             for where, site, others in ((Where.NEAR, near, here), (Where.FAR, far, there)):
                 vms = (next(here), next(others), next(others))
-                lanes[where].put(_Lane(*vms, federation.site(site), number, lengths))
+                sites = (federation.site(near), federation.site(site))
+                lanes[where].put(_Lane(*vms, sites, number, lengths))
         yield lanes
 
 
