@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from fedsdn.config.prefixes import NetworkIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fedsdn.config.model import Address, Network, Prefix
 
 _SPECIAL = NetworkIndex(
@@ -56,3 +58,14 @@ def of_network(address: Address, network: Network) -> str | None:
     if network.version == 4 and address == network.broadcast_address:
         return "broadcast"
     return None
+
+
+def of_nobody(prefix: Prefix) -> Iterator[Address]:
+    """Yield the addresses of a prefix that no VM has."""
+    network = prefix.network
+    for address in (network.network_address, network.broadcast_address):
+        if of_network(address, network) is not None:
+            yield address
+    yield prefix.proxy_address
+    if prefix.gateway is not None:
+        yield prefix.gateway

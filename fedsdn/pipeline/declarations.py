@@ -186,6 +186,8 @@ class SocketMark(IntEnum):
     """The SOCKS server's sockets towards VMs."""
     HELD = 0x4
     """A VM's SYN, or what ends its connection: to the workers, which hold it."""
+    ROUTED = 0x5
+    """A datagram from a VM or a tunnel, and what the kernel itself answers to one."""
 
 
 LEG_MARK = SocketMark.SOCKSIFIER & SocketMark.SERVER
@@ -204,6 +206,16 @@ drivers/net/tun.c)."""
 MOST_SENDERS = 1 << 16
 SENDERS_SECONDS = 10
 """VMs whose rate is known, and for how long; whoever finds no room among them is not limited."""
+
+MOST_FLOWS_PER_SECOND = 2000
+MOST_FLOWS_AT_ONCE = 10000
+"""What one VM may begin of flows that are not TCP: the kernel keeps 262,144 (``nf_conntrack_max``),
+most of them for 30 seconds or more."""
+
+MOST_REFUSALS_PER_SECOND = 5
+MOST_REFUSALS_AT_ONCE = 10
+"""What one VM is told of flows that no rule allows; the kernel tells all together no more than a
+thousand times a second (``icmp_msgs_per_sec``)."""
 
 MOST_STRANGERS = 64
 STRANGERS_SECONDS = 60
@@ -247,11 +259,11 @@ FIRST_UPLINK_TABLE = 201
 """Routing table of what leaves by a site's first uplink; the next ones have the next numbers."""
 
 TUNNELS_TABLE = 301
-"""Routing table of what comes from ``ROUTER_PORT``: a route to each peer's prefix, over the tunnels
+"""Routing table of what is ``ROUTED`` to peers: a route to each of their prefixes, over the tunnels
 of live paths. The application's alone: ``site up`` neither fills it nor compares it."""
 
 ROUTER_TABLE = 302
-"""Routing table of what comes from a tunnel: the site's own prefixes, behind ``ROUTER_PORT``."""
+"""Routing table of what is ``ROUTED`` to the site's own prefixes, behind ``ROUTER_PORT``."""
 
 _FIRST_TUNNEL_MARK = 0x300
 

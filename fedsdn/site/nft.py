@@ -15,6 +15,8 @@ takes connections from peers only; the bridge has the same rule. ICMP errors cou
 TCP: the kernel then wants a sequence number that is under way. About probes and echoes it would
 believe anybody, cut what all connections to that peer send, and fail the probes' sockets. What goes
 to peers gets the traffic class that its mark says.
+
+What is no TCP is routed, by rules of its own (``nft_datagrams``).
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from fedsdn.pipeline.declarations import (
     traffic_class_mark,
     wan_port,
 )
+from fedsdn.site.nft_datagrams import from_routed, routed_chains, routed_sets, to_proxy
 from fedsdn.site.nft_questions import ARP_TABLE, arp_table, questions, reachable, sets
 from fedsdn.site.nft_text import chain, drop, dynamic_set, listed, of
 
@@ -74,11 +77,12 @@ _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 def ruleset(federation: Federation, site: Site) -> str:
     """Ruleset of the site's namespace, without what would remove an older one."""
     chains = (
-        chain("prerouting", _prerouting()),
+        chain("prerouting", _prerouting(federation, site)),
         chain(SOCKSIFIER_PORT, _from_socksifier()),
         chain("hold", _hold(federation, site)),
         chain("handed_in", _handed_in(site)),
         chain(SERVER_PORT, _from_server()),
+        *routed_chains(federation, site),
         chain("forward", _forward()),
         chain("input", _input(site)),
         chain("from_tenants", _from_tenants()),
@@ -87,7 +91,7 @@ def ruleset(federation: Federation, site: Site) -> str:
         chain("to_peers", _to_peers()),
     )
     return (
-        f"table {TABLE} {{\n{_listen_ports()}{_senders()}{sets()}{_measured()}"
+        f"table {TABLE} {{\n{_listen_ports()}{_senders()}{sets()}{routed_sets()}{_measured()}"
         + "\n".join(chains)
         + "}\n"
         + arp_table(federation, site)
@@ -121,13 +125,14 @@ def _measured() -> str:
     )
 
 
-def _prerouting() -> Iterator[str]:
+def _prerouting(federation: Federation, site: Site) -> Iterator[str]:
     yield "type filter hook prerouting priority mangle; policy accept;"
     yield f"meta l4proto tcp {_UNKNOWN} meta pkttype set host"
     yield f'iifname "{SOCKSIFIER_PORT}" jump {SOCKSIFIER_PORT}'
     yield f'iifname "{SERVER_PORT}" jump {SERVER_PORT}'
     handed_in = f"meta mark & {HANDED_IN_MASK:#x} == {FIRST_HANDED_IN_MARK:#x}"
     yield f'iifname "lo" {handed_in} jump handed_in'
+    yield from from_routed(federation, site)
 
 
 def _from_socksifier() -> Iterator[str]:
@@ -186,7 +191,8 @@ def _handed_in(site: Site) -> Iterator[str]:
 def _forward() -> Iterator[str]:
     yield "type filter hook forward priority filter; policy drop;"
     yield f'meta mark {SocketMark.HELD:#x} oifname "{HELD_DEVICE}" accept'
-    yield drop("the proxy is no router")
+    yield "jump route"
+    yield drop("neither from a VM to a tunnel nor back")
 
 
 def _input(site: Site) -> Iterator[str]:
@@ -196,6 +202,7 @@ def _input(site: Site) -> Iterator[str]:
     yield f'iifname {{ "{SOCKSIFIER_PORT}", "{SERVER_PORT}" }} jump from_tenants'
     if uplinks:
         yield f"iifname {{ {uplinks} }} jump from_uplinks"
+    yield from to_proxy()
     yield drop("unknown interface")
 
 

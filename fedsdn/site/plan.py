@@ -232,7 +232,7 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
         ruleset=nft.ruleset(federation, site),
         veths=tuple(_veths(site, facts)),
         held=Tun(HELD_DEVICE, facts.mtu),
-        port_sysctls=sysctls.port_sysctls(port_names(site)),
+        port_sysctls=(*sysctls.port_sysctls(port_names(site)), *sysctls.tracking_sysctls()),
         addresses=tuple(_addresses(site)),
         routes=(
             *_leg_routes(federation, site),

@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsdn.errors import FedsdnError
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_LISTEN_PORTS, SOCKSIFIER_PORT
+from fedsdn.pipeline.declarations import (
+    SERVER_PORT,
+    SOCKSIFIER_LISTEN_PORTS,
+    SOCKSIFIER_PORT,
+)
 
 BUFFER_BYTES = 64 * 1024 * 1024
 """Largest TCP buffer: twice the bandwidth-delay product of 2 Gbit/s and 80 ms (20 MB), since the
@@ -109,6 +113,14 @@ def port_sysctls(ports: Iterable[str]) -> tuple[Sysctl, ...]:
         for port in ports
         for family, settings in _OF_INTERFACES
         for one in _settings(family, port, settings)
+    )
+
+
+def tracking_sysctls() -> tuple[Sysctl, ...]:
+    """Make the settings of conntrack, which is there once the packet filter asks it."""
+    return (
+        Sysctl("net.netfilter.nf_conntrack_acct", "1", "packets and octets of a flow are counted"),
+        Sysctl("net.netfilter.nf_conntrack_timestamp", "1", "a flow's age is known"),
     )
 
 
