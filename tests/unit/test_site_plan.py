@@ -272,7 +272,7 @@ def test_a_family_that_is_not_used_is_not_in_the_ruleset() -> None:
     )
     ruleset = plan_of(replace(federation, sites=sites)).ruleset
     assert "tproxy ip to" in ruleset
-    assert "ip6 saddr" not in ruleset
+    assert "ip6 saddr {" not in ruleset
     assert "tproxy ip6" not in ruleset
 
 
