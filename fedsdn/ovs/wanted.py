@@ -8,7 +8,13 @@ from fedsdn.config.model import Federation, Site
 from fedsdn.ovs.database import Bridge, Interface, Port, read_bridges
 from fedsdn.ovs.local_vlans import Bridges, local_vlan, numbering_bridge
 from fedsdn.pipeline.build import SiteFlows, pipeline_flows, site_flows
-from fedsdn.pipeline.declarations import LOCAL_PORT, SERVER_PORT, SOCKSIFIER_PORT, wan_port
+from fedsdn.pipeline.declarations import (
+    LOCAL_PORT,
+    ROUTER_PORT,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    wan_port,
+)
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.network import TenantPort
 from fedsdn.shell import Shell
@@ -53,7 +59,7 @@ def tenant_ports(site: Site, bridges: Bridges) -> tuple[TenantPort, ...]:
     if bridge is None:
         return ()
     vlan = site.provider_network.segmentation_id or _FLAT
-    proxy = (SOCKSIFIER_PORT, SERVER_PORT)
+    proxy = (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT)
     if any(name not in bridge.ports or not _untagged(bridge.ports[name], vlan) for name in proxy):
         return ()
     others = {*proxy, *(name for up in site.uplinks for name in (up.port, wan_port(up)))}

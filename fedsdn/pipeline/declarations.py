@@ -6,6 +6,7 @@ Tables start at 100: Neutron cleans flows with unknown cookies in its own tables
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from zlib import crc32
 
@@ -148,6 +149,14 @@ def plain_tunnel_name(identifier: int) -> str:
     return f"v-{identifier:06x}"
 
 
+def is_tunnel_name(interface: str) -> bool:
+    """Whether an interface is called as only tunnels are."""
+    return _TUNNEL_NAME.match(interface) is not None
+
+
+_TUNNEL_NAME = re.compile(r"t[1-9]-.+|v-[0-9a-f]{6}$")
+
+
 def port_mac(site: Site, port: str) -> str:
     """Link-layer address of the namespace's interface behind ``port``.
 
@@ -258,12 +267,12 @@ def codepoint(traffic_class: int) -> int:
 FIRST_UPLINK_TABLE = 201
 """Routing table of what leaves by a site's first uplink; the next ones have the next numbers."""
 
-TUNNELS_TABLE = 301
-"""Routing table of what is ``ROUTED`` to peers: a route to each of their prefixes, over the tunnels
-of live paths. The application's alone: ``site up`` neither fills it nor compares it."""
-
-ROUTER_TABLE = 302
+ROUTER_TABLE = 300
 """Routing table of what is ``ROUTED`` to the site's own prefixes, behind ``ROUTER_PORT``."""
+
+TUNNELS_TABLE = 301
+"""Routing table of what is ``ROUTED`` elsewhere: to each peer's prefix, over the tunnels of live
+paths. The application's alone: ``site up`` neither fills it nor compares it."""
 
 _FIRST_TUNNEL_MARK = 0x300
 

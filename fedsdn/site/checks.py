@@ -21,6 +21,7 @@ _TOOLS = {
     "nft": "nftables",
     "ovs-vsctl": "openvswitch-switch",
     "ovs-ofctl": "openvswitch-switch",
+    "wg": "wireguard-tools",
 }
 _KERNEL = {
     "mptcp": "Multipath TCP: a kernel with CONFIG_MPTCP, from 6.1",

@@ -13,8 +13,8 @@ from fedsdn.ovs import database
 from fedsdn.ovs.database import Bridge
 from fedsdn.shell import Shell
 from fedsdn.site import reserved_ports
-from fedsdn.site.plan import DEFAULT_MTU, BridgeFacts, Port
 from fedsdn.site.reserved_ports import UplinkPort
+from fedsdn.site.values import DEFAULT_MTU, BridgeFacts, Port
 
 HERE = Shell("this host")
 

@@ -16,8 +16,7 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl import rt_type
 
 from fedsdn.config.model import Family
-from fedsdn.pipeline.declarations import TUNNELS_TABLE
-from fedsdn.site.plan import InterfaceAddress, Route, RouteKind, Rule
+from fedsdn.site.values import InterfaceAddress, Route, RouteKind, Rule
 
 FAMILY: dict[int, Family] = {2: 4, 10: 6}
 _ROUTE_KINDS = {1: RouteKind.UNICAST, 2: RouteKind.LOCAL, 7: RouteKind.UNREACHABLE}
@@ -65,8 +64,6 @@ def address(message: nlmsg, names: Names) -> InterfaceAddress | Foreign | None:
 def route(message: nlmsg, names: Names) -> Route | Foreign | None:
     """Read a route (RTM_NEWROUTE); None if the kernel made it by itself, or the application."""
     if message["proto"] == BY_KERNEL or message["flags"] & LEARNT:
-        return None
-    if message.get_attr("RTA_TABLE") == TUNNELS_TABLE:
         return None
     found = _known_route(message, names)
     return found if found and _says_no_more(message, found) else _foreign_route(message, names)

@@ -16,9 +16,9 @@ from fedsdn.pipeline.on_link import neighbours
 from fedsdn.site import record, setup
 from fedsdn.site.changes import Changes
 from fedsdn.site.open_sysctls import OpenSysctls
-from fedsdn.site.plan import SitePlan, port_names, site_plan
+from fedsdn.site.plan import SitePlan, port_names, settings, site_plan
 from fedsdn.site.setup import Part
-from fedsdn.site.sysctls import Sysctl, namespace_sysctls, port_sysctls
+from fedsdn.site.sysctls import Sysctl, namespace_sysctls
 
 KEPT = frozenset(Part) - {Part.RECORD, Part.NAMESPACE, Part.ENDPOINTS, Part.PORTS}
 """What is looked at when it is not known what has changed."""
@@ -134,8 +134,8 @@ class Keeper:
         return self._watched
 
     def _sysctls(self, federation: Federation) -> tuple[Sysctl, ...]:
-        ports = port_names(federation.site(self._site))
-        return (*namespace_sysctls(federation.proxy_port), *port_sysctls(ports))
+        site = federation.site(self._site)
+        return (*namespace_sysctls(federation.proxy_port), *settings(federation, site))
 
     def _close(self) -> None:
         if self._watched is not None:

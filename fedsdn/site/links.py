@@ -11,7 +11,7 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn import namespace
-from fedsdn.site.plan import Tun, Veth
+from fedsdn.site.values import Tun, Veth
 
 _UP, _NO_ARP = 0x1, 0x80
 _TUN = 1  # IFF_TUN

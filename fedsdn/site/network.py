@@ -34,11 +34,12 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from fedsdn import namespace
 from fedsdn.config.model import Family
 from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import TUNNELS_TABLE
 from fedsdn.pipeline.on_link import Neighbour
-from fedsdn.site import entries, links, neighbours, routes, tun
+from fedsdn.site import entries, links, neighbours, routes, tun, tunnel_links
 from fedsdn.site.entries import Foreign
 from fedsdn.site.listed import Listed, list_all, request, send_all
-from fedsdn.site.plan import InterfaceAddress, Route, Rule, Tun, Veth
+from fedsdn.site.values import InterfaceAddress, Route, Rule, Tun, TunnelLink, Veth
 
 _AF: dict[Family, int] = {family: number for number, family in entries.FAMILY.items()}
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
@@ -67,17 +68,17 @@ class Network:
 
     # Links
 
-    def interfaces(self) -> set[Veth | Tun | Foreign]:
-        """Return the TUN devices, and the wires whose two ends are up and set alike.
+    def interfaces(self) -> set[Veth | Tun | TunnelLink | Foreign]:
+        """Return TUN devices, tunnels, and the wires whose two ends are up and set alike.
 
         What is neither is foreign, but for an end of a wire that is not set as it should be.
         """
         host = links.links(self._host)
-        found: set[Veth | Tun | Foreign] = set()
+        found: set[Veth | Tun | TunnelLink | Foreign] = set()
         for name, inner in links.made_by_somebody(links.links(self._inside)).items():
-            outer, held = host.get(name), links.tun(inner)
-            if held is not None:
-                found.add(held)
+            outer, device = host.get(name), links.tun(inner) or tunnel_links.read(inner)
+            if device is not None:
+                found.add(device)
             elif outer is None or not links.is_pair(outer, inner):
                 found.add(Foreign(f"{name} ({links.kind(inner)})"))
             elif links.set_alike(outer, inner):
@@ -87,14 +88,17 @@ class Network:
                     found.add(Veth(name, mac, mtu, *offload))
         return found
 
-    def apply_interfaces(self, veths: Iterable[Veth], held: Tun) -> bool:
+    def apply_interfaces(
+        self, veths: Iterable[Veth], held: Tun, tunnels: Iterable[TunnelLink] = ()
+    ) -> bool:
         """Make the interfaces exactly the wanted ones; say whether anything had to change.
 
         Raises:
-            FedsdnError: somebody put hardware into the namespace, or the kernel has no TUN.
+            FedsdnError: somebody put hardware into the namespace, or the kernel has no TUN, or
+                nothing here speaks WireGuard.
 
         """
-        target: set[Veth | Tun] = {*veths, held}
+        target: set[Veth | Tun | TunnelLink] = {*veths, held, *tunnels}
         there = self.interfaces()
         names = {one.name for one in target}
         for name, link in links.made_by_somebody(links.links(self._inside)).items():
@@ -104,6 +108,8 @@ class Network:
         for one in sorted(missing, key=str):
             if isinstance(one, Tun):
                 self.make_tun(one)
+            elif isinstance(one, TunnelLink):
+                self._make_tunnel(one)
             else:
                 self._make(one)
         self._inside.link("set", index=_index(self._inside, "lo"), state="up")
@@ -164,6 +170,16 @@ class Network:
         index = _index(self._inside, wanted.name)
         self._inside.link("set", index=index, mtu=wanted.mtu, state="up")
 
+    def _make_tunnel(self, wanted: TunnelLink) -> None:
+        present = links.links(self._inside).get(wanted.name)
+        if present is not None and not tunnel_links.leads_there(present, wanted):
+            self._delete_inside(wanted.name, present)
+            present = None
+        if present is None:
+            tunnel_links.create(self._inside, self.name, wanted)
+        index = _index(self._inside, wanted.name)
+        self._inside.link("set", index=index, mtu=wanted.mtu, state="up")
+
     def _create(self, veth: Veth) -> None:
         with (Path("/run/netns") / self.name).open("rb") as target:
             peer = {"ifname": veth.name, "address": veth.mac, "net_ns_fd": target.fileno()}
@@ -213,7 +229,8 @@ class Network:
     def routes(self, wanted: Iterable[Route] = ()) -> set[Route | Foreign]:
         """Return the routes inside that the kernel did not make by itself.
 
-        Those that are ``wanted`` are soon read.
+        Those over the tunnels are the application's, and not among them. Those that are ``wanted``
+        are soon read.
         """
         return self._routes(set(wanted)).things()
 
@@ -223,6 +240,8 @@ class Network:
         known = {routes.wanted(route, indexes): route for route in wanted}
         present = Listed[Route](RTM_DELROUTE)
         for listed in self._list(RTM_GETROUTE):
+            if routes.table(listed) == TUNNELS_TABLE:
+                continue
             thing: Route | Foreign | None = known.get(routes.said(listed))
             present.take(thing or entries.route(_decoded(listed), names), listed)
         return present

@@ -43,6 +43,7 @@ from fedsdn.pipeline.declarations import (
     traffic_class_mark,
     wan_port,
 )
+from fedsdn.site import nft_tunnels
 from fedsdn.site.nft_datagrams import from_routed, routed_chains, routed_sets, to_proxy
 from fedsdn.site.nft_questions import ARP_TABLE, arp_table, questions, reachable, sets
 from fedsdn.site.nft_text import chain, drop, dynamic_set, listed, of
@@ -87,7 +88,7 @@ def ruleset(federation: Federation, site: Site) -> str:
         chain("input", _input(site)),
         chain("from_tenants", _from_tenants()),
         chain("from_uplinks", _from_uplinks(federation, site)),
-        chain("from_peer", _from_peer(federation)),
+        chain("from_peer", _from_peer(federation, site)),
         chain("to_peers", _to_peers()),
     )
     return (
@@ -240,11 +241,12 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
     yield drop("not from a peer")
 
 
-def _from_peer(federation: Federation) -> Iterator[str]:
+def _from_peer(federation: Federation, site: Site) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
     yield f"tcp dport @{MEASURED} accept"
     yield f"udp dport {federation.proxy_port} accept"
-    yield "meta l4proto udp " + drop("no probe")
+    yield from nft_tunnels.arriving(federation, site)
+    yield "meta l4proto udp " + drop("no probe, and of no tunnel")
     # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
     # came from. An answer ends that at once; silence would keep a subflow's place taken.
     yield f"{_OPENING} " + _reset("a peer's subflow of its own")

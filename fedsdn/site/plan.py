@@ -5,14 +5,13 @@ Nothing here touches the host: ``setup`` makes it true, ``show`` compares it wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from ipaddress import ip_interface, ip_network
 
-from fedsdn.config.model import Address, Family, Federation, Interface, Network, Site, Uplink
+from fedsdn.config.model import Family, Federation, Network, Site, Uplink
 from fedsdn.mptcp.endpoints import Endpoint, endpoint_of
 from fedsdn.pipeline.declarations import (
     FIRST_HANDED_IN_MARK,
@@ -23,18 +22,33 @@ from fedsdn.pipeline.declarations import (
     LEG_MASK,
     NOBODYS_VLAN,
     PROXY_NAMESPACE,
+    ROUTER_PORT,
+    ROUTER_TABLE,
     SERVER_PORT,
     SOCKSIFIER_PORT,
+    TUNNELS_TABLE,
     SocketMark,
     port_mac,
+    tunnel_mark,
     wan_port,
 )
 from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.site import nft, sysctls
 from fedsdn.site.sysctls import Sysctl
-
-DEFAULT_MTU = 1500
-"""MTU in bytes of a port whose bridge says nothing else."""
+from fedsdn.site.values import (
+    DEFAULT_MTU,
+    BridgeFacts,
+    InterfaceAddress,
+    Port,
+    Route,
+    RouteKind,
+    Rule,
+    Tun,
+    TunnelLink,
+    Veth,
+    Vxlan,
+)
+from fedsdn.tunnels.plan import Tunnel, tunnels
 
 MAIN_TABLE = 254
 """The routing table of packets that no rule sends elsewhere (``RT_TABLE_MAIN``)."""
@@ -62,130 +76,6 @@ _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeFacts:
-    """What the plan depends on and only the bridge knows.
-
-    ``checksum_offload`` is False where the datapath passes frames on without the checksums that
-    their sender left to the hardware (netdev without userspace-tso-enable).
-    ``uplink_segmentation`` is False where it has super-frames cut up wrongly: netdev of Open
-    vSwitch 3.1 reckons segments without TCP options, and those of MPTCP make them longer than the
-    uplink's MTU. ``mtu`` is the smallest of the bridge's other ports, ``uplink_mtus`` those of the
-    uplinks' ports by name.
-    """
-
-    checksum_offload: bool = True
-    uplink_segmentation: bool = True
-    mtu: int = DEFAULT_MTU
-    uplink_mtus: Mapping[str, int] = field(default_factory=dict)
-
-    def of(self, site: Site) -> BridgeFacts:
-        """Return them without the ports that are no uplinks of the site."""
-        names = [uplink.port for uplink in site.uplinks if uplink.port in self.uplink_mtus]
-        return replace(self, uplink_mtus={name: self.uplink_mtus[name] for name in names})
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """A port of the bridge: access port of VLAN ``tag`` (0: of untagged frames), or trunk."""
-
-    name: str
-    tag: int | None = None
-    trunks: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        tag = "" if self.tag is None else f" tag {self.tag}"
-        return f"{self.name}{tag}" + (f" trunks {list(self.trunks)}" if self.trunks else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Veth:
-    """The wire between a port of the bridge and the interface of the same name inside."""
-
-    name: str
-    mac: str
-    mtu: int
-    checksum_offload: bool
-    segmentation_offload: bool
-
-    def __str__(self) -> str:
-        checksum, tso = (
-            "on" if offload else "off"
-            for offload in (self.checksum_offload, self.segmentation_offload)
-        )
-        return f"{self.name} {self.mac} mtu {self.mtu} tx-checksum {checksum} tso {tso} up"
-
-
-@dataclass(frozen=True, slots=True)
-class Tun:
-    """A TUN device of the namespace that stays, with a queue for each worker that reads from it."""
-
-    name: str
-    mtu: int
-
-    def __str__(self) -> str:
-        return f"{self.name} tun multi_queue mtu {self.mtu} up"
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceAddress:
-    """An address on an interface of the namespace, without a route of its own."""
-
-    interface: str
-    address: Interface
-
-    def __str__(self) -> str:
-        return f"{self.address} dev {self.interface}"
-
-
-class RouteKind(StrEnum):
-    """What a route does with its packets, under the name that ip-route(8) gives it."""
-
-    UNICAST = "unicast"
-    LOCAL = "local"
-    UNREACHABLE = "unreachable"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route of one of the namespace's tables."""
-
-    table: int
-    destination: Network
-    kind: RouteKind = RouteKind.UNICAST
-    interface: str | None = None
-    gateway: Address | None = None
-    source: Address | None = None
-
-    def __str__(self) -> str:
-        parts = [] if self.kind is RouteKind.UNICAST else [str(self.kind)]
-        parts.append(str(self.destination))
-        named = {"via": self.gateway, "dev": self.interface, "src": self.source}
-        parts += [f"{word} {value}" for word, value in named.items() if value is not None]
-        return f"table {self.table}: {' '.join(parts)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A routing rule: packets from an address, or with a mark, look into a table."""
-
-    priority: int
-    family: Family
-    table: int
-    source: Address | None = None
-    mark: int | None = None
-    mask: int | None = None
-    """The bits of the mark that count; None for all."""
-    by_kernel: bool = False
-    """Whether it is one that the kernel makes in each namespace, and anybody can delete."""
-
-    def __str__(self) -> str:
-        which = f"from {self.source or 'all'}"
-        which += "" if self.mark is None else f" fwmark {self.mark:#x}"
-        which += "" if self.mask is None else f"/{self.mask:#x}"
-        return f"{self.priority}: {which} lookup {self.table} (IPv{self.family})"
-
-
 @dataclass(frozen=True)
 class SitePlan:
     """All that ``fedsdn site up`` makes on a host."""
@@ -199,6 +89,7 @@ class SitePlan:
     sysctls: tuple[Sysctl, ...]
     ruleset: str
     veths: tuple[Veth, ...]
+    tunnels: tuple[TunnelLink, ...]
     held: Tun
     port_sysctls: tuple[Sysctl, ...]
     addresses: tuple[InterfaceAddress, ...]
@@ -215,12 +106,24 @@ class SitePlan:
 
 def port_names(site: Site) -> tuple[str, ...]:
     """Names of the ports that the site adds to its bridge."""
-    return (SOCKSIFIER_PORT, SERVER_PORT, *(wan_port(uplink) for uplink in site.uplinks))
+    proxy = (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT)
+    return (*proxy, *(wan_port(uplink) for uplink in site.uplinks))
+
+
+def settings(federation: Federation, site: Site) -> tuple[Sysctl, ...]:
+    """Return the settings of the namespace that come behind its interfaces and its filter."""
+    names = (tunnel.name for tunnel in tunnels(federation, site))
+    return (
+        *sysctls.port_sysctls(port_names(site)),
+        *sysctls.tunnel_sysctls(names),
+        *sysctls.tracking_sysctls(),
+    )
 
 
 def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = None) -> SitePlan:
     """Work out what ``site`` needs."""
     facts = (facts or BridgeFacts()).of(site)
+    found = tunnels(federation, site)
     return SitePlan(
         site=site.name,
         namespace=PROXY_NAMESPACE,
@@ -231,16 +134,18 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
         sysctls=sysctls.namespace_sysctls(federation.proxy_port),
         ruleset=nft.ruleset(federation, site),
         veths=tuple(_veths(site, facts)),
+        tunnels=tuple(_tunnel_links(found, site, facts)),
         held=Tun(HELD_DEVICE, facts.mtu),
-        port_sysctls=(*sysctls.port_sysctls(port_names(site)), *sysctls.tracking_sysctls()),
+        port_sysctls=settings(federation, site),
         addresses=tuple(_addresses(site)),
         routes=(
             *_leg_routes(federation, site),
+            *_router_routes(site),
             *_uplink_routes(site),
             *_peer_routes(federation, site),
         ),
         rules=(*_kernel_rules(), *_rules(site)),
-        neighbours=neighbours(federation, site),
+        neighbours=(*neighbours(federation, site), *_tunnel_neighbours(found)),
         endpoints=tuple(endpoint_of(uplink) for uplink in site.uplinks),
     )
 
@@ -249,12 +154,13 @@ def _ports(site: Site) -> Iterator[Port]:
     tenant_tag = site.provider_network.segmentation_id or 0
     yield Port(SOCKSIFIER_PORT, tenant_tag)
     yield Port(SERVER_PORT, tenant_tag)
+    yield Port(ROUTER_PORT, tenant_tag)
     for uplink in site.uplinks:
         yield Port(wan_port(uplink), trunks=(NOBODYS_VLAN,))
 
 
 def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:
-    for leg in _LEG_TABLES:
+    for leg in (*_LEG_TABLES, ROUTER_PORT):
         yield Veth(
             name=leg,
             mac=port_mac(site, leg),
@@ -266,10 +172,32 @@ def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:
         yield Veth(
             name=wan_port(uplink),
             mac=port_mac(site, wan_port(uplink)),
-            mtu=facts.uplink_mtus.get(uplink.port, DEFAULT_MTU),
+            mtu=_uplink_mtu(uplink, facts),
             checksum_offload=facts.checksum_offload,
             segmentation_offload=facts.checksum_offload and facts.uplink_segmentation,
         )
+
+
+def _uplink_mtu(uplink: Uplink, facts: BridgeFacts) -> int:
+    return facts.uplink_mtus.get(uplink.port, DEFAULT_MTU)
+
+
+def _tunnel_links(found: Iterable[Tunnel], site: Site, facts: BridgeFacts) -> Iterator[TunnelLink]:
+    mtus = {uplink.name: _uplink_mtu(uplink, facts) for uplink in site.uplinks}
+    for tunnel in found:
+        vxlan = None
+        if tunnel.identifier is not None and tunnel.mac is not None:
+            (peer,) = tunnel.peers
+            ends = tunnel.local, peer.address
+            vxlan = Vxlan(tunnel.identifier, *ends, tunnel.port, tunnel.mac)
+        yield TunnelLink(tunnel.name, tunnel.mtu(mtus[tunnel.uplink]), vxlan)
+
+
+def _tunnel_neighbours(found: Iterable[Tunnel]) -> Iterator[Neighbour]:
+    for tunnel in found:
+        for peer in tunnel.peers:
+            if peer.next_hop is not None and peer.mac is not None:
+                yield Neighbour(tunnel.name, peer.next_hop, peer.mac)
 
 
 def _addresses(site: Site) -> Iterator[InterfaceAddress]:
@@ -277,8 +205,9 @@ def _addresses(site: Site) -> Iterator[InterfaceAddress]:
         address = ip_interface(f"{prefix.proxy_address}/{prefix.network.prefixlen}")
         yield InterfaceAddress(SOCKSIFIER_PORT, address)
         if prefix.family == 4:
-            # The server asks by ARP too, and ARP has no link-local address to ask from.
+            # They ask by ARP too, and ARP has no link-local address to ask from.
             yield InterfaceAddress(SERVER_PORT, address)
+            yield InterfaceAddress(ROUTER_PORT, address)
     for uplink in site.uplinks:
         yield InterfaceAddress(wan_port(uplink), uplink.address)
 
@@ -295,6 +224,14 @@ def _leg_routes(federation: Federation, site: Site) -> Iterator[Route]:
     for peer in federation.peers(site.name):
         for prefix in peer.prefixes:
             yield Route(PEERS_TABLE, prefix.network, RouteKind.LOCAL, interface="lo")
+
+
+def _router_routes(site: Site) -> Iterator[Route]:
+    """Routes of what comes from tunnels; errors about it come from the proxy's own address."""
+    for prefix in site.prefixes:
+        yield Route(
+            ROUTER_TABLE, prefix.network, interface=ROUTER_PORT, source=prefix.proxy_address
+        )
 
 
 def _uplink_routes(site: Site) -> Iterator[Route]:
@@ -356,3 +293,8 @@ def _rules(site: Site) -> Iterator[Rule]:
         yield replace(handed_in, mask=HANDED_IN_MASK)
     for table, uplink in enumerate(site.uplinks, FIRST_UPLINK_TABLE):
         yield Rule(table, uplink.family, table, source=uplink.address.ip)
+        sent = tunnel_mark(table - FIRST_UPLINK_TABLE)
+        yield Rule(table, uplink.family, table, mark=sent)
+    for family in _FAMILIES:
+        for number in (ROUTER_TABLE, TUNNELS_TABLE):
+            yield Rule(number, family, number, mark=SocketMark.ROUTED)

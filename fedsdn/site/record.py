@@ -13,7 +13,8 @@ from pathlib import Path
 from fedsdn import files
 from fedsdn.errors import FedsdnError
 from fedsdn.site import locks
-from fedsdn.site.plan import BridgeFacts, SitePlan
+from fedsdn.site.plan import SitePlan
+from fedsdn.site.values import BridgeFacts
 
 RUN_DIRECTORY = Path("/run/fedsdn")
 """Directory of everything that a running site keeps in files."""

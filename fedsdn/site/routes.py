@@ -15,7 +15,7 @@ from pyroute2.netlink.rtnl import RTM_NEWROUTE
 
 from fedsdn.site import entries
 from fedsdn.site.listed import attribute, attributes, request
-from fedsdn.site.plan import Route, RouteKind
+from fedsdn.site.values import Route, RouteKind
 
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """``struct rtmsg``: family, lengths of destination and source, tos, table, protocol, scope, type
@@ -71,6 +71,15 @@ def said(listed: bytes) -> Said:
         )
     )
     return head, frozenset(found) - _USUAL[family]
+
+
+def table(listed: bytes) -> int:
+    """Return the table of a listed route; those above 255 do not fit in its header."""
+    for code, data in attributes(listed[_ROUTE.size :]):
+        if code == _TABLE:
+            (number,) = _NUMBER.unpack_from(data, 4)
+            return int(number)
+    return int(listed[4])
 
 
 def _written(route: Route, indexes: Mapping[str, int]) -> bytes:

@@ -18,7 +18,7 @@ from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
-from fedsdn.site import checks, database, firewall, links, locks, ports, record
+from fedsdn.site import checks, database, firewall, links, locks, ports, record, tunnel_links
 from fedsdn.site.network import Network
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
@@ -148,6 +148,8 @@ def _remove_all() -> Removed:
     record.stop_steering()
     handed_over = ports.hand_over(there, record.uplinks())
     changed = ports.remove(there)
+    if recorded:
+        tunnel_links.end(PROXY_NAMESPACE)
     for name in sorted(names):
         changed |= links.delete_host_veth(name)
     if recorded:
@@ -212,7 +214,7 @@ def _applied(
 
 def _network(plan: SitePlan, inside: Network) -> dict[Part, Work]:
     return {
-        Part.INTERFACES: lambda: inside.apply_interfaces(plan.veths, plan.held),
+        Part.INTERFACES: lambda: inside.apply_interfaces(plan.veths, plan.held, plan.tunnels),
         Part.PORT_SYSCTLS: lambda: _write(plan.namespace, plan.port_sysctls),
         Part.ADDRESSES: lambda: inside.apply_addresses(plan.addresses),
         Part.ROUTES: lambda: inside.apply_routes(plan.routes),
@@ -256,7 +258,12 @@ def _write(name: str, settings: Iterable[Sysctl]) -> bool:
 
 
 def _check_no_process() -> None:
-    running = [f"{pid} ({command})" for pid, command in namespace.processes(PROXY_NAMESPACE)]
+    ours = tunnel_links.processes(PROXY_NAMESPACE)
+    running = [
+        f"{pid} ({command})"
+        for pid, command in namespace.processes(PROXY_NAMESPACE)
+        if pid not in ours
+    ]
     if not running and locks.is_locked(record.PROXY_LOCK):
         running = ["the proxy"]  # which has rights that the site's unit has not
     if running:

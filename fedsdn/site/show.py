@@ -74,7 +74,7 @@ def _namespace(plan: SitePlan, site: Site) -> Iterator[Item]:
     if not namespace.exists(plan.namespace):
         return
     with Network(plan.namespace) as network:
-        yield from _both("interface", (*plan.veths, plan.held), network.interfaces())
+        yield from _both("interface", (*plan.veths, plan.held, *plan.tunnels), network.interfaces())
         yield from _both("address", plan.addresses, network.addresses())
         yield from _both("route", plan.routes, network.routes(plan.routes))
         yield from _both("rule", plan.rules, network.rules())

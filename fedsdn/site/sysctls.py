@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import (
+    ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORTS,
     SOCKSIFIER_PORT,
@@ -95,7 +96,7 @@ class Sysctl:
 
 
 def _path(name: str) -> Path:
-    return Path("/proc/sys", *name.split("."))
+    return Path("/proc/sys", *(part.replace("/", ".") for part in name.split(".")))
 
 
 def namespace_sysctls(proxy_port: int) -> tuple[Sysctl, ...]:
@@ -124,9 +125,24 @@ def tracking_sysctls() -> tuple[Sysctl, ...]:
     )
 
 
+def tunnel_sysctls(names: Iterable[str]) -> tuple[Sysctl, ...]:
+    """Make the settings of the tunnels' interfaces, likewise."""
+    return tuple(
+        one
+        for tunnel in names
+        for family, settings in _OF_INTERFACES
+        for one in _settings(family, tunnel, settings | _of_tunnels(family))
+    )
+
+
+def _of_tunnels(family: str) -> dict[str, tuple[str, str]]:
+    return {name: value for (of, name), value in _OF_TUNNELS.items() if of == family}
+
+
 def _settings(family: str, scope: str, settings: Mapping[str, tuple[str, str]]) -> Iterator[Sysctl]:
     for name, (value, meaning) in settings.items():
-        yield Sysctl(f"net.{family}.conf.{scope}.{name}", value, meaning)
+        interface = scope.replace(".", "/")  # as sysctl(8) writes it
+        yield Sysctl(f"net.{family}.conf.{interface}.{name}", value, meaning)
 
 
 _IPV4_INTERFACE = {
@@ -157,6 +173,11 @@ _IPV6_INTERFACE = {
 
 
 _OF_INTERFACES = (("ipv4", _IPV4_INTERFACE), ("ipv6", _IPV6_INTERFACE))
+_ROUTED = "what is not TCP is routed to the tunnels and from them, as the packet filter says"
+_OF_TUNNELS = {
+    ("ipv4", "forwarding"): ("1", _ROUTED),
+    ("ipv6", "addr_gen_mode"): ("1", "nobody is asked there, and nobody asks"),
+}
 _EXCEPTIONS = {
     one.name: one
     for one in (
@@ -165,6 +186,12 @@ _EXCEPTIONS = {
             "8",
             f"the proxy's addresses are answered for on one port only, not on {SERVER_PORT} too",
         ),
+        Sysctl(
+            f"net.ipv4.conf.{ROUTER_PORT}.arp_ignore",
+            "8",
+            f"the proxy's addresses are answered for on one port only, not on {ROUTER_PORT} too",
+        ),
+        Sysctl(f"net.ipv4.conf.{ROUTER_PORT}.forwarding", "1", _ROUTED),
         Sysctl(
             f"net.ipv4.conf.{SOCKSIFIER_PORT}.forwarding",
             "1",

@@ -62,8 +62,9 @@ class TunnelPeer:
     """The other end of a tunnel.
 
     ``address`` and ``port`` are where packets to it go. ``key`` is its X25519 public key, 32 bytes;
-    none where nothing is encrypted. ``keepalive`` is after how many seconds of silence an empty
-    packet goes to it, 0 for never. ``next_hop`` and ``mac`` are the peer's on a VXLAN's link;
+    none where nothing is encrypted. With ``spare_keys`` it may begin a session while it goes over
+    to another identity, and send nothing yet. ``keepalive`` is after how many seconds of silence an
+    empty packet goes to it, 0 for never. ``next_hop`` and ``mac`` are the peer's on a VXLAN's link;
     WireGuard finds its peers by ``prefixes``.
     """
 
@@ -73,6 +74,7 @@ class TunnelPeer:
     port: int
     prefixes: tuple[Network, ...]
     key: bytes = b""
+    spare_keys: tuple[bytes, ...] = ()
     keepalive: int = 0
     next_hop: IPv6Address | None = None
     mac: str | None = None
@@ -167,9 +169,12 @@ def _by_name(uplink: Uplink) -> str:
 
 def _peers(
     federation: Federation, site: Site, keys: Mapping[str, bytes]
-) -> tuple[dict[str, bytes], list[Site]]:
-    """Return the keys of the peers with encryption by their names, and the peers without."""
-    encrypted: dict[str, bytes] = {}
+) -> tuple[dict[str, tuple[bytes, ...]], list[Site]]:
+    """Return the peers with encryption, each with its keys, and those without.
+
+    The key that a peer uses is its first.
+    """
+    encrypted: dict[str, tuple[bytes, ...]] = {}
     plain: list[Site] = []
     for peer in federation.peers(site.name):
         if "socks5" in (peer.proxy, site.proxy):
@@ -178,15 +183,18 @@ def _peers(
             plain.append(peer)
         elif listed := [identity.key for identity in peer.identities]:
             used = keys.get(peer.name)
-            encrypted[peer.name] = used if used in listed else listed[0]
+            first = used if used in listed else listed[0]
+            encrypted[peer.name] = (first, *(key for key in listed if key != first))
     return encrypted, plain
 
 
-def _wireguard(federation: Federation, way: _Way, keys: Mapping[str, bytes]) -> Iterator[Tunnel]:
+def _wireguard(
+    federation: Federation, way: _Way, peers_keys: Mapping[str, tuple[bytes, ...]]
+) -> Iterator[Tunnel]:
     """Yield the interface of a way, if it leads to anybody."""
     first = federation.datagrams_port
     peers = []
-    for name, key in keys.items():
+    for name, (key, *spare) in peers_keys.items():
         peer = federation.site(name)
         remote = way.remote(peer)
         if remote is not None:
@@ -198,6 +206,7 @@ def _wireguard(federation: Federation, way: _Way, keys: Mapping[str, bytes]) -> 
                     port=first + (way.number - 1) * MOST_UPLINKS + way.index,
                     prefixes=_prefixes(peer),
                     key=key,
+                    spare_keys=tuple(spare),
                     keepalive=KEEPALIVE_SECONDS if way.uplink.public else 0,
                 )
             )

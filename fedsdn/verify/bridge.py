@@ -11,7 +11,7 @@ from fedsdn.ovs.database import read_bridge, read_bridges
 from fedsdn.ovs.flows import compared_flows
 from fedsdn.ovs.local_vlans import ambiguity
 from fedsdn.ovs.wanted import wanted_flows
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, wan_port
+from fedsdn.pipeline.declarations import ROUTER_PORT, SERVER_PORT, SOCKSIFIER_PORT, wan_port
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.view import SiteView
 
@@ -39,7 +39,7 @@ def ports(view: SiteView) -> str:
                 f"{view.bridge} has no port {uplink.port!r} for uplink {uplink.name}",
                 view.shell.by_hand(f"ovs-vsctl add-port {view.bridge} {uplink.port}"),
             )
-    ours = {SOCKSIFIER_PORT, SERVER_PORT, *map(wan_port, view.site.uplinks)}
+    ours = {SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT, *map(wan_port, view.site.uplinks)}
     if absent := sorted(ours - present.keys()):
         raise CheckFailedError(f"{view.bridge} has no port {', '.join(absent)}", view.set_up)
     broken = [

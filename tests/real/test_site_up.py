@@ -46,7 +46,8 @@ def test_up_makes_what_iproute2_and_ovs_show(host: SiteHost) -> None:
     host.up()
 
     links = {link["ifname"]: link for link in host.json("ip -n fedsdn -json -details link")}
-    assert set(links) == {"lo", "held", "socksifier", "server", "wan-up1", "wan-up2"}
+    proxy = {"lo", "held", "socksifier", "server", "router"}
+    assert set(links) == proxy | {"wan-up1", "wan-up2", "t1-up1", "t2-up2"}
     assert all("UP" in link["flags"] for link in links.values())
     address = "ip -n fedsdn -json address show dev"
     (wan,) = host.json(f"{address} wan-up1")
@@ -60,7 +61,7 @@ def test_up_makes_what_iproute2_and_ovs_show(host: SiteHost) -> None:
     assert all(e["subflow"] and "signal" not in e for e in endpoints.values())
     assert host.output(f"ovs-vsctl get-controller {BRIDGE}") == ""
     ports = host.output(f"ovs-vsctl list-ports {BRIDGE}").split()
-    assert {"socksifier", "server", "wan-up1", "wan-up2"} <= set(ports)
+    assert {"socksifier", "server", "router", "wan-up1", "wan-up2"} <= set(ports)
     assert host.differences() == []
     assert host.site("show").returncode == 0
 
@@ -167,6 +168,7 @@ PARTS = [
     "firewall.apply",
     "Network.apply_interfaces",
     "Network._create",
+    "tunnel_links.create",
     "Network.apply_addresses",
     "Network.apply_routes",
     "Network.apply_rules",
@@ -221,6 +223,10 @@ def test_down_after_a_killed_up(idle_host: tuple[SiteHost, dict[str, Any]], part
         "ip link delete wan-up1",
         "ip link set server down",
         "ip -n fedsdn link set server down",
+        "ip -n fedsdn link delete t1-up1",
+        "pkill -e -x wireguard-go",
+        "ip -n fedsdn link set t2-up2 mtu 1300",
+        "ip -n fedsdn link set t2-up2 down",
         "ip -n fedsdn link set wan-up1 mtu 1400",
         "ip link set wan-up1 mtu 1600",
         "ip link set server arp on",

@@ -104,16 +104,16 @@ BAD = {
         "2: probes.key: found an unknown key; write one of 'interval_ms', 'multiplier', 'hold_ms'",
     ),
     "tunnels' ports at the probes' port": (
-        "sites:",
-        "datagrams: {port: 1016}\nsites:",
-        "2: datagrams.port: found 1016, so that the tunnels have UDP ports 1016 to 1080; "
-        "'proxy_port' 1080 is the probes'; write another port, as 51820",
+        "proxy_port: 1080",
+        "proxy_port: 4560\ndatagrams: {port: 4500}",
+        "2: datagrams.port: found 4500, so that the tunnels have UDP ports 4500 to 4564; "
+        "'proxy_port' 4560 is the probes'; write another port, as 51820",
     ),
     "too few tunnels' ports": (
         "sites:",
         "datagrams: {port: 65472}\nsites:",
         "2: datagrams.port: found the number 65472; write the first of 65 UDP ports that the "
-        "tunnels have on the uplinks, 1 to 65471",
+        "tunnels have on the uplinks, 1024 to 65471",
     ),
     "which path": (
         "  a:\n",

@@ -9,9 +9,10 @@ import pytest
 from fedsdn import namespace
 from fedsdn.site import keeper, record, setup
 from fedsdn.site.keeper import Keeper
-from fedsdn.site.plan import BridgeFacts, SitePlan
+from fedsdn.site.plan import SitePlan
 from fedsdn.site.setup import Part
 from fedsdn.site.sysctls import port_sysctls
+from fedsdn.site.values import BridgeFacts
 from tests.unit.federations import two_sites
 
 

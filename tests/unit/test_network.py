@@ -16,6 +16,7 @@ from fedsdn.ovs.wanted import tenant_ports
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import (
     LOCAL_PORT,
+    ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_PORT,
     HookPriority,
@@ -56,7 +57,7 @@ def numbered(name: str, ofport: int) -> Port:
 def found(network: ProviderNetwork, *ports: Port, proxy_tag: int | None = -1) -> list[TenantPort]:
     """Return the tenants' ports of a bridge with the site's own ports, and these."""
     tag = (network.segmentation_id or 0) if proxy_tag == -1 else proxy_tag
-    own = [port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag)]
+    own = [port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag), port(ROUTER_PORT, tag)]
     own += [port(name, mode="trunk", trunks=(4095,)) for name in ("up1", "up2", "wan-up1")]
     every = (*own, *ports)
     return list(tenant_ports(site(network), {"br-provider": bridge("br-provider", *every)}))
@@ -303,7 +304,7 @@ BOUND = (
 def bridges(network: ProviderNetwork, *on_br_int: Port, **columns: Any) -> dict[str, Bridge]:  # noqa: ANN401
     """Return a provider bridge, and a br-int with these ports behind its patch port."""
     tag = network.segmentation_id or 0
-    own = (port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag))
+    own = (port(SOCKSIFIER_PORT, tag), port(SERVER_PORT, tag), port(ROUTER_PORT, tag))
     there = bridge("br-int", *on_br_int, patch("int-br-provider", PATCH))
     here = bridge("br-provider", *own, patch(PATCH, "int-br-provider", **columns))
     return {"br-int": there, "br-provider": here}

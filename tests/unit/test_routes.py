@@ -12,7 +12,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from fedsdn.bench import scale
 from fedsdn.site import entries, routes
 from fedsdn.site.listed import attribute, request
-from fedsdn.site.plan import Route, site_plan
+from fedsdn.site.plan import site_plan
+from fedsdn.site.values import Route
 
 FEDERATION = scale.federation(4, 4)
 WANTED = site_plan(FEDERATION, FEDERATION.sites[0]).routes

@@ -8,7 +8,7 @@ from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.table_miss import is_table_miss
 from fedsdn.site.database import BridgePort, sharing_vlan
 from fedsdn.site.flows import TableMiss, whose_table_miss
-from fedsdn.site.plan import Port
+from fedsdn.site.values import Port
 from tests.unit.federations import two_sites
 
 HEADING = "NXST_FLOW reply (xid=0x8):\n"

@@ -11,16 +11,8 @@ import pytest
 from fedsdn.config.model import Federation, ProviderNetwork, Site, Uplink
 from fedsdn.pipeline.declarations import port_mac, wan_port
 from fedsdn.pipeline.link_local import link_local
-from fedsdn.site.plan import (
-    MAIN_TABLE,
-    BridgeFacts,
-    Port,
-    Route,
-    RouteKind,
-    SitePlan,
-    paired_uplinks,
-    site_plan,
-)
+from fedsdn.site.plan import MAIN_TABLE, SitePlan, paired_uplinks, site_plan
+from fedsdn.site.values import BridgeFacts, Port, Route, RouteKind
 from tests.unit.federations import three_sites, two_sites, uplink, with_provider_network
 
 
@@ -44,6 +36,7 @@ def test_ports_of_a_flat_network_are_access_ports_of_untagged_frames() -> None:
     assert plan_of(two_sites()).ports == (
         Port("socksifier", tag=0),
         Port("server", tag=0),
+        Port("router", tag=0),
         Port("wan-up1", trunks=(4095,)),
         Port("wan-up2", trunks=(4095,)),
     )
@@ -53,7 +46,7 @@ def test_ports_of_a_vlan_carry_its_segmentation_id() -> None:
     federation = with_provider_network(two_sites(), ProviderNetwork("br-vlan", 100))
     plan = plan_of(federation)
     assert plan.bridge == "br-vlan"
-    assert texts(plan.ports)[:2] == ["socksifier tag 100", "server tag 100"]
+    assert texts(plan.ports)[:3] == ["socksifier tag 100", "server tag 100", "router tag 100"]
 
 
 def test_veths_have_the_macs_that_the_flows_match() -> None:
@@ -61,7 +54,8 @@ def test_veths_have_the_macs_that_the_flows_match() -> None:
     site = federation.site("a")
     macs = {veth.name: veth.mac for veth in plan_of(federation).veths}
     assert macs == {
-        name: port_mac(site, name) for name in ("socksifier", "server", "wan-up1", "wan-up2")
+        name: port_mac(site, name)
+        for name in ("socksifier", "server", "router", "wan-up1", "wan-up2")
     }
 
 
@@ -71,6 +65,7 @@ def test_veths_follow_the_bridge() -> None:
     assert {name: veth.mtu for name, veth in veths.items()} == {
         "socksifier": 1450,
         "server": 1450,
+        "router": 1450,
         "wan-up1": 9000,
         "wan-up2": 1500,
     }
@@ -82,13 +77,20 @@ def test_veths_follow_the_bridge() -> None:
 def test_super_frames_stay_off_uplinks_that_cut_them_up_wrongly() -> None:
     facts = BridgeFacts(uplink_segmentation=False)
     tso = {veth.name: veth.segmentation_offload for veth in plan_of(two_sites(), facts=facts).veths}
-    assert tso == {"socksifier": True, "server": True, "wan-up1": False, "wan-up2": False}
+    assert tso == {
+        "socksifier": True,
+        "server": True,
+        "router": True,
+        "wan-up1": False,
+        "wan-up2": False,
+    }
 
 
 def test_addresses() -> None:
     assert texts(plan_of(two_sites()).addresses) == [
         "10.1.0.2/24 dev socksifier",
         "10.1.0.2/24 dev server",
+        "10.1.0.2/24 dev router",
         "fd00:1::2/64 dev socksifier",
         "192.0.2.1/24 dev wan-up1",
         "2001:db8:2::1/64 dev wan-up2",
@@ -111,6 +113,8 @@ def test_routes_print_as_iproute2_takes_them() -> None:
         "table 102: unreachable ::/0",
         "table 99: local 10.2.0.0/24 dev lo",
         "table 99: local fd00:2::/64 dev lo",
+        "table 300: 10.1.0.0/24 dev router src 10.1.0.2",
+        "table 300: fd00:1::/64 dev router src fd00:1::2",
         "table 201: 192.0.2.0/24 dev wan-up1 src 192.0.2.1",
         "table 201: unreachable 0.0.0.0/0",
         "table 202: 2001:db8:2::/64 dev wan-up2 src 2001:db8:2::1",
@@ -140,7 +144,13 @@ def test_rules_look_into_each_uplinks_own_table() -> None:
         "103: from all fwmark 0x4 lookup 103 (IPv6)",
         "100: from all fwmark 0x100/0xffffffc0 lookup 100 (IPv6)",
         "201: from 192.0.2.1 lookup 201 (IPv4)",
+        "201: from all fwmark 0x300 lookup 201 (IPv4)",
         "202: from 2001:db8:2::1 lookup 202 (IPv6)",
+        "202: from all fwmark 0x301 lookup 202 (IPv6)",
+        "300: from all fwmark 0x5 lookup 300 (IPv4)",
+        "301: from all fwmark 0x5 lookup 301 (IPv4)",
+        "300: from all fwmark 0x5 lookup 300 (IPv6)",
+        "301: from all fwmark 0x5 lookup 301 (IPv6)",
     ]
 
 

@@ -1,0 +1,179 @@
+"""The tunnels' interfaces in the proxy's namespace: made, read, and ended.
+
+WireGuard is the kernel's where it has it, else the program ``wireguard-go``: a process for each
+interface, inside the namespace, that ends with it, as it does when somebody deletes the interface.
+Both are told keys and peers in the same way (``fedsdn.tunnels.configure``), by the application.
+
+Source: wg(8), ``https://git.zx2c4.com/wireguard-go/about/``, ip-link(8).
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import time
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink import nlmsg
+from pyroute2.netlink.exceptions import NetlinkError
+
+from fedsdn import namespace
+from fedsdn.errors import FedsdnError
+from fedsdn.pipeline.declarations import is_tunnel_name
+from fedsdn.site import links
+from fedsdn.site.values import TunnelLink, Vxlan
+from fedsdn.tunnels.plan import TunnelKind
+
+PROGRAM = "wireguard-go"
+_SOCKETS = Path("/run/wireguard")
+"""Where the program has a socket for each interface, and ``wg`` looks for it."""
+
+_MISSING = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
+_ENDS_SECONDS = 10.0
+_LOOK_SECONDS = 0.01
+_UP = 0x1
+_TUN = 1  # IFF_TUN
+
+
+def read(link: nlmsg) -> TunnelLink | None:
+    """Read the interface of a tunnel that is up; None for anything else."""
+    if not link["flags"] & _UP:
+        return None
+    name, mtu = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_MTU")
+    if _is_wireguard(link):
+        return TunnelLink(name, mtu)
+    vxlan = _vxlan(link)
+    return None if vxlan is None else TunnelLink(name, mtu, vxlan)
+
+
+def leads_there(link: nlmsg, wanted: TunnelLink) -> bool:
+    """Whether an interface needs no more than its MTU, or to be up, to be the wanted one."""
+    return _is_wireguard(link) if wanted.vxlan is None else _vxlan(link) == wanted.vxlan
+
+
+def _is_wireguard(link: nlmsg) -> bool:
+    if links.kind(link) == TunnelKind.WIREGUARD:
+        return True
+    data = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+    return bool(
+        links.kind(link) == "tun"
+        and data is not None
+        and (data.get_attr("IFLA_TUN_TYPE"), data.get_attr("IFLA_TUN_PERSIST")) == (_TUN, 0)
+        and is_tunnel_name(link.get_attr("IFLA_IFNAME"))
+    )
+
+
+def _vxlan(link: nlmsg) -> Vxlan | None:
+    data = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+    if links.kind(link) != TunnelKind.VXLAN or data is None:
+        return None
+    local, remote = (
+        data.get_attr(f"IFLA_VXLAN_{end}") or data.get_attr(f"IFLA_VXLAN_{end}6")
+        for end in ("LOCAL", "GROUP")
+    )
+    if not local or not remote or data.get_attr("IFLA_VXLAN_LEARNING"):
+        return None
+    return Vxlan(
+        identifier=data.get_attr("IFLA_VXLAN_ID"),
+        local=ip_address(local),
+        remote=ip_address(remote),
+        port=data.get_attr("IFLA_VXLAN_PORT"),
+        mac=link.get_attr("IFLA_ADDRESS"),
+    )
+
+
+def create(netlink: IPRoute, name: str, wanted: TunnelLink) -> None:
+    """Make an interface in the namespace called ``name``, to which ``netlink`` is open.
+
+    Raises:
+        FedsdnError: it is to be WireGuard's, and nothing here speaks that.
+        NetlinkError: the kernel refuses.
+
+    """
+    if wanted.vxlan is None:
+        _create_wireguard(netlink, name, wanted.name)
+    else:
+        netlink.link("add", **_request(wanted.name, wanted.vxlan))
+    # Before it is up, or it would have a link-local address.
+    setting = Path(f"/proc/sys/net/ipv6/conf/{wanted.name}/addr_gen_mode")
+    namespace.inside(name, lambda: setting.write_text("1"))
+
+
+def _create_wireguard(netlink: IPRoute, name: str, interface: str) -> None:
+    try:
+        netlink.link("add", ifname=interface, kind=TunnelKind.WIREGUARD.value)
+    except NetlinkError as error:
+        if error.code not in _MISSING:
+            raise
+        namespace.inside(name, lambda: _start(interface))
+
+
+def _start(interface: str) -> None:
+    if shutil.which(PROGRAM) is None:
+        raise FedsdnError(
+            "this kernel has no WireGuard ('modprobe wireguard' fails), and the program "
+            f"{PROGRAM} is not installed: install package {PROGRAM}"
+        )
+    # A session of its own: nothing that ends with a terminal ends it.
+    done = subprocess.run(
+        [PROGRAM, interface], capture_output=True, text=True, check=False, start_new_session=True
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise FedsdnError(f"{PROGRAM} {interface} does not start: it says {said!r}")
+
+
+def _request(name: str, vxlan: Vxlan) -> dict[str, object]:
+    suffix = "" if vxlan.local.version == 4 else "6"
+    return {
+        "ifname": name,
+        "kind": TunnelKind.VXLAN.value,
+        "address": vxlan.mac,
+        "vxlan_id": vxlan.identifier,
+        f"vxlan_local{suffix}": str(vxlan.local),
+        f"vxlan_group{suffix}": str(vxlan.remote),
+        "vxlan_port": vxlan.port,
+        "vxlan_learning": 0,
+    }
+
+
+def processes(name: str) -> set[int]:
+    """Find the processes of tunnels in the namespace called ``name``."""
+    return {pid for pid, command in namespace.processes(name) if command == PROGRAM}
+
+
+def end(name: str) -> None:
+    """Delete the tunnels of the namespace called ``name``, and wait for their processes' end.
+
+    Raises:
+        FedsdnError: a process does not end.
+
+    """
+    if not namespace.exists(name):
+        return
+    running, interfaces = processes(name), []
+    with IPRoute(netns=name) as netlink:
+        for interface, link in links.links(netlink).items():
+            if is_tunnel_name(interface) and (_is_wireguard(link) or _vxlan(link)):
+                links.delete_link(netlink, interface)
+                interfaces.append(interface)
+    _wait_for_end(name, running, interfaces)
+    with suppress(OSError):  # it may be somebody else's, too
+        _SOCKETS.rmdir()
+
+
+def _wait_for_end(name: str, running: set[int], interfaces: list[str]) -> None:
+    """Wait until processes have ended, and those that this one may not see."""
+    sockets = [_SOCKETS / f"{interface}.sock" for interface in interfaces]
+    deadline = time.monotonic() + _ENDS_SECONDS
+    while (left := running & processes(name)) or any(one.exists() for one in sockets):
+        if time.monotonic() > deadline:
+            raise FedsdnError(
+                f"{PROGRAM} does not end (process {', '.join(map(str, sorted(left))) or '?'}): "
+                f"end it, remove its sockets in {_SOCKETS}, and run 'fedsdn site down' again"
+            )
+        time.sleep(_LOOK_SECONDS)

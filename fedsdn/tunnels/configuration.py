@@ -1,0 +1,146 @@
+"""What a WireGuard interface is told, and what it says, as wg(8) writes both. Pure code."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedsdn.config.model import Address, Network
+from fedsdn.tunnels.plan import Tunnel, TunnelPeer
+
+_NONE, _OFF = "(none)", "off"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPeer:
+    """A peer of an interface, as it is.
+
+    ``handshake`` is when the last session began, in seconds since 1970, None without one;
+    ``received`` and ``sent`` are bytes since the interface or the peer was made.
+    """
+
+    key: bytes
+    endpoint: tuple[Address, int] | None
+    prefixes: frozenset[Network]
+    keepalive: int
+    handshake: int | None
+    received: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An interface as it is; ``key`` is the public half of its own, None without one."""
+
+    key: bytes | None
+    port: int
+    mark: int
+    peers: tuple[SeenPeer, ...]
+
+
+def parse(dump: str) -> Seen:
+    """Read what ``wg show INTERFACE dump`` prints; it has the private key, which is left out.
+
+    Raises:
+        ValueError: it is nothing of the kind.
+
+    """
+    first, *peers = (line.split("\t") for line in dump.splitlines())
+    _, public, port, mark = first
+    return Seen(
+        key=None if public == _NONE else b64decode(public),
+        port=int(port),
+        mark=0 if mark == _OFF else int(mark, 0),
+        peers=tuple(_peer(words) for words in peers),
+    )
+
+
+def _peer(words: list[str]) -> SeenPeer:
+    key, _, endpoint, prefixes, handshake, received, sent, keepalive = words
+    return SeenPeer(
+        key=b64decode(key),
+        endpoint=None if endpoint == _NONE else _endpoint(endpoint),
+        prefixes=frozenset(
+            () if prefixes == _NONE else (ip_network(one) for one in prefixes.split(","))
+        ),
+        keepalive=0 if keepalive == _OFF else int(keepalive),
+        handshake=int(handshake) or None,
+        received=int(received),
+        sent=int(sent),
+    )
+
+
+def _endpoint(text: str) -> tuple[Address, int]:
+    address, _, port = text.rpartition(":")
+    return ip_address(address.strip("[]").partition("%")[0]), int(port)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What an interface is to be told: its own private key, and what a tunnel has.
+
+    Without ``tunnel`` it is one that the federation file has no more, and has no peers.
+    """
+
+    private_key: bytes = field(repr=False)
+    tunnel: Tunnel | None
+
+    @property
+    def peers(self) -> tuple[TunnelPeer, ...]:
+        """The other ends."""
+        return () if self.tunnel is None else self.tunnel.peers
+
+    def text(self) -> str:
+        """Write it for ``wg syncconf``."""
+        head = ["[Interface]", f"PrivateKey = {_base64(self.private_key)}"]
+        if self.tunnel is not None:
+            head += [f"ListenPort = {self.tunnel.port}", f"FwMark = {self.tunnel.mark:#x}"]
+        every = [*head, *(line for peer in self.peers for line in _peer_lines(peer))]
+        return "\n".join(every) + "\n"
+
+    def is_that(self, seen: Seen) -> bool:
+        """Whether an interface has it already.
+
+        A peer's port may be another: one behind NAT has the port that the NAT gave it.
+        """
+        private = X25519PrivateKey.from_private_bytes(self.private_key)
+        if seen.key != private.public_key().public_bytes_raw():
+            return False
+        if self.tunnel is not None and (seen.port, seen.mark) != (
+            self.tunnel.port,
+            self.tunnel.mark,
+        ):
+            return False
+        return set(_wanted(self.peers)) == {
+            (one.key, one.endpoint and one.endpoint[0], one.prefixes, one.keepalive)
+            for one in seen.peers
+        }
+
+
+_Wanted = tuple[bytes, Address, frozenset[Network], int]
+
+
+def _wanted(peers: Iterable[TunnelPeer]) -> Iterable[_Wanted]:
+    for peer in peers:
+        yield peer.key, peer.address, frozenset(peer.prefixes), peer.keepalive
+        for key in peer.spare_keys:
+            yield key, peer.address, frozenset(), 0
+
+
+def _peer_lines(peer: TunnelPeer) -> Iterable[str]:
+    address = f"[{peer.address}]" if peer.address.version == 6 else str(peer.address)
+    for key in (peer.key, *peer.spare_keys):
+        yield "[Peer]"
+        yield f"PublicKey = {_base64(key)}"
+        yield f"Endpoint = {address}:{peer.port}"
+        if key == peer.key:
+            yield f"AllowedIPs = {', '.join(map(str, peer.prefixes))}"
+            yield f"PersistentKeepalive = {peer.keepalive or _OFF}"
+
+
+def _base64(key: bytes) -> str:
+    return b64encode(key).decode()
