@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedsdn.config.model import Federation, Site
-from fedsdn.pipeline import host, network, proxy_ports, restore, table_miss, tenants, uplinks
+from fedsdn.pipeline import (
+    datagrams,
+    host,
+    network,
+    proxy_ports,
+    restore,
+    table_miss,
+    tenants,
+    uplinks,
+)
 from fedsdn.pipeline.context import Context, PeerContext
 from fedsdn.pipeline.declarations import Feature
 from fedsdn.pipeline.flows import Flow
@@ -22,6 +31,7 @@ _FEATURES = {
     Feature.NETWORK: network.flows,
     Feature.TENANTS: tenants.flows,
     Feature.PROXY_PORTS: proxy_ports.flows,
+    Feature.DATAGRAMS: datagrams.flows,
     Feature.RESTORE: restore.flows,
     Feature.TABLE_MISS: table_miss.flows,
 }
@@ -29,6 +39,7 @@ _PEER_FEATURES = {
     Feature.UPLINKS: uplinks.peer_flows,
     Feature.TENANTS: tenants.peer_flows,
     Feature.PROXY_PORTS: proxy_ports.peer_flows,
+    Feature.DATAGRAMS: datagrams.peer_flows,
 }
 
 Groups = Mapping[str, tuple[Flow, ...]]

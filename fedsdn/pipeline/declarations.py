@@ -27,15 +27,19 @@ class Table(IntEnum):
     WAN = 105
     """Frames from the proxy to an uplink: only with the uplink's own address."""
     REMOTE = 106
-    """TCP and ICMP: on to NETWORK if to a remote prefix, else back to 0."""
+    """IP: on to NETWORK if to a remote prefix, else back to 0."""
     NETWORK = 107
     """What is to a remote prefix: on to TENANT if of the provider network, else back to 0."""
     TENANT = 110
-    """The network's TCP and ICMP: tracked if the source is in a local prefix."""
+    """The network's own: TCP from a local prefix is tracked, all else from there is a datagram."""
+    DATAGRAM = 112
+    """What is not TCP: ICMP errors are looked up, as they may be about a connection."""
     TENANT_STATE = 115
     """Tracked packets from a tenant: the direction of their connection picks the proxy port."""
     TENANT_SYN = 117
     """A tenant's SYN or SYN-ACK on an inbound connection."""
+    ROUTED = 118
+    """Datagrams of no connection: to the router, unless the peer carries TCP alone."""
     SOCKSIFIER = 120
     """Frames from the socksifier: replies on outbound connections."""
     SOCKSIFIER_STATE = 125
@@ -48,12 +52,18 @@ class Table(IntEnum):
     """Translated SYNs: on to the VM, if the client is the requested one."""
     SERVER_STATE = 135
     """Tracked packets from the SOCKS server to a VM."""
+    ROUTER = 137
+    """Frames from the router: datagrams of peers' VMs, and the proxy's own ICMP errors."""
+    ROUTER_TO_VM = 138
+    """Datagrams of peers' VMs: on to the VM, if it is in a local prefix."""
     TO_SOCKSIFIER = 140
     """Delivery to the socksifier's port: untagged, to its link-layer address."""
     TO_SERVER = 145
     """Delivery to the SOCKS server's port: untagged, to its link-layer address."""
     TO_BOTH = 150
     """Delivery of what conntrack does not know to both ports, to their group addresses."""
+    TO_ROUTER = 155
+    """Delivery to the router's port: untagged, to its link-layer address."""
 
 
 HANDED_BACK_REGISTER = "reg15"
@@ -81,7 +91,7 @@ class HookPriority(IntEnum):
     PORT = 30000
     """Frames from the uplinks' and the proxy's ports."""
     TENANT = 20000
-    """TCP and ICMP that is not the uplinks' or the proxy's."""
+    """IP that is not the uplinks' or the proxy's."""
     MISS = 0
     """The table-miss flow, where fedsdn installs it."""
 
@@ -96,6 +106,7 @@ class Feature(IntEnum):
     RESTORE = 5
     HOST = 6
     NETWORK = 7
+    DATAGRAMS = 8
 
 
 RESTORE_SECONDS = 3

@@ -86,7 +86,13 @@ def translation(vlan: int | None) -> Action:
     return PopVlan() if vlan is None else SetVlan(vlan)
 
 
-_BY_PORT = {Table.NETWORK, Table.TO_SOCKSIFIER, Table.TO_SERVER, Table.TO_BOTH}
+_BY_PORT = {
+    Table.NETWORK,
+    Table.TO_SOCKSIFIER,
+    Table.TO_SERVER,
+    Table.TO_BOTH,
+    Table.TO_ROUTER,
+}
 
 
 def is_of_a_port(flow: Flow) -> bool:

@@ -1,12 +1,14 @@
-"""The proxy's two tenant-side ports: foreign sources come in here, and nowhere else.
+"""The proxy's tenant-side ports: foreign sources come in here, and nowhere else.
 
 Their own ARP and neighbour discovery is checked against their own addresses, and so are the ICMP
 errors by which the socksifier tells a VM that a destination is not reached. Everything else must be
-TCP from a remote prefix to a local one. The rest is dropped and counted.
+from a remote prefix to a local one: TCP from socksifier and server, all but TCP from the router
+(``datagrams``). The rest is dropped and counted.
 
-A connection's direction is set by the port it comes from, and by nothing else: no VM can set it.
-Both ports lead into one namespace, where a 4-tuple has at most one socket, so the port that speaks
-owns the connection. Only a reset may come without a socket, so it sets nothing.
+A connection's direction is set by the port it comes from, socksifier's or server's, and by nothing
+else: no VM can set it. Both ports lead into one namespace, where a 4-tuple has at most one socket,
+so the port that speaks owns the connection. Only a reset may come without a socket, so it sets
+nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context, PeerContext
 from fedsdn.pipeline.declarations import (
+    ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_PORT,
     CtMark,
@@ -56,20 +59,25 @@ class _Port:
 
 _SOCKSIFIER = _Port(SOCKSIFIER_PORT, Table.SOCKSIFIER, Table.SOCKSIFIER_STATE, CtMark.OUTBOUND)
 _SERVER = _Port(SERVER_PORT, Table.SERVER, Table.SERVER_STATE, CtMark.INBOUND)
+_PORTS = {
+    SOCKSIFIER_PORT: Table.SOCKSIFIER,
+    SERVER_PORT: Table.SERVER,
+    ROUTER_PORT: Table.ROUTER,
+}
 
 
 def flows(context: Context) -> Iterator[Flow]:
-    """Flows of the socksifier's and the server's port."""
-    for port in (_SOCKSIFIER, _SERVER):
+    """Flows of the proxy's ports, and of the connections of socksifier and server."""
+    for name, table in _PORTS.items():
         yield context.flow(
             Table.HOOK,
-            Match(in_port=port.name, handed_back=False),
-            Resubmit(port.table),
+            Match(in_port=name, handed_back=False),
+            Resubmit(table),
             priority=HookPriority.PORT,
             why="frames from the proxy to VMs",
         )
-        yield from _neighbours(context, port)
-        yield context.default(port.table, why="drop what the proxy may not send")
+        yield from _neighbours(context, name, table)
+        yield context.default(table, why="drop what the proxy may not send")
     yield from _errors(context)
     yield from _socksifier_opens_nothing(context)
     for port in (_SOCKSIFIER, _SERVER):
@@ -86,19 +94,17 @@ def peer_flows(context: PeerContext) -> Iterator[Flow]:
             )
 
 
-def _neighbours(context: Context, port: _Port) -> Iterator[Flow]:
-    mac = port_mac(context.site, port.name)
+def _neighbours(context: Context, port: str, table: Table) -> Iterator[Flow]:
+    mac = port_mac(context.site, port)
     sources = [prefix.proxy_address for prefix in context.site.prefixes]
     for source in (*sources, link_local(mac)):
         if source.version == 4:
             arp = Match(protocol=Protocol.ARP, arp_source=source, arp_source_mac=mac)
-            yield context.flow(port.table, arp, Normal(), why="the proxy asks for VMs as itself")
+            yield context.flow(table, arp, Normal(), why="the proxy asks for VMs as itself")
             continue
         for kind in (_ND_SOLICITATION, _ND_ADVERTISEMENT):
             discovery = Match(protocol=Protocol.ICMP6, source=source, icmp_type=kind)
-            yield context.flow(
-                port.table, discovery, Normal(), why="the proxy asks for VMs as itself"
-            )
+            yield context.flow(table, discovery, Normal(), why="the proxy asks for VMs as itself")
 
 
 def _errors(context: Context) -> Iterator[Flow]:

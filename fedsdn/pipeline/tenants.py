@@ -9,6 +9,8 @@ ports, by addresses of their own: the proxy's namespace drops the copy at the po
 socket, and the owner's answer commits the connection again. A SYN on an inbound connection goes to
 both ports, too: its socket, if it still lives, answers with a challenge ACK (RFC 5961, section 4),
 and the socksifier otherwise.
+
+All but TCP is in ``datagrams``.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from fedsdn.config.model import Site
-from fedsdn.pipeline.context import Context, PeerContext
+from fedsdn.pipeline.context import ABOVE_DEFAULT, Context, PeerContext
 from fedsdn.pipeline.declarations import (
+    ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_PORT,
     CtMark,
@@ -41,7 +44,7 @@ from fedsdn.pipeline.flows import (
     SetDestinationMac,
     Tag,
     Track,
-    icmp,
+    ip,
     tcp,
 )
 from fedsdn.pipeline.network import HANDED_BACK, translation
@@ -51,9 +54,9 @@ _BY_DIRECTION = 20
 _OPENING = 30
 _TURNING = 40
 
-_STEERED = {4: (Protocol.TCP, Protocol.ICMP), 6: (Protocol.TCP6, Protocol.ICMP6)}
-"""What of each IP version is looked at."""
+_TCP = ABOVE_DEFAULT + 10
 
+_IP = {4: Protocol.IPV4, 6: Protocol.IPV6}
 _DELIVERY = {CtMark.OUTBOUND: Table.TO_SOCKSIFIER, CtMark.INBOUND: Table.TO_SERVER}
 _TO_BOTH = tuple(Resubmit(table) for table in _DELIVERY.values())
 
@@ -61,43 +64,56 @@ _TO_BOTH = tuple(Resubmit(table) for table in _DELIVERY.values())
 def flows(context: Context) -> Iterator[Flow]:
     """Flows that steer tenants' packets."""
     for family in context.peers_families:
-        for protocol in _STEERED[family]:
-            yield context.flow(
-                Table.HOOK,
-                Match(protocol=protocol, handed_back=False),
-                Resubmit(Table.REMOTE),
-                priority=HookPriority.TENANT,
-                why="may be to another site: the one flow for all prefixes",
-            )
+        yield context.flow(
+            Table.HOOK,
+            Match(protocol=_IP[family], handed_back=False),
+            Resubmit(Table.REMOTE),
+            priority=HookPriority.TENANT,
+            why="may be to another site: the one flow for all prefixes",
+        )
     yield context.default(
         Table.REMOTE, *HANDED_BACK, why="to no other site: as if we were not there"
     )
     restored = context.site.source_restore == "nat"
     for prefix in context.site.prefixes:
-        for protocol in (tcp(prefix.network), icmp(prefix.network)):
-            own = Match(protocol=protocol, source=prefix.network)
-            yield context.flow(
-                Table.TENANT,
-                own,
-                Track(Table.TENANT_STATE, nat=restored),
-                why="from a local prefix: look the connection up",
-            )
+        own = prefix.network
+        yield context.flow(
+            Table.TENANT,
+            Match(protocol=tcp(own), source=own),
+            Track(Table.TENANT_STATE, nat=restored),
+            priority=_TCP,
+            why="from a local prefix: look the connection up",
+        )
+        yield context.flow(
+            Table.TENANT,
+            Match(protocol=ip(own), source=own),
+            Resubmit(Table.DATAGRAM),
+            why="from a local prefix, and not TCP",
+        )
     yield context.default(Table.TENANT, *HANDED_BACK, why="not from a local prefix: not federated")
     yield from _by_state(context)
     yield from _syn_on_inbound(context)
     yield from _delivery(context, Table.TO_SOCKSIFIER, SOCKSIFIER_PORT)
     yield from _delivery(context, Table.TO_SERVER, SERVER_PORT)
+    yield from _delivery(context, Table.TO_ROUTER, ROUTER_PORT)
     yield from _delivery_to_both(context, port_mac if restored else group_mac)
 
 
 def peer_flows(context: PeerContext) -> Iterator[Flow]:
-    """Flows that pick what goes to a peer's prefixes."""
+    """Flows that pick what goes to a peer's prefixes.
+
+    TCP has flows of its own, so that it is seen if another owner takes that alone away.
+    """
     for remote in context.peer.prefixes:
-        for protocol in (tcp(remote.network), icmp(remote.network)):
+        for protocol, priority in (
+            (tcp(remote.network), _TCP),
+            (ip(remote.network), ABOVE_DEFAULT),
+        ):
             yield context.flow(
                 Table.REMOTE,
                 Match(protocol=protocol, destination=remote.network),
                 Resubmit(Table.NETWORK),
+                priority=priority,
                 why="packets to another site's prefix",
             )
 
@@ -135,7 +151,9 @@ def _by_state(context: Context) -> Iterator[Flow]:
             priority=_BY_DIRECTION,
             why="an ICMP error about a connection goes the connection's way",
         )
-    yield context.default(Table.TENANT_STATE, *HANDED_BACK, why="other ICMP is not carried")
+    yield context.default(
+        Table.TENANT_STATE, Resubmit(Table.ROUTED), why="an ICMP error about no connection"
+    )
 
 
 def _syn_on_inbound(context: Context) -> Iterator[Flow]:

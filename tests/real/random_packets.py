@@ -25,7 +25,13 @@ from fedsdn.config.model import Address, Site
 from fedsdn.ovs.conntrack import Entry, entries
 from fedsdn.ovs.packet import TracedPacket, state
 from fedsdn.ovs.trace import run_trace
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, port_mac, wan_port
+from fedsdn.pipeline.declarations import (
+    ROUTER_PORT,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    port_mac,
+    wan_port,
+)
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
 
@@ -260,7 +266,8 @@ def main() -> None:
     site, count, seed = federation.site(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     [peer] = federation.peers(site.name)
     bridge = site.provider_network.bridge
-    devices = {port: port for port in (*VM_MACS, SOCKSIFIER_PORT, SERVER_PORT, bridge)}
+    ours = SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT
+    devices = {port: port for port in (*VM_MACS, *ours, bridge)}
     for number, uplink in enumerate(site.uplinks, 1):
         devices |= {uplink.port: f"far{number}", wan_port(uplink): wan_port(uplink)}
     wires = Wires(devices)

@@ -127,7 +127,7 @@ def test_a_site_that_is_well_says_so_on_one_screen(lab: Lab) -> None:
     answer = json.loads(lab.host("a").run(*FEDSDN, "status", "--json"))
     assert [part["name"] for part in answer["parts"] if part["fix"]] == []
     text = lab.host("a").run(*FEDSDN, "status")
-    assert "✓ flows        110 of 110" in text
+    assert "✓ flows        140 of 140" in text
     assert "b (2 of 2 paths" in text
 
 
@@ -161,7 +161,7 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
             content = archive.extractfile(member)
             assert content is not None
             texts[member.name.partition("/")[2]] = content.read().decode()
-    assert "110 flows" in texts["flows.txt"]
+    assert "140 flows" in texts["flows.txt"]
     assert "0 failed" in texts["verify.txt"]
     assert "the last " in texts["connections-ended.txt"]
     assert isinstance(json.loads(texts["connections-ended.json"]), list)

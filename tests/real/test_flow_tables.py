@@ -29,7 +29,7 @@ TOPOLOGIES = [
     ROOT / "topo" / f"{dump.parent.name}.yaml" for dump in sorted(ROOT.glob("flows/*/a.flows"))
 ]
 PACKETS = 500
-FLOWS = 110
+FLOWS = 140
 """Of site a, with two VMs and the bridge's own port."""
 FEDSDN = "python -m fedsdn.cli.main flows"
 HERE = "--config-file /run/fedsdn.conf"

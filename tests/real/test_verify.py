@@ -188,7 +188,7 @@ def test_flows_whose_actions_were_replaced_fail_flows(lab: Lab, view: SiteView, 
         operator.wait_for_controller(host, site, operator.start_controller(host))
     assert names(results, Outcome.FAILED) == {SiteCheck.APPLICATION, SiteCheck.FLOWS}, results
     failure = results[SiteCheck.FLOWS]
-    assert re.match(r"110 wanted: \d\d changed \(table 0, 1", failure.found)
+    assert re.match(r"140 wanted: \d\d changed \(table 0, 1", failure.found)
     assert "fedsdn flows diff; (re)start the application: " in failure.fix
     wait_until(lambda: _all_alive(host), LIMIT, lambda: "the paths stay dead")
     wait_until(lambda: passes(endpoints, view), LIMIT, lambda: "an endpoint is missing")

@@ -363,9 +363,12 @@ def test_a_local_vlan_is_translated_where_a_frame_is_delivered_and_not_before(
     assert (taken.port, taken.packet.tag) == (SOCKSIFIER_PORT, None)
     assert model.learned_tags == {network.segmentation_id}, "what NORMAL sends back has this one"
     unfederated = packet(("172.16.0.1" if "." in ends[0] else "fd99::1", ends[1]), PATCH, local)
+    assert model.push(unfederated) == [Delivery(NORMAL, unfederated)], "the owner's to translate"
+    model.learned_tags.clear()
     ping = replace(packet(ends, PATCH, local), protocol=icmp(ip_address(ends[0])), icmp_type=8)
-    for frame in (unfederated, ping):
-        assert model.push(frame) == [Delivery(NORMAL, frame)], "the other owner's to translate"
+    [routed] = model.push(ping)
+    assert (routed.port, routed.packet.tag) == (ROUTER_PORT, None)
+    assert model.learned_tags == {network.segmentation_id}
     for tag in {None, 0, VLAN, *(LOCAL_FLAT, LOCAL_VLAN, LOCAL_OTHER)} - {local}:
         other = packet(ends, PATCH, tag)
         assert model.push(other) == [Delivery(NORMAL, other)]

@@ -9,8 +9,15 @@ import pytest
 
 from fedsdn.config.model import ProviderNetwork
 from fedsdn.pipeline.build import pipeline_flows
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, CtMark, group_mac, port_mac
-from fedsdn.pipeline.flows import Protocol, icmp
+from fedsdn.pipeline.declarations import (
+    ROUTER_PORT,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    CtMark,
+    group_mac,
+    port_mac,
+)
+from fedsdn.pipeline.flows import Protocol, icmp, ip, tcp
 from fedsdn.pipeline.network import TenantPort
 from tests.unit.bridge_packets import (
     FAMILIES,
@@ -134,12 +141,13 @@ def test_icmp_error_about_a_connection_reaches_its_proxy_port(
         protocol=icmp(ends.near),
         source=ends.near,
         destination=ends.far,
+        icmp_type=3 if ends is V4 else 1,
         error_about=opening.connection,
     )
-    assert ports(bridge.push(error)) == [NORMAL], "no connection: not ours"
+    assert ports(bridge.push(error)) == [ROUTER_PORT], "no connection: perhaps a datagram's"
     bridge.push(opening)
     assert ports(bridge.push(error)) == [SERVER_PORT]
-    assert ports(bridge.push(replace(error, error_about=None))) == [NORMAL], "a ping is not ours"
+    assert ports(bridge.push(replace(error, error_about=None))) == [ROUTER_PORT]
 
 
 @FAMILIES
@@ -147,9 +155,10 @@ def test_what_is_not_federated_stays_normal(bridge: TableModel, ends: Ends) -> N
     stranger = ip_address("10.9.0.1" if ends is V4 else "fd00:9::1")
     elsewhere = replace(from_near(ends, syn=True), destination=stranger)
     foreign = replace(from_near(ends, syn=True), source=stranger)
-    datagram = replace(from_near(ends), protocol=Protocol.IPV4 if ends is V4 else Protocol.IPV6)
-    for packet in (elsewhere, foreign, datagram):
-        assert bridge.push(packet) == [Delivery(NORMAL, packet)]
+    for packet in (elsewhere, foreign):
+        for protocol in (tcp(ends.near), ip(ends.near), icmp(ends.near)):
+            frame = replace(packet, protocol=protocol)
+            assert bridge.push(frame) == [Delivery(NORMAL, frame)]
     assert bridge.connections == {}
 
 
