@@ -101,7 +101,13 @@ def _path(name: str) -> Path:
 
 def namespace_sysctls(proxy_port: int) -> tuple[Sysctl, ...]:
     """Make the settings that hold before the namespace's first interface is made."""
-    return (*_interfaces(), *_tcp(proxy_port), *_mptcp())
+    return (*_interfaces(), *_tcp(proxy_port), *_mptcp(), *_routing())
+
+
+def _routing() -> Iterator[Sysctl]:
+    meaning = "what is not TCP is on a path by its ports, too: two VMs use several"
+    for family in ("ipv4", "ipv6"):
+        yield Sysctl(f"net.{family}.fib_multipath_hash_policy", "1", meaning)
 
 
 def port_sysctls(ports: Iterable[str]) -> tuple[Sysctl, ...]:
