@@ -1,9 +1,9 @@
 """The application's parts, and how they are wired.
 
 What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
-Four executors of one thread each do what blocks: two netlink, for the uplinks and for the routes
-over them, one reads and checks the federation file, and one keeps the namespace; so neither a large
-file nor others' changes delay what a lost uplink asks of the kernel.
+Five executors of one thread each do what blocks: two netlink, for the uplinks and for the routes
+over them, one reads and checks the federation file, one keeps the namespace, and one tells tunnels
+their peers; so neither a large file nor others' changes delay what a lost uplink asks for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from fedsdn.config.watch import WatchedFederation
 from fedsdn.controller.alone import take_lock
 from fedsdn.controller.federation_file import FederationFile
 from fedsdn.controller.supervisor import supervise
+from fedsdn.controller.tunnels import Tunnels
 from fedsdn.controller.upkeep import Upkeep
 from fedsdn.errors import FedsdnError
 from fedsdn.identity.own_files import follow
@@ -81,6 +82,7 @@ class Controller:
         self._routing = ThreadPoolExecutor(1, "routes")
         self._reading = ThreadPoolExecutor(1, "federation file")
         self._keeping = ThreadPoolExecutor(1, "namespace")
+        self._telling = ThreadPoolExecutor(1, "tunnels")
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore, self._need)
 
     def _check_change(self, site: Site) -> None:
@@ -105,6 +107,12 @@ class Controller:
             Exception: what a part failed by, or that it has ended.
 
         """
+        self._tunnels = Tunnels(
+            PROXY_NAMESPACE,
+            self._site,
+            lambda: self._followed,
+            self._telling,
+        )
         self._routes = RouteKeeper(
             PROXY_NAMESPACE, self._watched.current, self._site, self._routing
         )
@@ -120,11 +128,18 @@ class Controller:
             self._channel.tell_paths,
             self._netlink,
             follow=self._routes.follow,
+            identified=self._tunnels.identify,
         )
         self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
         self._file = FederationFile(self._watched, self._site, self._follow, self._reading)
-        self._upkeep = Upkeep(PROXY_NAMESPACE, self._site, lambda: self._followed, self._keeping)
+        self._upkeep = Upkeep(
+            PROXY_NAMESPACE,
+            self._site,
+            lambda: self._followed,
+            self._keeping,
+            self._tunnels.look,
+        )
         # Or Python looks at all of that again and again, 0.2 s each time with 1,000 sites.
         asyncio.get_running_loop().call_later(_STARTED_SECONDS, gc.freeze)
         await supervise(
@@ -137,6 +152,7 @@ class Controller:
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
                 "routes": self._routes.run,
+                "tunnels": self._tunnels.run,
                 "keys": partial(follow, self._identity, self._uplinks.take_keys),
                 "namespace": self._upkeep.run,
             }
@@ -195,6 +211,7 @@ class Controller:
         if changed:
             loop = asyncio.get_running_loop()
             file = await loop.run_in_executor(self._reading, digest, federation)
+            self._tunnels.look()
             self._routes.set_federation(federation)
             self._uplinks.set_federation(federation, file)
 

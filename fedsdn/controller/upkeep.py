@@ -46,12 +46,21 @@ class Upkeep:
     """A task of the application's event loop."""
 
     def __init__(
-        self, namespace: str, site: str, federation: Callable[[], Federation], executor: Executor
+        self,
+        namespace: str,
+        site: str,
+        federation: Callable[[], Federation],
+        executor: Executor,
+        others_interfaces: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; ``executor`` has one thread, which looks and puts back."""
+        """Prepare; ``executor`` has one thread, which looks and puts back.
+
+        ``others_interfaces`` is called when interfaces may be others than before.
+        """
         self._namespace = namespace
         self._federation = federation
         self._executor = executor
+        self._others_interfaces = others_interfaces
         self._keeper = Keeper(namespace, site)
         self._log = DampedLog(_LOG)
 
@@ -69,6 +78,8 @@ class Upkeep:
         try:
             for part in self._keeper.look(self._federation()):
                 loop.call_soon_threadsafe(self._say_put_back, part)
+            if Part.INTERFACES in self._keeper.looked_at:
+                loop.call_soon_threadsafe(self._others_interfaces)
         except FedsdnError as error:
             loop.call_soon_threadsafe(self._complain, str(error))
         return _processor_seconds() - began

@@ -72,6 +72,8 @@ class Keeper:
         self._identity: int | None = None
         self._watched: _Watched | None = None
         self._due: frozenset[Part] = frozenset()
+        self.looked_at: frozenset[Part] = frozenset()
+        """The parts that the last ``look`` found as they are to be, or put back."""
         self._federation: Federation | None = None
         self._plan: SitePlan | None = None
         self._kept: _Kept = (), frozenset()
@@ -99,6 +101,7 @@ class Keeper:
             raise FedsdnError(f"namespace {self._name} cannot be watched: {error}") from error
 
     def _look(self, federation: Federation) -> tuple[Part, ...]:
+        self.looked_at = frozenset()
         watched = self._watch(federation)
         if watched is None:
             return ()
@@ -112,7 +115,7 @@ class Keeper:
             return ()
         if self._due & _SETTINGS:  # interfaces may have been made anew
             watched.open_settings(self._sysctls(federation))
-        self._due = frozenset()
+        self.looked_at, self._due = self._due, frozenset()
         return changed
 
     def _watch(self, federation: Federation) -> _Watched | None:

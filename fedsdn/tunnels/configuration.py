@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
@@ -13,6 +13,14 @@ from fedsdn.config.model import Address, Network
 from fedsdn.tunnels.plan import Tunnel, TunnelPeer
 
 _NONE, _OFF = "(none)", "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """The keys that sites use at the moment: this one's private key, and its peers' public ones."""
+
+    own: bytes | None = field(default=None, repr=False)
+    peers: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import is_tunnel_name
-from fedsdn.tunnels.configuration import Configuration, Seen, parse
+from fedsdn.tunnels.configuration import Configuration, Identities, Seen, parse
 from fedsdn.tunnels.plan import TunnelKind, tunnels
-
-
-@dataclass(frozen=True, slots=True)
-class Identities:
-    """The keys that sites use at the moment: this one's private key, and its peers' public ones."""
-
-    own: bytes | None = field(default=None, repr=False)
-    peers: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def configure(
@@ -52,7 +42,10 @@ def configure(
             if _sync(interface, Configuration(own, planned.get(interface)))
         )
 
-    return namespace.inside(name, work)
+    try:
+        return namespace.inside(name, work)
+    except OSError as error:
+        raise FedsdnError(f"tunnels in namespace {name} cannot be set: {error}") from error
 
 
 def _sync(interface: str, wanted: Configuration) -> bool:

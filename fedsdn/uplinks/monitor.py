@@ -19,6 +19,7 @@ from fedsdn.config.differences import digest
 from fedsdn.config.model import Federation, Site
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
+from fedsdn.tunnels.configuration import Identities
 from fedsdn.uplinks.happened import happened
 from fedsdn.uplinks.kernel import Kernel, Plan
 from fedsdn.uplinks.news import TELL_SECONDS, News, PathNews
@@ -73,16 +74,19 @@ class UplinkMonitor:
         status_file: Path = STATUS_FILE,
         *,
         follow: Callable[[Iterable[UplinkPath]], None] = lambda _: None,
+        identified: Callable[[Identities], None] = lambda _: None,
     ) -> None:
         """Prepare for ``site``, and ``tell`` what changes; ``run`` does the work.
 
         ``own_keys`` reads the private X25519 keys that this host has of the site's identities, the
         current one first, and raises FedsdnError.
         ``executor`` has one thread, which opens and uses the netlink sockets. ``follow`` is told at
-        once of paths whose state has changed, and of all paths of another federation.
+        once of paths whose state has changed, and of all paths of another federation,
+        ``identified`` of the keys that sites use now.
         """
         self._tell = tell
         self._follow = follow
+        self._identified = identified
         self._site = site
         self._kernel = Kernel(namespace.name)
         self._executor = executor
@@ -248,7 +252,8 @@ class UplinkMonitor:
         probe, key = read
         refusal, greeting = self._paths.take(probe, way, now)
         if refusal is None:
-            self._signed.follow(key)
+            if self._signed.follow(key):
+                self._identified(self._signed.used())
         else:
             self._signed.refuse(refusal, probe)
         if greeting is not None:
@@ -263,6 +268,7 @@ class UplinkMonitor:
             return
         self._signed.set(own, self._federation.peers(self._site))
         self._keys_due.set()
+        self._identified(self._signed.used())
 
     async def _derive(self) -> None:
         """Compute what keys are missing, little by little: probes must not wait."""

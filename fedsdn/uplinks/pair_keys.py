@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedsdn.tunnels.configuration import Identities
+
 NAME_BYTES = 8
 _SECRET_BYTES = 32
 _LABEL = b"fedsdn probes"
@@ -152,9 +154,19 @@ class ProbeKeys:
         """Return the key for a reply to what is signed with one of ``receiving``."""
         return self._known[self._by_name[received.name]][0]
 
-    def follow(self, received: PairKey) -> None:
-        """Note that a peer uses the identity with which ``received`` was made."""
+    def used(self) -> Identities:
+        """Return this site's own key, and the one of each peer, with which probes are signed."""
+        own = next(iter(self._private.values()), None)
+        return Identities(
+            None if own is None else own.private_bytes_raw(),
+            {peer: theirs for peer, (_, _, theirs) in self._signing.items()},
+        )
+
+    def follow(self, received: PairKey) -> bool:
+        """Note that a peer uses the identity with which ``received`` was made; True if newly so."""
         peer, _, theirs = self._by_name[received.name]
         before = self._signing[peer]
-        if before[2] != theirs:
-            self._signing[peer] = (*before[:2], theirs)
+        if before[2] == theirs:
+            return False
+        self._signing[peer] = (*before[:2], theirs)
+        return True

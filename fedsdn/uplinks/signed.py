@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedsdn.config.model import Address, Site
 from fedsdn.damped_log import DampedLog
+from fedsdn.tunnels.configuration import Identities
 from fedsdn.uplinks.pair_keys import PairKey, ProbeKeys
 from fedsdn.uplinks.path import Way
 from fedsdn.uplinks.probe import Probe, ProbeError, Refusal, decode
@@ -76,9 +77,13 @@ class SignedProbes:
         """Return a probe as a datagram, in reply to one that was signed with a peer's key."""
         return probe.encode(self._keys.replying(received))
 
-    def follow(self, received: PairKey) -> None:
-        """Note which identity a peer uses, by one of its probes that was taken."""
-        self._keys.follow(received)
+    def follow(self, received: PairKey) -> bool:
+        """Note which identity a peer uses, by one of its probes that was taken; True if another."""
+        return self._keys.follow(received)
+
+    def used(self) -> Identities:
+        """Return the keys that this site and its peers use now."""
+        return self._keys.used()
 
     def refuse(self, why: Refusal, probe: Probe) -> None:
         """Count a probe that is signed well and is not taken."""

@@ -53,6 +53,7 @@ class BusyKeeper:
         far.send(b"news")
         self._far = far
         self.looks: list[float] = []
+        self.looked_at: frozenset[Part] = frozenset()
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -78,6 +79,7 @@ def test_a_loop_of_changes_costs_a_tenth_of_a_core_and_a_line(
         with ThreadPoolExecutor(1) as executor:
             task = asyncio.create_task(Upkeep("fedsdn", "a", two_sites, executor).run())
             while not any("refuses" in line for line in caplog.messages):
+                assert not task.done()
                 await asyncio.sleep(0.01)
             task.cancel()
             with suppress(asyncio.CancelledError):
