@@ -24,7 +24,6 @@ from fedsdn.config.local import GROUP, OPTIONS
 from fedsdn.errors import FINAL_STATUS, FedsdnError, FinalError
 
 _LOG = logging.getLogger(__name__)
-_PID = os.getpid()
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -79,8 +78,6 @@ def _do_nothing() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    if os.getpid() != _PID:  # pyroute2 forks to enter a namespace, and ends that with SIGTERM
-        os._exit(0)
     _LOG.info("stopping on %s; the flows stay on the bridge", signal.Signals(number).name)
     for application in AppManager.get_instance().applications.values():
         application.close()
