@@ -10,10 +10,12 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from importlib.metadata import version
 from types import FrameType
+from typing import NoReturn
 
 from os_ken import cfg, log
 from os_ken.base.app_manager import AppManager  # before any controller module
@@ -24,7 +26,6 @@ from fedsdn.config.local import GROUP, OPTIONS
 from fedsdn.errors import FINAL_STATUS, FedsdnError, FinalError
 
 _LOG = logging.getLogger(__name__)
-_PID = os.getpid()
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -48,6 +49,9 @@ def _run(arguments: list[str]) -> None:
     threading.excepthook = _thread_failed
     # os-ken's own drops every exception without a word: its TaskExit is Exception.
     hub.HubThread.run = threading.Thread.run
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # os-ken would wait for bridges on TCP ports; the application goes to its own bridge.
@@ -58,8 +62,8 @@ def _run(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         raise FedsdnError(f"no such application: {error}") from error
     contexts = manager.create_contexts()
-    services = manager.instantiate_apps(**contexts)
-    hub.joinall(services)
+    manager.instantiate_apps(**contexts)
+    _handle_signals(woken)
 
 
 def _configure(arguments: list[str]) -> list[str]:
@@ -74,13 +78,21 @@ def _configure(arguments: list[str]) -> list[str]:
     return list(conf.app)
 
 
+def _handle_signals(woken: socket.socket) -> NoReturn:
+    """Have Python call the signals' handlers, which it does in the main thread alone.
+
+    A main thread that joined the others would sleep on if the kernel gave the signal to one of
+    them (signal(7)): a lock is not left for that, but a byte of the wake-up descriptor is read.
+    """
+    while True:
+        woken.recv(4096)
+
+
 def _do_nothing() -> None:
     pass
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    if os.getpid() != _PID:  # pyroute2 forks to enter a namespace, and ends that with SIGTERM
-        os._exit(0)
     _LOG.info("stopping on %s; the flows stay on the bridge", signal.Signals(number).name)
     for application in AppManager.get_instance().applications.values():
         application.close()

@@ -7,10 +7,9 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-
-from pyroute2 import netns
 
 from fedsdn.errors import FedsdnError
 
@@ -162,11 +161,62 @@ def enter(name: str) -> None:
     if not exists(name):
         raise MissingNamespaceError(name)
     try:
-        netns.setns(name, flags=0)
+        _enter(_DIRECTORY / name)
+    except FileNotFoundError as error:
+        raise MissingNamespaceError(name) from error
     except OSError as error:
         raise FedsdnError(
             f"network namespace {name} cannot be entered ({error.strerror}): run as root"
         ) from error
+
+
+def _enter(file: Path) -> None:
+    with file.open("rb") as opened:
+        _setns(opened.fileno())
+
+
+def _setns(descriptor: int) -> None:
+    if _libc().setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """Have the calling thread in the namespace while the block runs: what it opens stays there.
+
+    pyroute2's own way (``netns=``) forks. A child of a process that has threads may wait for ever
+    for a lock that one of them held (fork(2)), and so does whoever waits for the child.
+
+    Raises:
+        MissingNamespaceError: there is no such namespace.
+        FedsdnError: it may not be entered.
+
+    """
+    with _returning():
+        enter(name)
+        yield
+
+
+@contextmanager
+def within_file(namespace: Path) -> Iterator[None]:
+    """Do as ``within``, in the namespace of a file, which need not have a name.
+
+    Raises:
+        OSError: there is no such namespace, or the kernel refuses.
+
+    """
+    with _returning():
+        _enter(namespace)
+        yield
+
+
+@contextmanager
+def _returning() -> Iterator[None]:
+    with Path("/proc/thread-self/ns/net").open("rb") as home:
+        try:
+            yield
+        finally:
+            _setns(home.fileno())
 
 
 def inside(name: str, work: Callable[[], Result]) -> Result:

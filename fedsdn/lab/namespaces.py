@@ -6,10 +6,11 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from fedsdn.namespace import within_file
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -37,35 +38,6 @@ def unshare(flags: int) -> None:
         raise OSError(number, f"unshare: {os.strerror(number)}")
 
 
-def _setns(descriptor: int) -> None:
-    if _libc.setns(descriptor, CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, f"setns: {os.strerror(number)}")
-
-
-@contextmanager
-def entered_network(namespace: Path) -> Iterator[None]:
-    """Have the calling thread in a network namespace, named by its file, while the block runs.
-
-    Raises:
-        OSError: there is no such namespace, or the kernel refuses.
-
-    """
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _setns(there)
-        finally:
-            os.close(there)
-        try:
-            yield
-        finally:
-            _setns(home)
-    finally:
-        os.close(home)
-
-
 class Namespace:
     """A network namespace in which this process makes sockets."""
 
@@ -75,7 +47,7 @@ class Namespace:
 
     def call(self, work: Callable[[], Result]) -> Result:
         """Return the result of ``work``, done inside."""
-        with entered_network(self.path):
+        with within_file(self.path):
             return work()
 
     def open(self, address: str, protocol: int = 0) -> socket.socket:

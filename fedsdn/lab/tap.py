@@ -12,7 +12,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from fedsdn.lab.namespaces import entered_network
+from fedsdn.namespace import within_file
 
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
@@ -36,7 +36,7 @@ class Tap:
     """A TAP device in the network namespace of process ``pid``; it ends with the descriptor."""
 
     def __init__(self, pid: int, name: str) -> None:
-        with entered_network(Path(f"/proc/{pid}/ns/net")):
+        with within_file(Path(f"/proc/{pid}/ns/net")):
             self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(

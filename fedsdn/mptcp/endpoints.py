@@ -19,7 +19,7 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Address, Uplink
-from fedsdn.namespace import MissingNamespaceError, exists
+from fedsdn.namespace import within
 
 
 class EndpointFlag(IntFlag):
@@ -63,12 +63,8 @@ class Endpoints:
             MissingNamespaceError: there is none.
 
         """
-        if not exists(namespace):  # pyroute2 would fork to find out, every second
-            raise MissingNamespaceError(namespace)
-        try:
-            self._netlink = MPTCP(netns=namespace, flags=0)  # by default it would make one
-        except FileNotFoundError as error:
-            raise MissingNamespaceError(namespace) from error
+        with within(namespace):
+            self._netlink = MPTCP()
 
     def __enter__(self) -> Endpoints:
         return self

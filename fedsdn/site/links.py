@@ -38,7 +38,7 @@ def namespace_links(name: str) -> dict[str, nlmsg]:
     """Return the links of a namespace by name; none if it is not there."""
     if not namespace.exists(name):
         return {}
-    with IPRoute(netns=name) as netlink:
+    with namespace.within(name), IPRoute() as netlink:
         return links(netlink)
 
 

@@ -54,7 +54,8 @@ class Network:
         self.name = name
         self._stack = ExitStack()
         self._host = self._stack.enter_context(IPRoute())
-        self._inside = self._stack.enter_context(IPRoute(netns=name))
+        with namespace.within(name):
+            self._inside = self._stack.enter_context(IPRoute())
 
     def __enter__(self) -> Network:
         return self

@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Address, AddressPair, Federation, Site
-from fedsdn.namespace import MissingNamespaceError, exists
+from fedsdn.namespace import within
 from fedsdn.pipeline.declarations import wan_port
 from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.uplinks.path import Way
@@ -101,12 +101,8 @@ class Neighbours:
             MissingNamespaceError: there is none.
 
         """
-        if not exists(namespace):  # pyroute2 would fork to find out
-            raise MissingNamespaceError(namespace)
-        try:
-            self._netlink = IPRoute(netns=namespace, flags=0)
-        except FileNotFoundError as error:
-            raise MissingNamespaceError(namespace) from error
+        with within(namespace):
+            self._netlink = IPRoute()
         self._orders: Orders | None = None
         self._doubtful = Doubtful()
         self._next, self._turn = float("-inf"), 0

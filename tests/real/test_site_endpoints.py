@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -13,6 +14,9 @@ import pytest
 from fedsdn import namespace
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.endpoints import Endpoint, EndpointFlag, Endpoints
+from fedsdn.site import links
+from fedsdn.site.network import Network
+from fedsdn.uplinks.next_hops import Neighbours
 
 pytestmark = pytest.mark.real
 
@@ -119,3 +123,19 @@ def test_a_namespace_that_is_missing_is_not_made(name: str) -> None:
     with pytest.raises(FedsdnError, match=f"{name} is missing: run 'fedsdn site up' first"):
         Endpoints(name)
     assert not namespace.exists(name)
+
+
+def test_a_namespace_is_read_without_a_fork(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of a process that has threads may wait for ever for a lock that one of them held."""
+
+    def fork() -> int:
+        raise AssertionError("forked")
+
+    home = namespace.own_identity()
+    monkeypatch.setattr(os, "fork", fork)
+    with Endpoints(name) as endpoints, Network(name) as network, Neighbours(name):
+        assert endpoints.apply([V4])
+        assert set(endpoints.read()) == {V4}
+        assert network.interfaces() == set()
+    assert set(links.namespace_links(name)) == {"lo"}
+    assert namespace.own_identity() == home

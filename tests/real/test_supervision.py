@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -74,6 +75,16 @@ def test_the_application_has_a_loop_and_three_executors_besides_os_kens(host: Si
         # sends; the loop, and its executors for netlink, the file and the namespace. What opens a
         # socket in the namespace comes and goes.
         wait_until(lambda: len(list(tasks.iterdir())) == 9)
+
+
+def test_a_signal_that_another_thread_gets_ends_it(host: SiteHost) -> None:
+    """The kernel may give a process's signal to any thread (signal(7))."""
+    host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE}")
+    with application(host) as program:
+        [pid] = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+        others = sorted({int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()})[1:]
+        assert ctypes.CDLL(None).tgkill(int(pid), others[0], signal.SIGTERM) == 0
+        assert "stopping on SIGTERM" in to_its_end(program)[-1]
 
 
 def test_systemd_starts_it_again() -> None:
