@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,9 +18,14 @@ from fedsdn.lab.lab import open_lab
 
 def trace(
     source: Annotated[str, typer.Argument(metavar="SRC[:PORT]", help="The client.")],
-    destination: Annotated[str, typer.Argument(metavar="DST:PORT", help="The server.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST:PORT", help="The server; of ICMP without a port.")
+    ],
     *,
     reply: Annotated[bool, typer.Option("--reply", help="A packet back, from DST to SRC.")] = False,
+    protocol: Annotated[
+        Literal["tcp", "udp", "icmp"], typer.Option("--protocol", help="Of what it is.")
+    ] = "tcp",
     lab: Annotated[
         str | None, typer.Option("--lab", help="In a lab: at both sites of the connection.")
     ] = None,
@@ -29,8 +34,8 @@ def trace(
     site: SiteName = None,
     federation: FederationFile = None,
 ) -> None:
-    """Trace a packet of an open or a new connection through this site."""
-    question = parse_question(source, destination, reply=reply)
+    """Trace a packet of an open or a new connection, or flow, through this site."""
+    question = parse_question(source, destination, reply=reply, protocol=protocol)
     if lab is not None:
         _in_lab(lab, question, (source, destination), as_json=as_json)
         return
@@ -53,7 +58,12 @@ def _in_lab(name: str, question: Question, words: tuple[str, str], *, as_json: b
     ]
     if not sites:
         raise FedsdnError(f"no site of lab {name} has {ends[0]} or {ends[1]} in a prefix")
-    options = [*(["--reply"] if question.reply else []), *(["--json"] if as_json else [])]
+    options = [
+        "--protocol",
+        question.protocol,
+        *(["--reply"] if question.reply else []),
+        *(["--json"] if as_json else []),
+    ]
     if question.reply:
         sites.reverse()
     answers = [lab.host(site.name).run("fedsdn", "trace", *words, *options) for site in sites]

@@ -72,7 +72,7 @@ def decide(federation: Federation, asked: Question) -> Decision:
             return _refused(f"{end} is in no site's prefix: not federated, so not carried")
         sites.append(held[0])
     origin, target = sites
-    if why := _not_between(origin, target):
+    if why := _not_between(origin, target) or _tcp_alone(asked, origin, target):
         return _refused(f"{why}: not carried")
     if federation.rules is None:
         return Decision(allowed=True, why="the file has no 'allow': VMs of all sites may talk")
@@ -92,6 +92,14 @@ def _not_between(one: Site, other: Site) -> str | None:
     if one.proxy == other.proxy == "socks5":
         return f"neither site {one.name} nor site {other.name} runs fedsdn"
     return None
+
+
+def _tcp_alone(asked: Question, *sites: Site) -> str | None:
+    """Say why fedsdn carries nothing but TCP between two sites, if so."""
+    foreign = [site.name for site in sites if site.proxy == "socks5"]
+    if asked.protocol == "tcp" or not foreign:
+        return None
+    return f"site {foreign[0]} has another's proxy, which carries TCP alone"
 
 
 def _refused(why: str) -> Decision:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsdn.config.rules import Protocol
 from fedsdn.ovs.conntrack import Entry
-from fedsdn.pipeline.flows import tcp
+from fedsdn.pipeline.flows import icmp, tcp, udp
 from fedsdn.socket_address import SocketAddress
+
+_FIELD = {"tcp": tcp, "udp": udp, "icmp": icmp}
+_ECHO = {(4, False): 8, (4, True): 0, (6, False): 128, (6, True): 129}
+"""ICMP types of an echo's request and reply, by IP version (RFC 792; RFC 4443, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TracedPacket:
-    """A TCP segment that comes in at a port of the bridge. ``vlan`` is its tag, if it has one."""
+    """A packet that comes in at a port of the bridge. ``vlan`` is its tag, if it has one.
+
+    ``opening`` is of TCP: the first segment of a connection; ``reply`` of ICMP: an echo's.
+    """
 
     in_port: str
     source: SocketAddress
@@ -20,22 +28,30 @@ class TracedPacket:
     destination_mac: str
     opening: bool
     vlan: int | None = None
+    protocol: Protocol = "tcp"
+    reply: bool = False
 
     def flow(self, mark: int) -> str:
         """Write the packet as a flow; ``mark`` is what conntrack has for its connection."""
-        protocol = tcp(self.source.address).value
-        network = "ipv6" if self.source.address.version == 6 else "nw"
+        version = self.source.address.version
+        network = "ipv6" if version == 6 else "nw"
         terms = [
             f'in_port="{self.in_port}"',
-            protocol,
+            _FIELD[self.protocol](self.source.address).value,
             f"dl_src={self.source_mac}",
             f"dl_dst={self.destination_mac}",
             f"{network}_src={self.source.address}",
             f"{network}_dst={self.destination.address}",
-            f"tcp_src={self.source.port}",
-            f"tcp_dst={self.destination.port}",
-            f"tcp_flags={'syn' if self.opening else 'ack'}",
         ]
+        if self.protocol == "icmp":
+            terms += [f"icmp_type={_ECHO[version, self.reply]}", "icmp_code=0"]
+        else:
+            terms += [
+                f"{self.protocol}_src={self.source.port}",
+                f"{self.protocol}_dst={self.destination.port}",
+            ]
+        if self.protocol == "tcp":
+            terms.append(f"tcp_flags={'syn' if self.opening else 'ack'}")
         terms += [] if self.vlan is None else [f"dl_vlan={self.vlan}"]
         terms += [f"ct_mark={mark:#x}"] if mark else []
         return ",".join(terms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.config import decision
@@ -10,10 +11,17 @@ from fedsdn.config.model import Federation, Site
 from fedsdn.inspect.connections import ConnectionView, read_connections
 from fedsdn.inspect.trace.bridge import VmPort, vm_port
 from fedsdn.inspect.trace.question import Question, direction_at, find_entry, peer_of
+from fedsdn.inspect.trace.routed import Routed, find_flow, path_to
 from fedsdn.ovs.conntrack import Entry, entries
 from fedsdn.ovs.packet import TracedPacket, state
 from fedsdn.ovs.trace import Trace, run_trace
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, Table, port_mac
+from fedsdn.pipeline.declarations import (
+    ROUTER_PORT,
+    SERVER_PORT,
+    SOCKSIFIER_PORT,
+    Table,
+    port_mac,
+)
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.status import PathStatus, read_status
@@ -28,7 +36,7 @@ class Answer:
 
     ``decision`` is what the federation file says of the connection. ``guessed``: the bridge has not
     learned the VM's port. ``paths`` are those to the peer, empty while the application does not
-    run.
+    run. ``routed`` is of what is not TCP, and between the prefixes of two sites.
     """
 
     site: Site
@@ -41,6 +49,12 @@ class Answer:
     trace: Trace
     view: ConnectionView | None
     paths: tuple[PathStatus, ...]
+    routed: Routed | None = None
+
+    @property
+    def sent_by_vm(self) -> bool:
+        """Whether a VM of the site sends the packet."""
+        return self.packet.in_port not in (SERVER_PORT, SOCKSIFIER_PORT, ROUTER_PORT)
 
 
 def ask(federation: Federation, site: Site, question: Question) -> Answer:
@@ -52,11 +66,18 @@ def ask(federation: Federation, site: Site, question: Question) -> Answer:
     """
     shell = Shell(site.name)
     direction = direction_at(site, question)
-    entry = find_entry(entries(shell, site.provider_network.bridge), question)
+    peer = peer_of(federation, site, question)
+    entry = routed = None
+    if question.protocol == "tcp":
+        entry = find_entry(entries(shell, site.provider_network.bridge), question)
+    elif peer is not None:
+        flow = find_flow(federation, site, question)
+        if flow is not None and flow.source_port is not None:
+            question = replace(question, client_port=flow.source_port)
+        routed = Routed(flow, path_to(federation, site, peer, question))
     vm = question.client if direction is Direction.OUTBOUND else question.destination.address
     at = vm_port(shell, site, vm)
     packet = _packet(site, question, direction, entry, at)
-    peer = peer_of(federation, site, question)
     return Answer(
         site=site,
         direction=direction,
@@ -68,27 +89,31 @@ def ask(federation: Federation, site: Site, question: Question) -> Answer:
         trace=_traced(shell, site, packet, entry),
         view=_view(federation, site, entry),
         paths=_paths(peer),
+        routed=routed,
     )
 
 
 def _as_asked(question: Question) -> decision.Question:
     to = question.destination
-    return decision.Question(question.client, to.address, to.port)
+    return decision.Question(question.client, to.address, to.port, question.protocol)
 
 
 def _packet(
     site: Site, question: Question, direction: Direction, entry: Entry | None, at: VmPort
 ) -> TracedPacket:
     client, destination = question.ends(entry)
-    opening = entry is None and not question.reply
-    if question.reply is (direction is Direction.INBOUND):  # the VM sends it
-        ends = (destination, client) if question.reply else (client, destination)
-        return TracedPacket(at.port, *ends, at.mac, _GATEWAY_MAC, opening, at.vlan)
+    reply = question.reply
+    opening = entry is None and not reply
+    made = partial(TracedPacket, opening=opening, protocol=question.protocol, reply=reply)
+    ends = (destination, client) if reply else (client, destination)
+    if reply is (direction is Direction.INBOUND):  # the VM sends it
+        return made(at.port, *ends, at.mac, _GATEWAY_MAC, vlan=at.vlan)
     port = SERVER_PORT if direction is Direction.INBOUND else SOCKSIFIER_PORT
-    ends = (destination, client) if question.reply else (client, destination)
-    if direction is Direction.INBOUND and site.source_restore == "nat":
+    if question.protocol != "tcp":
+        port = ROUTER_PORT
+    elif direction is Direction.INBOUND and site.source_restore == "nat":
         ends = (_own(site, entry, client, destination), destination)
-    return TracedPacket(port, *ends, port_mac(site, port), at.mac, opening)
+    return made(port, *ends, port_mac(site, port), at.mac)
 
 
 def _own(

@@ -10,16 +10,18 @@ from fedsdn.inspect.flows.names import mark_name, table_name
 from fedsdn.inspect.flows.purpose import flow_purpose
 from fedsdn.ovs.trace import Step, Trace
 from fedsdn.pipeline.cookie import origin
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT, Table
+from fedsdn.pipeline.declarations import ROUTER_PORT, SERVER_PORT, SOCKSIFIER_PORT, Table
 
+_COMPARE = "compare 'prefixes' in the federation files of both sites: "
+_PREFIXES = f"{_COMPARE}the far VM's address is in no peer's prefix here"
 _REMEDIES = {
     Table.UPLINK: "compare this site's 'address' and the peer's 'address' and 'public' in the "
     "federation files of both sites: only a peer's uplink may come in here",
     Table.WAN: "run 'fedsdn site up': the proxy's routes send by the wrong uplink",
-    Table.SOCKSIFIER: "compare 'prefixes' in the federation files of both sites: the far VM's "
-    "address is in no peer's prefix here",
-    Table.SERVER: "compare 'prefixes' in the federation files of both sites: the far VM's "
-    "address is in no peer's prefix here",
+    Table.SOCKSIFIER: _PREFIXES,
+    Table.SERVER: _PREFIXES,
+    Table.ROUTER: _PREFIXES,
+    Table.ROUTER_TO_VM: f"{_COMPARE}the near VM's address is in no prefix of this site here",
     Table.SOCKSIFIER_STATE: "nothing: only VMs may open connections on this side",
     Table.SERVER_STATE: "compare 'prefixes' in the federation files of both sites, or, with "
     "'source_restore: nat', open the connection anew: conntrack has lost it",
@@ -27,6 +29,9 @@ _REMEDIES = {
     "connection is opened",
     Table.RESTORED: "open the connection anew: conntrack still knew an older one",
 }
+
+
+_PROXY = {SOCKSIFIER_PORT: "socksifier", SERVER_PORT: "SOCKS server", ROUTER_PORT: "router"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +102,10 @@ def outcome(trace: Trace) -> str:
         return "it leaves by every port: the bridge has not learned where its destination is"
     if SOCKSIFIER_PORT in trace.ports and SERVER_PORT in trace.ports:
         return "both proxy ports get a copy; the one that has the connection takes it"
-    if SOCKSIFIER_PORT in trace.ports:
-        return "the socksifier gets it"
-    if SERVER_PORT in trace.ports:
-        return "the SOCKS server gets it"
-    if trace.ports:
-        return f"it leaves by {', '.join(trace.ports)}"
-    return "it is dropped"
+    for port, name in _PROXY.items():
+        if port in trace.ports:
+            return f"the {name} gets it"
+    return f"it leaves by {', '.join(trace.ports)}" if trace.ports else "it is dropped"
 
 
 def remedy(trace: Trace) -> str:

@@ -1,4 +1,4 @@
-"""The packet to trace, by the two ends of its connection as the VMs see them. Pure code."""
+"""The packet to trace, by the two ends of its connection or flow as the VMs see them. Pure code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Address, Federation, Site
+from fedsdn.config.rules import Protocol
 from fedsdn.errors import FedsdnError
 from fedsdn.ovs.conntrack import Entry
 from fedsdn.socket_address import SocketAddress
@@ -22,34 +23,45 @@ _PORT = re.compile("[0-9]{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A packet from client to destination, or with ``reply`` one back."""
+    """A packet from client to destination, or with ``reply`` one back.
+
+    ICMP, that is an echo, has port 0 at both ends.
+    """
 
     client: Address
     client_port: int | None
     destination: SocketAddress
     reply: bool = False
+    protocol: Protocol = "tcp"
 
     def ends(self, entry: Entry | None) -> tuple[SocketAddress, SocketAddress]:
         """Return the two sockets: those of an entry, or those that were asked about."""
         if entry is not None:
             return entry.client, entry.destination
-        return SocketAddress(self.client, self.client_port or ANY_CLIENT_PORT), self.destination
+        any_port = 0 if self.protocol == "icmp" else ANY_CLIENT_PORT
+        return SocketAddress(self.client, self.client_port or any_port), self.destination
 
 
-def parse_question(source: str, destination: str, *, reply: bool) -> Question:
-    """Read ``SRC[:PORT]`` and ``DST:PORT``.
+def parse_question(
+    source: str, destination: str, *, reply: bool, protocol: Protocol = "tcp"
+) -> Question:
+    """Read ``SRC[:PORT]`` and ``DST:PORT``; of ICMP both without ports.
 
     Raises:
-        FedsdnError: one of them is no address, or the destination has no port.
+        FedsdnError: one of them is no address, or has a port too much or too few.
 
     """
     client, client_port = parse_end(source)
     server, port = parse_end(destination)
-    if port is None:
+    if protocol == "icmp":
+        for text, found in ((source, client_port), (destination, port)):
+            if found is not None:
+                raise FedsdnError(f"{text!r} has a port, ICMP has none: leave it out")
+    elif port is None:
         raise FedsdnError(f"{destination!r} has no port: write it behind, as '10.2.0.11:80'")
     if client.version != server.version:
         raise FedsdnError(f"{client} and {server} are of different families: name two of one")
-    return Question(client, client_port, SocketAddress(server, port), reply)
+    return Question(client, client_port, SocketAddress(server, port or 0), reply, protocol)
 
 
 def parse_end(text: str) -> tuple[Address, int | None]:

@@ -7,19 +7,26 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedsdn.channel.connection import Direction
-from fedsdn.inspect import connections
+from fedsdn.inspect import connections, datagrams
 from fedsdn.inspect.flows.names import mark_name
 from fedsdn.inspect.trace.answer import Answer
 from fedsdn.inspect.trace.explanation import explain, outcome, remedy, text
+from fedsdn.inspect.trace.routed import Routed
+from fedsdn.ovs.packet import TracedPacket
+from fedsdn.pipeline.declarations import ROUTER_PORT
+from fedsdn.socket_address import SocketAddress
 from fedsdn.units import size
 
 
 def lines(answer: Answer, file: Path) -> Iterator[str]:
     """Write an answer as lines for a terminal; ``file`` is the federation file."""
     packet = answer.packet
-    yield f"site {answer.site.name}: {packet.source} → {packet.destination}"
+    ends = (_end(packet, one) for one in (packet.source, packet.destination))
+    yield f"site {answer.site.name}: {' → '.join(ends)}"
     if answer.peer is None:
-        yield "  no peer has the other end in a prefix: not federated"
+        yield f"  no peer has the other end in a prefix: {answer.decision.why}"
+    elif answer.routed is not None:
+        yield f"  {packet.protocol}, {answer.direction} ({_other(answer)}); {_known(answer.routed)}"
     elif answer.entry is None:
         yield f"  {answer.direction} ({_other(answer)}); conntrack does not know it: a new one"
     else:
@@ -34,6 +41,17 @@ def lines(answer: Answer, file: Path) -> Iterator[str]:
     if answer.peer is not None:
         yield f"  federation file: {answer.decision}{answer.decision.place(file)}"
     yield from _carrying(answer)
+
+
+def _end(packet: TracedPacket, end: SocketAddress) -> str:
+    return str(end.address) if packet.protocol == "icmp" else str(end)
+
+
+def _known(routed: Routed) -> str:
+    flow = routed.flow
+    if flow is None:
+        return "conntrack does not know it: a new flow"
+    return f"conntrack: {size(flow.sent)} sent, {size(flow.received)} received"
 
 
 _REFUSED = {
@@ -51,7 +69,9 @@ def _carrying(answer: Answer) -> Iterator[str]:
     """Name what carries the connection between the sites, or would."""
     if answer.peer is None:
         return
-    if answer.view is not None and answer.view.peer is not None:
+    if answer.routed is not None:
+        yield from _routing(answer, answer.routed)
+    elif answer.view is not None and answer.view.peer is not None:
         over = ", ".join(
             f"{share.uplink} ({share.subflows} subflow{'s' if share.subflows > 1 else ''}, "
             f"{share.rtt_ms:.0f} ms, {size(share.sent)} out, {size(share.received)} in)"
@@ -71,11 +91,27 @@ def _carrying(answer: Answer) -> Iterator[str]:
         yield f"  paths to {answer.peer.name}: {', '.join(paths) or 'nothing is known of them'}"
 
 
+def _routing(answer: Answer, routed: Routed) -> Iterator[str]:
+    """Say what the kernel does with a datagram, or has done."""
+    if answer.sent_by_vm and ROUTER_PORT not in answer.trace.ports:
+        return
+    if not answer.decision.allowed:
+        yield "  the packet filter tells its sender that it is administratively prohibited"
+    elif not answer.sent_by_vm:
+        by = None if routed.flow is None else routed.flow.received_by
+        yield f"  it comes by the tunnels, {f'the last one over {by}' if by else 'none came yet'}"
+    elif routed.path is None:
+        yield "  no path to the peer lives: its sender is told that it is unreachable"
+    else:
+        yield f"  the kernel sends it over {routed.path}"
+
+
 def document(answer: Answer, file: Path) -> dict[str, object]:
     """Write an answer as what JSON holds; ``file`` is the federation file."""
     packet = answer.packet
     return {
         "site": answer.site.name,
+        "protocol": packet.protocol,
         "direction": answer.direction,
         "peer": answer.peer.name if answer.peer else None,
         "source": str(packet.source),
@@ -90,4 +126,12 @@ def document(answer: Answer, file: Path) -> dict[str, object]:
         "outcome": outcome(answer.trace),
         "remedy": remedy(answer.trace) or None,
         "connection": connections.document(answer.view) if answer.view else None,
+        "routed": _routed_document(answer.routed) if answer.routed else None,
+    }
+
+
+def _routed_document(routed: Routed) -> dict[str, object]:
+    return {
+        "flow": datagrams.document(routed.flow) if routed.flow else None,
+        "path": str(routed.path) if routed.path else None,
     }
