@@ -44,7 +44,8 @@ class TracedPacket:
             f"{network}_dst={self.destination.address}",
         ]
         if self.protocol == "icmp":
-            terms += [f"icmp_type={_ECHO[version, self.reply]}", "icmp_code=0"]
+            kind = "icmp" if version == 4 else "icmpv6"
+            terms += [f"{kind}_type={_ECHO[version, self.reply]}", f"{kind}_code=0"]
         else:
             terms += [
                 f"{self.protocol}_src={self.source.port}",

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("new_proxies")]
 
 FEDSDN = (sys.executable, "-m", "fedsdn.cli.main")
 MANY = 20
+GROUPS = {4: "239.1.1.1", 6: "[ff05::1:3]"}
 
 
 def listed(lab: Lab, site: str, port: int) -> list[dict[str, Any]]:
@@ -105,6 +106,29 @@ def test_a_connection_that_is_not_open_is_traced_as_new(lab: Lab) -> None:
     [stray] = traced(lab, near.address, "203.0.113.9:9")
     assert stray["peer"] is None
     assert stray["steps"][-1]["why"] == "what is not ours stays as it was"
+
+
+def test_a_datagram_is_traced_to_the_path_that_the_kernel_has_for_it(lab: Lab, family: int) -> None:
+    near, far = Vm(lab, "a", "vm1", family), Vm(lab, "b", "vm2", family)
+    command = [*lab.prefix("a/vm1"), "ping", "-c", "1", "-W", "1", far.address]
+    wait_until(
+        lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0,
+        LIMIT_SECONDS,
+        lambda: "no ping crosses",
+    )
+    out, arrived = traced(lab, near.address, far.address, "--protocol", "icmp")
+    assert (out["in_port"], out["ports"]) == ("vm1", ["router"])
+    assert (arrived["in_port"], arrived["ports"]) == ("router", ["vm2"])
+    for answer in (out, arrived):
+        assert answer["routed"]["flow"]["answered"]
+    assert out["routed"]["path"] in {"up1 to b/up1", "up2 to b/up2"}
+    back, home = traced(lab, near.address, far.address, "--protocol", "icmp", "--reply")
+    assert (back["in_port"], back["ports"]) == ("vm2", ["router"])
+    assert (home["in_port"], home["ports"]) == ("router", ["vm1"])
+    text = lab.host("a").run(
+        *FEDSDN, "trace", near.address, f"{GROUPS[family]}:5", "--protocol", "udp"
+    )
+    assert "is a multicast address: no VM has it" in text
 
 
 def test_what_no_rule_allows_is_traced_as_refused(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import ip_address
 
 import pytest
@@ -164,6 +165,26 @@ def test_a_packet_is_written_as_a_flow() -> None:
         'in_port="vm-1",tcp,dl_src=02:00:00:00:00:01,dl_dst=02:00:00:00:00:02,nw_src=10.1.0.11,'
         "nw_dst=10.2.0.11,tcp_src=40000,tcp_dst=80,tcp_flags=syn,dl_vlan=7,ct_mark=0x1"
     )
+
+
+def test_datagrams_are_written_as_flows_too() -> None:
+    made = partial(TracedPacket, source_mac="02::1", destination_mac="02::2", opening=True)
+    asked = made("vm1", CLIENT, SERVER, protocol="udp").flow(0)
+    assert asked.startswith('in_port="vm1",udp,')
+    assert asked.endswith("udp_src=40000,udp_dst=80")
+    four = made("vm1", CLIENT, SERVER, protocol="icmp")
+    assert four.flow(0).endswith("nw_dst=10.2.0.11,icmp_type=8,icmp_code=0")
+    near, far = (SocketAddress(ip_address(f"fd00:{number}::11"), 0) for number in (1, 2))
+    reply = made("vm1", near, far, protocol="icmp", reply=True)
+    assert reply.flow(0).endswith("ipv6_dst=fd00:2::11,icmpv6_type=129,icmpv6_code=0")
+
+
+def test_icmp_is_asked_about_without_ports() -> None:
+    question = parse_question("10.1.0.11", "10.2.0.11", reply=False, protocol="icmp")
+    assert [end.port for end in question.ends(None)] == [0, 0]
+    for ends in (("10.1.0.11:1", "10.2.0.11"), ("10.1.0.11", "10.2.0.11:1")):
+        with pytest.raises(FedsdnError, match="has a port, ICMP has none: leave it out"):
+            parse_question(*ends, reply=False, protocol="icmp")
 
 
 def test_what_the_datapath_prints_is_read_step_by_step() -> None:
