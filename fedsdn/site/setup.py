@@ -258,7 +258,7 @@ def _write(name: str, settings: Iterable[Sysctl]) -> bool:
 
 
 def _check_no_process() -> None:
-    ours = tunnel_links.processes(PROXY_NAMESPACE)
+    ours = tunnel_links.processes()
     running = [
         f"{pid} ({command})"
         for pid, command in namespace.processes(PROXY_NAMESPACE)

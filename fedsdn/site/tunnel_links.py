@@ -10,9 +10,12 @@ Source: wg(8), ``https://git.zx2c4.com/wireguard-go/about/``, ip-link(8).
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,7 +36,7 @@ _SOCKETS = Path("/run/wireguard")
 """Where the program has a socket for each interface, and ``wg`` looks for it."""
 
 _MISSING = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
-_ENDS_SECONDS = 10.0
+_STARTS_SECONDS = _ENDS_SECONDS = 10.0
 _LOOK_SECONDS = 0.01
 _UP = 0x1
 _TUN = 1  # IFF_TUN
@@ -118,13 +121,26 @@ def _start(interface: str) -> None:
             "this kernel has no WireGuard ('modprobe wireguard' fails), and the program "
             f"{PROGRAM} is not installed: install package {PROGRAM}"
         )
+    # It may run for a namespace that has lost its name, and would remove the new one's socket.
+    _end_programs(pid for pid, of in processes().items() if of == interface)
     # A session of its own: nothing that ends with a terminal ends it.
     done = subprocess.run(
         [PROGRAM, interface], capture_output=True, text=True, check=False, start_new_session=True
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise FedsdnError(f"{PROGRAM} {interface} does not start: it says {said!r}")
+        lines = (done.stdout + done.stderr).splitlines()
+        said = next((line for line in lines if line.startswith("ERROR")), "it does not say why")
+        raise FedsdnError(f"{PROGRAM} {interface} does not start: {said}")
+    # The process that stays sets the MTU once more, before it answers.
+    try:
+        subprocess.run(
+            ["wg", "show", interface, "listen-port"],
+            capture_output=True,
+            check=True,
+            timeout=_STARTS_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FedsdnError(f"{PROGRAM} {interface} does not answer: {error}") from error
 
 
 def _request(name: str, vxlan: Vxlan) -> dict[str, object]:
@@ -141,39 +157,53 @@ def _request(name: str, vxlan: Vxlan) -> dict[str, object]:
     }
 
 
-def processes(name: str) -> set[int]:
-    """Find the processes of tunnels in the namespace called ``name``."""
-    return {pid for pid, command in namespace.processes(name) if command == PROGRAM}
+def processes() -> dict[int, str]:
+    """Find the programs of this host's tunnels, with their interfaces, in whatever namespace."""
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            command, *words = (directory / "cmdline").read_text().rstrip("\0").split("\0")
+            status = (directory / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError, UnicodeDecodeError):
+            continue
+        if Path(command).name == PROGRAM and len(words) == 1 and is_tunnel_name(words[0]):
+            (numbers,) = (line for line in status.splitlines() if line.startswith("NSpid:"))
+            if len(numbers.split()) == 2:  # else another host's, as a lab has them here
+                found[int(directory.name)] = words[0]
+    return found
 
 
 def end(name: str) -> None:
-    """Delete the tunnels of the namespace called ``name``, and wait for their processes' end.
+    """Delete the tunnels of the namespace called ``name``, and end all their programs.
 
     Raises:
-        FedsdnError: a process does not end.
+        FedsdnError: one does not end.
 
     """
-    if not namespace.exists(name):
-        return
-    running, interfaces = processes(name), []
-    with IPRoute(netns=name) as netlink:
-        for interface, link in links.links(netlink).items():
-            if is_tunnel_name(interface) and (_is_wireguard(link) or _vxlan(link)):
-                links.delete_link(netlink, interface)
-                interfaces.append(interface)
-    _wait_for_end(name, running, interfaces)
+    _end_programs(processes())
+    if namespace.exists(name):
+        with namespace.within(name), IPRoute() as netlink:
+            for interface, link in links.links(netlink).items():
+                if is_tunnel_name(interface) and (_is_wireguard(link) or _vxlan(link)):
+                    links.delete_link(netlink, interface)
+    for socket in _SOCKETS.glob("*.sock"):  # of programs that were killed
+        if is_tunnel_name(socket.stem):
+            socket.unlink(missing_ok=True)
     with suppress(OSError):  # it may be somebody else's, too
         _SOCKETS.rmdir()
 
 
-def _wait_for_end(name: str, running: set[int], interfaces: list[str]) -> None:
-    """Wait until processes have ended, and those that this one may not see."""
-    sockets = [_SOCKETS / f"{interface}.sock" for interface in interfaces]
+def _end_programs(running: Iterable[int]) -> None:
+    """End programs, and wait until they have removed their sockets."""
+    left = set(running)
+    for process in left:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + _ENDS_SECONDS
-    while (left := running & processes(name)) or any(one.exists() for one in sockets):
+    while left := left & processes().keys():
         if time.monotonic() > deadline:
             raise FedsdnError(
-                f"{PROGRAM} does not end (process {', '.join(map(str, sorted(left))) or '?'}): "
-                f"end it, remove its sockets in {_SOCKETS}, and run 'fedsdn site down' again"
+                f"{PROGRAM} does not end (process {', '.join(map(str, sorted(left)))}): end it "
+                "('kill -9'), and try again"
             )
         time.sleep(_LOOK_SECONDS)

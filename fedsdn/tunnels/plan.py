@@ -35,7 +35,8 @@ goes in fragments of the tunnel's own packets."""
 
 KEEPALIVE_SECONDS = 25
 """Less than the 30 seconds for which a NAT keeps an idle UDP mapping at worst (RFC 4787, REQ-5 asks
-for two minutes; WireGuard's own advice)."""
+for two minutes). It keeps sessions, too: two ends that both begin one, as when a path is lost, may
+refuse each other's answer, and begin again after five seconds."""
 
 _VXLAN_IDENTIFIERS = 1 << 24
 
@@ -207,7 +208,7 @@ def _wireguard(
                     prefixes=_prefixes(peer),
                     key=key,
                     spare_keys=tuple(spare),
-                    keepalive=KEEPALIVE_SECONDS if way.uplink.public else 0,
+                    keepalive=KEEPALIVE_SECONDS,
                 )
             )
     if peers:

@@ -303,7 +303,7 @@ class SiteHost:
             ),
             "rules": self.json("ip -json rule") + self.json("ip -json -6 rule"),
             "routes": self.json("ip -json route show table all"),
-            "namespaces": self.json("ip -json netns"),
+            "namespaces": [one["name"] for one in self.json("ip -json netns")],
             "nft": self.output("nft list ruleset"),
             "files": sorted(run.splitlines()),
             "ports": self.vsctl("name,tag,trunks,vlan_mode,external_ids", "Port"),

@@ -224,7 +224,7 @@ def test_down_after_a_killed_up(idle_host: tuple[SiteHost, dict[str, Any]], part
         "ip link set server down",
         "ip -n fedsdn link set server down",
         "ip -n fedsdn link delete t1-up1",
-        "pkill -e -x wireguard-go",
+        "kill -9 $(pidof wireguard-go)",
         "ip -n fedsdn link set t2-up2 mtu 1300",
         "ip -n fedsdn link set t2-up2 down",
         "ip -n fedsdn link set wan-up1 mtu 1400",
