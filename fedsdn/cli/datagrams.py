@@ -89,8 +89,8 @@ def _path(view: FlowView) -> str:
         return "none yet"
     if there == back or back is None:
         return str(there)
-    came = f"back by {back.peer_uplink} to {back.uplink}"
-    return came if there is None else f"{there}, {came}"
+    came = f"{back.peer}/{back.peer_uplink} to {back.uplink}"
+    return came if there is None else f"{there}, back {came}"
 
 
 def _end(address: Address, port: int | None) -> str:

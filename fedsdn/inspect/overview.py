@@ -17,6 +17,7 @@ from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.failures import failures
 from fedsdn.verify.files import files
 from fedsdn.verify.identity import identity
+from fedsdn.verify.tunnels import tunnels_line
 from fedsdn.verify.view import SiteView
 
 _TOLD_LOSS, _BAD_LOSS = 0.01, 0.05
@@ -41,6 +42,7 @@ def overview(view: SiteView) -> list[Line]:
         ("identity", partial(identity, view.identity_view)),
         ("uplinks", partial(_uplinks, view, status)),
         ("peers", partial(_peers, view, status)),
+        ("tunnels", lambda: tunnels_line(view, status())),
         ("files", lambda: files(view, status())),
         ("connections", lambda: _connections(counted())),
         ("failures", lambda: failures(counted())),

@@ -117,7 +117,7 @@ def _tunnels(federation: Federation, site: str) -> dict[PathName, tuple[int, int
     with suppress(FedsdnError):  # 'fedsdn status' says what is the matter
         proxy = Shell(site).inside(PROXY_NAMESPACE)
         found = read_tunnels(federation, federation.site(site), proxy)
-        return {view.path: (view.sent, view.received) for view in found if view.there}
+        return {view.path: (view.sent, view.received) for view in found if view.known}
     return {}
 
 

@@ -103,11 +103,13 @@ def ask(options: argparse.Namespace) -> None:
             try:
                 _ask_once(sock, found, min(rest, _ANSWER_SECONDS))
             except OSError as error:
-                if error.errno != errno.EMSGSIZE or not options.whole:
+                if error.errno != errno.EMSGSIZE:
                     found.error = error.strerror
                     break
+                # The kernel has learnt the path's MTU, and cuts the next one, if it may.
                 found.mtu = sock.getsockopt(*_MTU[family])
-                found.size = min(found.size, found.mtu - _HEADERS[family])
+                if options.whole:
+                    found.size = min(found.size, found.mtu - _HEADERS[family])
     if found.seen is None and found.error is None:
         found.error = "no answer"
     print(json.dumps(asdict(found)))

@@ -8,6 +8,8 @@ from itertools import combinations
 
 from fedsdn.verify.checks import Check
 from fedsdn.verify.connections import both_sides_check, path_checks
+from fedsdn.verify.datagram_loss import datagram_loss_check
+from fedsdn.verify.datagrams import datagram_checks
 from fedsdn.verify.loss import PlugUplink, loss_check, losses
 from fedsdn.verify.paths import paths
 from fedsdn.verify.site import site_checks, traffic_counter_checks
@@ -37,7 +39,7 @@ def all_checks(
     checks = [check for view in views for check in site_checks(view)]
     every_path = paths(views)
     for path in every_path:
-        checks += path_checks(path, effort.connections)
+        checks += [*path_checks(path, effort.connections), *datagram_checks(path)]
     order = [view.name for view in views]
     there = [
         path
@@ -52,5 +54,7 @@ def all_checks(
         wires = Wires(near, far, effort.seconds)
         checks += throughput_checks(wires, same_sites)
         if plug is not None:
-            checks += [loss_check(loss) for loss in losses(wires.pairs, same_sites[0], plug)]
+            every_loss = losses(wires.pairs, same_sites[0], plug)
+            checks += [loss_check(loss) for loss in every_loss]
+            checks += [check for loss in every_loss if (check := datagram_loss_check(loss))]
     return checks + [check for view in views for check in traffic_counter_checks(view)]

@@ -18,6 +18,7 @@ from fedsdn.verify import proxy as proxy_checks
 from fedsdn.verify.checks import Check, CheckFailedError
 from fedsdn.verify.failures import failures
 from fedsdn.verify.files import files
+from fedsdn.verify.tunnels import tunnels_line
 from fedsdn.verify.view import SiteView
 
 
@@ -182,6 +183,12 @@ def _proxy_checks(view: SiteView) -> list[Check]:
             SiteCheck.PORTS,
             SiteCheck.ADDRESSES,
             SiteCheck.ENDPOINTS,
+        ),
+        check(
+            SiteCheck.TUNNELS,
+            "there is a tunnel for what is not TCP on every path, and live ones are answered",
+            lambda view: tunnels_line(view, proxy_checks.status(view)),
+            SiteCheck.SET_UP,
         ),
         check(
             SiteCheck.PROXY,

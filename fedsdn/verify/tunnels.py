@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsdn.config.model import Federation, Site
 from fedsdn.shell import Shell
@@ -26,9 +26,10 @@ _MOST_NAMED = 5
 class TunnelView:
     """The tunnel of a path.
 
-    ``there`` says whether its interface knows the peer. ``sent`` and ``received`` are its bytes on
-    the uplink, without the headers of IP and UDP; of a VXLAN they are the packets' inside.
-    ``handshake`` is when the last one ended (Unix time), None if there was none.
+    ``there`` says whether the interface is, ``known`` whether it has the peer, too. ``sent`` and
+    ``received`` are its bytes on the uplink, without the headers of IP and UDP; of a VXLAN they are
+    the packets' inside. ``handshake`` is when the last one ended (Unix time), None if there was
+    none.
     """
 
     path: PathName
@@ -36,6 +37,7 @@ class TunnelView:
     kind: TunnelKind
     port: int
     there: bool
+    known: bool
     handshake: float | None = None
     sent: int = 0
     received: int = 0
@@ -78,17 +80,19 @@ def views(
     for tunnel in planned:
         for peer in tunnel.peers:
             path = PathName(tunnel.uplink, peer.site, peer.uplink)
+            there = tunnel.name in counters
             if tunnel.kind is TunnelKind.VXLAN:
-                found = counters.get(tunnel.name)
-                there, (sent, received), handshake = found is not None, found or (0, 0), None
+                state = PeerState(tunnel.name, "", None, *counters[tunnel.name]) if there else None
             else:
                 state = next(_states(federation, tunnel, peer, states), None)
-                there = state is not None and tunnel.name in counters
-                sent, received = (state.sent, state.received) if state else (0, 0)
-                handshake = state.handshake if state else None
-            yield TunnelView(
-                *(path, tunnel.name, tunnel.kind, tunnel.port),
-                *(there, handshake, sent, received),
+            known = there and state is not None
+            found = TunnelView(path, tunnel.name, tunnel.kind, tunnel.port, there, known)
+            yield (
+                found
+                if state is None
+                else replace(
+                    found, handshake=state.handshake, sent=state.sent, received=state.received
+                )
             )
 
 
@@ -113,7 +117,7 @@ def tunnels_line(view: SiteView, status: SiteStatus | None) -> str:
 
     """
     found = read_tunnels(view.federation, view.site, view.proxy)
-    return judged(found, live_paths(status), time.time(), view.set_up)
+    return judged(found, live_paths(status), time.time(), (view.set_up, view.start_application))
 
 
 def live_paths(status: SiteStatus | None) -> frozenset[PathName]:
@@ -125,8 +129,10 @@ def live_paths(status: SiteStatus | None) -> frozenset[PathName]:
     )
 
 
-def judged(found: Iterable[TunnelView], live: frozenset[PathName], now: float, set_up: str) -> str:
-    """Say in a line how tunnels are.
+def judged(
+    found: Iterable[TunnelView], live: frozenset[PathName], now: float, fixes: tuple[str, str]
+) -> str:
+    """Say in a line how tunnels are; ``fixes`` make interfaces, and give them their peers.
 
     Raises:
         CheckFailedError: one is missing, or a live path has a tunnel that nobody answers.
@@ -136,9 +142,10 @@ def judged(found: Iterable[TunnelView], live: frozenset[PathName], now: float, s
     if not every:
         return "none: no peer takes anything but TCP"
     if absent := [view for view in every if not view.there]:
+        raise CheckFailedError(f"{_named(absent)}: no interface {absent[0].interface}", fixes[0])
+    if unknown := [view for view in every if not view.known]:
         raise CheckFailedError(
-            f"{_named(absent)}: no tunnel ({absent[0].interface} is missing, or lacks the peer)",
-            set_up,
+            f"{_named(unknown)}: {unknown[0].interface} does not have the peer", fixes[1]
         )
     secured = [view for view in every if view.kind is TunnelKind.WIREGUARD]
     unheard = [

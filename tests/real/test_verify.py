@@ -30,6 +30,7 @@ from fedsdn.verify.plan import Effort, all_checks
 from fedsdn.verify.proxy import endpoints
 from fedsdn.verify.site import SiteCheck, section, site_checks, traffic_counter_checks
 from fedsdn.verify.throughput import Wires, carry, check_shares
+from fedsdn.verify.tunnels import tunnels_line
 from fedsdn.verify.view import SiteView, uplink_pairs
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("new_proxies")]
@@ -188,7 +189,7 @@ def test_flows_whose_actions_were_replaced_fail_flows(lab: Lab, view: SiteView, 
         operator.wait_for_controller(host, site, operator.start_controller(host))
     assert names(results, Outcome.FAILED) == {SiteCheck.APPLICATION, SiteCheck.FLOWS}, results
     failure = results[SiteCheck.FLOWS]
-    assert re.match(r"140 wanted: \d\d changed \(table 0, 1", failure.found)
+    assert re.match(r"140 wanted: \d+ changed \(table 0, 1", failure.found)
     assert "fedsdn flows diff; (re)start the application: " in failure.fix
     wait_until(lambda: _all_alive(host), LIMIT, lambda: "the paths stay dead")
     wait_until(lambda: passes(endpoints, view), LIMIT, lambda: "an endpoint is missing")
@@ -300,6 +301,25 @@ def test_endpoints_that_are_gone_fail_their_check_and_the_fix_mends_it(
         assert "endpoints none, uplinks 192.0.2.1" in failure.found
         mend(failure.fix)
         all_well(view)
+
+
+def test_a_tunnel_without_its_peer_fails_its_check_and_the_application_sets_it_again(
+    view: SiteView, host: Host
+) -> None:
+    key = view.proxy.output("wg", "show", "t1-up1", "peers").strip()
+    with process(host, "osken-manager", "STOP"):
+        view.proxy.output("wg", "set", "t1-up1", "peer", key, "remove")
+        failure = the_only_failure(view, SiteCheck.TUNNELS)
+    assert failure.found == "up1 to b/up1: t1-up1 does not have the peer"
+    assert "osken-manager" in failure.fix
+    wait_until(lambda: passes(tunnels, view), LIMIT, lambda: "the peer does not come back")
+    wait_until(lambda: _all_alive(host), LIMIT, lambda: "a path stays dead")
+    wait_until(lambda: passes(endpoints, view), LIMIT, lambda: "an endpoint is missing")
+    all_well(view)
+
+
+def tunnels(view: SiteView) -> str:
+    return tunnels_line(view, None)
 
 
 @pytest.mark.parametrize("port", ["server", "up1"])

@@ -1,5 +1,6 @@
 """What the checks compare, with values made up to be wrong."""
 
+from collections import defaultdict
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -58,18 +59,25 @@ def test_paths_are_both_directions_in_both_families() -> None:
 
 def test_what_the_file_forbids_is_tested_to_be_refused() -> None:
     federation = replace(TWO_SITES, allow=(Rule(("a",), protocol="tcp"),))
-    one, other = (
-        {check.section: check.name for check in all_checks(views(federation), QUICK)}[section]
-        for section in ("a → b, IPv4", "b → a, IPv6")
-    )
-    assert (one, other) == ("flow count", "prohibited")
+    names = _traffic(federation)
+    assert names["a → b, IPv4"][-3:] == ["flow count", "ping prohibited", "UDP prohibited"]
+    assert names["b → a, IPv6"] == REFUSALS
     sections = {check.section for check in all_checks(views(federation), QUICK)}
     assert not any(section.startswith("both sides at once") for section in sections)
     nobody = replace(TWO_SITES, allow=())
-    with_traffic = [
-        check.name for check in all_checks(views(nobody), QUICK) if "→" in check.section
-    ]
-    assert with_traffic == ["prohibited"] * 4
+    assert list(_traffic(nobody).values()) == [REFUSALS] * 4
+
+
+REFUSALS = ["prohibited", "ping prohibited", "UDP prohibited"]
+
+
+def _traffic(federation: Federation) -> dict[str, list[str]]:
+    """Names of the checks of each way from VM to VM."""
+    found = defaultdict(list)
+    for check in all_checks(views(federation), QUICK):
+        if "→" in check.section:
+            found[check.section].append(check.name)
+    return found
 
 
 def test_the_way_back_ends_where_the_way_began() -> None:
