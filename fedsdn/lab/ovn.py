@@ -59,7 +59,7 @@ class Port:
 class LogicalNetwork:
     """A provider network, flat without a ``vlan``, and its ports' security group.
 
-    The group lets nothing come but TCP from the networks ``clients``; without those, everything.
+    The group lets nothing come but from the networks ``clients``; without those, everything.
     """
 
     name: str
@@ -211,7 +211,7 @@ def _group_entries(network: LogicalNetwork) -> Iterator[list[str]]:
     for client in network.clients:
         yield _acl(
             *(group, "to-lport", _ALLOW),
-            f"{comes} ip{client.version} && ip{client.version}.src == {client} && tcp",
+            f"{comes} ip{client.version} && ip{client.version}.src == {client} && ip",
         )
 
 

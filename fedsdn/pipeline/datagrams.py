@@ -55,7 +55,7 @@ def peer_flows(context: PeerContext) -> Iterator[Flow]:
 
 def _to_router(context: Context) -> Iterator[Flow]:
     restored = context.site.source_restore == "nat"
-    for family in context.peers_families:
+    for family in sorted({prefix.family for prefix in context.site.prefixes}):
         for kind in ICMP_ERRORS[family]:
             yield context.flow(
                 Table.DATAGRAM,

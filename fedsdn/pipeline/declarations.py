@@ -229,8 +229,8 @@ SENDERS_SECONDS = 10
 
 MOST_FLOWS_PER_SECOND = 2000
 MOST_FLOWS_AT_ONCE = 10000
-"""What one VM may begin of flows that are not TCP: the kernel keeps 262,144 (``nf_conntrack_max``),
-most of them for 30 seconds or more."""
+"""What one VM may begin of flows that are not TCP: the kernel keeps some hundred thousand
+(``nf_conntrack_max``), most of them for 30 seconds or more."""
 
 MOST_REFUSALS_PER_SECOND = 5
 MOST_REFUSALS_AT_ONCE = 10

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -224,6 +225,16 @@ def test_every_network_has_its_own_connection_of_the_same_five_words(
             exchange(*pairs[name])
 
 
+def wait_for_ping(lab: Lab, place: str, to: str) -> None:
+    """Wait until a VM gets an answer."""
+    command = [*lab.prefix(place), "ping", "-c", "1", "-W", "1", to]
+    wait_until(
+        lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0,
+        LIMIT_S,
+        lambda: f"nobody answers pings of {place} to {to}",
+    )
+
+
 def test_what_another_network_sends_is_not_even_looked_at(ground: Ground, family: int) -> None:
     seen, port = [taken_bytes(ground)], next(_SOURCE_PORTS)
     with ExitStack() as stack:
@@ -235,6 +246,7 @@ def test_what_another_network_sends_is_not_even_looked_at(ground: Ground, family
             command = ("ping", "-c", "2", "-i", "0.1", "-W", "2", FAR[family])
             assert " 0% packet loss" in ground.host.run(*command, vm=name)
         seen.append(taken_bytes(ground))
+        wait_for_ping(ground.lab, "a/vm1", FAR[family])
         client = dialled(stack, ground.machine("vm1"), (NEAR[family], port), FAR[family])
         exchange(client, accepted(stack, at_b)[0])
         seen.append(taken_bytes(ground))

@@ -38,6 +38,7 @@ from tests.real.test_networks import (
     exchange,
     listening,
     taken_bytes,
+    wait_for_ping,
 )
 
 pytestmark = pytest.mark.real
@@ -127,13 +128,23 @@ def test_other_networks_lose_nothing(
     assert taken_bytes(ground) - before < BYTES / 10, "the rest of the test before, at most"
 
 
+def test_pings_of_a_vm_behind_br_int_cross_both_ways(ground: Ground, family: int) -> None:
+    for place, to in (("a/vm1", FAR), ("b/vm1", NEAR)):
+        wait_for_ping(ground.lab, place, to[family])
+    with ExitStack() as stack:
+        others = listening_in(stack, ground, "blue2", "red2", "blue-gw", "red-gw", "trunk")
+        ground.host.run("ping", "-c", "5", "-i", "0.05", "-W", "2", FAR[family], vm="vm1")
+        assert [seen for one in others for seen in one.strangers()] == []
+
+
 def test_what_is_not_carried_leaves_with_the_networks_own_tag(ground: Ground, family: int) -> None:
     """The gateway is the bridge's own port: with the local VLAN a frame would not come to it."""
     here = Namespace(Path(f"/proc/{ground.host.process.pid}/ns/net"))
+    unfederated = {4: "10.9.0.11", 6: "fd00:9::11"}[family]
     with Bystander(here, BRIDGE) as gateway:
-        ping = f"ping -c 3 -i 0.05 -W 1 {FAR[family]} || true"
+        ping = f"ping -c 3 -i 0.05 -W 1 {unfederated} || true"
         ground.host.run("sh", "-c", ping, vm="vm1")
-        wait_until(lambda: gateway.count(NEAR[family], FAR[family]) >= 3, LIMIT_S, lambda: "lost")
+        wait_until(lambda: gateway.count(NEAR[family], unfederated) >= 3, LIMIT_S, lambda: "lost")
 
 
 def test_what_neutron_drops_is_dropped(ground: Ground) -> None:

@@ -25,7 +25,16 @@ from fedsdn.verify.connections import path_checks
 from fedsdn.verify.paths import CONNECTS, paths
 from fedsdn.verify.site import SiteCheck, site_checks
 from tests.real.bystander import Bystander
-from tests.real.test_networks import BRIDGE, PORT, Ground, accepted, dialled, exchange, listening
+from tests.real.test_networks import (
+    BRIDGE,
+    PORT,
+    Ground,
+    accepted,
+    dialled,
+    exchange,
+    listening,
+    wait_for_ping,
+)
 
 pytestmark = pytest.mark.real
 
@@ -106,6 +115,15 @@ def test_others_keep_their_networks(lab: Lab, family: int) -> None:
         exchange(*pairs[0])
 
 
+def test_pings_cross_both_ways_and_nobody_else_sees_them(lab: Lab, family: int) -> None:
+    for place, to in (("a/vm1", FAR), ("b/vm1", NEAR)):
+        wait_for_ping(lab, place, to[family])
+    with ExitStack() as stack:
+        others = listening_in(stack, lab, *STRANGERS)
+        assert " 0% packet loss" in lab.host("a").run(*PING, FAR[family], vm="vm1")
+        assert [seen for one in others for seen in one.strangers()] == []
+
+
 def test_a_route_by_the_proxys_address_serves_vms_of_any_node(lab: Lab, family: int) -> None:
     """One behind the physical network, which has no other route: ``host_routes`` of its subnet."""
     ground = Ground(lab, VLAN, 0)
@@ -155,7 +173,7 @@ def test_a_security_group_sees_the_clients_address(lab: Lab, family: int) -> Non
 
 @contextmanager
 def group_of(lab: Lab, client: str) -> Iterator[None]:
-    """Have the security group of a's VMs let only ``client`` open TCP connections of its family."""
+    """Have the security group of a's VMs let only ``client`` come, of its family."""
     host, family = lab.host("a"), "ip6" if ":" in client else "ip4"
     said = json.loads(
         host.run("ovn-nbctl", "--format=json", "--columns=_uuid,match", "list", "ACL")
