@@ -87,7 +87,7 @@ def start_proxy(host: Host) -> Daemon:
 
 
 def wait_for_controller(host: Host, site: Site, controller: Daemon) -> None:
-    """Wait until the application is connected to the bridge and has installed its flows.
+    """Wait until the application is on the bridge, with its flows, and the tunnels have peers.
 
     Raises:
         FedsdnError: the controller ended, or it takes longer than ``READY_SECONDS``.
@@ -96,6 +96,7 @@ def wait_for_controller(host: Host, site: Site, controller: Daemon) -> None:
     bridge = site.provider_network.bridge
     _wait(controller, lambda: _connected(host, bridge), "has not connected to the bridge")
     _wait(controller, lambda: _has_flows(host, bridge), f"has installed no flows on {bridge}")
+    _wait(controller, lambda: _has_tunnels(host), "has not given the tunnels their peers")
 
 
 def wait_for_proxy(host: Host, federation: Federation, proxy: Daemon) -> None:
@@ -131,6 +132,12 @@ def _connected(host: Host, bridge: str) -> bool:
 
 def _has_flows(host: Host, bridge: str) -> bool:
     return bool(_OWN_TABLE.search(host.run("ovs-ofctl", "-OOpenFlow13", "dump-flows", bridge)))
+
+
+def _has_tunnels(host: Host) -> bool:
+    interfaces = host.run("wg", "show", "interfaces", vm=PROXY_NAMESPACE).split()
+    peers = host.run("wg", "show", "all", "peers", vm=PROXY_NAMESPACE).splitlines()
+    return set(interfaces) == {line.split()[0] for line in peers}
 
 
 def _listens(host: Host, port: int) -> bool:

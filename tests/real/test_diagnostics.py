@@ -15,6 +15,7 @@ from fedsdn.config.loader import dump_federation, load_federation
 from fedsdn.config.rules import Rule
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from tests.real.test_proxy_lab import LIMIT_SECONDS, Vm, connections
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("new_proxies")]
@@ -176,6 +177,31 @@ def well(lab: Lab) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def test_a_ping_is_a_flow_with_its_path(lab: Lab) -> None:
+    """At both sites, with what the other one sent; and its bytes are the path's in ``uplinks``."""
+    lab.host("a").run("ping", "-c", "2", "-i", "0.2", "-s", "900", "10.2.0.12", vm="vm2")
+    sides = {}
+    for site, way in (("a", "outbound"), ("b", "inbound")):
+        host = lab.host(site)
+        [flow] = [
+            flow
+            for flow in json.loads(host.run(*FEDSDN, "datagrams", "--json"))
+            if (flow["source"], flow["destination"]) == ("10.1.0.12", "10.2.0.12")
+        ]
+        assert (flow["direction"], flow["protocol"], flow["answered"]) == (way, "icmp", True)
+        assert min(flow["sent"], flow["received"]) > 900
+        assert flow["age"] < LIMIT_SECONDS
+        sides[site] = flow
+        paths = json.loads(host.run(*FEDSDN, "uplinks", "--json"))["paths"]
+        [used] = [
+            path
+            for path in paths
+            if flow["sent_by"] == {name: path[name] for name in ("uplink", "peer", "peer_uplink")}
+        ]
+        assert used["datagrams_sent"] > flow["sent"]
+    assert sides["a"]["sent_by"]["uplink"] == sides["b"]["received_by"]["peer_uplink"]
+
+
 def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     host = lab.host("a")
     host.run(*FEDSDN, "support-bundle", "/run/bundle.tar.gz")
@@ -192,7 +218,9 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     assert "nw_dst=10.2.0.0/24" in texts["bridge/dump-flows.txt"]
     directory = host.run_directory / "fedsdn" / "identity"
     secrets = [file.read_text().splitlines()[1] for file in directory.glob("*.key")]
-    assert len(secrets) == 2
+    secrets += host.run("wg", "show", "all", "private-key", vm=PROXY_NAMESPACE).split()[1:2]
+    assert len(secrets) == 3
+    assert texts["namespace/tunnels.txt"].count("private key: (hidden)") == 2
     assert [name for name, text in texts.items() if any(key in text for key in secrets)] == []
     assert [name for name, text in texts.items() if "PRIVATE" in text] == []
     assert [name for name, text in texts.items() if "Traceback" in text] == []
@@ -202,7 +230,7 @@ def test_without_an_application_the_command_says_so(lab: Lab) -> None:
     """Asked at a host that runs nothing: this one."""
     federation = lab.host("a").run_directory / "fedsdn/federation.yaml"
     options = ["--site", "a", "--federation", str(federation)]
-    for command in ("connections", "status", "uplinks"):
+    for command in ("connections", "datagrams", "status", "uplinks"):
         done = subprocess.run(
             ["unshare", "--net", *FEDSDN, command, *options],
             capture_output=True,
