@@ -311,7 +311,7 @@ class _Worker:
         self._path_manager.look_in(STALE_SECONDS)
         usable = cache(self._usable_pairs)  # once for each peer, not for each connection
         self._pool.renew(lambda one: one.is_on(usable(one.peer.name)))
-        self._parked.renew(lambda far, peer: _has_subflow_on(far, usable(peer)))
+        self._parked.dismiss(lambda far, peer: _has_subflow_on(far, usable(peer)))
 
     def _usable_pairs(self, peer_name: str) -> Set[AddressPair]:
         return {
