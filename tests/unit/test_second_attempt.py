@@ -26,6 +26,7 @@ from fedsdn.proxy.tls.secured import TlsError
 from tests.unit.loopback import asynchronous
 from tests.unit.tls_ends import FEDERATION, A, B, C, tls_of
 
+
 def on_loopback(site: Site, host: int) -> Site:
     """A site with two uplinks, each of which reaches one of another such site."""
     uplinks = (
