@@ -135,7 +135,7 @@ class Server:
         """
         try:
             with ExitStack() as opened:
-                secured = opened.enter_context(await self._called(far, peer))
+                secured = opened.enter_context(await self._called(far, caller, peer))
                 await self._tls.prove(secured, peer, partial(self._steps.step, caller.address))
                 opened.pop_all()
                 return secured
@@ -145,10 +145,12 @@ class Server:
             self._log.say(logging.WARNING, (peer.name, reason), text)
             raise NotProvenError(reason, error.detail) from error
 
-    async def _called(self, far: socket.socket, peer: Site) -> Secured:
+    async def _called(self, far: socket.socket, caller: SocketAddress, peer: Site) -> Secured:
+        """Make a connection one with TLS, which costs a part of a step, too."""
         while True:
-            with suppress(BlockingIOError):
-                return self._tls.called(far, peer)
+            async with self._steps.step(caller.address):
+                with suppress(BlockingIOError):
+                    return self._tls.called(far, peer)
             await readable(far)  # it was, and the kernel has thrown that away
 
     async def _go_on(self, dialogue: Dialogue) -> None:
