@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -30,7 +31,7 @@ from fedsdn.proxy.socks.protocol import (
     encode_reply,
 )
 from fedsdn.socket_address import SocketAddress
-from tests.unit.loopback import asynchronous, tcp_pair
+from tests.unit.loopback import asynchronous, tcp_pair, until
 from tests.unit.peer_connections import PEER, connected
 
 CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
@@ -317,6 +318,53 @@ async def test_a_repeated_request_takes_no_more_than_a_new_connections_first_seg
         assert await answer is Reply.SUCCEEDED
         rest = len(GREETING + request.encode() + record) - FIRST_SEGMENT_BYTES
         assert await net.read(1, rest) == bytes(rest)
+
+
+@asynchronous
+async def test_what_was_sent_on_before_the_answer_is_sent_again_too() -> None:
+    async with asking() as (net, request):
+        vm, near = tcp_pair()
+        with vm, near:
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = near.recv
+                answer = asyncio.create_task(asked.answer())
+                await net.read(0, len(request.encode()))
+                sent = b""
+                with asked.forwarding(near):
+                    for said in (b"one", b"another"):
+                        vm.send(said)
+                        record = records.record(Kind.DATA, len(said)) + said
+                        assert await net.read(0, len(record)) == record
+                        sent += record
+                    await net.say(0, encode_reply(Reply.ASK_AGAIN))
+                    await until(lambda: len(net.ends) == 2)
+                    again = GREETING + request.encode() + sent
+                    assert await net.read(1, len(again)) == again
+                    vm.send(b"for the relay")
+                    await net.say(1, SELECTION + SUCCEEDED)
+                    assert await answer is Reply.SUCCEEDED
+            assert near.recv(100) == b"for the relay"
+
+
+@pytest.mark.parametrize(
+    ("usable", "number"), [(False, errno.EPROTONOSUPPORT), (True, errno.ECONNABORTED)]
+)
+@asynchronous
+async def test_a_peer_that_asks_again_and_again_is_left(
+    monkeypatch: pytest.MonkeyPatch, usable: bool, number: int
+) -> None:
+    """Only what has fallen back is said to have."""
+    monkeypatch.setattr(peers, "is_usable", lambda _far, _peer: usable)
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        answer = asyncio.create_task(asked.answer())
+        await net.say(0, encode_reply(Reply.ASK_AGAIN))
+        for end in (1, 2):
+            await until(lambda end=end: len(net.ends) > end)  # type: ignore[misc]
+            await net.say(end, SELECTION + encode_reply(Reply.ASK_AGAIN))
+        with pytest.raises(OSError, match=r"again and again|fallen back") as left:
+            await answer
+        assert left.value.errno == number
+        assert len(net.ends) == 3
 
 
 @asynchronous

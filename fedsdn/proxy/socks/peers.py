@@ -62,8 +62,8 @@ class Asked:
         self._peer = peer
         self._request = request
         self._read_early = read_early
-        self._first_data = b""
-        self._has_more_early = False
+        self._first_data = bytearray()
+        """The VM's, in records: kept, since the peer may ask again for all."""
         self._unsent = b""
         self._connection: Connection | None = None
         self._was_ready = False
@@ -148,8 +148,8 @@ class Asked:
         room = most - len(said)
         if not self.early and (data := self._read_early(room - records.HEADER.size)):
             self.early = len(data)
-            self._first_data = records.record(Kind.DATA, self.early) + data
-        self._unsent = self._first_data[room:]
+            self._first_data += records.record(Kind.DATA, self.early) + data
+        self._unsent = bytes(self._first_data[room:])
         await send_all(self.far, said + self._first_data[:room])
 
     @contextmanager
@@ -172,8 +172,8 @@ class Asked:
         data = self._read_early(_EARLY_BYTES - self.early) if self._was_ready else b""
         if data:
             self.early += len(data)
-            self._has_more_early = True
             said = records.record(Kind.DATA, len(data)) + data
+            self._first_data += said
             sent = 0
             with suppress(OSError):  # a broken connection is found by whoever reads the answer
                 sent = self.far.send(said)
@@ -194,19 +194,20 @@ class Asked:
             reply = await ask_plainly(self.far, self._request.destination)
             self._peers.connector.join(self.connection)
             return reply
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            if attempt and not (self._is_unasked and await self._sent_on(self.connection)):
+                await self._send_anew()
             reply = await self._reply_or_again()
+            usable = is_usable(self.far, self._peer)
             if reply is not Reply.ASK_AGAIN:
-                if not is_usable(self.far, self._peer):
+                if not usable:
                     raise fallen_back()
                 self._reply = reply
                 if reply is Reply.SUCCEEDED and self._unsent:
                     await send_all(self.far, self._unsent)
                 return reply
-            if self._has_more_early:
-                raise fallen_back()
-            if not (self._is_unasked and await self._sent_on(self.connection)):
-                await self._send_anew()
+        if usable:
+            raise OSError(errno.ECONNABORTED, "the peer asks again and again for the request")
         raise fallen_back()
 
     async def _reply_or_again(self) -> Reply:

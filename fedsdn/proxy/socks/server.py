@@ -191,8 +191,7 @@ class Server:
             while (request := await self._next_request(dialogue)) is not None:
                 # Not before: it may fall back when the first data arrive.
                 if not is_usable(far, peer):
-                    self._statistics.add(Counter.ASKED_AGAIN)
-                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    await self._ask_again(dialogue)
                     return
                 now = self.peer_behind(dialogue.caller.address)
                 # A connection that waited for a slot was judged by an older file.
@@ -201,7 +200,7 @@ class Server:
                     return
                 peer = now
                 if not self._tls.still_counts(far, peer.name):
-                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    await self._ask_again(dialogue)
                     return
                 known = replace(asking, client=request.client, destination=request.destination)
                 with self._carried.carrying(known):
@@ -209,6 +208,11 @@ class Server:
                         await self._carry(dialogue, request, peer)
                     else:
                         await dialogue.refuse(Reply.NOT_ALLOWED)
+
+    async def _ask_again(self, dialogue: Dialogue) -> None:
+        """Have the peer repeat its request on another connection: nothing is done for it here."""
+        self._statistics.add(Counter.ASKED_AGAIN)
+        await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
 
     async def _next_request(self, dialogue: Dialogue) -> Request | None:
         """Return what a peer asks for; None, once it is answered, if it is not understood.
