@@ -150,3 +150,17 @@ async def test_beginning_with_tls_waits_for_its_turn_as_every_step(
             assert not called.called
         await proving
         assert called.call_count == 1
+
+
+@pytest.mark.parametrize("said", [b"", GREETING[:1]])
+@asynchronous
+async def test_a_caller_that_goes_away_before_it_has_spoken_says_nothing_else(
+    scene: Callable[[], Scene], said: bytes
+) -> None:
+    """A peer does that with a connection which it makes ready, and then does not want."""
+    far, peer = tcp_pair()
+    with far, peer:
+        peer.send(said)
+        peer.close()
+        with pytest.raises(ConnectionResetError):
+            await scene().server.meet(far, CALLER)
