@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[type[Any], str]] = {
 }
 """What is called again and again, or with news of a flow."""
 
+LEAVING = "taking leave"
 PARTS = (*TASKS, *CALLS)
 _told = threading.Event()
 
@@ -79,6 +80,6 @@ if __name__ == "__main__":
     if part in TASKS:
         break_task(TASKS[part])
     else:
-        break_call(*CALLS[part])
+        break_call(*(CALLS | {LEAVING: (FederationApp, "close")})[part])
     signal.signal(signal.SIGUSR1, lambda *_: _told.set())
     launcher.main()
