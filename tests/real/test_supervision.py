@@ -72,11 +72,10 @@ def test_it_ends_when_it_is_told_to_whatever_fails_then(host: SiteHost) -> None:
     arguments = ["--config-file=/run/fedsdn.conf", "fedsdn.app"]
     with host.program(*command, *arguments, stderr=subprocess.STDOUT) as program:
         wait_until(lambda: len(own(host)) > 50)
-        program.send_signal(signal.SIGUSR1)
         program.terminate()
+        assert program.wait(LIMIT_S) == 0
         said = to_its_end(program)
         assert any("no leave taken" in line for line in said), said
-        assert program.wait(LIMIT_S) == 0
 
 
 def test_the_application_has_a_loop_and_three_executors_besides_os_kens(host: SiteHost) -> None:
