@@ -25,7 +25,7 @@ lint: install
 test: lint
 	@scripts/install-packages --tests
 	@scripts/install-neutron
-	$(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --no-loadscope-reorder
 
 # Looks for bytes that break what reads them, for so many seconds each.
 FUZZ_SECONDS ?= 60

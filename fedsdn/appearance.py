@@ -1,4 +1,4 @@
-"""Waiting for a file to appear, such as the socket of a server that starts again (inotify(7))."""
+"""Waiting for a file to appear or change, such as a server's socket or a key (inotify(7))."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pathlib import Path
 _CREATED, _MOVED_HERE, _CHANGED = 0x100, 0x80, 0x4
 """``IN_CREATE``, ``IN_MOVED_TO``, ``IN_ATTRIB``: a server may set a socket's mode last."""
 
-_EVENTS = _CREATED | _MOVED_HERE | _CHANGED
+_WRITTEN, _DELETED, _MOVED_AWAY, _ITSELF = 0x8, 0x200, 0x40, 0xC00
+"""``IN_CLOSE_WRITE``, ``IN_DELETE``, ``IN_MOVED_FROM``; the last two of the directory itself."""
+
+_APPEARS = _CREATED | _MOVED_HERE | _CHANGED
+_CHANGES = _APPEARS | _WRITTEN | _DELETED | _MOVED_AWAY | _ITSELF
 _READ_BYTES = 1 << 16
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -25,12 +29,13 @@ class Appearance:
     (``fs.inotify.max_user_instances``), nothing is seen, and waiting ends with its time.
     """
 
-    def __init__(self, file: Path) -> None:
-        """Watch from now on."""
+    def __init__(self, file: Path, *, or_changes: bool = False) -> None:
+        """Watch from now on; what is written or goes away counts, too, if that is asked for."""
+        events = _CHANGES if or_changes else _APPEARS
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._notices: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         directories = (str(directory).encode() for directory in file.parents)
-        any(_LIBC.inotify_add_watch(self._notices, name, _EVENTS) >= 0 for name in directories)
+        any(_LIBC.inotify_add_watch(self._notices, name, events) >= 0 for name in directories)
 
     def __enter__(self) -> Appearance:
         return self

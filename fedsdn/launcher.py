@@ -93,10 +93,14 @@ def _do_nothing() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    _LOG.info("stopping on %s; the flows stay on the bridge", signal.Signals(number).name)
-    for application in AppManager.get_instance().applications.values():
-        application.close()
-    _leave(0)
+    try:
+        _LOG.info("stopping on %s; the flows stay on the bridge", signal.Signals(number).name)
+        for application in AppManager.get_instance().applications.values():
+            application.close()
+    except Exception:
+        _LOG.exception("no leave taken")
+    finally:  # or the main thread would end, and the others go on
+        _leave(0)
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:

@@ -1,8 +1,9 @@
-"""``make test`` runs two tests at a time: one that may load the machine, and one that asks little.
+"""``make test`` runs three tests at a time: one may load the machine, and the others ask little.
 
 A test that moves data at the wires' speed, or counts milliseconds, has none of its kind beside it:
 all of these run in one process, in turn. The files of ``unit``, and those named here, run in the
-other, with less priority, and in both when the first is done. ``pytest FILE`` runs all in turn.
+others, with less priority, and in all when the first is done. ``pytest FILE`` runs all in turn.
+Most of what tests do is to wait: three take no more than half of two processors.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ BESIDE = frozenset(
     {
         "test_allow",
         "test_bridge_returns",
+        "test_ended",
+        "test_fallback",
         "test_flow_tables",
+        "test_flows",
         "test_hostile_wire",
         "test_interop",
+        "test_known_destinations",
+        "test_lab_life",
         "test_networks",
         "test_neutron",
         "test_next_hops",
@@ -30,8 +36,14 @@ BESIDE = frozenset(
         "test_ovn",
         "test_port_vlans",
         "test_prerequisites",
+        "test_proxy_file",
+        "test_proxy_life",
+        "test_proxy_policy",
         "test_proxy_start",
+        "test_proxy_tls",
+        "test_proxy_uplinks",
         "test_recipe",
+        "test_restore",
         "test_revocation",
         "test_rights",
         "test_rotation",
@@ -45,12 +57,16 @@ BESIDE = frozenset(
         "test_site_up",
         "test_sites_come_and_go",
         "test_start_order",
+        "test_strangers",
         "test_this_machine",
         "test_tunnel_routes",
+        "test_traffic_class",
+        "test_unheard_end",
         "test_upkeep",
         "test_uplink_loop",
         "test_verify_datagrams",
         "test_wire",
+        "test_worker_parts",
     }
 )
 """Files of ``real`` that wait more than they work, on hosts and in labs of their own, and measure
@@ -67,8 +83,8 @@ def _is_beside(file: PurePath) -> bool:
     return "unit" in file.parts or file.stem in BESIDE
 
 
-class OneOfTwoMayLoad(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives one process everything that may load the machine, and the other one file by file."""
+class OneMayLoad(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives one process everything that may load the machine, and the others file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         """Return the name of what stays together: tests of one process, in their order."""
@@ -76,9 +92,9 @@ class OneOfTwoMayLoad(LoadScopeScheduling):  # type: ignore[misc]
         return file if _is_beside(PurePath(file)) else "all that may load the machine"
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneOfTwoMayLoad:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneMayLoad:
     """Tell pytest-xdist how tests are shared out."""
-    return OneOfTwoMayLoad(config, log)
+    return OneMayLoad(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

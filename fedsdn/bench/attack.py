@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -47,6 +47,31 @@ _REASONS = (
 )
 """What strangers are refused for."""
 AnyKind = Kind | impostor.Kind
+
+_SILENT = frozenset({Reason.SILENT_CALLER, Reason.CROWDED})
+_GARBLED = frozenset({Reason.GARBLED, Reason.CROWDED})
+_CERTIFICATE = frozenset({Reason.CALLERS_CERTIFICATE, Reason.CROWDED})
+REFUSED_FOR: Mapping[AnyKind, Set[Reason]] = {
+    Kind.HALF_OPEN: frozenset(),
+    Kind.SILENT: _SILENT,
+    Kind.SILENT_MULTIPATH: _SILENT,
+    Kind.SLOW: _SILENT,
+    Kind.GARBAGE: _GARBLED,
+    Kind.HTTP: _GARBLED,
+    Kind.SOCKS: _GARBLED,
+    Kind.HELLO: _SILENT,
+    Kind.COSTLY_HELLO: _GARBLED,
+    Kind.TRUNCATED: _SILENT,
+    Kind.OVERSIZED: _GARBLED,
+    impostor.Kind.NO_CERTIFICATE: _CERTIFICATE,
+    impostor.Kind.FOREIGN: _CERTIFICATE,
+    impostor.Kind.EXPIRED: _CERTIFICATE,
+    impostor.Kind.EARLY: _CERTIFICATE,
+    impostor.Kind.CHAIN: _GARBLED,
+    impostor.Kind.CLIENT: frozenset({Reason.FOREIGN_CLIENT, Reason.CROWDED}),
+    impostor.Kind.DESTINATION: frozenset({Reason.FOREIGN_DESTINATION, Reason.CROWDED}),
+}
+"""What strangers of a kind may be counted as, and nothing else. A SYN alone is none's caller."""
 
 MANY = frozenset({Kind.HALF_OPEN, Kind.SILENT, Kind.SILENT_MULTIPATH})
 """Those of which there are most."""
@@ -163,19 +188,32 @@ def _slowest(rounds: Iterable[Sequence[float]]) -> float:
 def _failed(one: Round) -> Iterator[str]:
     if one.broken:
         yield f"the transfer: {one.broken}"
-    if one.strangers.served or one.strangers.left:
-        yield f"{one.strangers.served} were served, and {one.strangers.left} not refused"
-    if one.kind is not Kind.HALF_OPEN and sum(one.counted.values()) < one.strangers.opened:
-        yield f"{sum(one.counted.values())} of {one.strangers.opened} were counted"
+    yield from _not_refused(one)
     for when, watched in (("before", one.before), ("during", one.during), ("after", one.after)):
         if watched.times.failed:
             yield f"{watched.times.failed} connections of others failed {when} it"
+        if watched.silence_ms > MOST_SILENCE_MS:
+            yield f"the transfer stood still for {watched.silence_ms:.0f} ms {when} it"
     if one.times > MOST_TIMES:
         yield f"others' connections took {one.times:.1f} times as long, more than {MOST_TIMES:g}"
     if one.part < LEAST_PART:
         yield f"the transfer kept {one.part:.2f} of its rate, less than {LEAST_PART:g}"
-    if one.during.silence_ms > max(MOST_SILENCE_MS, one.before.silence_ms):
-        yield f"the transfer stood still for {one.during.silence_ms:.0f} ms"
+
+
+def _not_refused(one: Round) -> Iterator[str]:
+    """Say which strangers were not refused as they should be."""
+    if one.strangers.served or one.strangers.left:
+        yield f"{one.strangers.served} were served, and {one.strangers.left} not refused"
+    if one.kind is not Kind.HALF_OPEN and not one.strangers.opened:
+        yield "none came so far that it could be refused"
+    expected = {str(reason) for reason in REFUSED_FOR[one.kind]}
+    counted = sum(count for reason, count in one.counted.items() if reason in expected)
+    if counted < one.strangers.opened:
+        words = " or ".join(sorted(expected))
+        yield f"{counted} of {one.strangers.opened} were counted as {words}"
+    for reason, count in one.counted.items():
+        if reason not in expected:
+            yield f"{count} were counted as {reason}"
 
 
 def run(rig: Rig, effort: Effort, results: AttackResults, report: Progress) -> None:
@@ -195,6 +233,8 @@ def run(rig: Rig, effort: Effort, results: AttackResults, report: Progress) -> N
                 f"{kind}: {one.strangers.opened} opened, {one.strangers.refused} refused; others' "
                 f"connections took {one.times:.1f} times"
             )
+    if results.worst is None:
+        report("too few connections of others to say anything of their slowest per cent")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedsdn.config.model import Address, Family, Interface, Site
 from fedsdn.errors import FedsdnError
+from fedsdn.lab import queues
 from fedsdn.lab.host import Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.namespaces import Namespace
@@ -236,6 +237,7 @@ def _plug_in(lab: Lab, site: LabSite, vms: Sequence[Vm]) -> None:
     whole = LabSite(site.name, site.gateways, (*site.vms, *vms))
     make_vms(host, whole)
     make_bridge(host, lab.topology.federation.site(site.name), whole, system=kernel_datapath())
+    queues.widen(host)
 
 
 def _wait_for_flows(lab: Lab, site: str) -> None:

@@ -39,6 +39,11 @@ DumpFile = Annotated[
 ]
 
 
+_Html = Annotated[
+    Path | None, typer.Option("--html", help="Write one page with the pipeline drawn.")
+]
+
+
 @app.command()
 def dump(
     file: DumpFile = None,
@@ -55,9 +60,7 @@ def dump(
     watch: Annotated[
         bool, typer.Option("--watch", help="Refresh every second, with rates, until Ctrl-C.")
     ] = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Write one page with the pipeline drawn.")
-    ] = None,
+    html: _Html = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config_file: ConfigFile = None,
     site: SiteName = None,

@@ -24,40 +24,44 @@ from fedsdn.verify.plan import FULL, QUICK, Effort, all_checks
 from fedsdn.verify.report import as_json, as_junit, print_results
 from fedsdn.verify.view import SiteView
 
+_Connections = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_CONNECTIONS,
+        help=f"Parallel connections per direction and family; default {FULL.connections}.",
+    ),
+]
+_Machines = Annotated[
+    Path | None,
+    typer.Option(
+        "--machines",
+        metavar="TOPOLOGY",
+        help="Check the sites of this topology, each on the machine that ssh knows by its "
+        "name, with real connections.",
+    ),
+]
+_PullWith = Annotated[
+    str | None,
+    typer.Option(
+        "--pull-with",
+        metavar="PROGRAM",
+        help="Pull each uplink in mid-transfer, too: PROGRAM SITE UPLINK down, and then up.",
+    ),
+]
+
 
 def verify(
     *,
     lab: Annotated[
         str | None, typer.Option("--lab", help="Check this lab, with real connections.")
     ] = None,
-    connections: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MOST_CONNECTIONS,
-            help=f"Parallel connections per direction and family; default {FULL.connections}.",
-        ),
-    ] = None,
-    machines: Annotated[
-        Path | None,
-        typer.Option(
-            "--machines",
-            metavar="TOPOLOGY",
-            help="Check the sites of this topology, each on the machine that ssh knows by its "
-            "name, with real connections.",
-        ),
-    ] = None,
+    connections: _Connections = None,
+    machines: _Machines = None,
     ssh_config: Annotated[
         Path | None, typer.Option("--ssh-config", help="ssh's configuration file for these.")
     ] = None,
-    pull_with: Annotated[
-        str | None,
-        typer.Option(
-            "--pull-with",
-            metavar="PROGRAM",
-            help="Pull each uplink in mid-transfer, too: PROGRAM SITE UPLINK down, and then up.",
-        ),
-    ] = None,
+    pull_with: _PullWith = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer connections, shorter transfers.")
     ] = False,

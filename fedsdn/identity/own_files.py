@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-LOOK_SECONDS = 1.0
-"""How often proxy and application look whether they have changed."""
+from fedsdn.appearance import Appearance
 
+_LOOK_SECONDS = 30.0
+"""How often proxy and application look where the kernel tells nothing."""
+
+_SETTLE_SECONDS = 0.2
+"""Delay after a change: an identity is several files, which come one after the other."""
 
 Version = frozenset[tuple[str, int, int]]
 
@@ -32,7 +36,9 @@ async def follow(
     if before is None:
         before = version(directory)
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        if (now := version(directory)) != before:
-            before = now
-            changed()
+        with Appearance(directory / "*", or_changes=True) as appeared:
+            if (now := version(directory)) != before:
+                before = now
+                changed()
+            if await appeared.happened(_LOOK_SECONDS):
+                await asyncio.sleep(_SETTLE_SECONDS)

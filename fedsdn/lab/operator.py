@@ -14,6 +14,7 @@ from fedsdn.config.reserved import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.errors import FedsdnError
 from fedsdn.identity import store
 from fedsdn.identity.new import NewIdentity
+from fedsdn.lab import queues
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Daemon, Host
 from fedsdn.lab.wait import wait_until
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
@@ -63,6 +64,7 @@ def site_up(host: Host) -> None:
 
     """
     host.run("fedsdn", "site", "up", _CONFIG)
+    queues.widen(host)
 
 
 def start_controller(host: Host) -> Daemon:

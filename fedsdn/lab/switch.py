@@ -9,6 +9,7 @@ from pyroute2.netlink import genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from fedsdn.config.model import Site
+from fedsdn.lab import queues
 from fedsdn.lab.commands import Commands
 from fedsdn.lab.host import Host
 from fedsdn.lab.topology import TRUNK, LabSite
@@ -21,8 +22,7 @@ _DIRECTORY = "/run/openvswitch"
 _DATABASE = f"{_DIRECTORY}/conf.db"
 _END_SECONDS = 10.0
 _PRIORITY = -10
-"""As ovs-ctl(8) starts it. A datapath in userspace that has to wait for 10 ms drops frames: its
-sockets hold no more (``net.core.rmem_default``)."""
+"""As ovs-ctl(8) starts it. A datapath in userspace that has to wait drops frames (``queues``)."""
 _NO_ARP_REPLY = 8
 """Do not answer for any local address (Linux ip-sysctl, arp_ignore)."""
 
@@ -79,6 +79,7 @@ def start_vswitchd(host: Host) -> None:
 
     """
     _start(host, (VSWITCHD,), priority=_PRIORITY)
+    queues.widen(host)
 
 
 def kill_vswitchd(host: Host) -> None:

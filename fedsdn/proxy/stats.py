@@ -51,7 +51,8 @@ class Counter(IntEnum):
     BYTES_RECEIVED = auto()
     """Bytes received from peers and passed on to VMs."""
     ASKED_AGAIN = auto()
-    """Connections that had fallen back before anything was done; the peer repeats its request."""
+    """Connections that had fallen back before anything was done, or whose certificates counted no
+    more; the peer repeats its request."""
 
 
 _WORD = 8

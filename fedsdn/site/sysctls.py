@@ -226,9 +226,10 @@ _NOT_FOR_ALL = ("net.ipv6.conf.all.forwarding", "net.ipv6.conf.all.addr_gen_mode
 """What is as it has to be for all, and what the kernel ignores there."""
 
 
-def _tcp(proxy_port: int) -> Iterator[Sysctl]:
+def _tcp_settings(proxy_port: int) -> dict[str, tuple[str, str]]:
+    """Return value and meaning of each setting of net.ipv4 that every kernel has."""
     buffer = str(BUFFER_BYTES)
-    settings = {
+    return {
         "tcp_rmem": (
             f"4096 {FIRST_WINDOW_BYTES} {buffer}",
             "receive window for 2 Gbit/s at 80 ms; from the start it holds what comes too early",
@@ -259,6 +260,10 @@ def _tcp(proxy_port: int) -> Iterator[Sysctl]:
             "SYNs in the name of a peer that does not answer fill the queue; others get in still",
         ),
     }
+
+
+def _tcp(proxy_port: int) -> Iterator[Sysctl]:
+    settings = _tcp_settings(proxy_port)
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
     yield Sysctl(

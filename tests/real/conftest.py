@@ -14,6 +14,9 @@ import pytest
 from fedsdn.lab import build, operator
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.wait import wait_until
+from tests.real.proxy_life import Net, Sites, running
+from tests.real.proxy_net import proxy_net
+from tests.unit.federations import two_sites
 
 TWO_SITE = Path(__file__).parents[2] / "topo" / "two-site.yaml"
 SITE_UP = (sys.executable, "-m", "fedsdn.cli.main", "site", "up")
@@ -50,6 +53,20 @@ def lab_name() -> Iterator[str]:
     name = f"test-{os.getpid()}-{next(_NUMBERS)}"
     yield name
     build.down(name)
+
+
+@pytest.fixture(scope="module")
+def sites() -> Iterator[Sites]:
+    """Return two sites, for the tests of one file, that have no proxies yet."""
+    with proxy_net(two_sites()) as sites:
+        yield sites
+
+
+@pytest.fixture
+def net(sites: Sites) -> Iterator[Net]:
+    """Return them with proxies that run, whatever the test before has done to those."""
+    with running(sites) as net:
+        yield net
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])

@@ -186,8 +186,12 @@ class SiteHost:
             yield program
         finally:
             program.terminate()
-            with suppress(ValueError):  # what it printed was read to its end
-                program.communicate()
+            try:
+                with suppress(ValueError):  # what it printed was read to its end
+                    program.communicate(timeout=LIMIT_S)
+            except subprocess.TimeoutExpired:
+                there = self.output("ps -eLo pid,ppid,tid,stat,wchan:24,comm,args")
+                raise AssertionError(f"{command} does not end; what runs is\n{there}") from None
 
     def inside(self, command: str) -> str:
         """Run a command in the proxy's namespace."""

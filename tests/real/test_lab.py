@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fedsdn.lab.lab import Lab
+from fedsdn.lab.switch import kernel_datapath
 from fedsdn.lab.wait import wait_until
 from fedsdn.shell import Shell
 from fedsdn.traffic.runner import Transfer, send, serving
@@ -48,6 +49,17 @@ def wait_for_link_state(lab: Lab, state: str) -> None:
             10,
             lambda: f"up1 does not go {state}",
         )
+
+
+@pytest.mark.skipif(kernel_datapath(), reason="the kernel's datapath has no sockets")
+def test_every_port_of_the_switch_has_room_for_frames(lab: Lab) -> None:
+    """Those of the VMs, of the wires and of the proxy; a port's is what the kernel makes of it."""
+    for site in ("a", "b"):
+        host = lab.host(site)
+        shown = host.run("ss", "--packet", "--no-header", "--oneline", "--memory", "--numeric")
+        rooms = {port: int(room) for port, room in re.findall(r"\*:(\S+).*\brb(\d+)", shown)}
+        assert {"vm1", "up1", "up2", "socksifier", "server", "wan-up1", "wan-up2"} <= rooms.keys()
+        assert min(room for port, room in rooms.items() if port != "*") >= 2 << 20, rooms
 
 
 @pytest.fixture

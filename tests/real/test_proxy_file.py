@@ -6,7 +6,6 @@ import errno
 import re
 import signal
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -15,32 +14,17 @@ import pytest
 from tests.real.proxy_connections import is_reset
 from tests.real.proxy_life import (
     Net,
-    Sites,
     ask_in_vain,
     beginning,
     exchange,
     listens_with_all_workers,
     open_connections,
-    running,
     without_the_vm,
 )
-from tests.real.proxy_net import proxy_net
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def sites() -> Iterator[Sites]:
-    with proxy_net(two_sites()) as sites:
-        yield sites
-
-
-@pytest.fixture
-def net(sites: Sites) -> Iterator[Net]:
-    with running(sites) as net:
-        yield net
 
 
 def is_refused(net: Net) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,34 +17,19 @@ from fedsdn.proxy.sockets import transport
 from tests.real.proxy_connections import is_reset
 from tests.real.proxy_life import (
     Net,
-    Sites,
     ask_in_vain,
     beginning,
     exchange,
     listens_with_all_workers,
     open_connections,
-    running,
 )
-from tests.real.proxy_net import LIMIT_S, SiteOfNet, proxy_net
+from tests.real.proxy_net import LIMIT_S, SiteOfNet
 from tests.real.site_host import wait_until
 from tests.real.test_direction import syn
-from tests.unit.federations import two_sites
 
 pytestmark = pytest.mark.real
 
 RST = 0x04
-
-
-@pytest.fixture(scope="module")
-def sites() -> Iterator[Sites]:
-    with proxy_net(two_sites()) as sites:
-        yield sites
-
-
-@pytest.fixture
-def net(sites: Sites) -> Iterator[Net]:
-    with running(sites) as net:
-        yield net
 
 
 def is_listening(site: SiteOfNet) -> bool:

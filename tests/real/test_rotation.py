@@ -1,6 +1,7 @@
 """Both sites of a federation replace their identities, as docs/sites.md says; nobody notices.
 
 Connections are open all the time, and at each step new ones are made at once.
+``FEDSDN_CONNECTIONS=250 pytest tests/real/test_rotation.py`` has a thousand of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.unit.test_config_identities import identities_of
 
 pytestmark = pytest.mark.real
 
-MANY = 50
+MANY = int(os.environ.get("FEDSDN_CONNECTIONS", "50"))
 """Connections of each family and direction that are open all the time."""
 
 

@@ -2,12 +2,16 @@
 
 A wire each joins site c to a and b, so these get an uplink more. All the time connections between
 these two carry data.
+
+``FEDSDN_CONNECTIONS=250 pytest -s -k revoked tests/real/test_sites_come_and_go.py`` has a thousand
+of these, and says how soon the connections of a site that is revoked end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,13 +26,13 @@ from fedsdn.lab.wait import wait_until
 from fedsdn.proxy.process.stats_socket import read_ended
 from fedsdn.uplinks.status import read_status
 from tests.real.test_proxy_lab import LIMIT_SECONDS, Pair, Vm, connections
-from tests.real.test_revocation import exchange
+from tests.real.test_revocation import exchange, reset_ends
 from tests.real.test_uplinks import Talk, talking
 
 pytestmark = pytest.mark.real
 
 TOPOLOGY = Path(__file__).parents[2] / "topo" / "three-site.yaml"
-MANY = 30
+MANY = int(os.environ.get("FEDSDN_CONNECTIONS", "30"))
 """Connections of each family and direction that are open all the time."""
 
 ORDERS = [("abc", "cab"), ("cab", "abc"), ("bca", "bca")]
@@ -162,6 +166,38 @@ def test_others_connections_go_on_while_a_site_joins_and_leaves(
         operators.leaves(site)
         talk.goes_on()
         exchange(pairs)
+
+
+def test_a_site_that_is_revoked_loses_its_connections_and_nobody_else_does(
+    operators: Operators, between: tuple[Talk, list[Pair]]
+) -> None:
+    """Its peer's file has it no more; it goes on with its own."""
+    talk, pairs = between
+    lab = operators.lab
+    for site in "abc":
+        operators.joins(site)
+    for near, far in ("ca", "ac"):
+        for family in (4, 6):
+            wait_until(
+                lambda ends=(near, far, family): exchanged(lab, *ends),  # type: ignore[misc]
+                LIMIT_SECONDS,
+                lambda: f"no connections between {near} and {far}",  # noqa: B023 -- called at once
+            )
+    with ExitStack() as stack:
+        doomed: list[Pair] = []
+        for near, far in ("ca", "ac"):
+            ends = Vm(lab, near, "vm1", 4), Vm(lab, far, "vm1", 4)
+            doomed += stack.enter_context(connections(*ends, count=10))
+        exchange(doomed)
+        began = time.monotonic()
+        operator.write_settings(lab.host("a"), operators.two)
+        assert [reset_ends(pair) for pair in doomed] == [(True, True)] * len(doomed)
+        seconds = time.monotonic() - began
+        print(f"{len(doomed)} reset within {seconds:.2f} s, beside {len(pairs)} of others")
+        talk.goes_on()
+        exchange(pairs)
+    for site in "abc":
+        operators.leaves(site)
 
 
 def test_sites_whose_files_differ_are_told_so_until_they_are_the_same(operators: Operators) -> None:

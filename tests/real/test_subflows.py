@@ -156,6 +156,11 @@ def whole_connection(
         yield pair, subflows
 
 
+def ports_of(sender: socket.socket, receiver: socket.socket) -> str:
+    """Match what one end of a connection sends to the other."""
+    return f"tcp sport {sender.getsockname()[1]} tcp dport {receiver.getsockname()[1]}"
+
+
 def pair_of(subflow: dict[str, Any]) -> tuple[str, str]:
     return subflow["local"], subflow["remote"]
 
@@ -206,9 +211,9 @@ def test_a_connection_goes_on_without_an_ended_subflow(
 ) -> None:
     near, far = ends
     with (
-        near.filtering("tcp flags rst counter"),
-        far.filtering("tcp flags rst counter"),
         whole_connection(at_a, ends) as ((client, server), subflows),
+        near.filtering(f"{ports_of(server, client)} tcp flags rst counter"),
+        far.filtering(f"{ports_of(client, server)} tcp flags rst counter"),
         ThreadPoolExecutor() as threads,
     ):
         token = subflows[0]["token"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.real import failing_app
-from tests.real.site_host import BRIDGE, Program, SiteHost, wait_until
+from tests.real.site_host import BRIDGE, LIMIT_S, Program, SiteHost, wait_until
 from tests.real.test_site_bridge import application, own
 
 pytestmark = pytest.mark.real
@@ -64,6 +64,18 @@ def test_an_unexpected_exception_ends_the_process_with_its_reason(
             assert any(
                 f"task '{part}' failed: ZeroDivisionError('injected')" in line for line in said
             )
+
+
+def test_it_ends_when_it_is_told_to_whatever_fails_then(host: SiteHost) -> None:
+    host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE}")
+    command = [sys.executable, str(FAILING), failing_app.LEAVING]
+    arguments = ["--config-file=/run/fedsdn.conf", "fedsdn.app"]
+    with host.program(*command, *arguments, stderr=subprocess.STDOUT) as program:
+        wait_until(lambda: len(own(host)) > 50)
+        program.terminate()
+        assert program.wait(LIMIT_S) == 0
+        said = to_its_end(program)
+        assert any("no leave taken" in line for line in said), said
 
 
 def test_the_application_has_a_loop_and_three_executors_besides_os_kens(host: SiteHost) -> None:

@@ -46,11 +46,11 @@ class Half:
         self.window = Window(Budget(), "vm")
         self.watch = VmWatch(near)
         self.records = records
-        self.ended: list[tuple[Reason, Who]] = []
+        self.ended: list[tuple[Reason | None, Who]] = []
         """What the relay says of the end of the connection."""
         self.relay = Relay(near, far, poller, buffers, self._streams, self._note_end)
 
-    def _note_end(self, _task: object, reason: Reason, who: Who, _detail: str) -> None:
+    def _note_end(self, _task: object, reason: Reason | None, who: Who, _detail: str) -> None:
         self.ended.append((reason, who))
 
     def _streams(self, relay: StreamRelay) -> tuple[Stream, Stream]:

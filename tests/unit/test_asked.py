@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.records import Kind
+from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
 from fedsdn.proxy.socks import peers
 from fedsdn.proxy.socks.connection import Connection, Connector
@@ -29,7 +31,7 @@ from fedsdn.proxy.socks.protocol import (
     encode_reply,
 )
 from fedsdn.socket_address import SocketAddress
-from tests.unit.loopback import asynchronous, tcp_pair
+from tests.unit.loopback import asynchronous, tcp_pair, until
 from tests.unit.peer_connections import PEER, connected
 
 CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
@@ -47,10 +49,16 @@ class FakePool:
 
     def __init__(self) -> None:
         self.ready: list[Connection] = []
+        self.newer: list[Connection] = []
+        self.looked = asyncio.Event()
         self.given_back: list[Connection] = []
 
     def take(self, _peer: str) -> Connection | None:
         return self.ready.pop() if self.ready else None
+
+    def take_newer(self, _peer: str, _than: float) -> Connection | None:
+        self.looked.set()
+        return self.newer.pop() if self.newer else None
 
     def give_back(self, connection: Connection) -> None:
         self.given_back.append(connection)
@@ -230,6 +238,64 @@ async def test_a_peer_that_is_late_is_not_asked_twice(monkeypatch: pytest.Monkey
         assert len(net.ends) == 1
 
 
+@pytest.fixture
+def nothing_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than a peer needs, as far as is seen."""
+    monkeypatch.setattr(peers, "VANISHED_SECONDS", 0.01)
+    monkeypatch.setattr(peers, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tcp, "unacknowledged", lambda _far: 1)
+
+
+@pytest.mark.usefixtures("nothing_is_acknowledged")
+@asynchronous
+async def test_a_request_that_is_late_stays_where_it_is_while_the_peer_is_not_heard_otherwise() -> (
+    None
+):
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        answer = asyncio.create_task(asked.answer())
+        for _ in range(3):
+            net.pool.looked.clear()
+            await net.pool.looked.wait()
+        await net.say(0, SUCCEEDED)
+        assert await answer is Reply.SUCCEEDED
+        assert len(net.ends) == 1
+
+
+@pytest.mark.usefixtures("nothing_is_acknowledged")
+@asynchronous
+async def test_a_request_whose_peer_has_vanished_is_made_on_a_newer_connection() -> None:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        answer = asyncio.create_task(asked.answer())
+        await net.pool.looked.wait()
+        net.pool.newer.append(await net.connect(PEER))
+        assert await net.read(1, len(request.encode())) == request.encode()
+        with pytest.raises(ConnectionResetError):
+            await net.read(0, len(request.encode()) + 1)
+        await net.say(1, SUCCEEDED)
+        assert await answer is Reply.SUCCEEDED
+        assert len(net.ends) == 2
+
+
+@pytest.mark.usefixtures("nothing_is_acknowledged")
+@asynchronous
+async def test_a_request_behind_which_data_came_waits_for_its_answer() -> None:
+    """They are acknowledged later than the request, and may not be sent twice."""
+    async with asking() as (net, request):
+        vm, near = tcp_pair()
+        with vm, near:
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = near.recv
+                with asked.forwarding(near):
+                    answer = asyncio.create_task(asked.answer())
+                    await net.read(0, len(request.encode()))
+                    vm.send(b"?")
+                    assert await net.read(0, records.HEADER.size + 1) == b"\0\0\0\1?"
+                    await asyncio.wait([answer], timeout=20 * peers.VANISHED_SECONDS)
+                    await net.say(0, SUCCEEDED)
+                    assert await answer is Reply.SUCCEEDED
+        assert len(net.ends) == 1
+
+
 @asynchronous
 async def test_a_repeated_request_takes_no_more_than_a_new_connections_first_segment() -> None:
     """Multipath TCP may fall back there, and then the peer asks once more."""
@@ -252,6 +318,53 @@ async def test_a_repeated_request_takes_no_more_than_a_new_connections_first_seg
         assert await answer is Reply.SUCCEEDED
         rest = len(GREETING + request.encode() + record) - FIRST_SEGMENT_BYTES
         assert await net.read(1, rest) == bytes(rest)
+
+
+@asynchronous
+async def test_what_was_sent_on_before_the_answer_is_sent_again_too() -> None:
+    async with asking() as (net, request):
+        vm, near = tcp_pair()
+        with vm, near:
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = near.recv
+                answer = asyncio.create_task(asked.answer())
+                await net.read(0, len(request.encode()))
+                sent = b""
+                with asked.forwarding(near):
+                    for said in (b"one", b"another"):
+                        vm.send(said)
+                        record = records.record(Kind.DATA, len(said)) + said
+                        assert await net.read(0, len(record)) == record
+                        sent += record
+                    await net.say(0, encode_reply(Reply.ASK_AGAIN))
+                    await until(lambda: len(net.ends) == 2)
+                    again = GREETING + request.encode() + sent
+                    assert await net.read(1, len(again)) == again
+                    vm.send(b"for the relay")
+                    await net.say(1, SELECTION + SUCCEEDED)
+                    assert await answer is Reply.SUCCEEDED
+            assert near.recv(100) == b"for the relay"
+
+
+@pytest.mark.parametrize(
+    ("usable", "number"), [(False, errno.EPROTONOSUPPORT), (True, errno.ECONNABORTED)]
+)
+@asynchronous
+async def test_a_peer_that_asks_again_and_again_is_left(
+    monkeypatch: pytest.MonkeyPatch, usable: bool, number: int
+) -> None:
+    """Only what has fallen back is said to have."""
+    monkeypatch.setattr(peers, "is_usable", lambda _far, _peer: usable)
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        answer = asyncio.create_task(asked.answer())
+        await net.say(0, encode_reply(Reply.ASK_AGAIN))
+        for end in (1, 2):
+            await until(lambda end=end: len(net.ends) > end)  # type: ignore[misc]
+            await net.say(end, SELECTION + encode_reply(Reply.ASK_AGAIN))
+        with pytest.raises(OSError, match=r"again and again|fallen back") as left:
+            await answer
+        assert left.value.errno == number
+        assert len(net.ends) == 3
 
 
 @asynchronous

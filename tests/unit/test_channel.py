@@ -1,20 +1,16 @@
-"""Workers and the application on a real channel. The bridge is a function of the test's own."""
+"""Workers and the application on a real channel: what they tell each other."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Set
-from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
+from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace as altered
 
-from fedsdn.channel import ask, server
-from fedsdn.channel.client import ChannelClient
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.messages import (
     LONGEST_LINE,
@@ -31,79 +27,11 @@ from fedsdn.channel.messages import (
     decode,
     encode_answer,
 )
-from fedsdn.channel.report import Report
 from fedsdn.channel.server import Channel
 from fedsdn.pipeline.restore import Restoration
-from fedsdn.socket_address import SocketAddress
 from fedsdn.uplinks.news import PathNews, ToldPath
 from fedsdn.uplinks.status import PathState
-
-LIMIT = 10.0
-FOR_EVER = 1000.0
-
-
-def at(port: int) -> SocketAddress:
-    return SocketAddress(ip_address("10.1.0.11"), port)
-
-
-class Bridge:
-    """Notes what it is asked to restore; refuses what comes from port 1."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Restoration]] = []
-
-    async def restore(self, wanted: Iterable[Restoration]) -> list[str | None]:
-        batch = list(wanted)
-        self.batches.append(batch)
-        return ["no" if one.own.port == 1 else None for one in batch]
-
-
-class Worker:
-    """A worker's side, with what it was told."""
-
-    def __init__(self, path: Path) -> None:
-        self.report = Report()
-        self.told: list[PathsMessage] = []
-        self.reloads = 0
-        self.reloaded = 0
-        self.may_reload = asyncio.Event()
-        self.may_reload.set()
-        self.needed: set[str] = set()
-        self.client = ChannelClient(
-            path, 0, self.report, self.told.append, self._reload, lambda: self.needed
-        )
-
-    async def _reload(self) -> int:
-        self.reloads += 1
-        await self.may_reload.wait()
-        self.reloaded += 1
-        return 3
-
-
-@asynccontextmanager
-async def worker(path: Path) -> AsyncIterator[Worker]:
-    one = Worker(path)
-    running = asyncio.create_task(one.client.run())
-    try:
-        yield one
-    finally:
-        running.cancel()
-
-
-RUNNING: set[asyncio.Task[None]] = set()
-
-
-def application(path: Path) -> tuple[Channel, Bridge]:
-    bridge = Bridge()
-    channel = Channel(path, "a", bridge.restore)
-    RUNNING.add(asyncio.create_task(channel.run()))
-    return channel, bridge
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():
-            await asyncio.sleep(0.01)
+from tests.unit.channel_ends import LIMIT, Bridge, Worker, application, at, run, until, worker
 
 
 async def listed(path: Path) -> list[ConnectionMessage]:
@@ -113,10 +41,6 @@ async def listed(path: Path) -> list[ConnectionMessage]:
     writer.close()
     assert isinstance(answer, Answer)
     return answer.read(Page).connections
-
-
-def run(scenario: Callable[[Path], Any], path: Path) -> None:
-    asyncio.run(asyncio.wait_for(scenario(path), 3 * LIMIT))
 
 
 def up(number: int, state: PathState = PathState.UP) -> ToldPath:
@@ -271,89 +195,6 @@ def test_peers_that_connections_depend_on_are_told_at_once_and_again(tmp_path: P
             await until(lambda: needed[-1] == set())
             running.cancel()
             needed.clear()
-
-    run(scenario, tmp_path / "channel")
-
-
-def test_a_worker_that_finds_the_application_reads_the_file(tmp_path: Path) -> None:
-    """It may have changed while nobody could tell of that."""
-
-    async def scenario(path: Path) -> None:
-        application(path)
-        async with worker(path) as one:
-            await until(lambda: one.reloads == 1)
-
-    run(scenario, tmp_path / "channel")
-
-
-def test_a_reload_returns_when_all_workers_have_reset_what_they_must(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "RELOAD_SECONDS", FOR_EVER)
-
-    async def scenario(path: Path) -> None:
-        channel, _ = application(path)
-        async with worker(path) as one, worker(path) as other:
-            await until(lambda: one.reloads and other.reloads)
-            one.may_reload.clear()
-            reloading = asyncio.create_task(channel.reload())
-            await until(lambda: (one.reloads, other.reloads) == (2, 2))
-            assert not reloading.done()
-            one.may_reload.set()
-            assert await reloading == 6
-
-    run(scenario, tmp_path / "channel")
-
-
-def test_a_reload_does_not_wait_for_a_worker_that_hangs_or_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "RELOAD_SECONDS", FOR_EVER)
-
-    async def scenario(path: Path) -> None:
-        channel, _ = application(path)
-        async with worker(path) as one:
-            async with worker(path) as ending:
-                await until(lambda: one.reloads and ending.reloads)
-                ending.may_reload.clear()
-                reloading = asyncio.create_task(channel.reload())
-                await until(lambda: ending.reloads == 2)
-            assert await reloading == 3
-            one.may_reload.clear()
-            monkeypatch.setattr(server, "RELOAD_SECONDS", 0.01)
-            assert await channel.reload() == 0
-
-    run(scenario, tmp_path / "channel")
-
-
-def test_an_answer_that_comes_late_leaves_the_channel_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "RELOAD_SECONDS", 0.01)
-
-    async def scenario(path: Path) -> None:
-        channel, _ = application(path)
-        async with worker(path) as one:
-            await until(lambda: one.reloaded == 1)
-            one.may_reload.clear()
-            assert await channel.reload() == 0
-            await until(lambda: one.reloads == 2)
-            one.may_reload.set()
-            await until(lambda: one.reloaded == 2)
-            await one.client.restore(Restoration(at(5), at(5), at(80)))
-            assert one.reloads == 2, "a worker with a new channel reads the file again"
-
-    run(scenario, tmp_path / "channel")
-
-
-def test_a_command_has_the_workers_reload_and_needs_no_application(tmp_path: Path) -> None:
-    async def scenario(path: Path) -> None:
-        await asyncio.to_thread(ask.reload, path)
-        application(path)
-        async with worker(path) as one:
-            await until(lambda: one.reloads == 1)
-            await asyncio.to_thread(ask.reload, path)
-            assert one.reloads == 2
 
     run(scenario, tmp_path / "channel")
 

@@ -252,3 +252,22 @@ async def test_what_counts_no_more_is_not_taken(monkeypatch: pytest.MonkeyPatch)
         good = await net.taken()
         with good.far:
             assert good not in net.forged
+
+
+@asynchronous
+async def test_a_newer_one_is_made_if_there_is_none_and_the_older_ones_are_ended() -> None:
+    async with pooling(most=2) as net:
+        net.ask(2)
+        await until(lambda: net.ready == 2)
+        now = asyncio.get_running_loop().time()
+        for _ in range(3):
+            assert net.pool.take_newer(PEER.name, now) is None
+        await until(lambda: net.ready == 3)
+        newer = net.pool.take_newer(PEER.name, now)
+        assert newer is net.made[2]
+        with newer.far:
+            for end in net.ends[:2]:
+                assert await is_over(end)
+            assert net.pool.take_newer(PEER.name, asyncio.get_running_loop().time()) is None
+            net.ends[2].send(b"?")
+            assert await asyncio.get_running_loop().sock_recv(newer.far, 1) == b"?"

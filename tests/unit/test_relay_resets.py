@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from fedsdn.proxy.ended.record import Who
 from fedsdn.proxy.sockets import tcp
 from tests.unit.loopback import asynchronous, descriptors, receive, tcp_pair, until
 from tests.unit.relays import (
@@ -30,6 +31,10 @@ async def test_a_reset_is_passed_on(who: int, records: bool) -> None:
         tcp.reset(g.sides[who])
         assert await is_reset(g.sides[1 - who])
         await running
+        if records:  # that counts, whatever breaks after it
+            said = [half.ended[0] for half in g.halves]
+            assert said[who] == (None, Who.VM_HERE)
+            assert said[1 - who] == (None, Who.VM_THERE)
 
 
 @both_kinds

@@ -292,6 +292,19 @@ async def test_one_that_cannot_be_judged_is_reset_and_keeps_none_of_the_others(
 
 
 @asynchronous
+async def test_what_is_said_after_a_vm_has_ended_the_connection_does_not_count() -> None:
+    kept: list[Ended] = []
+    carried = Carried(kept.append)
+    with carried.carrying(CONNECTIONS["out"]):
+        carried.note(running_task(), None, Who.VM_HERE)
+        carried.note(running_task(), Reason.LOST, Who.PEER)
+        carried.end(running_task(), Reason.LOST, Who.PEER)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(0)
+    assert kept == []
+
+
+@asynchronous
 async def test_what_is_said_first_of_a_connection_counts() -> None:
     kept: list[Ended] = []
     carried = Carried(kept.append)

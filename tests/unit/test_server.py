@@ -132,3 +132,35 @@ async def test_a_caller_that_has_said_nothing_after_all_is_waited_for(
         assert not proving.done()
         peer.send(b"!")
         assert await proving is secured.__enter__()
+
+
+@asynchronous
+async def test_beginning_with_tls_waits_for_its_turn_as_every_step(
+    scene: Callable[[], Scene],
+) -> None:
+    here = scene()
+    here.server.policy = Policy.at(two_sites(), HERE.name)
+    called = MagicMock(return_value=MagicMock(spec=Secured))
+    here.server._tls = MagicMock(called=called, prove=AsyncMock())
+    far, peer = tcp_pair()
+    with far, peer:
+        async with here.server._steps.step("somebody else"):
+            proving = asyncio.create_task(here.server._prove(far, CALLER, PEER))
+            await until(lambda: bool(here.server._steps._waiting))
+            assert not called.called
+        await proving
+        assert called.call_count == 1
+
+
+@pytest.mark.parametrize("said", [b"", GREETING[:1]])
+@asynchronous
+async def test_a_caller_that_goes_away_before_it_has_spoken_says_nothing_else(
+    scene: Callable[[], Scene], said: bytes
+) -> None:
+    """A peer does that with a connection which it makes ready, and then does not want."""
+    far, peer = tcp_pair()
+    with far, peer:
+        peer.send(said)
+        peer.close()
+        with pytest.raises(ConnectionResetError):
+            await scene().server.meet(far, CALLER)

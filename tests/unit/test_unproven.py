@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 
@@ -14,7 +15,7 @@ import pytest
 from fedsdn.config.model import Address, Site
 from fedsdn.proxy.admission import unproven as module
 from fedsdn.proxy.admission.policy import NOT_A_PEER, Refusal
-from fedsdn.proxy.admission.unproven import NotProvenError, Unproven
+from fedsdn.proxy.admission.unproven import NotProvenError, Unproven, _Caller
 from fedsdn.proxy.ended import summed
 from fedsdn.proxy.ended.record import Ended, Reason
 from fedsdn.socket_address import SocketAddress
@@ -33,12 +34,14 @@ def peer_behind(address: Address) -> Site | Refusal:
 class Door:
     """Lets callers in who say ``!``; who says ``?`` may say more, anything else is wrong."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(
+        self, stack: ExitStack, any_of: Callable[[Sequence[_Caller]], _Caller] = secrets.choice
+    ) -> None:
         self.stack = stack
         self.kept: list[Ended] = []
         self.in_: list[tuple[SocketAddress, socket.socket]] = []
         self.asked = 0
-        self.unproven = Unproven(MOST, peer_behind, self.meet, self.kept.append)
+        self.unproven = Unproven(MOST, peer_behind, self.meet, self.kept.append, any_of)
 
     async def meet(self, far: socket.socket, name: SocketAddress) -> Callable[[], object]:
         self.asked += 1
@@ -134,8 +137,10 @@ async def test_the_silent_cost_no_task_and_end_in_time(
 
 @asynchronous
 async def test_of_many_of_one_address_the_oldest_are_shed_and_others_keep_theirs(
-    stack: ExitStack,
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Once they have had the time that the peer needs."""
+    monkeypatch.setattr(module, "_TURNS_SECONDS", -1000.0)
     door = Door(stack)
     other = door.call(OTHER)
     many = [door.call(say=b"?" * (number % 2)) for number in range(100)]
@@ -172,6 +177,7 @@ async def test_who_is_only_about_to_speak_is_not_shed_before_others(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SPEAKS_SECONDS", 1000.0)
+    monkeypatch.setattr(module, "_TURNS_SECONDS", -1000.0)
     door = Door(stack)
     strangers = [door.call(say=b"?") for _ in range(MOST // 2)]
     await until(lambda: door.asked == MOST // 2)
@@ -183,14 +189,55 @@ async def test_who_is_only_about_to_speak_is_not_shed_before_others(
 
 
 @asynchronous
+async def test_of_many_that_have_not_had_their_time_any_is_shed(stack: ExitStack) -> None:
+    """The oldest of them would be the peer, whose round trips are longer than its neighbours'."""
+    shed_at: list[int] = []
+
+    def last(crowd: Sequence[_Caller]) -> _Caller:
+        shed_at.append(len(crowd))
+        return crowd[-1]
+
+    door = Door(stack, last)
+    peer = door.call(say=b"?")
+    strangers = [door.call(say=b"?") for _ in range(20)]
+    assert shed_at == [MOST // 2] * (21 - MOST // 2)
+    await until(lambda: door.asked == MOST // 2)
+    assert [is_open(near) for near in strangers] == [True, True, *[False] * 17, True]
+    peer.send(b"!")
+    await until(lambda: len(door.in_) == 1)
+    await door.unproven.wind_up(0)
+    close_all(door)
+
+
+@asynchronous
+async def test_of_those_who_have_not_had_their_time_and_others_the_others_are_shed(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is counted in round trips: somebody far away has more of it."""
+    monkeypatch.setattr(module, "_TURNS_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_round_trip_seconds", lambda _: 1000.0)
+    door = Door(stack)
+    peer = door.call(say=b"?")
+    monkeypatch.setattr(module, "_round_trip_seconds", lambda _: 0.0)
+    strangers = [door.call(say=b"?") for _ in range(20)]
+    await until(lambda: door.asked == MOST // 2)
+    kept = MOST // 2 - 1
+    assert [is_open(near) for near in strangers] == [False] * (20 - kept) + [True] * kept
+    peer.send(b"!")
+    await until(lambda: len(door.in_) == 1)
+    await door.unproven.wind_up(0)
+    close_all(door)
+
+
+@asynchronous
 async def test_of_many_addresses_the_one_with_most_gives_way(stack: ExitStack) -> None:
     door = Door(stack)
     crowd = [door.call() for _ in range(3)]
     others = [door.call(ip_address(f"198.51.100.{number}")) for number in range(MOST - 2)]
     assert len(door.unproven) == MOST
     await until(lambda: bool(door.kept))
-    assert not is_open(crowd[0])
-    assert all(is_open(near) for near in (*crowd[1:], *others))
+    assert sum(is_open(near) for near in crowd) == len(crowd) - 1
+    assert all(is_open(near) for near in others)
     await door.unproven.wind_up(0)
 
 

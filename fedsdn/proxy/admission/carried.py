@@ -92,13 +92,20 @@ class Carried:
             cast("asyncio.Task[object]", asyncio.current_task()), reason, who, detail
         )
 
-    def note(self, task: asyncio.Task[object], reason: Reason, who: Who, detail: str = "") -> None:
+    def note(
+        self, task: asyncio.Task[object], reason: Reason | None, who: Who, detail: str = ""
+    ) -> None:
         """Say why the connection of ``task`` ends; what was said of it first counts.
 
-        One with a peer that carries nothing for a VM leaves no record.
+        One with a peer that carries nothing for a VM leaves no record, nor does one that a VM has
+        ended, which has no reason.
         """
         one = self._connections.get(task)
-        if one is not None and one.client is not None:
+        if one is None or one.client is None:
+            return
+        if reason is None:
+            self._ended.add(task)
+        else:
             self._leave_record(task, reason, who, detail)
 
     def _leave_record(

@@ -4,15 +4,17 @@ Whoever can send in a peer's name on an uplink's network gets this far, so littl
 caller that is silent has a descriptor and no task, none has one of the slots of those that are
 carried, and each has ten seconds. Of one address there are so many, and so many in all; one more
 sheds one of the address that has most: the oldest of those that have said nothing, because the peer
-speaks as soon as it is connected, or else the oldest of all.
+speaks as soon as it is connected; or else the oldest of those that have had the time that the peer
+needs; or else any. For if so many come that nobody has that time, the oldest is the peer for sure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +23,7 @@ from typing import Any
 from fedsdn.channel.connection import Direction
 from fedsdn.config.model import Address, Site
 from fedsdn.damped_log import DampedLog
+from fedsdn.mptcp.connection import tcp_info
 from fedsdn.proxy.admission.policy import Refusal
 from fedsdn.proxy.ended.record import Ended, Reason, Who
 from fedsdn.proxy.ended.summed import Summed
@@ -37,6 +40,12 @@ WIND_UP_SECONDS = 2.0
 _SPEAKS_SECONDS = 0.05
 """The peer's first octets come right behind the end of its connect: who is silent for longer is
 shed first. Not before, since the peer may be the only one that is."""
+
+_ROUND_TRIPS = 4
+"""A handshake and the greeting take three, behind the one of the connection itself."""
+
+_TURNS_SECONDS = 0.1
+"""What the peer waits besides for turns of ``Steps``."""
 
 _OF_ONE = 1 / 2
 """The part of all places that one address may have."""
@@ -66,6 +75,8 @@ class _Caller:
     name: SocketAddress
     peer: str
     since: float
+    had_time: float
+    """From when on it has had as long as the peer needs on such a path."""
     expiry: asyncio.TimerHandle | None = None
     task: asyncio.Task[Callable[[], object]] | None = field(default=None)
 
@@ -79,12 +90,15 @@ class Unproven:
         peer_behind: Callable[[Address], Site | Refusal],
         meet: Meet,
         keep: Callable[[Ended], None],
+        any_of: Callable[[Sequence[_Caller]], _Caller] = secrets.choice,
     ) -> None:
         """Begin without any, in the running event loop; all addresses together have ``most``.
 
         ``peer_behind`` says whose an address is; ``keep`` is given a record a second of those that
-        were refused, by peer, address and reason.
+        were refused, by peer, address and reason. ``any_of`` chooses who is shed of those that are
+        equal: nobody can foresee whom.
         """
+        self._any = any_of
         self._most = max(2, most)
         self._of_one = max(1, int(self._most * _OF_ONE))
         self._peer_behind = peer_behind
@@ -109,7 +123,9 @@ class Unproven:
             far.close()
             self._note(name, "", peer.reason, "")
             return
-        caller = _Caller(far, name, peer.name, self._loop.time())
+        now = self._loop.time()
+        needs = _TURNS_SECONDS + _ROUND_TRIPS * _round_trip_seconds(far)
+        caller = _Caller(far, name, peer.name, now, now + needs)
         self._make_room(name.address)
         self._callers.setdefault(name.address, {})[caller] = None
         self._count += 1
@@ -123,10 +139,15 @@ class Unproven:
             own = max(self._callers.values(), key=len)
         elif len(own) < self._of_one:
             return
-        late = self._loop.time() - _SPEAKS_SECONDS
-        silent = (one for one in own if one.task is None and one.since <= late)
-        shed = next(silent, next(iter(own)))
-        self._shed(shed, Reason.CROWDED, f"more than {len(own)} unproven at a time")
+        detail = f"more than {len(own)} unproven at a time"
+        self._shed(self._least(list(own)), Reason.CROWDED, detail)
+
+    def _least(self, crowd: Sequence[_Caller]) -> _Caller:
+        """Return who is shed first of callers at one address, the oldest first."""
+        now = self._loop.time()
+        silent = (one for one in crowd if one.task is None and one.since <= now - _SPEAKS_SECONDS)
+        had_time = (one for one in crowd if one.had_time <= now)
+        return next(silent, None) or next(had_time, None) or self._any(crowd)
 
     def _heard(self, caller: _Caller) -> None:
         """Have a caller, who says something, prove who it is; one that has gone is forgotten."""
@@ -216,3 +237,10 @@ def _has_gone(far: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def _round_trip_seconds(far: socket.socket) -> float:
+    try:
+        return tcp_info(far).rtt * 1e-6
+    except OSError:  # it has gone
+        return 0.0

@@ -118,11 +118,7 @@ class _Worker:
     """Opens what the connections of a worker share; ``opened`` closes it."""
 
     def __init__(
-        self,
-        federation: WatchedFederation,
-        site: str,
-        place: Place,
-        opened: ExitStack,
+        self, federation: WatchedFederation, site: str, place: Place, opened: ExitStack
     ) -> None:
         self._federation = federation
         self._site = site
@@ -162,11 +158,8 @@ class _Worker:
         self._parked = Parked(int(limit * _PARKED), self._carried, statistics)
         device = opened.enter_context(closing(HeldDevice(statistics.number)))
         self._socksifier = self._make_socksifier(relays, report, device)
-        self._server = server = self._make_server(relays, report)
-        self._unproven = Unproven(
-            *(min(int(limit * _UNPROVEN), _MOST_UNPROVEN), server.peer_behind),
-            *(server.meet, statistics.ended),
-        )
+        self._server = self._make_server(relays, report)
+        self._unproven = self._make_unproven(limit)
         self.stop = asyncio.Event()
         self.at_once = asyncio.Event()
         listening = socksifier.listen_for_vms(statistics.number)
@@ -206,6 +199,11 @@ class _Worker:
             lambda peer, work, refuse: self._slots.take(peer, _PEERS_SHARE, work, refuse),
             self._tls,
         )
+
+    def _make_unproven(self, limit: int) -> Unproven:
+        most = min(int(limit * _UNPROVEN), _MOST_UNPROVEN)
+        server, keep = self._server, self._statistics.ended
+        return Unproven(most, server.peer_behind, server.meet, keep)
 
     def start(self, parts: Parts) -> None:
         """Start the parts, and take signals from now on."""
@@ -311,7 +309,7 @@ class _Worker:
         self._path_manager.look_in(STALE_SECONDS)
         usable = cache(self._usable_pairs)  # once for each peer, not for each connection
         self._pool.renew(lambda one: one.is_on(usable(one.peer.name)))
-        self._parked.renew(lambda far, peer: _has_subflow_on(far, usable(peer)))
+        self._parked.dismiss(lambda far, peer: _has_subflow_on(far, usable(peer)))
 
     def _usable_pairs(self, peer_name: str) -> Set[AddressPair]:
         return {

@@ -164,6 +164,7 @@ class FromPeer(Stream):
             self._vms.peer_says(silent=bool(value))
         elif kind is Kind.RESET:
             self.source_broke = self._read_all = True
+            self.relay.ended_by_vm(Who.VM_THERE)
             self._reset_vm()
 
     def pass_on_end(self) -> None:

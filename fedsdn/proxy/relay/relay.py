@@ -31,8 +31,9 @@ _SOONEST, _LATEST = 0.001, 0.1
 """Interval at which unacknowledged data are looked for: short at first, then longer."""
 
 
-NoteEnd = Callable[[asyncio.Task[object], Reason, Who, str], None]
-"""Says why the connection of a task ends; what was said of it first counts."""
+NoteEnd = Callable[[asyncio.Task[object], Reason | None, Who, str], None]
+"""Says why the connection of a task ends; what was said of it first counts. A VM that ends it needs
+no reason (None)."""
 
 Streams = Callable[[StreamRelay], tuple[Stream, Stream]]
 """Makes the two streams of a relay: from near to far, and from far to near."""
@@ -124,13 +125,7 @@ class Relay:
             return
         if sock is self._far and self._inward.has_everything and self._outward.finished:
             return
-        if error in _UNANSWERED:
-            if sock is self._far:
-                self.note(Reason.LOST, Who.PATHS, os.strerror(error))
-            else:
-                self.note(Reason.SILENT, Who.VM_HERE, os.strerror(error))
-        if error == errno.EPROTO:
-            self.note(Reason.PROTOCOL, Who.PATHS, "a TLS record that the peer has not sent so")
+        self._note_what_broke(sock, error)
         if sock is self._far:
             self.give_up_within(VM_SECONDS)
         else:
@@ -142,6 +137,17 @@ class Relay:
         for stream in (self._outward, self._inward):
             if stream.source is sock:
                 stream.source_is_broken()
+
+    def _note_what_broke(self, sock: socket.socket, error: int | None) -> None:
+        if error in _UNANSWERED:
+            if sock is self._far:
+                self.note(Reason.LOST, Who.PATHS, os.strerror(error))
+            else:
+                self.note(Reason.SILENT, Who.VM_HERE, os.strerror(error))
+        elif sock is self._near:
+            self.ended_by_vm(Who.VM_HERE)
+        elif error == errno.EPROTO:
+            self.note(Reason.PROTOCOL, Who.PATHS, "a TLS record that the peer has not sent so")
 
     def may_be_finished(self) -> None:
         """End both connections in order if both streams are finished."""
@@ -195,6 +201,10 @@ class Relay:
     def note(self, reason: Reason, who: Who, detail: str = "") -> None:
         """Say why the connection ends; what was said of it first counts."""
         self._note_end(self._task, reason, who, detail)
+
+    def ended_by_vm(self, who: Who) -> None:
+        """Note that a VM has reset the connection: what breaks after that is no failure."""
+        self._note_end(self._task, None, who, "")
 
     def fail(self, reason: Reason, who: Who, detail: str = "") -> None:
         """Reset both sockets, and say why, unless the relay is over."""

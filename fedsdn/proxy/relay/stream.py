@@ -45,6 +45,9 @@ class StreamRelay(Protocol):
     def note(self, reason: Reason, who: Who, detail: str = "") -> None:
         """Say why the connection ends; what was said of it first counts."""
 
+    def ended_by_vm(self, who: Who) -> None:
+        """Note that a VM has reset the connection: what breaks after that is no failure."""
+
     def fail(self, reason: Reason, who: Who, detail: str = "") -> None:
         """Reset both sockets, and say why."""
 

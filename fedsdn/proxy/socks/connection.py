@@ -12,7 +12,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from fedsdn.config.model import AddressPair, Site
+from fedsdn.config.model import Address, AddressPair, Site
 from fedsdn.damped_log import DampedLog
 from fedsdn.mptcp.connection import open_pairs
 from fedsdn.proxy.admission.policy import Policy
@@ -22,7 +22,7 @@ from fedsdn.proxy.relay.poller import running_task
 from fedsdn.proxy.sockets import tcp, transport
 from fedsdn.proxy.sockets.exchange import send_all
 from fedsdn.proxy.sockets.live_paths import LivePaths
-from fedsdn.proxy.sockets.path_manager import Managed, PathManager
+from fedsdn.proxy.sockets.path_manager import Managed, PathManager, Paths
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import read_selection
@@ -128,8 +128,24 @@ class Connector:
                 places.release()
 
     async def _begin(self, peer: Site, *, encrypted: bool) -> Connection:
+        """Connect, and make the handshake: once more from another uplink if it is reset.
+
+        The peer's server may have shed us for somebody who calls in our name (``unproven``), on one
+        uplink's network or on all.
+        """
+        paths = self._paths(peer)
+        far = await self._connect(peer, paths)
+        own = tcp.unmapped(far.getsockname()[0])
+        try:
+            return await self._proven(far, peer, encrypted=encrypted)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            _LOG.debug("site %s: a handshake from %s is reset: %s", peer.name, own, error)
+        far = await self._connect(peer, self._rather_not_from(own, paths, peer))
+        return await self._proven(far, peer, encrypted=encrypted)
+
+    async def _proven(self, far: socket.socket, peer: Site, *, encrypted: bool) -> Connection:
+        """Make the handshake of a connection, which is closed if that fails."""
         with ExitStack() as opened:
-            far = await self._connect(peer)
             if encrypted:
                 far = self._tls.calling(far, peer)
             opened.enter_context(far)
@@ -194,9 +210,17 @@ class Connector:
         """Wake the peer's kernel."""
         self._path_manager.nudge(connection.far)
 
-    async def _connect(self, peer: Site) -> socket.socket:
-        """Connect; the live path that is tried first rotates."""
-        paths = self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
+    def _paths(self, peer: Site) -> Paths:
+        """Return the paths in the order to try them; the live one that is first rotates."""
+        return self._live_paths.live_first(self.policy.paths(peer, next(self._turns)), peer)
+
+    def _rather_not_from(self, own: Address, paths: Paths, peer: Site) -> Paths:
+        """Put usable paths from other uplinks than that with the address ``own`` first."""
+        usable = self._live_paths.usable(paths, peer)
+        others = [path for path in usable if path[0].address.ip != own]
+        return [*others, *(path for path in paths if path not in others)]
+
+    async def _connect(self, peer: Site, paths: Paths) -> socket.socket:
         port = self.policy.federation.proxy_port
         at_once = self._live_paths.at_once(paths, peer)
         far = await transport.connect(paths, port, at_once=at_once)

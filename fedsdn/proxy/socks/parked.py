@@ -26,6 +26,8 @@ class Parked:
         self._carried = carried
         self._statistics = statistics
         self._leaving = False
+        self._told: set[asyncio.Task[bool]] = set()
+        """Those whose peers know that we leave."""
         self._tasks: defaultdict[str, dict[asyncio.Task[bool], socket.socket]] = defaultdict(dict)
 
     @property
@@ -40,7 +42,7 @@ class Parked:
         self._tasks[peer][task] = far
         self._statistics.add(Counter.IDLE_OPEN)
         if self._leaving:
-            _say_that_we_leave(task, far)
+            self._say_that_we_leave(task, far)
         if sum(map(len, self._tasks.values())) > self._most:
             crowd = max(self._tasks.values(), key=len)
             next(iter(crowd)).cancel()
@@ -53,25 +55,18 @@ class Parked:
         self._leaving = True
         for tasks in self._tasks.values():
             for task, far in tasks.items():
-                _say_that_we_leave(task, far)
-
-    def renew(self, is_good: Callable[[socket.socket, str], bool]) -> None:
-        """Reset the connections that are not good any more; their peer makes others."""
-        for peer, tasks in self._tasks.items():
-            for task, far in tasks.items():
-                if not is_good(far, peer):
-                    task.cancel()
+                self._say_that_we_leave(task, far)
 
     def dismiss(self, is_good: Callable[[socket.socket, str], bool]) -> None:
         """Tell the peers to end the connections that are not good any more.
 
-        By a reset a request that is under way would be lost, and the VM's first data with it. Here
-        the peer is told at that to ask again.
+        By a reset a request that is under way would be lost, and the VM's first data with it. It is
+        still taken; if it may not be, the peer is told at that to ask again.
         """
         for peer, tasks in self._tasks.items():
             for task, far in tasks.items():
                 if not is_good(far, peer):
-                    _say_that_we_leave(task, far)
+                    self._say_that_we_leave(task, far)
 
     async def _wait(self, far: socket.socket, peer: str) -> bool:
         """Wait until the peer says something; False if it does not for too long."""
@@ -91,6 +86,7 @@ class Parked:
         self, far: socket.socket, peer: str, go_on: Callable[[], None], task: asyncio.Task[bool]
     ) -> None:
         self._statistics.add(Counter.IDLE_OPEN, -1)
+        self._told.discard(task)
         del self._tasks[peer][task]
         if not self._tasks[peer]:
             del self._tasks[peer]
@@ -99,17 +95,20 @@ class Parked:
         else:
             go_on()
 
+    def _say_that_we_leave(self, task: asyncio.Task[bool], far: socket.socket) -> None:
+        """Say it once."""
+        if task in self._told:
+            return
+        self._told.add(task)
+        try:
+            far.send(encode_reply(Reply.LEAVING))
+        except BlockingIOError:
+            task.cancel()  # the peer does not read, and half a record would be in the way
+        except OSError:
+            pass  # it is broken, which whoever waits for a request will find
+
     def close(self) -> None:
         """Reset all."""
         for tasks in self._tasks.values():
             for task in tasks:
                 task.cancel()
-
-
-def _say_that_we_leave(task: asyncio.Task[bool], far: socket.socket) -> None:
-    try:
-        far.send(encode_reply(Reply.LEAVING))
-    except BlockingIOError:
-        task.cancel()  # the peer does not read, and half a record would be in the way
-    except OSError:
-        pass  # it is broken, which whoever waits for a request will find

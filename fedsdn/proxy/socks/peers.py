@@ -14,7 +14,7 @@ from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.peer_relay import fixed_path, is_usable
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
-from fedsdn.proxy.sockets.exchange import send_all
+from fedsdn.proxy.sockets.exchange import readable, send_all
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import protocol
 from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly, read_reply
@@ -30,8 +30,12 @@ _ATTEMPTS = 3
 """How many times a request is made, if nothing was done for it."""
 
 VANISHED_SECONDS = 1.0
-"""How long a request on a ready connection may be unacknowledged. The peer may have gone without a
-word; a subflow on a dead path alone delays it less (RFC 6298: one time-out)."""
+"""How long a request on a ready connection may be unacknowledged before it may be made on another.
+The peer may have gone without a word; a subflow on a dead path alone delays it less (RFC 6298: one
+time-out)."""
+
+_LOOK_SECONDS = 0.05
+"""How often it is looked after that whether there is another one."""
 
 _EARLY_BYTES = 1 << 16
 """The most of the VM's data that a ready connection takes before the answer: more than the first
@@ -58,12 +62,13 @@ class Asked:
         self._peer = peer
         self._request = request
         self._read_early = read_early
-        self._first_data = b""
-        self._has_more_early = False
+        self._first_data = bytearray()
+        """The VM's, in records: kept, since the peer may ask again for all."""
         self._unsent = b""
         self._connection: Connection | None = None
         self._was_ready = False
-        self._vanished = False
+        self._is_unasked = False
+        """Whether the request is still to be made on the connection, which has replaced another."""
         self._reply: Reply | None = None
         self.early = 0
 
@@ -115,7 +120,7 @@ class Asked:
 
     async def _sent_on(self, ready: Connection) -> bool:
         """Send the request on a ready connection; False if that is broken already."""
-        self._connection, self._was_ready = ready, True
+        self._connection, self._was_ready, self._is_unasked = ready, False, False
         try:
             said = self._request.encode()
             await self._write(said, len(said) + records.HEADER.size + _EARLY_BYTES)
@@ -123,6 +128,7 @@ class Asked:
             if self.early:
                 raise
             return False
+        self._was_ready = True
         return True
 
     async def _send_anew(self) -> None:
@@ -142,8 +148,8 @@ class Asked:
         room = most - len(said)
         if not self.early and (data := self._read_early(room - records.HEADER.size)):
             self.early = len(data)
-            self._first_data = records.record(Kind.DATA, self.early) + data
-        self._unsent = self._first_data[room:]
+            self._first_data += records.record(Kind.DATA, self.early) + data
+        self._unsent = bytes(self._first_data[room:])
         await send_all(self.far, said + self._first_data[:room])
 
     @contextmanager
@@ -166,8 +172,8 @@ class Asked:
         data = self._read_early(_EARLY_BYTES - self.early) if self._was_ready else b""
         if data:
             self.early += len(data)
-            self._has_more_early = True
             said = records.record(Kind.DATA, len(data)) + data
+            self._first_data += said
             sent = 0
             with suppress(OSError):  # a broken connection is found by whoever reads the answer
                 sent = self.far.send(said)
@@ -188,18 +194,20 @@ class Asked:
             reply = await ask_plainly(self.far, self._request.destination)
             self._peers.connector.join(self.connection)
             return reply
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            if attempt and not (self._is_unasked and await self._sent_on(self.connection)):
+                await self._send_anew()
             reply = await self._reply_or_again()
+            usable = is_usable(self.far, self._peer)
             if reply is not Reply.ASK_AGAIN:
-                if not is_usable(self.far, self._peer):
+                if not usable:
                     raise fallen_back()
                 self._reply = reply
                 if reply is Reply.SUCCEEDED and self._unsent:
                     await send_all(self.far, self._unsent)
                 return reply
-            if self._has_more_early:
-                raise fallen_back()
-            await self._send_anew()
+        if usable:
+            raise OSError(errno.ECONNABORTED, "the peer asks again and again for the request")
         raise fallen_back()
 
     async def _reply_or_again(self) -> Reply:
@@ -208,32 +216,43 @@ class Asked:
         A ready connection may have lost its peer before the request; if no data were with that, it
         may be made again. A peer that has it, and says nothing in time, is not asked twice.
         """
+        limit = asyncio.timeout(REPLY_SECONDS)
         try:
             if not self._was_ready:
                 await self._peers.connector.selected(self.connection)
-            return await self._read_reply()
+            async with limit:
+                if await self._is_replaced():
+                    return Reply.ASK_AGAIN
+                return await read_reply(self.far)
         except (OSError, SocksError) as error:
-            late = isinstance(error, TimeoutError) and not self._vanished
-            if not self._may_repeat or late:
+            if not self._may_repeat or limit.expired():
                 raise
             _LOG.debug("site %s: a ready connection is lost: %s", self._peer.name, error)
             return Reply.ASK_AGAIN
 
-    async def _read_reply(self) -> Reply:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(REPLY_SECONDS) as limit:
+    async def _is_replaced(self) -> bool:
+        """Wait until the peer answers; True if it has vanished, and there is another connection.
 
-            def judge() -> None:
-                if tcp.unacknowledged(self.far):
-                    self._vanished = True
-                    limit.reschedule(loop.time())
-
-            vanished = loop.call_later(VANISHED_SECONDS, judge) if self._may_repeat else None
-            try:
-                return await read_reply(self.far)
-            finally:
-                if vanished is not None:
-                    vanished.cancel()
+        Packets may be late on all paths, and the VM be connected already. So the request stays
+        where it is until the peer has answered on a connection that was begun after it: that takes
+        more round trips than an acknowledgement.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        seconds = VANISHED_SECONDS
+        while self._may_repeat:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await readable(self.far)
+                    return False
+            if not (self._may_repeat and tcp.unacknowledged(self.far)):
+                break
+            newer = self._peers.pool.take_newer(self._peer.name, asked_at)
+            if newer is not None:
+                self._close()
+                self._connection, self._is_unasked = newer, True
+                return True
+            seconds = _LOOK_SECONDS
+        return False
 
     @property
     def _may_repeat(self) -> bool:

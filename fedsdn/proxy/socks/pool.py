@@ -32,9 +32,13 @@ _RETRY_SECONDS = 1.0
 class _Ready:
     """A connection that waits for a request."""
 
-    def __init__(self, connection: Connection, poller: Poller) -> None:
-        """Watch it: the server says nothing without a request, so that any event is its end."""
+    def __init__(self, connection: Connection, begun: float, poller: Poller) -> None:
+        """Watch it: the server says nothing without a request, so that any event is its end.
+
+        ``begun`` is when its handshake began, by the event loop's clock.
+        """
         self.connection = connection
+        self.begun = begun
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.taken = False
         self._watching = ExitStack()
@@ -44,6 +48,11 @@ class _Ready:
     def _on_events(self, events: int) -> None:
         if events & ~select.EPOLLOUT:
             self.leave()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether a request would reach the peer, as far as is known."""
+        return not self.left.done() and self.connection.has_subflow()
 
     def leave(self) -> None:
         if not self.left.done():
@@ -131,13 +140,35 @@ class Pool:
             for ready in pool.ready:
                 if not self._counts(ready.connection):
                     ready.leave()
-                elif ready.connection.has_subflow():
+                elif ready.is_good:
                     pool.ready.remove(ready)
                     self._statistics.add(Counter.FROM_POOL)
                     return ready.take()
         finally:
             self._fill(peer)
         return None
+
+    def take_newer(self, peer: str, than: float) -> Connection | None:
+        """Take a ready connection that was begun after a time of the event loop's, if there is one.
+
+        If there is, the older ones are ended: the peer has lost one of them, and probably all. If
+        there is none, one is being made.
+        """
+        pool = self._peers.setdefault(peer, _PeerPool())
+        newer = [
+            ready
+            for ready in pool.ready
+            if ready.begun > than and ready.is_good and self._counts(ready.connection)
+        ]
+        if not newer:
+            if not pool.making:
+                self._begin(peer, pool)
+            return None
+        for ready in pool.ready:
+            if ready.begun <= than:
+                ready.leave()
+        pool.ready.remove(newer[0])
+        return newer[0].take()
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose request was refused, if it is wanted.
@@ -164,13 +195,15 @@ class Pool:
 
     def _fill(self, peer: str) -> None:
         """Make as many connections as are wanted."""
-        now = self._loop.time()
         pool = self._peers[peer]
-        if self._tasks is None or now < pool.rests_until:
-            return
-        wanted = pool.demand.wanted(now)
+        wanted = pool.demand.wanted(self._loop.time())
         in_all = sum(one.size for one in self._peers.values())
         for _ in range(min(wanted - pool.size, self._most - in_all)):
+            self._begin(peer, pool)
+
+    def _begin(self, peer: str, pool: _PeerPool) -> None:
+        """Begin to make a connection, unless that has just failed, or the worker ends."""
+        if self._tasks is not None and self._loop.time() >= pool.rests_until:
             pool.making += 1
             self._tasks.create_task(self._guarded(self._make(peer, pool)))
 
@@ -182,6 +215,7 @@ class Pool:
             self._log.fault("a ready connection is ended: handling it failed", error)
 
     async def _make(self, peer: str, pool: _PeerPool) -> None:
+        begun = self._loop.time()
         try:
             with self._carried.carrying(PeerConnection(Direction.OUTBOUND, peer)):
                 async with asyncio.timeout(_MAKING_SECONDS):
@@ -197,17 +231,19 @@ class Pool:
             pool.making -= 1
             raise
         else:
-            await self._keep(peer, pool, connection)
+            await self._keep(peer, pool, connection, begun)
 
     def _rest(self, peer: str, pool: _PeerPool) -> None:
         if self._loop.time() >= pool.rests_until:
             pool.rests_until = self._loop.time() + _RETRY_SECONDS
             self._loop.call_at(pool.rests_until, self._fill, peer)
 
-    async def _keep(self, peer: str, pool: _PeerPool, connection: Connection) -> None:
+    async def _keep(
+        self, peer: str, pool: _PeerPool, connection: Connection, begun: float = float("-inf")
+    ) -> None:
         """Keep a connection ready until it is taken, breaks or is not wanted any more."""
         pool.making -= 1
-        ready = _Ready(connection, self._poller)
+        ready = _Ready(connection, begun, self._poller)
         pool.ready.append(ready)
         self._statistics.add(Counter.POOL_OPEN)
         try:

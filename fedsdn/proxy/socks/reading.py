@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from typing import TypeVar
 
 from fedsdn.proxy.sockets.exchange import receive
-from fedsdn.proxy.socks.protocol import SocksError
 
 Message = TypeVar("Message")
 
@@ -20,13 +20,13 @@ async def read_message(
     ``seen`` has been read already.
 
     Raises:
-        OSError: the connection broke.
-        SocksError: it is no such message, or the stream ended before.
+        OSError: the connection broke, or the stream ended before.
+        SocksError: it is no such message.
 
     """
     while isinstance(found := parse(seen), int):
         more = await receive(sock, found)
         if not more:
-            raise SocksError("connection closed in the middle of the SOCKS dialogue")
+            raise OSError(errno.ECONNRESET, "closed in the middle of the SOCKS dialogue")
         seen += more
     return found

@@ -135,7 +135,7 @@ class Server:
         """
         try:
             with ExitStack() as opened:
-                secured = opened.enter_context(await self._called(far, peer))
+                secured = opened.enter_context(await self._called(far, caller, peer))
                 await self._tls.prove(secured, peer, partial(self._steps.step, caller.address))
                 opened.pop_all()
                 return secured
@@ -145,10 +145,12 @@ class Server:
             self._log.say(logging.WARNING, (peer.name, reason), text)
             raise NotProvenError(reason, error.detail) from error
 
-    async def _called(self, far: socket.socket, peer: Site) -> Secured:
+    async def _called(self, far: socket.socket, caller: SocketAddress, peer: Site) -> Secured:
+        """Make a connection one with TLS, which costs a part of a step, too."""
         while True:
-            with suppress(BlockingIOError):
-                return self._tls.called(far, peer)
+            async with self._steps.step(caller.address):
+                with suppress(BlockingIOError):
+                    return self._tls.called(far, peer)
             await readable(far)  # it was, and the kernel has thrown that away
 
     async def _go_on(self, dialogue: Dialogue) -> None:
@@ -189,8 +191,7 @@ class Server:
             while (request := await self._next_request(dialogue)) is not None:
                 # Not before: it may fall back when the first data arrive.
                 if not is_usable(far, peer):
-                    self._statistics.add(Counter.ASKED_AGAIN)
-                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    await self._ask_again(dialogue)
                     return
                 now = self.peer_behind(dialogue.caller.address)
                 # A connection that waited for a slot was judged by an older file.
@@ -199,7 +200,7 @@ class Server:
                     return
                 peer = now
                 if not self._tls.still_counts(far, peer.name):
-                    await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
+                    await self._ask_again(dialogue)
                     return
                 known = replace(asking, client=request.client, destination=request.destination)
                 with self._carried.carrying(known):
@@ -207,6 +208,11 @@ class Server:
                         await self._carry(dialogue, request, peer)
                     else:
                         await dialogue.refuse(Reply.NOT_ALLOWED)
+
+    async def _ask_again(self, dialogue: Dialogue) -> None:
+        """Have the peer repeat its request on another connection: nothing is done for it here."""
+        self._statistics.add(Counter.ASKED_AGAIN)
+        await dialogue.turn_away(encode_reply(Reply.ASK_AGAIN))
 
     async def _next_request(self, dialogue: Dialogue) -> Request | None:
         """Return what a peer asks for; None, once it is answered, if it is not understood.
