@@ -276,7 +276,7 @@ def _link(host: Host) -> str:
         ("ip link set wan-up2 down", SiteCheck.ADDRESSES, "2001:db8:2::1 on wan-up2"),
         ("sysctl -q net.mptcp.enabled=0", SiteCheck.MPTCP, "net.mptcp.enabled is 0"),
         ("nft delete table inet fedsdn", SiteCheck.SET_UP, "packet filter table inet fedsdn"),
-        ("ip rule del priority 201", SiteCheck.SET_UP, "from 192.0.2.1 lookup 201"),
+        ("ip rule del from 192.0.2.1", SiteCheck.SET_UP, "from 192.0.2.1 lookup 201"),
     ],
 )
 def test_what_breaks_in_the_namespace_fails_its_check_and_the_fix_mends_it(
