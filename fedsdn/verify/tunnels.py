@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,11 @@ from fedsdn.verify.view import SiteView
 
 _ATTEMPTS_BYTES = 3 * 148
 """What three attempts at a handshake are (the paper's section 5.4.2); one more comes each 5 s."""
+_STALE_SECONDS = 240.0
+"""A session ends after 180 s (section 6.1), and keepalives see to a new one before."""
+_SETTLE_SECONDS = 60.0
+"""So long a path has to live before its tunnel is judged: handshakes that cross fail, and so may
+the next ones."""
 _MOST_NAMED = 5
 
 
@@ -84,7 +88,7 @@ def views(
             if tunnel.kind is TunnelKind.VXLAN:
                 state = PeerState(tunnel.name, "", None, *counters[tunnel.name]) if there else None
             else:
-                state = next(_states(federation, tunnel, peer, states), None)
+                state = _joined(list(_states(federation, tunnel, peer, states)))
             known = there and state is not None
             found = TunnelView(path, tunnel.name, tunnel.kind, tunnel.port, there, known)
             yield (
@@ -102,11 +106,22 @@ def _states(
     peer: TunnelPeer,
     states: Mapping[tuple[str, str], PeerState],
 ) -> Iterator[PeerState]:
-    """Yield what an interface knows of a peer, under whichever of its keys."""
+    """Yield what an interface knows of a peer, under each of its keys."""
     for identity in federation.site(peer.site).identities:
         state = states.get((tunnel.name, b64encode(identity.key).decode()))
         if state is not None:
             yield state
+
+
+def _joined(states: list[PeerState]) -> PeerState | None:
+    """Take the states of a peer that goes over to another key for one."""
+    if not states:
+        return None
+    return replace(
+        max(states, key=lambda state: state.handshake or 0.0),
+        sent=sum(state.sent for state in states),
+        received=sum(state.received for state in states),
+    )
 
 
 def tunnels_line(view: SiteView, status: SiteStatus | None) -> str:
@@ -117,20 +132,24 @@ def tunnels_line(view: SiteView, status: SiteStatus | None) -> str:
 
     """
     found = read_tunnels(view.federation, view.site, view.proxy)
-    return judged(found, live_paths(status), time.time(), (view.set_up, view.start_application))
+    now = float(view.shell.output("date", "+%s"))  # a host's clock is its own
+    return judged(found, live_paths(status), now, (view.set_up, view.start_application))
 
 
-def live_paths(status: SiteStatus | None) -> frozenset[PathName]:
-    """Return the paths whose probes are answered."""
-    return frozenset(
-        PathName(path.uplink, path.peer, path.peer_uplink)
+def live_paths(status: SiteStatus | None) -> dict[PathName, float]:
+    """Return the paths whose probes are answered, and since when (Unix time)."""
+    return {
+        PathName(path.uplink, path.peer, path.peer_uplink): path.since
         for path in (status.paths if status else ())
         if path.state is PathState.UP
-    )
+    }
 
 
 def judged(
-    found: Iterable[TunnelView], live: frozenset[PathName], now: float, fixes: tuple[str, str]
+    found: Iterable[TunnelView],
+    live: Mapping[PathName, float],
+    now: float,
+    fixes: tuple[str, str],
 ) -> str:
     """Say in a line how tunnels are; ``fixes`` make interfaces, and give them their peers.
 
@@ -148,11 +167,7 @@ def judged(
             f"{_named(unknown)}: {unknown[0].interface} does not have the peer", fixes[1]
         )
     secured = [view for view in every if view.kind is TunnelKind.WIREGUARD]
-    unheard = [
-        view
-        for view in secured
-        if view.path in live and view.handshake is None and view.sent >= _ATTEMPTS_BYTES
-    ]
+    unheard = [view for view in secured if _is_unheard(view, live.get(view.path), now)]
     if unheard:
         raise CheckFailedError(
             f"{_named(unheard)}: probes are answered, WireGuard is not",
@@ -163,9 +178,18 @@ def judged(
     latest = f", the latest handshake {ago(max(shaken), now)} ago" if shaken else ""
     clear = sorted({view.path.peer for view in every if view.kind is TunnelKind.VXLAN})
     plain = f"; not encrypted: with {', '.join(clear)}" if clear else ""
-    return (
-        f"{len(every)} ({len(shaken)} in use{latest}){plain}" if secured else f"{len(every)}{plain}"
-    )
+    if not secured:
+        return f"{len(every)}{plain}"
+    return f"{len(shaken)} of {len(secured)} with a session{latest}{plain}"
+
+
+def _is_unheard(view: TunnelView, lives_since: float | None, now: float) -> bool:
+    """Whether nobody answers what is sent to a peer, though its path lives."""
+    if lives_since is None or now - lives_since < _SETTLE_SECONDS:
+        return False
+    if view.handshake is None:
+        return view.sent >= _ATTEMPTS_BYTES
+    return now - view.handshake > _STALE_SECONDS
 
 
 def _named(some: list[TunnelView]) -> str:

@@ -176,17 +176,19 @@ def test_each_path_has_its_tunnels_bytes_and_handshake() -> None:
     assert (second.path, second.handshake) == (UP2, None)
 
 
-def test_a_peer_with_two_identities_is_found_by_either_key() -> None:
+def test_a_peer_that_goes_over_to_another_identity_is_one_peer() -> None:
     b, c = (three_sites().site(name) for name in "bc")
     both = replace(b, identities=(*c.identities, *b.identities))
     federation = replace(FEDERATION, sites=(SITE, both))
-    found = tunnel_views(
-        tunnels(federation, SITE),
-        federation,
-        [state("t1-up1", 900.0), state("t2-up2", 1.0)],
-        COUNTERS,
-    )
-    assert [view.handshake for view in found] == [900.0, 1.0]
+    new = b64encode(c.identities[0].key).decode()
+    states = [
+        state("t1-up1", 900.0, 100),
+        PeerState("t1-up1", new, 990.0, 10, 7),
+        state("t2-up2", 1.0),
+    ]
+    first, second = tunnel_views(tunnels(federation, SITE), federation, states, COUNTERS)
+    assert (first.handshake, first.sent, first.received) == (990.0, 110, 7)
+    assert second.handshake == 1.0
 
 
 def test_a_pair_without_encryption_has_its_interfaces_bytes() -> None:
@@ -197,30 +199,46 @@ def test_a_pair_without_encryption_has_its_interfaces_bytes() -> None:
     assert (found[0].there, found[0].sent, found[0].received) == (True, 20, 10)
     assert not found[1].there
     with pytest.raises(CheckFailedError, match="up2 to b/up2: no interface v-") as raised:
-        judged(found, frozenset(), 1000.0, FIXES)
+        judged(found, {}, 1000.0, FIXES)
     assert raised.value.fix == "fedsdn site up"
-    assert judged(found[:1], frozenset(), 1000.0, FIXES) == "1; not encrypted: with b"
+    assert judged(found[:1], {}, 1000.0, FIXES) == "1; not encrypted: with b"
 
 
 def test_tunnels_that_are_well() -> None:
     found = tunnels_of_a(state("t1-up1", 900.0, 2000), state("t2-up2", None, 148))
-    assert judged(found, frozenset({UP1, UP2}), 1000.0, FIXES) == (
-        "2 (1 in use, the latest handshake 1 min ago)"
+    assert judged(found, {UP1: 0.0, UP2: 0.0}, 1000.0, FIXES) == (
+        "1 of 2 with a session, the latest handshake 1 min ago"
     )
-    assert judged([], frozenset(), 1000.0, FIXES) == "none: no peer takes anything but TCP"
+    assert judged([], {}, 1000.0, FIXES) == "none: no peer takes anything but TCP"
 
 
 def test_a_missing_peer_is_said_with_what_sets_it() -> None:
     with pytest.raises(CheckFailedError, match="up2 to b/up2: t2-up2 does not have") as raised:
-        judged(tunnels_of_a(state("t1-up1", None)), frozenset(), 1000.0, FIXES)
+        judged(tunnels_of_a(state("t1-up1", None)), {}, 1000.0, FIXES)
     assert raised.value.fix == "osken-manager fedsdn.app"
 
 
 def test_a_live_path_whose_tunnel_nobody_answers_is_said() -> None:
     found = tunnels_of_a(state("t1-up1", None, 600), state("t2-up2", None, 600))
     with pytest.raises(CheckFailedError, match="up1 to b/up1: probes are answered") as raised:
-        judged(found, frozenset({UP1}), 1000.0, FIXES)
+        judged(found, {UP1: 0.0}, 1000.0, FIXES)
     assert "let UDP to and from port 51820 pass" in raised.value.fix
-    assert judged(found, frozenset(), 1000.0, FIXES) == "2 (0 in use)", (
+    assert judged(found, {}, 1000.0, FIXES) == "0 of 2 with a session", (
         "dead paths are others' to say"
     )
+
+
+SESSIONS = "2 of 2 with a session, the latest handshake 10 s ago"
+
+
+@pytest.mark.parametrize(("lives_since", "well"), [(0.0, False), (950.0, True)])
+def test_a_session_that_has_ended_is_said_unless_its_path_has_just_come_back(
+    lives_since: float, well: bool
+) -> None:
+    found = tunnels_of_a(state("t1-up1", 700.0, 600), state("t2-up2", 990.0, 600))
+    live = {UP1: lives_since, UP2: 0.0}
+    if well:
+        assert judged(found, live, 1000.0, FIXES) == SESSIONS
+        return
+    with pytest.raises(CheckFailedError, match="up1 to b/up1: probes are answered"):
+        judged(found, live, 1000.0, FIXES)
