@@ -1,11 +1,11 @@
 """What is routed between VMs and tunnels, and nothing else: text for ``nft -f -``.
 
-Only from the router's port into a tunnel and back, from one of our prefixes to a peer's and back,
-and never TCP, which would have no socket. A tunnel with encryption hands out nothing but what came
-from the peer whose prefix it is; of one without, the source is looked at here. What belongs to no
-flow (an ICMP error about nothing, an answer that nobody asked for) is dropped. New flows are judged
-by the rules (``nft_policy``), at both ends; what none allows is refused with an ICMP error, of
-which one VM is told so many a second.
+Only from the router's port into a tunnel and back, from one of our prefixes and to one, and never
+TCP, which would have no socket; to peers' prefixes alone there are routes. A tunnel with encryption
+hands out nothing but what came from the peer whose prefix it is; of one without, the source is
+looked at here. What belongs to no flow (an ICMP error about nothing, an answer that nobody asked
+for) is dropped. New flows are judged by the rules (``nft_policy``), at both ends; what none allows
+is refused with an ICMP error, of which one VM is told so many a second.
 
 Conntrack looks at these packets alone: connections have their sockets. It also keeps which tunnels
 a flow takes.
@@ -31,12 +31,13 @@ from fedsdn.pipeline.declarations import (
     ct_received_mark,
     ct_sent_mark,
 )
-from fedsdn.site.nft_policy import policy
+from fedsdn.site.nft_policy import Policy, policy
 from fedsdn.site.nft_text import chain, drop, dynamic_set, listed, of
 from fedsdn.tunnels.plan import Tunnel, TunnelKind, tunnels
 
 _FAMILIES = ((4, "ip"), (6, "ip6"))
 _BEGINNERS, _REFUSED = "beginners", "refused"
+_MARKED = f"meta mark set {SocketMark.ROUTED:#x}"
 _DISCOVERY = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
 
 
@@ -56,13 +57,17 @@ def routed_chains(federation: Federation, site: Site) -> tuple[str, ...]:
     return (
         chain("tracked", _tracked(found)),
         chain("untracked", _untracked()),
-        chain(ROUTER_PORT, _from_router(federation, site)),
-        chain("tunnels", _from_tunnels(site, found)),
-        chain("judge", _judge(rules.judged)),
-        chain("rules", rules.rules),
         chain("refuse", _refuse()),
+        chain(ROUTER_PORT, _from_router(site)),
+        chain("tunnels", _from_tunnels(site, found)),
+        judgement(rules),
         chain("route", _route(found)),
     )
+
+
+def judgement(rules: Policy) -> str:
+    """Write the two chains that depend on the rules."""
+    return chain("rules", rules.rules) + "\n" + chain("judge", _judge(rules.judged))
 
 
 def from_routed(federation: Federation, site: Site) -> Iterator[str]:
@@ -73,7 +78,7 @@ def from_routed(federation: Federation, site: Site) -> Iterator[str]:
 
 
 def to_proxy() -> Iterator[str]:
-    """Yield the rules of the input chain: what is routed and to an address of the proxy's own."""
+    """Yield the rules of the input chain: no datagram is for the proxy itself."""
     yield f'iifname "{ROUTER_PORT}" {_DISCOVERY}'
     yield f"meta mark {SocketMark.ROUTED:#x} goto refuse"
 
@@ -93,19 +98,13 @@ def _untracked() -> Iterator[str]:
     yield "notrack"
 
 
-def _from_router(federation: Federation, site: Site) -> Iterator[str]:
-    own = [prefix.network for prefix in site.prefixes]
-    peers = [peer for peer in federation.peers(site.name) if peer.proxy == "fedsdn"]
-    remote = [prefix.network for peer in peers for prefix in peer.prefixes]
+def _from_router(site: Site) -> Iterator[str]:
     yield "meta l4proto tcp " + drop("TCP is not routed")
     for family, word in _FAMILIES:
-        sources, destinations = of(family, own), of(family, remote)
-        if sources and destinations:
-            yield (
-                f"{word} saddr {listed(sources)} {word} daddr {listed(destinations)} {_routed()}"
-            )
+        if own := of(family, (prefix.network for prefix in site.prefixes)):
+            yield f"{word} saddr {listed(own)} {_MARKED} accept"
     yield _DISCOVERY
-    yield drop("not from a VM to a peer's prefix")
+    yield drop("not from a prefix of ours")
 
 
 def _from_tunnels(site: Site, found: tuple[Tunnel, ...]) -> Iterator[str]:
@@ -121,12 +120,8 @@ def _from_tunnels(site: Site, found: tuple[Tunnel, ...]) -> Iterator[str]:
                 yield f'iifname "{tunnel.name}" {foreign}' + drop("not from its peer's prefix")
     for family, word in _FAMILIES:
         if own := of(family, (prefix.network for prefix in site.prefixes)):
-            yield f"{word} daddr {listed(own)} {_routed()}"
+            yield f"{word} daddr {listed(own)} {_MARKED} accept"
     yield drop("not to a prefix of ours")
-
-
-def _routed() -> str:
-    return f"meta mark set {SocketMark.ROUTED:#x} accept"
 
 
 def _judge(judged: str) -> Iterator[str]:

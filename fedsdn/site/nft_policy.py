@@ -38,20 +38,15 @@ class Policy:
 
 def policy(federation: Federation, site: Site) -> Policy:
     """Make the rules of the flows between a site and its peers."""
-    conditions = (*_to_nobody(federation), *_allowed(federation, site))
+    conditions = (*_to_nobody(site), *_allowed(federation, site))
     mark = ct_policy_mark(crc32("\n".join(conditions).encode()))
     keep = f"ct mark set ct mark & {_OTHER_BITS:#x} | {mark:#x} return"
     return Policy(tuple(one.replace(_ALLOW, keep) for one in conditions), mark)
 
 
-def _to_nobody(federation: Federation) -> Iterator[str]:
-    """Yield what refuses addresses that no VM has."""
-    found = [
-        address
-        for site in federation.sites
-        for prefix in site.prefixes
-        for address in of_nobody(prefix)
-    ]
+def _to_nobody(site: Site) -> Iterator[str]:
+    """Yield what refuses addresses that no VM has; each site looks at its own."""
+    found = [address for prefix in site.prefixes for address in of_nobody(prefix)]
     for family, word in _FAMILIES:
         if addresses := of(family, found):
             for end in ("saddr", "daddr"):

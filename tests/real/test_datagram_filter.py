@@ -229,9 +229,8 @@ def test_tcp_is_never_routed(gate: Gate, ends: Ends) -> None:
 @FAMILIES
 def test_a_foreign_source_or_destination_is_dropped_at_either_end(gate: Gate, ends: Ends) -> None:
     packets = (
-        (gate.vm, ends.stranger, ends.far, "not from a VM to a peer's prefix"),
-        (gate.vm, ends.far, ends.far, "not from a VM to a peer's prefix"),
-        (gate.vm, ends.near, ends.stranger, "not from a VM to a peer's prefix"),
+        (gate.vm, ends.stranger, ends.far, "not from a prefix of ours"),
+        (gate.vm, ends.far, ends.far, "not from a prefix of ours"),
         (gate.far, ends.far, ends.stranger, "not to a prefix of ours"),
         (gate.far, ends.far, UPLINKS[ends.family], "not to a prefix of ours"),
     )
@@ -291,14 +290,19 @@ def test_other_rules_judge_open_flows_again(gate: Gate, ends: Ends) -> None:
 
 @FAMILIES
 def test_no_vm_has_the_networks_own_addresses(gate: Gate, ends: Ends) -> None:
-    """Those are refused here already; and from a tunnel nobody reaches the proxy itself."""
-    nobodys = {4: ("10.2.0.255", "10.2.0.2", "10.2.0.0"), 6: ("fd00:2::2", "fd00:2::")}
+    """The proxy's is among them: nobody reaches the proxy itself from a tunnel."""
+    nobodys = {4: ("10.1.0.2", "10.1.0.0"), 6: ("fd00:1::2", "fd00:1::")}
     for address in nobodys[ends.family]:
-        with udp(gate.vm, ends.near) as near:
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            refused(near, (address, DNS), ends.family)
-    with udp(gate.far, ends.far) as far:
-        refused(far, ("10.1.0.2" if ends.family == 4 else "fd00:1::2", DNS), ends.family)
+        with udp(gate.far, ends.far) as far:
+            refused(far, (address, DNS), ends.family)
+    broadcast = ("10.1.0.255",) if ends.family == 4 else ()
+    with udp(gate.far, ends.far, DNS) as far, udp(gate.vm, ends.near) as near:
+        for address in (*nobodys[ends.family], *broadcast):
+            data = b"\x14\xe9\x14\xe9\x00\x09\x00\x00x"
+            packet = ip(ip_address(address), ip_address(ends.far), 17, data)
+            with gate.vm.raw(ends.family) as raw:
+                raw.sendto(packet, (ends.far, 0))
+        crosses(near, far, b"the first that arrives")
 
 
 @FAMILIES
