@@ -25,6 +25,7 @@ from fedsdn.config.model import Federation, Site
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.controller.alone import take_lock
 from fedsdn.controller.federation_file import FederationFile
+from fedsdn.controller.rules import Rules
 from fedsdn.controller.supervisor import supervise
 from fedsdn.controller.tunnels import Tunnels
 from fedsdn.controller.upkeep import Upkeep
@@ -113,6 +114,7 @@ class Controller:
             lambda: self._followed,
             self._telling,
         )
+        self._rules = Rules(PROXY_NAMESPACE, self._site, self._telling)
         self._routes = RouteKeeper(
             PROXY_NAMESPACE, self._watched.current, self._site, self._routing
         )
@@ -208,6 +210,7 @@ class Controller:
         self._followed = federation
         bridge = federation.site(self._site).provider_network.bridge
         self._reconciler.want(bridge, groups)
+        await self._rules.follow(federation)
         if changed:
             loop = asyncio.get_running_loop()
             file = await loop.run_in_executor(self._reading, digest, federation)

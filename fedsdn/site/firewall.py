@@ -6,11 +6,16 @@ import re
 import subprocess
 
 from fedsdn import namespace
+from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.site.nft import TABLE, TABLES
+from fedsdn.site.nft_datagrams import changed_rules
+from fedsdn.site.nft_policy import policy
 
 _IN_SETS = re.compile(r"^(\tset [^}]*?)\t\telements = \{[^}]*\}\n", re.MULTILINE)
 """Elements of a set that has a name: here, packets add them. Those of maps are the ruleset's."""
+
+_JUDGE = re.compile(r"^\tchain judge \{\n.*?^\t\}\n", re.MULTILINE | re.DOTALL)
 
 _OUR_TABLES = re.compile(rf"^table (?:{'|'.join(TABLES)}) \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
 
@@ -43,6 +48,24 @@ def apply(name: str, ruleset: str, *, alone: bool = True) -> bool:
     ours = "\n".join(f"table {table}\ndelete table {table}" for table in TABLES)
     before = "flush ruleset" if alone else ours
     namespace.inside(name, lambda: _nft(["nft", "-f", "-"], f"{before}\n{ruleset}"))
+    return True
+
+
+def apply_rules(name: str, federation: Federation, site: Site) -> bool:
+    """Have the namespace's filter judge datagrams by the rules of ``federation``; say if by others.
+
+    Everything else of it waits for ``fedsdn site up``; without our table nothing is done.
+
+    Raises:
+        FedsdnError: there is no such namespace, or nft is missing or fails.
+
+    """
+    rules = policy(federation, site)
+    there = namespace.inside(name, lambda: _nft(["nft", "--stateless", "list", "ruleset"]))
+    chain = _JUDGE.search(there)
+    if chain is None or f"{rules.mark:#010x}/" in chain[0]:
+        return False
+    namespace.inside(name, lambda: _nft(["nft", "-f", "-"], changed_rules(TABLE, rules)))
     return True
 
 

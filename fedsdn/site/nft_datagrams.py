@@ -70,6 +70,12 @@ def judgement(rules: Policy) -> str:
     return chain("rules", rules.rules) + "\n" + chain("judge", _judge(rules.judged))
 
 
+def changed_rules(table: str, rules: Policy) -> str:
+    """Write what puts these rules in the place of those that are there, at one stroke."""
+    flushed = "".join(f"flush chain {table} {name}\n" for name in ("rules", "judge"))
+    return f"{flushed}table {table} {{\n{judgement(rules)}}}\n"
+
+
 def from_routed(federation: Federation, site: Site) -> Iterator[str]:
     """Yield the rules of the prerouting chain."""
     yield f'iifname "{ROUTER_PORT}" jump {ROUTER_PORT}'

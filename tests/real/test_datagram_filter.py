@@ -33,6 +33,7 @@ from fedsdn.pipeline.declarations import (
 from fedsdn.site import firewall, nft
 from fedsdn.tunnels.plan import tunnels
 from tests.real.forger import icmp, ip, too_big, unreachable
+from tests.real.in_namespace import namespace_with
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
 
@@ -286,6 +287,22 @@ def test_other_rules_judge_open_flows_again(gate: Gate, ends: Ends) -> None:
         refused(far, near.getsockname()[:2], ends.family)
         gate.allow(Rule(("a",), None, "udp"))
         crosses(near, far)
+
+
+def test_the_application_puts_other_rules_in_place_and_nothing_else(gate: Gate) -> None:
+    name = gate.names["gate"]
+    before = firewall.read(name)
+    federation = replace(two_sites(), allow=(Rule(("b",), ("a",), "udp"),))
+    assert firewall.apply_rules(name, federation, SITE)
+    with udp(gate.vm, "10.1.0.11") as near, udp(gate.far, "10.2.0.11") as far:
+        refused(near, far.getsockname()[:2], 4)
+        crosses(far, near)
+    assert not firewall.apply_rules(name, federation, SITE), "they are there"
+    assert firewall.read(name) == firewall.listing(nft.ruleset(federation, SITE))
+    assert firewall.apply_rules(name, two_sites(), SITE)
+    assert firewall.read(name) == before
+    with namespace_with("true") as bare:
+        assert not firewall.apply_rules(bare, federation, SITE), "no 'site up' has run"
 
 
 @FAMILIES
