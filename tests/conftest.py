@@ -59,6 +59,7 @@ BESIDE = frozenset(
         "test_start_order",
         "test_strangers",
         "test_this_machine",
+        "test_tunnels",
         "test_tunnel_routes",
         "test_traffic_class",
         "test_unheard_end",

@@ -76,8 +76,12 @@ class Upkeep:
         """Look once, and return the seconds of the processor that it took."""
         began = _processor_seconds()
         try:
-            for part in self._keeper.look(self._federation()):
-                loop.call_soon_threadsafe(self._say_put_back, part)
+            changed = self._keeper.look(self._federation())
+            if self._keeper.followed:
+                loop.call_soon_threadsafe(self._say_followed)
+            for part in changed:
+                if part is not Part.INTERFACES or not self._keeper.followed:
+                    loop.call_soon_threadsafe(self._say_put_back, part)
             if Part.INTERFACES in self._keeper.looked_at:
                 loop.call_soon_threadsafe(self._others_interfaces)
         except FedsdnError as error:
@@ -87,6 +91,10 @@ class Upkeep:
     def _say_put_back(self, part: Part) -> None:
         text = f"put back {part} of network namespace {self._namespace}: changed by somebody else"
         self._log.say(logging.WARNING, part, text)
+
+    def _say_followed(self) -> None:
+        text = "an uplink has another MTU: the proxy's interfaces and the tunnels follow"
+        self._log.say(logging.INFO, text, text)
 
     def _complain(self, text: str) -> None:
         self._log.say(logging.WARNING, text, f"{text}; trying again")

@@ -13,7 +13,7 @@ from fedsdn import namespace
 from fedsdn.config.model import Federation, Site
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.on_link import neighbours
-from fedsdn.site import record, setup
+from fedsdn.site import record, setup, uplink_mtus
 from fedsdn.site.changes import Changes
 from fedsdn.site.open_sysctls import OpenSysctls
 from fedsdn.site.plan import SitePlan, port_names, settings, site_plan
@@ -33,12 +33,13 @@ _ANOTHER_PLAN_SECONDS = 5.0
 
 
 _Kept = tuple[tuple[str, ...], frozenset[bytes]]
-"""The names of the wires, and the addresses of the neighbours that are entered for good."""
+"""Names of wires and of uplinks' ports, and addresses of neighbours that are entered for good."""
 
 
 def _kept(federation: Federation, site: Site) -> _Kept:
     addresses = (one.address.packed for one in neighbours(federation, site))
-    return port_names(site), frozenset(addresses)
+    ports = (uplink.port for uplink in site.uplinks)
+    return (*port_names(site), *ports), frozenset(addresses)
 
 
 class _Watched:
@@ -74,9 +75,13 @@ class Keeper:
         self._due: frozenset[Part] = frozenset()
         self.looked_at: frozenset[Part] = frozenset()
         """The parts that the last ``look`` found as they are to be, or put back."""
+        self.followed = False
+        """Whether it has given interfaces other MTUs, because an uplink has another."""
         self._federation: Federation | None = None
         self._plan: SitePlan | None = None
         self._kept: _Kept = (), frozenset()
+        self._later: frozenset[Part] = frozenset()
+        """What the next look is to look at again."""
         self._another_since: float | None = None
 
     @property
@@ -101,7 +106,7 @@ class Keeper:
             raise FedsdnError(f"namespace {self._name} cannot be watched: {error}") from error
 
     def _look(self, federation: Federation) -> tuple[Part, ...]:
-        self.looked_at = frozenset()
+        self.looked_at, self.followed = frozenset(), False
         watched = self._watch(federation)
         if watched is None:
             return ()
@@ -115,7 +120,7 @@ class Keeper:
             return ()
         if self._due & _SETTINGS:  # interfaces may have been made anew
             watched.open_settings(self._sysctls(federation))
-        self.looked_at, self._due = self._due, frozenset()
+        self.looked_at, self._due = self._due, self._later
         return changed
 
     def _watch(self, federation: Federation) -> _Watched | None:
@@ -150,10 +155,19 @@ class Keeper:
         if known is None:
             return None
         facts, _ = known
+        site = federation.site(self._site)
         if self._plan is None or self._plan.facts != facts:
-            self._plan = site_plan(federation, federation.site(self._site), facts)
+            self._plan = site_plan(federation, site, facts)
+        follow = None
+        self._later = frozenset()
+        if Part.INTERFACES in self._due:
+            found = uplink_mtus.now(site, facts)
+            if found is None:
+                self._later = frozenset({Part.INTERFACES})
+            elif found != facts:
+                follow = site_plan(federation, site, found)
         try:
-            changed = setup.put_back(self._plan, self._due)
+            changed = setup.put_back(self._plan, self._due, follow)
         except setup.AnotherPlanError:
             if self._is_another_for_long():
                 raise
@@ -162,6 +176,7 @@ class Keeper:
             self._due = KEPT | {Part.PORTS}
             raise
         self._another_since = None
+        self.followed = follow is not None
         return changed
 
     def _is_another_for_long(self) -> bool:

@@ -72,6 +72,10 @@ _LEG_TABLES = {
 HELD_TABLE = 103
 """Routing table that delivers any destination to the workers."""
 
+ROUTER_MTU = 9216
+"""MTU of ``ROUTER_PORT``: it takes whatever a VM sends. What does not fit into a tunnel is answered
+or cut up behind it; towards a VM nothing is larger than what came out of a tunnel."""
+
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
@@ -164,7 +168,7 @@ def _veths(site: Site, facts: BridgeFacts) -> Iterator[Veth]:
         yield Veth(
             name=leg,
             mac=port_mac(site, leg),
-            mtu=facts.mtu,
+            mtu=ROUTER_MTU if leg == ROUTER_PORT else facts.mtu,
             checksum_offload=facts.checksum_offload,
             segmentation_offload=facts.checksum_offload,
         )

@@ -159,8 +159,12 @@ def _remove_all() -> Removed:
     return Removed(record.remove() or changed, handed_over)
 
 
-def put_back(plan: SitePlan, parts: Collection[Part]) -> tuple[Part, ...] | None:
+def put_back(
+    plan: SitePlan, parts: Collection[Part], follow: SitePlan | None = None
+) -> tuple[Part, ...] | None:
     """Make parts of a set-up host as ``plan`` has them, and name those that had to change.
+
+    ``follow`` is the plan from now on, where other facts of the bridge have changed interfaces.
 
     None: an operator sets the host up or takes it down at the moment, or it is not set up.
 
@@ -177,7 +181,9 @@ def put_back(plan: SitePlan, parts: Collection[Part]) -> tuple[Part, ...] | None
                 "this host was set up by another federation file, or version of fedsdn, than the "
                 "application has: what others change there is not put back; run 'fedsdn site up'"
             )
-        return _apply(plan, parts, alone=False)
+        if follow is not None:
+            record.write(follow)
+        return _apply(follow or plan, parts, alone=False)
 
 
 def _apply(plan: SitePlan, parts: Collection[Part], *, alone: bool) -> tuple[Part, ...]:

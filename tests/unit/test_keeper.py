@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pytest
 
 from fedsdn import namespace
-from fedsdn.site import keeper, record, setup
+from fedsdn.site import keeper, record, setup, uplink_mtus
 from fedsdn.site.keeper import Keeper
 from fedsdn.site.plan import SitePlan
 from fedsdn.site.setup import Part
@@ -39,7 +39,7 @@ def test_a_setting_may_differ_because_its_interface_is_gone(
     """The kernel tells of that a moment later; settings cannot be written before it is back."""
     watched, asked = Watched(), list[frozenset[Part]]()
 
-    def put_back(_plan: SitePlan, parts: Collection[Part]) -> tuple[Part, ...]:
+    def put_back(_plan: SitePlan, parts: Collection[Part], _follow: None) -> tuple[Part, ...]:
         asked.append(frozenset(parts))
         return ()
 
@@ -47,6 +47,7 @@ def test_a_setting_may_differ_because_its_interface_is_gone(
     monkeypatch.setattr(namespace, "identity", lambda _name: 1)
     monkeypatch.setattr(record, "applied", lambda: (BridgeFacts(), "digest"))
     monkeypatch.setattr(setup, "put_back", put_back)
+    monkeypatch.setattr(uplink_mtus, "now", lambda _site, facts: facts)
     kept = Keeper("fedsdn", "a")
     federation = two_sites()
     kept.look(federation)  # all parts, at first

@@ -65,7 +65,7 @@ def test_veths_follow_the_bridge() -> None:
     assert {name: veth.mtu for name, veth in veths.items()} == {
         "socksifier": 1450,
         "server": 1450,
-        "router": 1450,
+        "router": 9216,
         "wan-up1": 9000,
         "wan-up2": 1500,
     }

@@ -54,6 +54,7 @@ class BusyKeeper:
         self._far = far
         self.looks: list[float] = []
         self.looked_at: frozenset[Part] = frozenset()
+        self.followed = False
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
