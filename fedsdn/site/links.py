@@ -94,6 +94,14 @@ def set_offload(veth: Veth) -> None:
         ethtool.set_features(veth.name, features)
 
 
+def leave_no_checksum(name: str) -> None:
+    """Have an interface of the calling thread's namespace compute all checksums itself."""
+    with Ethtool() as ethtool:
+        features = ethtool.get_features(name)
+        features.features[_CHECKSUM].enable = False
+        ethtool.set_features(name, features)
+
+
 def is_pair(outer: nlmsg | None, inner: nlmsg | None) -> bool:
     """Whether two links, of the host and of a namespace, are the ends of one wire."""
     if outer is None or inner is None:

@@ -101,6 +101,8 @@ def create(netlink: IPRoute, name: str, wanted: TunnelLink) -> None:
         _create_wireguard(netlink, name, wanted.name)
     else:
         netlink.link("add", **_request(wanted.name, wanted.vxlan))
+        # Those of inner packets: Open vSwitch's userspace datapath knows of an outer one only.
+        namespace.inside(name, lambda: links.leave_no_checksum(wanted.name))
     # Before it is up, or it would have a link-local address.
     setting = Path(f"/proc/sys/net/ipv6/conf/{wanted.name}/addr_gen_mode")
     namespace.inside(name, lambda: setting.write_text("1"))
