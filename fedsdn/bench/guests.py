@@ -206,7 +206,7 @@ def guests(lab: Lab, wanted: dict[str, int]) -> Iterator[dict[str, list[Guest]]]
             _plug_in(lab, sites[name], vms)
         for name in added:
             _wait_for_flows(lab, name)
-        made = {name: [_guest(lab, name, vm) for vm in vms] for name, vms in added.items()}
+        made = {name: [guest_of(lab, name, vm) for vm in vms] for name, vms in added.items()}
         for guest in (one for several in made.values() for one in several):
             for address in guest.vm.addresses:  # neighbours may remember who had it before
                 guest.announce(str(address.ip))
@@ -260,7 +260,8 @@ def _unplug(host: Host, vms: Sequence[Vm]) -> None:
         host.run("sh", "-c", f"for vm in {' '.join(names)}; do {command} $vm; done; true")
 
 
-def _guest(lab: Lab, site: str, vm: Vm) -> Guest:
+def guest_of(lab: Lab, site: str, vm: Vm) -> Guest:
+    """Return a VM that a site has."""
     host = lab.host(site)
     path = Path(f"/proc/{host.process.pid}/root/run/netns/{vm.name}")
     return Guest(vm, host, Shell(f"{site}/{vm.name}", host.vm_prefix(vm.name)), Namespace(path))
