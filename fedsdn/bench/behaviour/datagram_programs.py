@@ -111,7 +111,7 @@ def _time(ends: Ends) -> str:
             f"server {ends.address} iburst maxsamples 1",
             timeout=_LIMIT_SECONDS,
         )
-    return "the time" if "System clock wrong by" in said.stderr else last_words(said.stderr)
+    return "the time" if "System clock wrong by" in said.stderr else "no time"
 
 
 @contextmanager

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from queue import SimpleQueue
 
-from fedsdn.bench.behaviour import crowd, data, headers, life, opening, programs
+from fedsdn.bench.behaviour import (
+    crowd,
+    data,
+    datagram_programs,
+    datagrams,
+    headers,
+    life,
+    opening,
+    programs,
+)
 from fedsdn.bench.behaviour.case import CHAPTER, Case, Ends, Lengths, Where, error_word
 from fedsdn.bench.guests import Guest, guests, unused
 from fedsdn.config.model import Family, Site
@@ -24,6 +33,8 @@ CASES: tuple[Case, ...] = (
     *life.CASES,
     *programs.CASES,
     *crowd.CASES,
+    *datagrams.CASES,
+    *datagram_programs.CASES,
 )
 
 _LANES = 10
