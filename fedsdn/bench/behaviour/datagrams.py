@@ -152,9 +152,15 @@ def _missing(ends: Ends) -> str:
 
 
 def _order(ends: Ends) -> str:
-    """Send many at once, and a last one until it comes."""
+    """Send many at once, and a last one until it comes.
+
+    Everybody on the way knows his neighbours by then: who asks for them holds packets back.
+    """
     came: list[int] = []
     with opened(ends.client, ends.family) as client, opened(ends.server, ends.family) as server:
+        with echoing(server):
+            asked(client, b"first", name_of(server))
+        server.settimeout(AGAIN_SECONDS)
         for number in range(_NUMBERED):
             client.sendto(_NUMBER.pack(number), name_of(server))
         for _ in range(TIMES):
