@@ -23,6 +23,7 @@ BESIDE = frozenset(
         "test_bridge_returns",
         "test_ended",
         "test_fallback",
+        "test_datagram_filter",
         "test_flow_tables",
         "test_flows",
         "test_hostile_wire",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from os_ken.lib.packet import ethernet, ipv4, ipv6, packet, tcp
+from os_ken.lib.packet import ethernet, ipv4, ipv6, packet, tcp, udp
 
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Address, Site
@@ -109,9 +109,14 @@ def frame(shot: Shot, payload: bytes) -> bytes:
     built = packet.Packet()
     built.add_protocol(ethernet.ethernet(one.destination_mac, one.source_mac, protocol))
     ends = {"src": str(one.source.address), "dst": str(one.destination.address)}
-    built.add_protocol(ipv6.ipv6(nxt=6, **ends) if family == 6 else ipv4.ipv4(proto=6, **ends))
+    number = 6 if one.protocol == "tcp" else 17
+    header = ipv6.ipv6(nxt=number, **ends) if family == 6 else ipv4.ipv4(proto=number, **ends)
+    built.add_protocol(header)
     ports = {"src_port": one.source.port, "dst_port": one.destination.port}
-    built.add_protocol(tcp.tcp(seq=shot.seq, ack=shot.ack, bits=shot.flags, **ports))
+    if one.protocol == "tcp":
+        built.add_protocol(tcp.tcp(seq=shot.seq, ack=shot.ack, bits=shot.flags, **ports))
+    else:
+        built.add_protocol(udp.udp(**ports))
     built.add_protocol(payload)
     built.serialize()
     return bytes(built.data)
@@ -138,6 +143,7 @@ class Range:
             self._stray: 1,
             self._turn: 2,
             self._pretend: 2,
+            self._datagram: 3,
             self._uplink: 2,
         }
         return self.random.choices(list(kinds), list(kinds.values()))[0]()
@@ -222,6 +228,24 @@ class Range:
         macs = port_mac(self.site, port), VM_MACS[flow.near_port]
         one = TracedPacket(port, source, destination, *macs, opening=True)
         return Shot("pretend", one, _SYN)
+
+    def _datagram(self) -> Shot:
+        """UDP: from a VM or from one of the proxy's ports, to another site or to nobody's."""
+        flow = self._flow()
+        family = flow.client.address.version
+        near = flow.client if flow.outbound else flow.server
+        far = flow.server if flow.outbound else flow.client
+        stranger = SocketAddress(ip_address(STRANGERS[family]), 53)
+        vm_mac = VM_MACS[flow.near_port]
+        if self.random.random() < 0.5:
+            ends = self.random.choice([(near, far), (near, far), (near, stranger), (stranger, far)])
+            where, macs = flow.near_port, (vm_mac, GATEWAY)
+        else:
+            ends = self.random.choice([(far, near), (far, near), (stranger, near), (far, stranger)])
+            where = self.random.choice((ROUTER_PORT, ROUTER_PORT, SOCKSIFIER_PORT, SERVER_PORT))
+            macs = port_mac(self.site, where), vm_mac
+        one = TracedPacket(where, *ends, *macs, opening=False, protocol="udp")
+        return Shot("datagram", one, 0)
 
     def _uplink(self) -> Shot:
         """Through an uplink, of a peer or a stranger, to the proxy or somebody else."""

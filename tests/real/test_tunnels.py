@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fedsdn.config.model import Federation, Identity
+from fedsdn.config.rules import Rule
 from fedsdn.identity.new import make
 from tests.real.sandbox import in_sandbox
 from tests.real.site_host import Program, SiteHost, federation, wait_until
@@ -123,3 +124,17 @@ def test_the_mtu_of_an_uplink_is_followed(host: SiteHost, mtu: int) -> None:
     assert host.up() == "site a: nothing to do\n"
     host.output("ip link set up1 mtu 1500")
     wait_until(lambda: mtus(host)["t1-up1"] == 1440)
+
+
+def rules(host: SiteHost) -> str:
+    return host.inside("nft list chain inet fedsdn rules") + host.inside(
+        "nft list chain inet fedsdn judge"
+    )
+
+
+def test_other_rules_judge_datagrams_as_soon_as_the_file_is_there(host: SiteHost) -> None:
+    before = rules(host)
+    host.write(replace(federation(), allow=(Rule(("a",), ("b",), "udp", (range(53, 54),)),)))
+    wait_until(lambda: "udp dport 53" in rules(host))
+    host.write(federation())
+    wait_until(lambda: rules(host) == before)
