@@ -53,14 +53,18 @@ def flows_among(
 def tenant_ports(site: Site, bridges: Bridges) -> tuple[TenantPort, ...]:
     """Find the ports that carry the site's provider network, apart from uplinks and the proxy's.
 
-    None, while the proxy's own ports are not (yet) in it: they would answer in another network.
+    None, while the proxy's own ports are not (yet) in it: they would answer in another network. The
+    router's may be missing: an older version's ``fedsdn site up`` has made none, and TCP goes on.
     """
     bridge = bridges.get(site.provider_network.bridge)
     if bridge is None:
         return ()
     vlan = site.provider_network.segmentation_id or _FLAT
     proxy = (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT)
-    if any(name not in bridge.ports or not _untagged(bridge.ports[name], vlan) for name in proxy):
+    there = {name: bridge.ports[name] for name in proxy if name in bridge.ports}
+    if not there.keys() >= {SOCKSIFIER_PORT, SERVER_PORT}:
+        return ()
+    if not all(_untagged(port, vlan) for port in there.values()):
         return ()
     others = {*proxy, *(name for up in site.uplinks for name in (up.port, wan_port(up)))}
     every = (port for name, port in bridge.ports.items() if name not in others)

@@ -63,6 +63,14 @@ def found(network: ProviderNetwork, *ports: Port, proxy_tag: int | None = -1) ->
     return list(tenant_ports(site(network), {"br-provider": bridge("br-provider", *every)}))
 
 
+def test_before_an_upgrades_site_up_tcp_needs_no_router() -> None:
+    own = [port(name, tag=0) for name in (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT)]
+    for there, served in ((own, True), (own[:2], True), (own[1:], False), (own[:1], False)):
+        bridges = {"br-provider": bridge("br-provider", *there, port("vm", tag=0))}
+        names = [one.name for one in tenant_ports(site(FLAT), bridges)]
+        assert names == (["vm"] if served else [])
+
+
 NATIVE = ("native-tagged", "native-untagged")
 KINDS = [
     # A port's columns, and which of its frames are of the flat network, and of the VLAN:
