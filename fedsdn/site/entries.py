@@ -74,6 +74,7 @@ def _known_route(message: nlmsg, names: Names) -> Route | None:
     if kind is None:
         return None
     gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+    metrics = message.get_attr("RTA_METRICS")
     has_interface = kind is not RouteKind.UNREACHABLE and message.get_attr("RTA_OIF")
     return Route(
         table=message.get_attr("RTA_TABLE"),
@@ -82,6 +83,7 @@ def _known_route(message: nlmsg, names: Names) -> Route | None:
         interface=names.get(message.get_attr("RTA_OIF"), "?") if has_interface else None,
         gateway=ip_address(gateway) if gateway else None,
         source=ip_address(source) if source else None,
+        mtu=metrics.get_attr("RTAX_MTU") if metrics is not None else None,
     )
 
 
@@ -94,6 +96,7 @@ def _says_no_more(message: nlmsg, found: Route) -> bool:
     """Whether a route is exactly what we would have asked for."""
     version = found.destination.version
     ours = {"RTA_TABLE", "RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PREFSRC"}
+    ours |= {"RTA_METRICS"} if found.mtu is not None and len(_metrics(message)) == 1 else set()
     usual = {"RTA_PRIORITY": METRIC[version], "RTA_PREF": 0}
     return (
         (message["proto"], message["tos"], message["src_len"]) == (STATIC, 0, 0)
@@ -104,6 +107,10 @@ def _says_no_more(message: nlmsg, found: Route) -> bool:
             for name, value in message["attrs"]
         )
     )
+
+
+def _metrics(message: nlmsg) -> list[object]:
+    return list((message.get_attr("RTA_METRICS") or {}).get("attrs", ()))
 
 
 def scope(wanted: Route) -> int:

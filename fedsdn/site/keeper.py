@@ -28,6 +28,9 @@ _SETTINGS = frozenset({Part.SYSCTLS, Part.PORT_SYSCTLS})
 _OF_SETTINGS = _SETTINGS | {Part.INTERFACES}
 """A setting that differs may be one of an interface that is gone, of which nothing is heard yet."""
 
+_OF_MTU = frozenset({Part.INTERFACES, Part.ROUTES})
+"""What depends on an uplink's MTU."""
+
 _ANOTHER_PLAN_SECONDS = 5.0
 """For so long the application may not have taken up yet the file by which ``up`` has just run."""
 
@@ -163,7 +166,7 @@ class Keeper:
         if Part.INTERFACES in self._due:
             found = uplink_mtus.now(site, facts)
             if found is None:
-                self._later = frozenset({Part.INTERFACES})
+                self._later = _OF_MTU
             elif found != facts:
                 follow = site_plan(federation, site, found)
         try:

@@ -74,7 +74,7 @@ HELD_TABLE = 103
 
 ROUTER_MTU = 9216
 """MTU of ``ROUTER_PORT``: it takes whatever a VM sends. What does not fit into a tunnel is answered
-or cut up behind it; towards a VM nothing is larger than what came out of a tunnel."""
+or cut up behind it, and so is what is too large for the bridge's other ports on its way to a VM."""
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EVERYTHING: dict[Family, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -144,7 +144,7 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
         addresses=tuple(_addresses(site)),
         routes=(
             *_leg_routes(federation, site),
-            *_router_routes(site),
+            *_router_routes(site, facts),
             *_uplink_routes(site),
             *_peer_routes(federation, site),
         ),
@@ -230,11 +230,15 @@ def _leg_routes(federation: Federation, site: Site) -> Iterator[Route]:
             yield Route(PEERS_TABLE, prefix.network, RouteKind.LOCAL, interface="lo")
 
 
-def _router_routes(site: Site) -> Iterator[Route]:
+def _router_routes(site: Site, facts: BridgeFacts) -> Iterator[Route]:
     """Routes of what comes from tunnels; errors about it come from the proxy's own address."""
     for prefix in site.prefixes:
         yield Route(
-            ROUTER_TABLE, prefix.network, interface=ROUTER_PORT, source=prefix.proxy_address
+            ROUTER_TABLE,
+            prefix.network,
+            interface=ROUTER_PORT,
+            source=prefix.proxy_address,
+            mtu=facts.mtu,
         )
 
 

@@ -25,7 +25,10 @@ _EXPIRES = struct.Struct("=4x8xi")
 """Of the attribute with ``struct rta_cacheinfo``."""
 _FAMILY = {4: 2, 6: 10}
 _KIND = {RouteKind.UNICAST: 1, RouteKind.LOCAL: 2, RouteKind.UNREACHABLE: 7}
-_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _CACHEINFO, _TABLE, _PREF = 1, 4, 5, 6, 7, 12, 15, 20
+_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _METRICS = 1, 4, 5, 6, 7, 8
+_CACHEINFO, _TABLE, _PREF = 12, 15, 20
+_MTU = 2
+"""RTAX_MTU, in ``_METRICS``."""
 _ON_LINK = 0x4
 _USUAL = {
     _FAMILY[4]: frozenset[bytes](),
@@ -103,3 +106,5 @@ def _attributes(route: Route, indexes: Mapping[str, int]) -> Iterator[bytes]:
         yield attribute(_GATEWAY, route.gateway.packed)
     if route.source is not None:
         yield attribute(_PREFSRC, route.source.packed)
+    if route.mtu is not None:
+        yield attribute(_METRICS, attribute(_MTU, _NUMBER.pack(route.mtu)))

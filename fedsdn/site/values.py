@@ -140,11 +140,13 @@ class Route:
     interface: str | None = None
     gateway: Address | None = None
     source: Address | None = None
+    mtu: int | None = None
+    """Of what goes there, where the interface takes more."""
 
     def __str__(self) -> str:
         parts = [] if self.kind is RouteKind.UNICAST else [str(self.kind)]
         parts.append(str(self.destination))
-        named = {"via": self.gateway, "dev": self.interface, "src": self.source}
+        named = {"via": self.gateway, "dev": self.interface, "src": self.source, "mtu": self.mtu}
         parts += [f"{word} {value}" for word, value in named.items() if value is not None]
         return f"table {self.table}: {' '.join(parts)}"
 

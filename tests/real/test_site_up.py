@@ -235,6 +235,7 @@ def test_down_after_a_killed_up(idle_host: tuple[SiteHost, dict[str, Any]], part
         "ip -n fedsdn address flush dev wan-up1",
         "ip -n fedsdn address add 198.51.100.1/24 dev wan-up1",
         "ip -n fedsdn route flush table 201",
+        "ip -n fedsdn route replace table 300 10.1.0.0/24 dev router src 10.1.0.2 mtu 1400",
         "ip -n fedsdn route add default via 192.0.2.9 dev wan-up1 onlink",
         "ip -n fedsdn -6 rule flush",
         "ip -n fedsdn rule add from 198.51.100.1 lookup 7",
