@@ -1,4 +1,4 @@
-"""Tells the namespace's WireGuard interfaces their keys and peers, through wg(8)."""
+"""Tells the namespace's WireGuard interfaces their keys and peers, and asks them, through wg(8)."""
 
 from __future__ import annotations
 
@@ -46,6 +46,26 @@ def configure(
         return namespace.inside(name, work)
     except OSError as error:
         raise FedsdnError(f"tunnels in namespace {name} cannot be set: {error}") from error
+
+
+def received(name: str) -> dict[tuple[str, str], int]:
+    """Return how many bytes have come, by interface and public key, in a namespace's tunnels.
+
+    Raises:
+        MissingNamespaceError: there is no such namespace.
+        FedsdnError: ``wg`` is not installed, or fails.
+
+    """
+    try:
+        said = namespace.inside(name, _transfer)
+    except OSError as error:
+        raise FedsdnError(f"tunnels in namespace {name} cannot be asked: {error}") from error
+    rows = (row.split() for row in said.splitlines())
+    return {(interface, key): int(octets) for interface, key, octets, _ in rows}
+
+
+def _transfer() -> str:
+    return _wg("show", "all", "transfer")
 
 
 def _sync(interface: str, wanted: Configuration) -> bool:

@@ -59,6 +59,17 @@ def test_a_path_that_never_was_up_is_no_path_beside_one_that_is() -> None:
     assert NOTHING.after(seen(x=(UNKNOWN, None), y=(UP, 0.1)), "spread", 0).paths == {Y}
 
 
+def test_a_path_whose_tunnel_does_not_work_is_none_beside_one_that_does() -> None:
+    works, does_not = Seen(X, UP, 0.03), Seen(Y, UP, 0.01, ready=False)
+    for prefer in ("spread", "latency"):
+        assert NOTHING.after([works, does_not], prefer, 0).paths == {X}
+        assert Carriers(frozenset({Y}), frozenset({Y})).after([does_not], prefer, 0).paths == {Y}
+    returned = Carriers(frozenset({X}), frozenset({X})).after(
+        [works, Seen(Y, UP, 0.03)], "spread", 0
+    )
+    assert returned.paths == {X, Y}
+
+
 def test_all_are_tried_as_long_as_nothing_is_known() -> None:
     assert NOTHING.after(seen(x=(UNKNOWN, None), y=(DOWN, None)), "spread", 0).paths == {X}
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from fedsdn.config.model import Federation, PairEncryption, Prefer
+from fedsdn.tunnels.plan import KEEPALIVE_SECONDS
 from fedsdn.uplinks.liveness import Condition, Liveness, Reception
 from fedsdn.uplinks.path import Path, PathName
 from fedsdn.uplinks.routes.carriers import STEADY_SECONDS
 from fedsdn.uplinks.routes.choices import Choices
 from fedsdn.uplinks.routes.groups import Wanted
+from fedsdn.uplinks.routes.silent import SILENT_SECONDS, Silence
 from tests.unit.federations import two_sites
 
 UP, DOWN, UNKNOWN = Condition.UP, Condition.DETECTED, Condition.UNKNOWN
@@ -107,3 +109,27 @@ def test_a_peer_with_anothers_proxy_is_not_reached() -> None:
     sites: Mapping[str, object] = {"proxy": "socks5"}
     other = replace(two_sites(), sites=(a, replace(b, **sites)))  # type: ignore[arg-type]
     assert Choices(other, "a").wanted().peers == ()
+
+
+def test_a_silent_tunnel_is_left_out_while_another_works() -> None:
+    choices = Choices(two_sites(), "a")
+    choices.take([path("up1", UP), path("up2", UP)], 0)
+    assert choices.set_silent({("t1-up1", "b")}, 0)
+    assert over(choices.wanted()) == {"t2-up2"}
+    assert choices.set_silent({("t1-up1", "b"), ("t2-up2", "b")}, 0)
+    assert over(choices.wanted()) == set(NAMES), "nothing is lost by a try"
+    assert not choices.set_silent(frozenset(), 0)
+
+
+def test_a_tunnel_by_which_nothing_comes_for_a_while_is_silent() -> None:
+    silence, end, other = Silence(), ("t1-up1", "b"), ("t2-up2", "b")
+    assert silence.note({end: 0, other: 92}, 0) == {end}, "nothing has ever come"
+    assert silence.note({end: 92, other: 92}, 10) == set()
+    assert silence.note({end: 93, other: 92}, SILENT_SECONDS - 1) == set()
+    assert silence.note({end: 93, other: 92}, SILENT_SECONDS) == {other}
+    assert silence.note({end: 93, other: 93}, SILENT_SECONDS + 1) == set()
+    assert silence.note({other: 0}, SILENT_SECONDS + 2) == set(), "its process has begun anew"
+
+
+def test_a_tunnel_speaks_more_often_than_that() -> None:
+    assert SILENT_SECONDS > KEEPALIVE_SECONDS

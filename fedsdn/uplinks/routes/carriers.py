@@ -20,11 +20,15 @@ by so many seconds: less is noise, or the queue of what flows there."""
 
 
 class Seen(NamedTuple):
-    """What is known of a path; ``rtt`` is its round-trip time in seconds, None if unknown."""
+    """What is known of a path; ``rtt`` is its round-trip time in seconds, None if unknown.
+
+    ``ready`` says whether its tunnel works: a path whose probes come may have one that does not.
+    """
 
     key: PathKey
     state: PathState
     rtt: float | None
+    ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,15 @@ class Carriers:
         return replace(stays, faster_since=since)
 
 
-def _live(seen: Iterable[Seen], before: Set[PathKey]) -> frozenset[PathKey]:
+def _live(seen: Collection[Seen], before: Set[PathKey]) -> frozenset[PathKey]:
     """Return the paths that are up, and those that were before and are not known to be down.
 
     If there is none, all that may be up: nothing is lost by a try.
     """
+    up = {one.key for one in seen if one.state is PathState.UP and one.ready}
     unknown = {one.key for one in seen if one.state is PathState.UNKNOWN}
-    up = {one.key for one in seen if one.state is PathState.UP}
-    return frozenset((up | (unknown & before)) or unknown)
+    lame = {one.key for one in seen if one.state is PathState.UP}
+    return frozenset((up | (unknown & before)) or lame or unknown)
 
 
 def _first(times: dict[PathKey, float], among: Iterable[PathKey]) -> PathKey:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from fedsdn.config.model import Address, Family, Federation, Network
 from fedsdn.tunnels.plan import tunnels
 from fedsdn.uplinks.path import Path, PathKey
 from fedsdn.uplinks.routes.carriers import Carriers, Seen
 from fedsdn.uplinks.routes.groups import Exit, PeerRoutes, Wanted
+from fedsdn.uplinks.routes.silent import End
 
 
 class Choices:
@@ -31,7 +32,9 @@ class Choices:
                 self._prefixes[peer.site] = peer.prefixes
                 self._paths[peer.site] = {}
         self._carriers = dict.fromkeys(self._prefixes, Carriers())
+        self._silent: Set[End] = frozenset()
         if old is not None:
+            self._silent = old._silent
             before = old._carriers.items()
             self._carriers |= {peer: one for peer, one in before if peer in self._carriers}
 
@@ -59,9 +62,17 @@ class Choices:
         moved = [self._judge(peer, now) for peer in self._paths]
         return any(moved)
 
+    def set_silent(self, silent: Set[End], now: float) -> bool:
+        """Note the tunnels by which nothing comes; True if others carry now."""
+        self._silent = silent
+        return self.judge(now)
+
     def _judge(self, peer: str, now: float) -> bool:
         before = self._carriers[peer]
-        seen = [Seen(key, path.state, path.rtt) for key, path in self._paths[peer].items()]
+        seen = [
+            Seen(key, path.state, path.rtt, (self._exits[key].interface, peer) not in self._silent)
+            for key, path in self._paths[peer].items()
+        ]
         after = self._carriers[peer] = before.after(seen, self._prefer, now)
         return after.paths != before.paths
 

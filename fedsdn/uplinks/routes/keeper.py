@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TypeVar
 
 from fedsdn.config.model import Federation
@@ -14,15 +16,20 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import MissingNamespaceError
 from fedsdn.pipeline.declarations import TUNNELS_TABLE
+from fedsdn.tunnels.configure import received
 from fedsdn.uplinks.happened import happened
 from fedsdn.uplinks.path import Path
 from fedsdn.uplinks.routes.choices import Choices
 from fedsdn.uplinks.routes.kernel import Routes
+from fedsdn.uplinks.routes.silent import End, Silence
 
 _LOG = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 """How often round-trip times are compared; and a namespace that was missing is tried again."""
+
+_LISTEN_SECONDS = 2.0
+"""How often it is asked what has come by the tunnels."""
 
 _PAUSE_SECONDS = 0.02
 _SHARE = 9
@@ -39,8 +46,9 @@ class RouteKeeper:
         self, namespace: str, federation: Federation, site: str, executor: Executor
     ) -> None:
         """Prepare; ``executor`` has one thread, which is for the routes alone."""
-        self._site = site
+        self._namespace, self._site = namespace, site
         self._choices = Choices(federation, site)
+        self._sites = _by_key(federation)
         self._routes = Routes(namespace, TUNNELS_TABLE)
         self._executor = executor
         self._due = asyncio.Event()
@@ -49,6 +57,7 @@ class RouteKeeper:
     def set_federation(self, federation: Federation) -> None:
         """Go over to another federation; ``follow`` is then told of its paths."""
         self._choices = Choices(federation, self._site, self._choices)
+        self._sites = _by_key(federation)
         self._due.set()
 
     def follow(self, paths: Iterable[Path]) -> None:
@@ -57,7 +66,34 @@ class RouteKeeper:
             self._due.set()
 
     async def run(self) -> None:
-        """Keep them for ever: first of all what is there already is taken over."""
+        """Keep them for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep())
+            tasks.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        """Leave out tunnels by which nothing comes."""
+        silence = Silence()
+        while True:
+            with suppress(FedsdnError):  # who gives tunnels their keys says so
+                octets = await asyncio.to_thread(received, self._namespace)
+                now = time.monotonic()
+                silent = silence.note(self._ends(octets), now)
+                if self._choices.set_silent(silent, now):
+                    self._due.set()
+            await asyncio.sleep(_LISTEN_SECONDS)
+
+    def _ends(self, octets: Mapping[tuple[str, str], int]) -> dict[End, int]:
+        """Say whose keys they are; a site may have two."""
+        ends: dict[End, int] = {}
+        for (interface, key), number in octets.items():
+            if key in self._sites:
+                end = interface, self._sites[key]
+                ends[end] = ends.get(end, 0) + number
+        return ends
+
+    async def _keep(self) -> None:
+        """Keep the routes: first of all what is there already is taken over."""
         while (found := await self._have(self._routes.carried)) is None:
             await asyncio.sleep(_LOOK_SECONDS)
         self._choices.take_over(found, time.monotonic())
@@ -90,3 +126,12 @@ class RouteKeeper:
         finally:
             if news is not None:
                 loop.remove_reader(news)
+
+
+def _by_key(federation: Federation) -> dict[str, str]:
+    """Return the sites by their public keys, as WireGuard writes these."""
+    return {
+        b64encode(identity.key).decode(): site.name
+        for site in federation.sites
+        for identity in site.identities
+    }
