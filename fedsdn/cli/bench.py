@@ -26,6 +26,7 @@ from fedsdn.bench.stalled import StalledResults
 from fedsdn.cli import (
     bench_attack,
     bench_behaviour,
+    bench_datagrams,
     bench_probes,
     bench_repair,
     bench_restart,
@@ -42,6 +43,7 @@ for command in bench_behaviour.COMMANDS:
 app.command()(bench_repair.repair)
 app.command()(bench_attack.attack)
 app.command()(bench_probes.probes)
+app.command()(bench_datagrams.datagrams)
 app.command()(bench_scale.load)
 app.command("scale")(bench_scale.scale_command)
 app.command()(bench_restart.restart)

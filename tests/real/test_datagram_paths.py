@@ -1,0 +1,135 @@
+"""Datagrams between VMs of two sites go on over the paths that live, on two whole sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from fedsdn.bench.cases import Kind
+from fedsdn.bench.rig import Rig
+from fedsdn.bench.ticked import Fate, OneWay, fate
+from fedsdn.bench.ticking import finish, ticking
+from fedsdn.cli.views import lab_views
+from fedsdn.config.model import Family
+from fedsdn.lab.lab import Lab
+from fedsdn.lab.operator import CONTROLLER
+from fedsdn.lab.wait import wait_until
+from fedsdn.shell import Started
+
+pytestmark = pytest.mark.real
+
+LIMIT_S = 40.0
+FAMILIES: tuple[Family, ...] = (4, 6)
+SOME = 20
+
+
+@dataclass
+class Flows:
+    """Both ends of flows between the first VMs, one of each IP version."""
+
+    ends: list[tuple[Started, Started]]
+
+    def came(self) -> list[int]:
+        """How many datagrams have come so far, at each end."""
+        return [int(one.ask("how many?")) for pair in self.ends for one in pair]
+
+    def wait_for_more(self) -> None:
+        """Wait until more have come at every end."""
+        before = self.came()
+        wait_until(
+            lambda: all(now >= then + SOME for now, then in zip(self.came(), before, strict=True)),
+            LIMIT_S,
+            lambda: f"a flow of datagrams stands still: {before}, {self.came()} have come",
+        )
+
+    def finish(self) -> list[Fate]:
+        """End all; return what became of each flow's datagrams, of which none came twice."""
+        found = []
+        for pair in self.ends:
+            (sent, came), (sent_back, came_back) = map(finish, pair)
+            ways = (OneWay(sent, came_back), OneWay(sent_back, came))
+            found += [fate(way, 0.0, float("inf"), ()) for way in ways]
+        assert not any(one.again for one in found)
+        return found
+
+
+@pytest.fixture(scope="module")
+def rig(lab: Lab) -> Rig:
+    return Rig(lab, lab_views(lab))
+
+
+@contextmanager
+def flows(rig: Rig) -> Iterator[Flows]:
+    with ExitStack() as stack:
+        ends = []
+        for family in FAMILIES:
+            path = rig.path(family)
+            near, far = path.near_vm.shell, path.far_vm.shell
+            pair = ticking((near, path.source), (far, path.destination))
+            ends.append(stack.enter_context(pair))
+        yield Flows(ends)
+
+
+@contextmanager
+def lost(rig: Rig, kind: Kind, wire: int) -> Iterator[None]:
+    rig.lose(kind, wire, "upload")
+    try:
+        yield
+    finally:
+        rig.restore(kind, wire, "upload")
+
+
+@pytest.mark.parametrize("kind", [Kind.WIRE, Kind.SILENT])
+def test_flows_go_on_over_the_wire_that_is_left(rig: Rig, kind: Kind) -> None:
+    rig.wait_steady()
+    with flows(rig) as found:
+        for wire in (0, 1):
+            with lost(rig, kind, wire):
+                found.wait_for_more()
+            rig.wait_steady()
+            found.wait_for_more()
+        found.finish()
+
+
+def is_told(rig: Rig, family: Family) -> bool:
+    path = rig.path(family)
+    ping = ("ping", "-c", "1", "-W", "1", str(path.destination))
+    return "nreachable" in path.near_vm.shell.run(*ping).stdout
+
+
+def test_without_a_path_a_vm_is_told(rig: Rig) -> None:
+    """Nobody else asks meanwhile: so many such errors a second the kernel sends to one VM."""
+    rig.wait_steady()
+    with lost(rig, Kind.WIRE, 0), lost(rig, Kind.WIRE, 1):
+        wait_until(
+            lambda: all(is_told(rig, family) for family in FAMILIES),
+            LIMIT_S,
+            lambda: "nobody says that there is no path",
+        )
+    rig.wait_steady()
+    with flows(rig) as found:
+        found.wait_for_more()
+
+
+def shown(rig: Rig) -> list[str]:
+    """The kernel's next hops at both sites."""
+    return [view.proxy.output("ip", "nexthop") for view in rig.sites]
+
+
+def test_flows_do_not_notice_that_the_application_is_away(rig: Rig, lab: Lab) -> None:
+    rig.wait_steady()
+    with flows(rig) as found:
+        before = shown(rig)
+        host = lab.host(rig.sites[0].name)
+        daemon = host.daemon(CONTROLLER)
+        daemon.signal("KILL")
+        wait_until(lambda: not daemon.alive(), LIMIT_S, lambda: "the application still runs")
+        found.wait_for_more()
+        rig.start(host)
+        rig.wait_steady()
+        found.wait_for_more()
+        assert shown(rig) == before
+        assert not any(one.late for one in found.finish())
