@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from fedsdn.config.model import ProviderNetwork
-from fedsdn.pipeline.declarations import SERVER_PORT, SOCKSIFIER_PORT
+from fedsdn.pipeline.declarations import ROUTER_PORT, SERVER_PORT, SOCKSIFIER_PORT
 from tests.real.site_host import BRIDGE, SiteHost, federation
 from tests.unit.federations import with_provider_network
 
@@ -50,7 +50,8 @@ PORTS = {f"port{number}": setting for number, setting in enumerate(columns())}
 @pytest.fixture(scope="module")
 def host() -> Iterator[SiteHost]:
     """A host whose bridge has a port of every kind, and a witness for NORMAL."""
-    own = dict.fromkeys((SOCKSIFIER_PORT, SERVER_PORT, "wan-up1", "wan-up2", "witness"), "")
+    ours = SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT, "wan-up1", "wan-up2"
+    own = dict.fromkeys((*ours, "witness"), "")
     with SiteHost() as one:
         ports = " -- ".join(
             f"add-port {BRIDGE} {name} {setting} -- set Interface {name} type=internal"
@@ -63,7 +64,7 @@ def host() -> Iterator[SiteHost]:
 @pytest.mark.parametrize("vlan", [0, VLAN], ids=["flat", "VLAN"])
 def test_a_frame_is_of_the_network_in_which_normal_forwards_it(host: SiteHost, vlan: int) -> None:
     """NORMAL's copy at an access port of the network, without a tag, says so."""
-    for name in (SOCKSIFIER_PORT, SERVER_PORT, "witness"):
+    for name in (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT, "witness"):
         host.output(f"ovs-vsctl set Port {name} tag={vlan}")
     host.output(f"ovs-ofctl del-flows {BRIDGE}; ovs-ofctl add-flow {BRIDGE} actions=NORMAL")
     normal = traces(host)
