@@ -220,7 +220,7 @@ def test_down_leaves_a_running_proxy_alone(host: SiteHost) -> None:
     host.output("rm /run/sleep.pid")
     assert host.traces() == outer
     host.output(f"kill {pid}")
-    wait_until(lambda: host.output("ip netns pids fedsdn") == "")
+    wait_until(lambda: pid not in host.output("ip netns pids fedsdn").split())
     host.down()
 
 
