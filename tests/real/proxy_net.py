@@ -1,7 +1,7 @@
 """Two sites' proxies and VMs, joined by plain wires: everything of a site but the bridge.
 
 Each site is a host of its own (network, mounts, processes) with two namespaces in it: ``fedsdn``,
-set up by the site's own plan, and ``vm``. Without a bridge the VM has one wire to each of the
+set up by the site's own plan without tunnels, and ``vm``. Without a bridge the VM has one wire to each of the
 proxy's ports, and answers on the one that it was asked on. Tests hold the VMs' sockets themselves.
 """
 
@@ -24,6 +24,7 @@ from fedsdn.lab.namespaces import Namespace
 from fedsdn.mptcp.endpoints import Endpoints
 from fedsdn.pipeline.declarations import (
     PROXY_NAMESPACE,
+    ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_PORT,
     port_mac,
@@ -244,7 +245,7 @@ def proxy_net(federation: Federation) -> Iterator[tuple[SiteOfNet, SiteOfNet]]:
         for mine, theirs in zip(near.site.uplinks, far.site.uplinks, strict=True):
             _wire((near, wan_port(mine)), (far, wan_port(theirs)))
         for number, host in enumerate(sites, 1):
-            for port in (SOCKSIFIER_PORT, SERVER_PORT):
+            for port in (SOCKSIFIER_PORT, SERVER_PORT, ROUTER_PORT):
                 _tenant_wire(host, port)
             mac = port_mac(host.site, SERVER_PORT)
             script = _VM.format(own=number, other=3 - number, server_mac=mac)
@@ -289,14 +290,17 @@ def _filter(federation: Federation, site: Site) -> None:
 
 def _finish(federation: Federation, site: Site) -> None:
     plan = site_plan(federation, site)
-    _write(plan.port_sysctls)
+    tunnels = {tunnel.name for tunnel in plan.tunnels}
+    _write(tuple(one for one in plan.port_sysctls if not tunnels & set(one.name.split("."))))
     with Network(plan.namespace) as network:
         network.make_tun(plan.held)
         subprocess.run(["ip", "-n", plan.namespace, "link", "set", "lo", "up"], check=True)
         network.apply_addresses(plan.addresses)
         network.apply_routes(plan.routes)
         network.apply_rules(plan.rules)
-        network.apply_neighbours(plan.neighbours)
+        network.apply_neighbours(
+            tuple(one for one in plan.neighbours if one.interface not in tunnels)
+        )
     with Endpoints(plan.namespace) as endpoints:
         endpoints.apply(plan.endpoints)
 
