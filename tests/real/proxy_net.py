@@ -1,8 +1,9 @@
 """Two sites' proxies and VMs, joined by plain wires: everything of a site but the bridge.
 
 Each site is a host of its own (network, mounts, processes) with two namespaces in it: ``fedsdn``,
-set up by the site's own plan without tunnels, and ``vm``. Without a bridge the VM has one wire to each of the
-proxy's ports, and answers on the one that it was asked on. Tests hold the VMs' sockets themselves.
+set up by the site's own plan without tunnels, and ``vm``. Without a bridge the VM has one wire to
+each of the proxy's ports, and answers on the one that it was asked on. Tests hold the VMs' sockets
+themselves.
 """
 
 from __future__ import annotations
