@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,26 @@ ip -6 rule add fwmark 1 lookup 100
 """
 
 
+class _Listener(socket.socket):
+    """Whatever is accepted does not wait for ever: nothing comes on what the proxy forgot."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, name = super().accept()
+        accepted.settimeout(LIMIT_S)
+        return accepted, name
+
+
+class Vm(Namespace):
+    """The namespace of a VM."""
+
+    def listen(self, address: str, port: int = 0) -> socket.socket:
+        plain = super().listen(address, port)
+        limit = plain.gettimeout()
+        listener = _Listener(plain.family, plain.type, plain.proto, plain.detach())
+        listener.settimeout(limit)
+        return listener
+
+
 class SiteOfNet:
     """One site: its host, its namespaces, its proxy."""
 
@@ -99,7 +120,7 @@ class SiteOfNet:
         children = Path(f"/proc/{self._host.pid}/task/{self._host.pid}/children")
         self.pid = int(children.read_text().split()[0])
         self.run_directory = Path(f"/proc/{self.pid}/root/run")
-        self.vm = Namespace(self.run_directory / "netns/vm")
+        self.vm = Vm(self.run_directory / "netns/vm")
         self.proxy = Namespace(self.run_directory / "netns" / PROXY_NAMESPACE)
         self.process: subprocess.Popen[bytes] | None = None
         self.write(federation)

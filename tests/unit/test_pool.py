@@ -255,19 +255,39 @@ async def test_what_counts_no_more_is_not_taken(monkeypatch: pytest.MonkeyPatch)
 
 
 @asynchronous
-async def test_a_newer_one_is_made_if_there_is_none_and_the_older_ones_are_ended() -> None:
+async def test_a_peer_that_answers_on_newer_ones_has_lost_the_older(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SURE_SECONDS", 0.05)
     async with pooling(most=2) as net:
         net.ask(2)
         await until(lambda: net.ready == 2)
         now = asyncio.get_running_loop().time()
-        for _ in range(3):
-            assert net.pool.take_newer(PEER.name, now) is None
-        await until(lambda: net.ready == 3)
-        newer = net.pool.take_newer(PEER.name, now)
-        assert newer is net.made[2]
-        with newer.far:
-            for end in net.ends[:2]:
-                assert await is_over(end)
-            assert net.pool.take_newer(PEER.name, asyncio.get_running_loop().time()) is None
-            net.ends[2].send(b"?")
-            assert await asyncio.get_running_loop().sock_recv(newer.far, 1) == b"?"
+        assert not net.pool.is_answered(PEER.name, now)
+        await until(lambda: net.ready == 3)  # one more is made, and one only
+        assert not net.pool.is_answered(PEER.name, now)
+        await until(lambda: net.pool.is_answered(PEER.name, now))
+        assert len(net.ends) == 3
+        for end in net.ends[:2]:
+            assert await is_over(end)
+        with pytest.raises(BlockingIOError):
+            net.ends[2].recv(1)
+
+
+@asynchronous
+async def test_a_peer_that_answers_nowhere_is_asked_for_another_connection_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SURE_SECONDS", 0.05)
+    async with pooling() as net:
+        net.ask()
+        await until(lambda: net.ready == 1)
+        net.fails = True
+        now = asyncio.get_running_loop().time()
+        for _ in range(5):
+            assert not net.pool.is_answered(PEER.name, now)
+            await asyncio.sleep(0.01)
+        assert net.ready == 1
+        net.fails = False
+        await until(lambda: net.pool.is_answered(PEER.name, now))

@@ -35,7 +35,7 @@ The peer may have gone without a word; a subflow on a dead path alone delays it 
 time-out)."""
 
 _LOOK_SECONDS = 0.05
-"""How often it is looked after that whether there is another one."""
+"""How often it is looked after that whether the peer answers on others."""
 
 _EARLY_BYTES = 1 << 16
 """The most of the VM's data that a ready connection takes before the answer: more than the first
@@ -67,8 +67,6 @@ class Asked:
         self._unsent = b""
         self._connection: Connection | None = None
         self._was_ready = False
-        self._is_unasked = False
-        """Whether the request is still to be made on the connection, which has replaced another."""
         self._reply: Reply | None = None
         self.early = 0
 
@@ -120,7 +118,7 @@ class Asked:
 
     async def _sent_on(self, ready: Connection) -> bool:
         """Send the request on a ready connection; False if that is broken already."""
-        self._connection, self._was_ready, self._is_unasked = ready, False, False
+        self._connection, self._was_ready = ready, True
         try:
             said = self._request.encode()
             await self._write(said, len(said) + records.HEADER.size + _EARLY_BYTES)
@@ -128,7 +126,6 @@ class Asked:
             if self.early:
                 raise
             return False
-        self._was_ready = True
         return True
 
     async def _send_anew(self) -> None:
@@ -195,7 +192,7 @@ class Asked:
             self._peers.connector.join(self.connection)
             return reply
         for attempt in range(_ATTEMPTS):
-            if attempt and not (self._is_unasked and await self._sent_on(self.connection)):
+            if attempt:
                 await self._send_anew()
             reply = await self._reply_or_again()
             usable = is_usable(self.far, self._peer)
@@ -221,7 +218,7 @@ class Asked:
             if not self._was_ready:
                 await self._peers.connector.selected(self.connection)
             async with limit:
-                if await self._is_replaced():
+                if await self._has_vanished():
                     return Reply.ASK_AGAIN
                 return await read_reply(self.far)
         except (OSError, SocksError) as error:
@@ -230,12 +227,11 @@ class Asked:
             _LOG.debug("site %s: a ready connection is lost: %s", self._peer.name, error)
             return Reply.ASK_AGAIN
 
-    async def _is_replaced(self) -> bool:
-        """Wait until the peer answers; True if it has vanished, and there is another connection.
+    async def _has_vanished(self) -> bool:
+        """Wait until the peer says something; True if it has lost the connection instead.
 
         Packets may be late on all paths, and the VM be connected already. So the request stays
-        where it is until the peer has answered on a connection that was begun after it: that takes
-        more round trips than an acknowledgement.
+        where it is while the peer answers nowhere else.
         """
         asked_at = asyncio.get_running_loop().time()
         seconds = VANISHED_SECONDS
@@ -246,10 +242,7 @@ class Asked:
                     return False
             if not (self._may_repeat and tcp.unacknowledged(self.far)):
                 break
-            newer = self._peers.pool.take_newer(self._peer.name, asked_at)
-            if newer is not None:
-                self._close()
-                self._connection, self._is_unasked = newer, True
+            if self._peers.pool.is_answered(self._peer.name, asked_at):
                 return True
             seconds = _LOOK_SECONDS
         return False

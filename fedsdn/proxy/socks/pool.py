@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, NoReturn
@@ -24,6 +25,11 @@ _LOG = logging.getLogger(__name__)
 
 _MAKING_SECONDS = 5.0
 """How long one may take to be made: its path may have been lost meanwhile."""
+
+SURE_SECONDS = 1.5
+"""How long ago a peer must have answered on a newer connection before an older one that it does not
+acknowledge anything on is lost: after all paths were down, a segment is repeated within a second
+(``tcp_rto_max_ms`` in ``site.sysctls``)."""
 
 _RETRY_SECONDS = 1.0
 """Delay after a connection that could not be made."""
@@ -88,6 +94,21 @@ class _PeerPool:
         self.ready: list[_Ready] = []
         self.making = 0
         self.rests_until = float("-inf")
+        self.answers: deque[tuple[float, float]] = deque()
+        """When connections of late were begun, and made: the last of before ``SURE_SECONDS``, and
+        all since."""
+
+    def answered(self, since: float, now: float) -> bool:
+        """Whether the peer has answered on a connection begun after ``since``, and some time ago.
+
+        A segment on another connection is repeated within a second, and acknowledged.
+        """
+        while len(self.answers) > 1 and self.answers[1][1] <= now - SURE_SECONDS:
+            self.answers.popleft()
+        if not self.answers:
+            return False
+        begun, made = self.answers[0]
+        return begun > since and made <= now - SURE_SECONDS
 
     @property
     def size(self) -> int:
@@ -148,27 +169,21 @@ class Pool:
             self._fill(peer)
         return None
 
-    def take_newer(self, peer: str, than: float) -> Connection | None:
-        """Take a ready connection that was begun after a time of the event loop's, if there is one.
+    def is_answered(self, peer: str, since: float) -> bool:
+        """Whether the peer answers on connections begun after a time of the event loop's.
 
-        If there is, the older ones are ended: the peer has lost one of them, and probably all. If
-        there is none, one is being made.
+        If so, the older ones that are ready are ended: the peer has lost one of them, and probably
+        all. If nothing is known yet, one is being made.
         """
         pool = self._peers.setdefault(peer, _PeerPool())
-        newer = [
-            ready
-            for ready in pool.ready
-            if ready.begun > than and ready.is_good and self._counts(ready.connection)
-        ]
-        if not newer:
-            if not pool.making:
-                self._begin(peer, pool)
-            return None
-        for ready in pool.ready:
-            if ready.begun <= than:
-                ready.leave()
-        pool.ready.remove(newer[0])
-        return newer[0].take()
+        if pool.answered(since, self._loop.time()):
+            for ready in pool.ready:
+                if ready.begun <= since:
+                    ready.leave()
+            return True
+        if not pool.making and all(begun <= since for begun, _ in pool.answers):
+            self._begin(peer, pool)
+        return False
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose request was refused, if it is wanted.
@@ -231,6 +246,8 @@ class Pool:
             pool.making -= 1
             raise
         else:
+            pool.answers.append((begun, self._loop.time()))
+            pool.answered(begun, self._loop.time())
             await self._keep(peer, pool, connection, begun)
 
     def _rest(self, peer: str, pool: _PeerPool) -> None:
