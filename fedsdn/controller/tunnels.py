@@ -20,6 +20,9 @@ _LOG = logging.getLogger(__name__)
 _CHECK_SECONDS = 10.0
 """How often is looked whether somebody else has changed what an interface was told."""
 
+_ROTATING_SECONDS = 0.5
+"""How often, while a site has two identities, is looked with which it has begun a session."""
+
 
 class Tunnels:
     """A task of the application's event loop."""
@@ -61,4 +64,5 @@ class Tunnels:
                 pass  # said where endpoints are kept
             except FedsdnError as error:
                 self._log.say(logging.WARNING, str(error), f"{error}; trying again")
-            await happened(self._due, _CHECK_SECONDS)
+            rotating = any(len(one.identities) > 1 for one in self._federation().sites)
+            await happened(self._due, _ROTATING_SECONDS if rotating else _CHECK_SECONDS)

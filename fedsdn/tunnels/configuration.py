@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -102,6 +102,18 @@ class Configuration:
         """The other ends."""
         return () if self.tunnel is None else self.tunnel.peers
 
+    def following(self, seen: Seen) -> Configuration:
+        """Return it with each peer's key by which the last session began, where there are two.
+
+        Not by which its probes are signed, which may come first: a session that both ends begin at
+        once is refused by both, and begun again after five seconds.
+        """
+        if self.tunnel is None:
+            return self
+        began = {one.key: one.handshake for one in seen.peers if one.handshake is not None}
+        peers = tuple(_with_last(peer, began) for peer in self.peers)
+        return replace(self, tunnel=replace(self.tunnel, peers=peers))
+
     def text(self) -> str:
         """Write it for ``wg syncconf``."""
         head = ["[Interface]", f"PrivateKey = {_base64(self.private_key)}"]
@@ -127,6 +139,12 @@ class Configuration:
             (one.key, one.endpoint and one.endpoint[0], one.prefixes, one.keepalive)
             for one in seen.peers
         }
+
+
+def _with_last(peer: TunnelPeer, began: Mapping[bytes, int]) -> TunnelPeer:
+    keys = (peer.key, *peer.spare_keys)
+    last = max(keys, key=lambda key: began.get(key, 0))
+    return replace(peer, key=last, spare_keys=tuple(key for key in keys if key != last))
 
 
 _Wanted = tuple[bytes, Address, frozenset[Network], int]

@@ -70,7 +70,10 @@ def _transfer() -> str:
 
 def _sync(interface: str, wanted: Configuration) -> bool:
     seen = _show(interface)
-    if seen is None or wanted.is_that(seen):
+    if seen is None:
+        return False
+    wanted = wanted.following(seen)
+    if wanted.is_that(seen):
         return False
     # Keys go by a pipe: everybody may read a process's arguments.
     _wg("syncconf", interface, "/dev/stdin", text=wanted.text())

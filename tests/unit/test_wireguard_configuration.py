@@ -66,6 +66,24 @@ def test_a_second_identity_has_no_prefix() -> None:
     assert text.endswith(f"[Peer]\nPublicKey = {b64(NEW.key)}\nEndpoint = 192.0.2.2:51820\n")
 
 
+def began(key: bytes, when: int, prefixes: str = "(none)") -> str:
+    words = peer(key, "192.0.2.2:51820", prefixes).split("\t")
+    return "\t".join((*words[:4], str(when), *words[5:]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "last"),
+    [(0, 0, PEERS), (7, 0, PEERS), (7, 8, NEW.key), (9, 8, PEERS), (0, 8, NEW.key), (7, 7, PEERS)],
+)
+def test_of_two_identities_the_last_sessions_has_the_prefixes(
+    old: int, new: int, last: bytes
+) -> None:
+    seen = dump(began(PEERS, old, "10.2.0.0/24,fd00:2::/64"), began(NEW.key, new))
+    (one,) = wanted(with_second_identity()).following(seen).peers
+    assert one.key == last
+    assert {one.key, *one.spare_keys} == {PEERS, NEW.key}
+
+
 def test_an_interface_without_tunnel_has_no_peers() -> None:
     left = Configuration(PRIVATE, None)
     assert left.text() == f"[Interface]\nPrivateKey = {b64(PRIVATE)}\n"
