@@ -23,6 +23,7 @@ _WATCH_SECONDS = 1.5
 _BEFORE_SECONDS = 0.5
 """Datagrams that are sent so long before a loss are under way when it comes."""
 
+_TRIES = 20
 _USED_PART = 0.5
 """A wire that carries this part of a flow carries the flow."""
 
@@ -181,20 +182,27 @@ def _measure(rig: Rig, kind: Kind, n: int) -> DatagramLoss:
 
 
 def _used_wires(rig: Rig) -> dict[TransferDirection, int]:
-    """Return which wire each direction is on.
+    """Return which wire each direction is on; a flow that changes just now is waited for.
 
     Raises:
-        FedsdnError: a flow is on none.
+        FedsdnError: a flow stays on none, or on both.
 
     """
-    found: dict[TransferDirection, int] = {}
-    for direction in _DIRECTIONS:
-        meter, began = rig.meter(direction), time.monotonic()
-        while meter.sample() < began + _METER_SECONDS * 1.2:  # the first one takes a while, too
-            pass
-        least = _USED_PART * BYTES / EVERY_SECONDS
-        used = [wire for wire in (0, 1) if meter.rate(wire, _METER_SECONDS) > least]
-        if len(used) != 1:
-            raise FedsdnError(f"a flow of datagrams is on {len(used)} wires: is the lab idle else?")
-        found[direction] = used[0]
-    return found
+    for _ in range(_TRIES):
+        found = _carrying(rig)
+        if all(len(wires) == 1 for wires in found.values()):
+            return {direction: wires[0] for direction, wires in found.items()}
+    raise FedsdnError(f"a flow of datagrams is not on one wire: {found}; see that the lab is idle")
+
+
+def _carrying(rig: Rig) -> dict[TransferDirection, list[int]]:
+    meters = {direction: rig.meter(direction) for direction in _DIRECTIONS}
+    began = time.monotonic()
+    while time.monotonic() < began + _METER_SECONDS * 1.2:  # the first samples take a while
+        for meter in meters.values():
+            meter.sample()
+    least = _USED_PART * BYTES / EVERY_SECONDS
+    return {
+        direction: [wire for wire in (0, 1) if meter.rate(wire, _METER_SECONDS) > least]
+        for direction, meter in meters.items()
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -112,6 +114,16 @@ def test_without_a_path_a_vm_is_told(rig: Rig) -> None:
     rig.wait_steady()
     with flows(rig) as found:
         found.wait_for_more()
+
+
+def test_what_comes_by_each_tunnel_is_known_by_the_peers_key(rig: Rig) -> None:
+    near, far = rig.sites
+    program = "from fedsdn.tunnels.configure import received; print(received('fedsdn'))"
+    heard = literal_eval(near.shell.output(near.shell.python, "-c", program))
+    (identity,) = far.site.identities
+    assert {key for _, key in heard} == {b64encode(identity.key).decode()}
+    assert len(heard) == len(rig.wires)
+    assert all(heard.values())
 
 
 def shown(rig: Rig) -> list[str]:
