@@ -74,6 +74,7 @@ def began(key: bytes, when: int, prefixes: str = "(none)") -> str:
 @pytest.mark.parametrize(
     ("old", "new", "last"),
     [(0, 0, PEERS), (7, 0, PEERS), (7, 8, NEW.key), (9, 8, PEERS), (0, 8, NEW.key), (7, 7, PEERS)],
+    ids=["no session", "old alone", "new later", "old later", "new alone", "at once"],
 )
 def test_of_two_identities_the_last_sessions_has_the_prefixes(
     old: int, new: int, last: bytes
