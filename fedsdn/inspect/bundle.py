@@ -19,6 +19,9 @@ from fedsdn.verify.view import SiteView
 _AT_ONCE = 4
 """Commands that are running at a time."""
 
+_LONGEST_SECONDS = 60.0
+"""So long a command may take: ``verify`` on a busy host has many of its own to wait for."""
+
 _OWN = {
     "status.txt": ("status",),
     "flows.txt": ("flows", "dump", "--all"),
@@ -115,7 +118,7 @@ def _others(bridge: str) -> dict[str, tuple[str, ...]]:
 
 def _output(view: SiteView, command: tuple[str, ...]) -> str:
     try:
-        done = view.shell.run(*command)
+        done = view.shell.run(*command, timeout=_LONGEST_SECONDS)
     except FedsdnError as error:
         return f"{error}\n"
     ending = "" if done.returncode == 0 else f"exit status {done.returncode}\n"

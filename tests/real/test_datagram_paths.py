@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ast import literal_eval
 from base64 import b64encode
 from collections.abc import Iterator
@@ -116,14 +117,23 @@ def test_without_a_path_a_vm_is_told(rig: Rig) -> None:
         found.wait_for_more()
 
 
-def test_what_comes_by_each_tunnel_is_known_by_the_peers_key(rig: Rig) -> None:
-    near, far = rig.sites
+def heard(rig: Rig) -> dict[tuple[str, str], int]:
+    """How many bytes have come to the first site, by tunnel and the sender's key."""
+    shell = rig.sites[0].shell
     program = "from fedsdn.tunnels.configure import received; print(received('fedsdn'))"
-    heard = literal_eval(near.shell.output(near.shell.python, "-c", program))
-    (identity,) = far.site.identities
-    assert {key for _, key in heard} == {b64encode(identity.key).decode()}
-    assert len(heard) == len(rig.wires)
-    assert all(heard.values())
+    found: dict[tuple[str, str], int] = literal_eval(shell.output(shell.python, "-c", program))
+    return found
+
+
+def test_what_comes_by_each_tunnel_is_known_by_the_peers_key(rig: Rig) -> None:
+    (identity,) = rig.sites[1].site.identities
+    key = b64encode(identity.key).decode()
+    wait_until(
+        lambda: len(heard(rig)) == len(rig.wires) and all(heard(rig).values()),
+        LIMIT_S,
+        lambda: f"a tunnel has brought nothing: {heard(rig)}",
+    )
+    assert {one for _, one in heard(rig)} == {key}
 
 
 def shown(rig: Rig) -> list[str]:
@@ -131,10 +141,23 @@ def shown(rig: Rig) -> list[str]:
     return [view.proxy.output("ip", "nexthop") for view in rig.sites]
 
 
+def wait_for_hops(rig: Rig) -> list[str]:
+    """Wait until each site has its group of both tunnels, of each IP version; return the hops."""
+    wait_until(
+        lambda: all(
+            len(re.findall(r"group \d+/\d+ ", hops)) == len(FAMILIES) for hops in shown(rig)
+        ),
+        LIMIT_S,
+        lambda: f"a tunnel is not used: {shown(rig)}",
+    )
+    return shown(rig)
+
+
 def test_flows_do_not_notice_that_the_application_is_away(rig: Rig, lab: Lab) -> None:
     rig.wait_steady()
+    before = wait_for_hops(rig)
     with flows(rig) as found:
-        before = shown(rig)
+        found.wait_for_more()
         host = lab.host(rig.sites[0].name)
         daemon = host.daemon(CONTROLLER)
         daemon.signal("KILL")

@@ -202,7 +202,8 @@ def test_a_ping_is_a_flow_with_its_path(lab: Lab) -> None:
     assert sides["a"]["sent_by"]["uplink"] == sides["b"]["received_by"]["peer_uplink"]
 
 
-def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
+def bundled(lab: Lab) -> dict[str, str]:
+    """The files of a bundle of site a."""
     host = lab.host("a")
     host.run(*FEDSDN, "support-bundle", "/run/bundle.tar.gz")
     texts = {}
@@ -211,8 +212,19 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
             content = archive.extractfile(member)
             assert content is not None
             texts[member.name.partition("/")[2]] = content.read().decode()
+    return texts
+
+
+def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
+    """Of a site that is well: on a busy machine a path may be down for a moment."""
+    host = lab.host("a")
+    texts: dict[str, str] = {}
+    wait_until(
+        lambda: texts.update(bundled(lab)) or "0 failed" in texts["verify.txt"],
+        LIMIT_SECONDS,
+        lambda: texts["verify.txt"],
+    )
     assert "140 flows" in texts["flows.txt"]
-    assert "0 failed" in texts["verify.txt"]
     assert "the last " in texts["connections-ended.txt"]
     assert isinstance(json.loads(texts["connections-ended.json"]), list)
     assert "nw_dst=10.2.0.0/24" in texts["bridge/dump-flows.txt"]

@@ -258,6 +258,8 @@ def test_show_finds_and_up_mends(
     running_host: tuple[SiteHost, dict[str, Any]], damage: str
 ) -> None:
     host, before = running_host
+    if "wireguard-go" in damage and not host.has_programs():
+        pytest.skip("the tunnels are the kernel's here: there is no program that may die")
     host.output(damage)
     assert host.differences() != []
     assert "nothing to do" not in host.up()

@@ -98,6 +98,8 @@ def test_without_encryption_an_interface_that_is_left_knows_nobody(host: SiteHos
 
 
 def test_a_program_that_dies_is_started_again_with_its_peers(host: SiteHost) -> None:
+    if not host.has_programs():
+        pytest.skip("the tunnels are the kernel's here: there is no program that may die")
     host.output("kill -9 $(pidof wireguard-go)")
     for interface in ("t1-up1", "t2-up2"):
         wait_until(lambda interface=interface: peers(host, interface) == {KEY_OF_B: PREFIXES})  # type: ignore[misc]

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("new_proxies")]
 
 BIN = Path(sys.executable).parent
 EFFORT = Effort(connections=50, seconds=1.0)
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 def look(view: SiteView) -> dict[str, Result]:
