@@ -53,9 +53,10 @@ def uplinks(
 
 def _blocks(now: Snapshot, before: Snapshot | None = None) -> list[TextTable | str]:
     first = [] if now.application else [_NO_APPLICATION]
+    unread = [f"datagrams: unknown: {now.tunnels_unread}"] if now.tunnels_unread else []
     last = differing(now.differing, now.taken)
-    refused = _refused(now.refused)
-    return [*first, *tables(now, before), *last, *([COMPARE_FILES] if last else []), *refused]
+    compare = [COMPARE_FILES] if last else []
+    return [*first, *tables(now, before), *unread, *last, *compare, *_refused(now.refused)]
 
 
 def _refused(every: Sequence[RefusedProbes]) -> list[str]:

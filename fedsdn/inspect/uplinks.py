@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedsdn.config.model import Address, AddressPair, Federation, Uplink
@@ -29,6 +28,9 @@ from fedsdn.uplinks.status import (
 )
 from fedsdn.verify.tunnels import parse_counters, read_tunnels
 
+_TUNNELS_SECONDS = 5.0
+"""So long a command may take that says what the tunnels carried: the rest is shown without it."""
+
 _COUNTERS = Path("/proc/thread-self/net/dev")
 """Not /sys/class/net, which shows the namespace of whoever mounted /sys (sysfs(5))."""
 
@@ -38,13 +40,15 @@ class KernelView:
     """The kernel's state in the proxy's namespace.
 
     ``endpoints`` are identifiers by address, ``subflows`` the addresses of each subflow,
-    ``counters`` bytes sent and received by interface, ``tunnels`` the same by path.
+    ``counters`` bytes sent and received by interface, ``tunnels`` the same by path, and
+    ``tunnels_unread`` why that is not known.
     """
 
     endpoints: dict[Address, int]
     subflows: tuple[AddressPair, ...]
     counters: dict[str, tuple[int, int]]
     tunnels: Mapping[PathName, tuple[int, int]] = field(default_factory=dict)
+    tunnels_unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Snapshot:
     """All of a site at ``taken`` (Unix time); ``application`` says whether it runs.
 
     ``differing`` are the sites that have another federation file, ``refused`` counts datagrams that
-    were not taken for probes.
+    were not taken for probes. ``tunnels_unread`` says why it is unknown what the tunnels carried.
     """
 
     site: str
@@ -99,6 +103,7 @@ class Snapshot:
     paths: tuple[PathView, ...]
     differing: tuple[DifferingFile, ...]
     refused: tuple[RefusedProbes, ...] = ()
+    tunnels_unread: str = ""
 
 
 def read_snapshot(federation: Federation, site: str) -> Snapshot:
@@ -108,20 +113,19 @@ def read_snapshot(federation: Federation, site: str) -> Snapshot:
         FedsdnError: the proxy's namespace is missing.
 
     """
-    kernel = read_kernel(PROXY_NAMESPACE, _tunnels(federation, site))
+    kernel = read_kernel(PROXY_NAMESPACE)
+    proxy = Shell(site).inside(PROXY_NAMESPACE)
+    try:
+        found = read_tunnels(federation, federation.site(site), proxy, _TUNNELS_SECONDS)
+    except FedsdnError as error:
+        kernel = replace(kernel, tunnels_unread=str(error))
+    else:
+        known = {view.path: (view.sent, view.received) for view in found if view.known}
+        kernel = replace(kernel, tunnels=known)
     return snapshot(federation, site, read_status(), kernel, time.time())
 
 
-def _tunnels(federation: Federation, site: str) -> dict[PathName, tuple[int, int]]:
-    """Return bytes sent and received by path; nothing where no tunnel says so."""
-    with suppress(FedsdnError):  # 'fedsdn status' says what is the matter
-        proxy = Shell(site).inside(PROXY_NAMESPACE)
-        found = read_tunnels(federation, federation.site(site), proxy)
-        return {view.path: (view.sent, view.received) for view in found if view.known}
-    return {}
-
-
-def read_kernel(namespace: str, tunnels: Mapping[PathName, tuple[int, int]]) -> KernelView:
+def read_kernel(namespace: str) -> KernelView:
     """Ask the kernel for all but what the tunnels carried.
 
     Raises:
@@ -133,7 +137,6 @@ def read_kernel(namespace: str, tunnels: Mapping[PathName, tuple[int, int]]) -> 
             endpoints={one.address: number for one, number in endpoints.read().items()},
             subflows=tuple((one.local, one.remote) for one in subflows.read()),
             counters=parse_counters(inside(namespace, _COUNTERS.read_text)),
-            tunnels=tunnels,
         )
 
 
@@ -167,6 +170,7 @@ def snapshot(
         ),
         differing=status.differing if status else (),
         refused=status.refused if status else (),
+        tunnels_unread=kernel.tunnels_unread,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedsdn.errors import FedsdnError
-from fedsdn.shell import Shell, last_words
+from fedsdn.shell import COMMAND_SECONDS, Shell, last_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ def _rows(lines: Iterable[str], columns: int) -> Iterator[list[str]]:
             yield row
 
 
-def read_peers(namespace: Shell) -> list[PeerState]:
+def read_peers(namespace: Shell, timeout: float = COMMAND_SECONDS) -> list[PeerState]:
     """Ask all of the namespace's tunnels.
 
     Raises:
-        FedsdnError: ``wg`` is missing or fails.
+        FedsdnError: ``wg`` is missing or fails, or takes longer than ``timeout`` seconds.
 
     """
-    handshakes = _show(namespace, "latest-handshakes")
-    return parse_peers(handshakes, _show(namespace, "transfer"))
+    handshakes = _show(namespace, "latest-handshakes", timeout)
+    return parse_peers(handshakes, _show(namespace, "transfer", timeout))
 
 
-def _show(namespace: Shell, what: str) -> list[str]:
-    done = namespace.run("wg", "show", "all", what)
+def _show(namespace: Shell, what: str, timeout: float) -> list[str]:
+    done = namespace.run("wg", "show", "all", what, timeout=timeout)
     if done.returncode:
         said = last_words(done.stderr, done.stdout)
         raise FedsdnError(

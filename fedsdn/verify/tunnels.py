@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fedsdn.config.model import Federation, Site
-from fedsdn.shell import Shell
+from fedsdn.shell import COMMAND_SECONDS, Shell
 from fedsdn.tunnels.plan import Tunnel, TunnelKind, TunnelPeer, tunnels
 from fedsdn.tunnels.wireguard import PeerState, read_peers
 from fedsdn.units import ago
@@ -18,8 +18,10 @@ from fedsdn.verify.view import SiteView
 
 _ATTEMPTS_BYTES = 3 * 148
 """What three attempts at a handshake are (the paper's section 5.4.2); one more comes each 5 s."""
+_SESSION_SECONDS = 180.0
+"""So long after its handshake a session ends (section 6.1)."""
 _STALE_SECONDS = 240.0
-"""A session ends after 180 s (section 6.1), and keepalives see to a new one before."""
+"""After so long a session has ended, and keepalives have not seen to a new one before."""
 _SETTLE_SECONDS = 60.0
 """So long a path has to live before its tunnel is judged: handshakes that cross fail, and so may
 the next ones."""
@@ -47,19 +49,21 @@ class TunnelView:
     received: int = 0
 
 
-def read_tunnels(federation: Federation, site: Site, proxy: Shell) -> list[TunnelView]:
+def read_tunnels(
+    federation: Federation, site: Site, proxy: Shell, timeout: float = COMMAND_SECONDS
+) -> list[TunnelView]:
     """Ask WireGuard and the kernel in the proxy's namespace.
 
     Raises:
-        FedsdnError: one of them does not answer.
+        FedsdnError: one of them does not answer, or not within ``timeout`` seconds.
 
     """
     planned = tunnels(federation, site)
     if not planned:
         return []
     encrypted = any(tunnel.kind is TunnelKind.WIREGUARD for tunnel in planned)
-    peers = read_peers(proxy) if encrypted else []
-    counters = parse_counters(proxy.output("cat", "/proc/net/dev"))
+    peers = read_peers(proxy, timeout) if encrypted else []
+    counters = parse_counters(proxy.output("cat", "/proc/net/dev", timeout=timeout))
     return list(views(planned, federation, peers, counters))
 
 
@@ -180,7 +184,8 @@ def judged(
     plain = f"; not encrypted: with {', '.join(clear)}" if clear else ""
     if not secured:
         return f"{len(every)}{plain}"
-    return f"{len(shaken)} of {len(secured)} with a session{latest}{plain}"
+    sessions = sum(now - handshake < _SESSION_SECONDS for handshake in shaken)
+    return f"{sessions} of {len(secured)} with a session{latest}{plain}"
 
 
 def _is_unheard(view: TunnelView, lives_since: float | None, now: float) -> bool:

@@ -228,7 +228,7 @@ def test_a_live_path_whose_tunnel_nobody_answers_is_said() -> None:
     )
 
 
-SESSIONS = "2 of 2 with a session, the latest handshake 10 s ago"
+SESSIONS = "1 of 2 with a session, the latest handshake 10 s ago"
 
 
 @pytest.mark.parametrize(("lives_since", "well"), [(0.0, False), (950.0, True)])

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from fedsdn.cli.uplinks import tables
+from fedsdn.cli.uplinks import _blocks, tables
 from fedsdn.inspect.uplinks import KernelView, snapshot
 from fedsdn.units import ago
 from fedsdn.uplinks.path import PathName
@@ -75,6 +75,12 @@ def test_paths_the_application_does_not_know_yet_are_unknown() -> None:
         ("up1 to c/up1", "unknown"),
         ("up2 to c/up2", "unknown"),
     ]
+
+
+def test_why_nothing_is_known_of_datagrams_is_one_line() -> None:
+    unread = replace(KERNEL, tunnels={}, tunnels_unread="wg does not answer in a/fedsdn")
+    *_, said = _blocks(snapshot(two_sites(), "a", STATUS, unread, NOW))
+    assert said == "datagrams: unknown: wg does not answer in a/fedsdn"
 
 
 def test_rates_are_those_since_the_earlier_snapshot() -> None:

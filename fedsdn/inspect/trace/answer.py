@@ -74,7 +74,10 @@ def ask(federation: Federation, site: Site, question: Question) -> Answer:
         flow = find_flow(federation, site, question)
         if flow is not None and flow.source_port is not None:
             question = replace(question, client_port=flow.source_port)
-        routed = Routed(flow, path_to(federation, site, peer, question))
+        by_vm = (direction is Direction.OUTBOUND) is not question.reply
+        path = path_to(federation, site, peer, question) if by_vm else None
+        any_port = question.protocol == "udp" and question.client_port is None
+        routed = Routed(flow, path, any_port)
     vm = question.client if direction is Direction.OUTBOUND else question.destination.address
     at = vm_port(shell, site, vm)
     packet = _packet(site, question, direction, entry, at)

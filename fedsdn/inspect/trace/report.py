@@ -103,7 +103,8 @@ def _routing(answer: Answer, routed: Routed) -> Iterator[str]:
     elif routed.path is None:
         yield "  no path to the peer lives: its sender is told that it is unreachable"
     else:
-        yield f"  the kernel sends it over {routed.path}"
+        several = " (the source port is a guess: another one may have another path)"
+        yield f"  the kernel sends it over {routed.path}{several if routed.any_port else ''}"
 
 
 def document(answer: Answer, file: Path) -> dict[str, object]:
