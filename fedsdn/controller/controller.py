@@ -108,12 +108,28 @@ class Controller:
             Exception: what a part failed by, or that it has ended.
 
         """
-        self._tunnels = Tunnels(
-            PROXY_NAMESPACE,
-            self._site,
-            lambda: self._followed,
-            self._telling,
+        self._make_parts()
+        # Or Python looks at all of that again and again, 0.2 s each time with 1,000 sites.
+        asyncio.get_running_loop().call_later(_STARTED_SECONDS, gc.freeze)
+        await supervise(
+            {
+                "federation file": self._file.run,
+                "ports": self._watch_ports,
+                "reconciler": self._reconciler.run,
+                "bridge": self._reconciler.watch,
+                "restorer": self._restorer.run,
+                "channel": self._channel.run,
+                "uplinks": self._uplinks.run,
+                "routes": self._routes.run,
+                "tunnels": self._tunnels.run,
+                "keys": partial(follow, self._identity, self._uplinks.take_keys),
+                "namespace": self._upkeep.run,
+            }
         )
+
+    def _make_parts(self) -> None:
+        """Make what is for the event loop that runs."""
+        self._tunnels = Tunnels(PROXY_NAMESPACE, self._site, lambda: self._followed, self._telling)
         self._rules = Rules(PROXY_NAMESPACE, self._site, self._telling)
         self._routes = RouteKeeper(
             PROXY_NAMESPACE, self._watched.current, self._site, self._routing
@@ -141,23 +157,6 @@ class Controller:
             lambda: self._followed,
             self._keeping,
             self._tunnels.look,
-        )
-        # Or Python looks at all of that again and again, 0.2 s each time with 1,000 sites.
-        asyncio.get_running_loop().call_later(_STARTED_SECONDS, gc.freeze)
-        await supervise(
-            {
-                "federation file": self._file.run,
-                "ports": self._watch_ports,
-                "reconciler": self._reconciler.run,
-                "bridge": self._reconciler.watch,
-                "restorer": self._restorer.run,
-                "channel": self._channel.run,
-                "uplinks": self._uplinks.run,
-                "routes": self._routes.run,
-                "tunnels": self._tunnels.run,
-                "keys": partial(follow, self._identity, self._uplinks.take_keys),
-                "namespace": self._upkeep.run,
-            }
         )
 
     async def leave(self) -> None:

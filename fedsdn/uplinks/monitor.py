@@ -92,11 +92,7 @@ class UplinkMonitor:
         self._executor = executor
         self._epoch = 1 + secrets.randbelow(2**63 - 1)
         self._wall = time.time() - time.monotonic()
-        self._federation = federation
-        self._file = digest(federation)
-        self._paths = self._new_paths(federation)
-        self._plan = self._new_plan()
-        self._entered = entered(federation, federation.site(site), self._ways())
+        self._take_up(federation, digest(federation))
         self._ports: dict[str, PortState] | None = None
         """Those of the bridge by name, as told last."""
         self._port_since: dict[str, float] = {}
@@ -110,15 +106,21 @@ class UplinkMonitor:
             self._loop, self._receive, namespace.inside, place=namespace.identity
         )
         self._want_sockets()
-        self._keys_due = asyncio.Event()
+        self._keys_due, self._kernel_due, self._status_due = (asyncio.Event() for _ in range(3))
         self.take_keys()
-        self._kernel_due = asyncio.Event()
-        self._status_due = asyncio.Event()
         self._news = News(self._paths)
         self._timer: asyncio.TimerHandle | None = None
         self._status_file = StatusFile(status_file, self._log)
 
-    def _new_paths(self, federation: Federation, old: Paths | None = None) -> Paths:
+    def _take_up(self, federation: Federation, file: str, old: Paths | None = None) -> None:
+        """Plan for a federation, with its digest; paths that it has as before are the ``old``."""
+        self._file = file
+        self._paths = self._new_paths(federation, old)
+        self._federation = federation
+        self._plan = self._new_plan()
+        self._entered = entered(federation, self._plan.site, self._ways())
+
+    def _new_paths(self, federation: Federation, old: Paths | None) -> Paths:
         now = time.monotonic()
         paths = Paths(federation, self._site, self._epoch, now, self._file, old)
         self._follow(paths)
@@ -178,12 +180,8 @@ class UplinkMonitor:
         """Go over to a changed federation, with its digest; what it leaves as it was goes on."""
         if federation == self._federation:
             return
-        self._file = file
-        paths = self._new_paths(federation, self._paths)
-        self._federation, self._paths = federation, paths
-        self._plan = self._new_plan()
-        self._entered = entered(federation, self._plan.site, self._ways())
-        self._news.set_paths(paths)
+        self._take_up(federation, file, self._paths)
+        self._news.set_paths(self._paths)
         self._note_ports()  # an uplink may be new, or have another port
         self._want_sockets()
         self.take_keys()

@@ -76,6 +76,7 @@ def site_checks(view: SiteView) -> list[Check]:
             SiteCheck.ROOT,
         ),
         *_bridge_checks(view),
+        *_namespace_checks(view),
         *_proxy_checks(view),
         *_reach_checks(view),
     ]
@@ -149,7 +150,7 @@ def _bridge_checks(view: SiteView) -> list[Check]:
     ]
 
 
-def _proxy_checks(view: SiteView) -> list[Check]:
+def _namespace_checks(view: SiteView) -> list[Check]:
     check = partial(_check, view)
     return [
         check(
@@ -190,6 +191,12 @@ def _proxy_checks(view: SiteView) -> list[Check]:
             lambda view: tunnels_line(view, proxy_checks.status(view)),
             SiteCheck.SET_UP,
         ),
+    ]
+
+
+def _proxy_checks(view: SiteView) -> list[Check]:
+    check = partial(_check, view)
+    return [
         check(
             SiteCheck.PROXY,
             "the proxy answers, with all its workers",
