@@ -1,9 +1,10 @@
 """The application's parts, and how they are wired.
 
 What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
-Five executors of one thread each do what blocks: two netlink, for the uplinks and for the routes
-over them, one reads and checks the federation file, one keeps the namespace, and one tells tunnels
-their peers; so neither a large file nor others' changes delay what a lost uplink asks for.
+Six executors of one thread each do what blocks: two netlink, for the uplinks and for the routes
+over them, one reads and checks the federation file, one keeps the namespace, one tells tunnels
+their peers, and one the packet filter its rules; so neither a large file nor others' changes delay
+what a lost uplink asks for.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Controller:
         self._reading = ThreadPoolExecutor(1, "federation file")
         self._keeping = ThreadPoolExecutor(1, "namespace")
         self._telling = ThreadPoolExecutor(1, "tunnels")
+        self._filtering = ThreadPoolExecutor(1, "rules")
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore, self._need)
 
     def _check_change(self, site: Site) -> None:
@@ -122,6 +124,7 @@ class Controller:
                 "uplinks": self._uplinks.run,
                 "routes": self._routes.run,
                 "tunnels": self._tunnels.run,
+                "rules": self._rules.run,
                 "keys": partial(follow, self._identity, self._uplinks.take_keys),
                 "namespace": self._upkeep.run,
             }
@@ -130,7 +133,7 @@ class Controller:
     def _make_parts(self) -> None:
         """Make what is for the event loop that runs."""
         self._tunnels = Tunnels(PROXY_NAMESPACE, self._site, lambda: self._followed, self._telling)
-        self._rules = Rules(PROXY_NAMESPACE, self._site, self._telling)
+        self._rules = Rules(PROXY_NAMESPACE, self._site, lambda: self._followed, self._filtering)
         self._routes = RouteKeeper(
             PROXY_NAMESPACE, self._watched.current, self._site, self._routing
         )
@@ -209,8 +212,8 @@ class Controller:
         self._followed = federation
         bridge = federation.site(self._site).provider_network.bridge
         self._reconciler.want(bridge, groups)
-        await self._rules.follow(federation)
         if changed:
+            self._rules.look()
             loop = asyncio.get_running_loop()
             file = await loop.run_in_executor(self._reading, digest, federation)
             self._tunnels.look()

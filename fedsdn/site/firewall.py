@@ -17,6 +17,9 @@ _IN_SETS = re.compile(r"^(\tset [^}]*?)\t\telements = \{[^}]*\}\n", re.MULTILINE
 
 _JUDGE = re.compile(r"^\tchain judge \{\n.*?^\t\}\n", re.MULTILINE | re.DOTALL)
 
+_PATIENCE_SECONDS = 20.0
+"""A whole ruleset for 1,000 sites takes a second; a slow machine may need ten."""
+
 _OUR_TABLES = re.compile(rf"^table (?:{'|'.join(TABLES)}) \{{\n.*?^\}}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -76,11 +79,22 @@ def _ours(listed: str) -> str:
 def _nft(command: list[str], text: str = "") -> str:
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, errors="replace", check=False
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_PATIENCE_SECONDS,
         )
     except FileNotFoundError as error:
         raise FedsdnError(
             f"{command[0]} is not installed: install package nftables (and util-linux)"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise FedsdnError(
+            f"{command[0]} does not end within {_PATIENCE_SECONDS:.0f} s: look at the kernel's log "
+            "(dmesg) and at the load of this host"
         ) from error
     if done.returncode != 0:
         said = " ".join(done.stderr.split())

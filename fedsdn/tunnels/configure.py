@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterable, Mapping
 
 from fedsdn import namespace
 from fedsdn.config.model import Federation
@@ -11,6 +12,9 @@ from fedsdn.pipeline.declarations import is_tunnel_name
 from fedsdn.tunnels.configuration import Configuration, Identities, Seen, parse
 from fedsdn.tunnels.plan import TunnelKind, tunnels
 
+_ANSWER_SECONDS = 5.0
+"""``wireguard-go`` may be there and answer nothing (wg(8) waits for it for ever)."""
+
 
 def configure(
     name: str, federation: Federation, site: str, identities: Identities
@@ -18,11 +22,11 @@ def configure(
     """Have the interfaces in the namespace called ``name`` as the federation has their tunnels.
 
     One that the federation does not have any more is left without peers. Returns those that had to
-    change; sessions with peers that stay go on.
+    change; sessions with peers that stay go on. One that refuses keeps none of the others from it.
 
     Raises:
         MissingNamespaceError: there is no such namespace.
-        FedsdnError: ``wg`` is not installed, or an interface refuses.
+        FedsdnError: ``wg`` is not installed, or interfaces refuse.
 
     """
     if identities.own is None:
@@ -36,11 +40,7 @@ def configure(
 
     def work() -> tuple[str, ...]:
         present = filter(is_tunnel_name, _wg("show", "interfaces").split())
-        return tuple(
-            interface
-            for interface in present
-            if _sync(interface, Configuration(own, planned.get(interface)))
-        )
+        return sync({one: Configuration(own, planned.get(one)) for one in present}, _wg)
 
     try:
         return namespace.inside(name, work)
@@ -68,38 +68,89 @@ def _transfer() -> str:
     return _wg("show", "all", "transfer")
 
 
-def _sync(interface: str, wanted: Configuration) -> bool:
-    seen = _show(interface)
-    if seen is None:
-        return False
-    wanted = wanted.following(seen)
-    if wanted.is_that(seen):
-        return False
-    # Keys go by a pipe: everybody may read a process's arguments.
-    _wg("syncconf", interface, "/dev/stdin", text=wanted.text())
-    return True
+class RefusedError(FedsdnError):
+    """``wg`` has failed."""
 
 
-def _show(interface: str) -> Seen | None:
+Wg = Callable[..., str]
+"""Runs ``wg`` with words and, as ``text``, what it reads; returns what it prints.
+
+Raises RefusedError if it fails, FedsdnError if it does not end or is not there."""
+
+
+def sync(wanted: Mapping[str, Configuration], wg: Wg) -> tuple[str, ...]:
+    """Have each interface as it is wanted; return those that had to change.
+
+    Raises:
+        FedsdnError: some refuse; the others are as wanted.
+
+    """
+    trouble: list[FedsdnError] = []
+    changed: dict[str, Configuration] = {}
+    held: dict[str, int] = {}
+    for interface, first in wanted.items():
+        try:
+            seen = _show(interface, wg)
+        except FedsdnError as error:
+            trouble.append(error)
+            continue
+        if seen is None:
+            continue
+        held[interface] = seen.port
+        configuration = first.following(seen)
+        if not configuration.is_that(seen):
+            changed[interface] = configuration
+    for interface in _moving(changed, held):
+        # Or the port that one goes to is another's still: it refuses all of its configuration.
+        _try(trouble, wg, "set", interface, "listen-port", "0")
+    for interface, configuration in changed.items():
+        # Keys go by a pipe: everybody may read a process's arguments.
+        words = "syncconf", interface, "/dev/stdin"
+        _try(trouble, wg, *words, text=configuration.text())
+    if trouble:
+        raise FedsdnError("; ".join(map(str, trouble)))
+    return tuple(changed)
+
+
+def _moving(changed: Mapping[str, Configuration], held: Mapping[str, int]) -> Iterable[str]:
+    """Return the interfaces that hold a port which is to be another's."""
+    taken = {one.tunnel.port: name for name, one in changed.items() if one.tunnel is not None}
+    return [name for name, port in held.items() if taken.get(port, name) != name]
+
+
+def _try(trouble: list[FedsdnError], wg: Wg, *words: str, text: str = "") -> None:
+    try:
+        wg(*words, text=text)
+    except FedsdnError as error:
+        trouble.append(error)
+
+
+def _show(interface: str, wg: Wg) -> Seen | None:
     """Return what an interface has; None if it has gone, or its process has."""
     try:
-        return parse(_wg("show", interface, "dump"))
-    except (_RefusedError, ValueError):
+        return parse(wg("show", interface, "dump"))
+    except (RefusedError, ValueError):
         return None
-
-
-class _RefusedError(FedsdnError):
-    """The command failed."""
 
 
 def _wg(*words: str, text: str = "") -> str:
     try:
         done = subprocess.run(
-            ["wg", *words], input=text, capture_output=True, text=True, check=False
+            ["wg", *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ANSWER_SECONDS,
         )
     except FileNotFoundError as error:
         raise FedsdnError("wg is not installed: install package wireguard-tools") from error
+    except subprocess.TimeoutExpired as error:
+        raise FedsdnError(
+            f"'wg {' '.join(words)}' has no answer within {_ANSWER_SECONDS:.0f} s: if a "
+            "wireguard-go hangs, end it (it is started again)"
+        ) from error
     if done.returncode:
         said = " ".join(done.stderr.split())
-        raise _RefusedError(f"'wg {' '.join(words)}' fails: {said}")
+        raise RefusedError(f"'wg {' '.join(words)}' fails: {said}")
     return done.stdout

@@ -1,0 +1,79 @@
+"""In which order interfaces are told, and what one that refuses does to the others."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+from ipaddress import ip_interface
+
+import pytest
+
+from fedsdn.config.model import Federation
+from fedsdn.errors import FedsdnError
+from fedsdn.tunnels.configuration import Configuration
+from fedsdn.tunnels.configure import RefusedError, sync
+from fedsdn.tunnels.plan import tunnels
+from tests.unit.federations import own_identity, private_key, two_sites
+
+PRIVATE, OWN = private_key("a"), own_identity("a").identity.key
+
+
+class Interfaces:
+    """WireGuard's: each has a port, which no other can have."""
+
+    def __init__(self, *names: str) -> None:
+        self.ports = dict.fromkeys(names, 0)
+        self.configurations: dict[str, str] = {}
+        self.hung: set[str] = set()
+
+    def wg(self, command: str, name: str, *words: str, text: str = "") -> str:
+        if name in self.hung:
+            raise FedsdnError(f"{name} has no answer")
+        if command == "show":
+            key, own = (b64encode(one).decode() for one in (PRIVATE, OWN))
+            return f"{key}\t{own}\t{self.ports[name]}\toff"
+        if command == "set":
+            self.ports[name] = int(words[1])
+            return ""
+        (port,) = (
+            int(line.split()[2]) for line in text.splitlines() if line.startswith("ListenPort")
+        )
+        if port in {one for other, one in self.ports.items() if other != name}:
+            raise RefusedError(f"{name}: Address already in use")
+        self.ports[name] = port
+        self.configurations[name] = text
+        return ""
+
+
+def wanted(federation: Federation) -> dict[str, Configuration]:
+    found = tunnels(federation, federation.site("a"))
+    return {one.name: Configuration(PRIVATE, one) for one in found}
+
+
+def with_an_uplink_that_sorts_first() -> Federation:
+    a, b = two_sites().sites
+    first = next(one for one in a.uplinks if one.address.version == 4)
+    address = ip_interface((first.address.ip + 7, first.address.network.prefixlen))
+    new = replace(first, name="a-first", port="eth-first", address=address)
+    return replace(two_sites(), sites=(replace(a, uplinks=(new, *a.uplinks)), b))
+
+
+def test_an_uplink_that_sorts_first_gives_the_others_other_ports() -> None:
+    before, after = wanted(two_sites()), wanted(with_an_uplink_that_sorts_first())
+    assert {one.tunnel.port for one in before.values() if one.tunnel} & {
+        one.tunnel.port for name, one in after.items() if one.tunnel and name not in before
+    }, "a new interface gets a port that an old one has"
+    kernel = Interfaces(*after)
+    sync(before, kernel.wg)
+    assert sync(after, kernel.wg) == tuple(after)
+    assert kernel.ports == {name: one.tunnel.port for name, one in after.items() if one.tunnel}
+
+
+def test_one_that_does_not_answer_keeps_none_of_the_others_from_what_they_are_told() -> None:
+    configurations = wanted(two_sites())
+    first, *others = configurations
+    kernel = Interfaces(*configurations)
+    kernel.hung.add(first)
+    with pytest.raises(FedsdnError, match=f"{first} has no answer"):
+        sync(configurations, kernel.wg)
+    assert set(kernel.configurations) == set(others)
