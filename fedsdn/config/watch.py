@@ -8,13 +8,13 @@ from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation
 from fedsdn.config.sections import FederationReader
 from fedsdn.errors import FedsdnError
 
 _LOG = logging.getLogger(__name__)
 
-Check = Callable[[Site], None]
+Check = Callable[[Federation], None]
 """Raises FedsdnError if the host cannot be what the file says of its site."""
 
 _Version = tuple[int, int, int] | None
@@ -64,7 +64,7 @@ class WatchedFederation:
             changed = federation != self.current
             if changed:
                 self._waiting = federation
-                self._check(federation.local_site(self._site))
+                self._check(federation)
         except FedsdnError as error:
             said = f"{error}; keeping the federation as it was"
             if said != self._refused or version != self._version:

@@ -22,7 +22,7 @@ from fedsdn.appearance import Appearance
 from fedsdn.channel.server import CHANNEL_SOCKET, Channel
 from fedsdn.config.differences import digest
 from fedsdn.config.local import LocalSettings
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.controller.alone import take_lock
 from fedsdn.controller.federation_file import FederationFile
@@ -43,6 +43,7 @@ from fedsdn.pipeline.declarations import PROXY_NAMESPACE
 from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.site import checks, record
+from fedsdn.tunnels.plan import tunnels
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.routes.keeper import RouteKeeper
 from fedsdn.uplinks.status import PortState
@@ -74,6 +75,7 @@ class Controller:
         self._site = settings.site
         self._watched = WatchedFederation(settings.federation, settings.site, self._check_change)
         self._followed = self._watched.current
+        tunnels(self._followed, self._followed.site(self._site))
         self._identity = settings.identity
         self._probes_keys = partial(probes_keys, directory=settings.identity)
         self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
@@ -88,8 +90,10 @@ class Controller:
         self._filtering = ThreadPoolExecutor(1, "rules")
         self._channel = Channel(CHANNEL_SOCKET, settings.site, self._restore, self._need)
 
-    def _check_change(self, site: Site) -> None:
+    def _check_change(self, federation: Federation) -> None:
         """Refuse what ``fedsdn site up`` would refuse, and another bridge before it has run."""
+        site = federation.local_site(self._site)
+        tunnels(federation, site)
         checks.check_host(site)
         self._probes_keys(site)
         bridge = site.provider_network.bridge

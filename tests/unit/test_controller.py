@@ -38,11 +38,12 @@ from fedsdn.ovs.local_vlans import Bridges
 from fedsdn.pipeline.build import SiteFlows, pipeline_flows, site_flows
 from fedsdn.shell import Shell
 from fedsdn.site import checks, record
+from fedsdn.tunnels import plan
 from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.status import PortState, SiteStatus
 from tests.unit.fake_bridge import DOWN, UP, FakeBridge
 from tests.unit.fake_database import UPDATE, FakeDatabase
-from tests.unit.federations import tenants, two_sites, write_identity
+from tests.unit.federations import tenants, two_sites, unencrypted, write_identity
 from tests.unit.test_restore import restoration
 
 FEDERATION = two_sites()
@@ -352,3 +353,15 @@ def test_a_host_has_one_application(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         alone.take_lock(tmp_path / "lock", "b")
     os.close(lock)
     os.close(alone.take_lock(tmp_path / "lock", "b"))
+
+
+def test_a_file_with_tunnels_that_cannot_be_told_apart_is_not_followed(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_VXLAN_IDENTIFIERS", 1)
+    watched = host.controller._watched
+    host.write(unencrypted(FEDERATION))
+    assert not watched.refresh(force=True)
+    assert watched.current == FEDERATION
+    with pytest.raises(FinalError, match="VXLAN identifier"):
+        Controller(LocalSettings("a", host.file))

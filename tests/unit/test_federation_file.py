@@ -55,7 +55,7 @@ def test_ports_that_change_while_the_database_is_read_are_read_again(
 
     path = tmp_path / "federation.yaml"
     path.write_text(dump_federation(two_sites()))
-    watched = WatchedFederation(path, "a", lambda _site: None)
+    watched = WatchedFederation(path, "a", lambda _federation: None)
     asyncio.run(scenario())
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedsdn.config import watch
 from fedsdn.config.loader import dump_federation
-from fedsdn.config.model import Federation, Site
+from fedsdn.config.model import Federation
 from fedsdn.config.sections import FederationReader
 from fedsdn.config.watch import WatchedFederation
 from fedsdn.errors import FedsdnError
@@ -20,8 +20,8 @@ def test_what_the_host_refuses_waits_until_it_can_be(
 ) -> None:
     trouble = ["port up3 is missing"]
 
-    def check(site: Site) -> None:
-        assert site.name == "a"
+    def check(federation: Federation) -> None:
+        assert federation == three_sites()
         if trouble:
             raise FedsdnError(trouble[0])
 

@@ -93,7 +93,11 @@ def check(settings: Settings) -> None:
 
 def _watched(settings: Settings) -> WatchedFederation:
     _check_readable(settings.federation)
-    return WatchedFederation(settings.federation, settings.site, checks.check_bridge)
+
+    def check_bridge(federation: Federation) -> None:
+        checks.check_bridge(federation.local_site(settings.site))
+
+    return WatchedFederation(settings.federation, settings.site, check_bridge)
 
 
 def _check_keys(federation: Federation, settings: Settings) -> None:
