@@ -125,10 +125,24 @@ def _start(interface: str) -> None:
         )
     # It may run for a namespace that has lost its name, and would remove the new one's socket.
     _end_programs(pid for pid, of in processes().items() if of == interface)
-    # A session of its own: nothing that ends with a terminal ends it.
-    done = subprocess.run(
-        [PROGRAM, interface], capture_output=True, text=True, check=False, start_new_session=True
-    )
+    # Nothing of ours that may be secret, or that it takes for its own (WG_TUN_FD), is in its
+    # environment. A session of its own: nothing that ends with a terminal ends it.
+    environment = {"PATH": os.environ.get("PATH", os.defpath)}
+    try:
+        done = subprocess.run(
+            [PROGRAM, interface],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+            timeout=_STARTS_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FedsdnError(
+            f"{PROGRAM} {interface} does not start within {_STARTS_SECONDS:.0f} s: look at the "
+            "load of this host and at the kernel's log (dmesg)"
+        ) from error
     if done.returncode:
         lines = (done.stdout + done.stderr).splitlines()
         said = next((line for line in lines if line.startswith("ERROR")), "it does not say why")
@@ -191,8 +205,6 @@ def end(name: str) -> None:
     for socket in _SOCKETS.glob("*.sock"):  # of programs that were killed
         if is_tunnel_name(socket.stem):
             socket.unlink(missing_ok=True)
-    with suppress(OSError):  # it may be somebody else's, too
-        _SOCKETS.rmdir()
 
 
 def _end_programs(running: Iterable[int]) -> None:

@@ -54,3 +54,10 @@ def test_what_mounts_and_unmounts_alone_has_the_hosts_mounts() -> None:
 def test_units_name_the_user_of_the_proxy() -> None:
     account = (UNITS.parent / "sysusers.d/fedsdn.conf").read_text()
     assert re.search(rf"^u fedsdn {PROXY_USER} ", account, re.MULTILINE)
+
+
+def test_a_tunnels_program_outlives_the_application_that_has_started_it() -> None:
+    settings = settings_of("fedsdn-app")
+    assert settings["KillMode"] == ["process"]
+    assert settings["RuntimeDirectory"] == ["fedsdn wireguard"]
+    assert settings["RuntimeDirectoryPreserve"] == ["yes"]
