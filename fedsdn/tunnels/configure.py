@@ -11,6 +11,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import is_tunnel_name
 from fedsdn.tunnels.configuration import Configuration, Identities, Seen, parse
 from fedsdn.tunnels.plan import TunnelKind, tunnels
+from fedsdn.tunnels.wireguard import PeerState, parse_peers
 
 _ANSWER_SECONDS = 5.0
 """``wireguard-go`` may be there and answer nothing (wg(8) waits for it for ever)."""
@@ -48,8 +49,8 @@ def configure(
         raise FedsdnError(f"tunnels in namespace {name} cannot be set: {error}") from error
 
 
-def received(name: str) -> dict[tuple[str, str], int]:
-    """Return how many bytes have come, by interface and public key, in a namespace's tunnels.
+def peers(name: str) -> list[PeerState]:
+    """Return what WireGuard says of the peers in a namespace's tunnels.
 
     Raises:
         MissingNamespaceError: there is no such namespace.
@@ -57,15 +58,15 @@ def received(name: str) -> dict[tuple[str, str], int]:
 
     """
     try:
-        said = namespace.inside(name, _transfer)
+        return namespace.inside(
+            name, lambda: parse_peers(_all("latest-handshakes"), _all("transfer"))
+        )
     except OSError as error:
         raise FedsdnError(f"tunnels in namespace {name} cannot be asked: {error}") from error
-    rows = (row.split() for row in said.splitlines())
-    return {(interface, key): int(octets) for interface, key, octets, _ in rows}
 
 
-def _transfer() -> str:
-    return _wg("show", "all", "transfer")
+def _all(what: str) -> list[str]:
+    return _wg("show", "all", what).splitlines()
 
 
 class RefusedError(FedsdnError):

@@ -13,7 +13,8 @@ from fedsdn.uplinks.path import Path, PathName
 from fedsdn.uplinks.routes.carriers import STEADY_SECONDS
 from fedsdn.uplinks.routes.choices import Choices
 from fedsdn.uplinks.routes.groups import Wanted
-from fedsdn.uplinks.routes.silent import SILENT_SECONDS, Silence
+from fedsdn.uplinks.routes.silent import SESSION_SECONDS, SILENT_SECONDS, Heard, Silence
+from fedsdn.uplinks.status import PathState
 from tests.unit.federations import two_sites
 
 UP, DOWN, UNKNOWN = Condition.UP, Condition.DETECTED, Condition.UNKNOWN
@@ -121,14 +122,45 @@ def test_a_silent_tunnel_is_left_out_while_another_works() -> None:
     assert not choices.set_silent(frozenset(), 0)
 
 
+def heard(octets: int, handshake: int = 7) -> Heard:
+    return Heard(octets, handshake)
+
+
+END, OTHER = ("t1-up1", "b"), ("t2-up2", "b")
+
+
 def test_a_tunnel_by_which_nothing_comes_for_a_while_is_silent() -> None:
-    silence, end, other = Silence(), ("t1-up1", "b"), ("t2-up2", "b")
-    assert silence.note({end: 0, other: 92}, 0) == {end}, "nothing has ever come"
-    assert silence.note({end: 92, other: 92}, 10) == set()
-    assert silence.note({end: 93, other: 92}, SILENT_SECONDS - 1) == set()
-    assert silence.note({end: 93, other: 92}, SILENT_SECONDS) == {other}
-    assert silence.note({end: 93, other: 93}, SILENT_SECONDS + 1) == set()
-    assert silence.note({other: 0}, SILENT_SECONDS + 2) == set(), "its process has begun anew"
+    silence, end, other = Silence(), END, OTHER
+    assert silence.note({end: heard(0), other: heard(92)}, 0) == {end}, "nothing has ever come"
+    assert silence.note({end: heard(92), other: heard(92)}, 10) == set()
+    assert silence.note({end: heard(93), other: heard(92)}, SILENT_SECONDS - 1) == set()
+    assert silence.note({end: heard(93), other: heard(92)}, SILENT_SECONDS) == {other}
+    assert silence.note({end: heard(93), other: heard(93)}, SILENT_SECONDS + 1) == set()
+    assert silence.note({other: heard(0, 0)}, SILENT_SECONDS + 2) == set(), "its process is new"
+
+
+def test_a_tunnel_in_which_sessions_are_asked_for_and_none_begins_is_silent() -> None:
+    silence = Silence()
+    assert silence.note({END: heard(148, 0)}, 0) == {END}, "none has ever begun"
+    assert silence.note({END: heard(240, 7)}, 5) == set()
+    times = range(10, 10 + int(SESSION_SECONDS), 5)
+    found = [silence.note({END: heard(240 + now, 7)}, now) for now in times]
+    assert found == [{END} if now - 5 >= SESSION_SECONDS else set() for now in times]
+    assert found[-1] == {END}
+    assert silence.note({END: heard(999, 8)}, times[-1] + 1) == set()
+
+
+def test_a_tunnel_whose_path_returns_has_time_to_speak() -> None:
+    silence, back = Silence(), 1000.0
+    silence.note({END: heard(92), OTHER: heard(0, 0)}, 0)
+    for end in (END, OTHER):
+        silence.follow(end, PathState.DOWN, 1)
+    both = {END: heard(92), OTHER: heard(0, 0)}
+    assert silence.note(both, back) == {END, OTHER}
+    for end in (END, OTHER):
+        silence.follow(end, PathState.UP, back)
+    assert silence.note(both, back + 1) == {OTHER}, "that one did not work before either"
+    assert silence.note(both, back + SILENT_SECONDS) == {END, OTHER}
 
 
 def test_a_tunnel_speaks_more_often_than_that() -> None:

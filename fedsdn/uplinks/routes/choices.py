@@ -47,6 +47,11 @@ class Choices:
             self._carriers[peer] = Carriers(live, live)
         self.judge(now)
 
+    def end(self, key: PathKey) -> End | None:
+        """Return which tunnel a path has; None without one."""
+        found = self._exits.get(key)
+        return None if found is None else (found.interface, key[1])
+
     def take(self, paths: Iterable[Path], now: float) -> bool:
         """Follow paths that are new, or whose state has changed; True if others carry now."""
         peers = set()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TypeVar
@@ -16,12 +16,13 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import MissingNamespaceError
 from fedsdn.pipeline.declarations import TUNNELS_TABLE
-from fedsdn.tunnels.configure import received
+from fedsdn.tunnels.configure import peers
+from fedsdn.tunnels.wireguard import PeerState
 from fedsdn.uplinks.happened import happened
 from fedsdn.uplinks.path import Path
 from fedsdn.uplinks.routes.choices import Choices
 from fedsdn.uplinks.routes.kernel import Routes
-from fedsdn.uplinks.routes.silent import End, Silence
+from fedsdn.uplinks.routes.silent import End, Heard, Silence
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class RouteKeeper:
         self._choices = Choices(federation, site)
         self._sites = _by_key(federation)
         self._routes = Routes(namespace, TUNNELS_TABLE)
+        self._silence = Silence()
         self._executor = executor
         self._due = asyncio.Event()
         self._log = DampedLog(_LOG)
@@ -62,7 +64,12 @@ class RouteKeeper:
 
     def follow(self, paths: Iterable[Path]) -> None:
         """Follow paths that are new, or whose state has changed."""
-        if self._choices.take(paths, time.monotonic()):
+        paths, now = list(paths), time.monotonic()
+        for path in paths:
+            end = self._choices.end(path.key)
+            if end is not None:
+                self._silence.follow(end, path.state, now)
+        if self._choices.take(paths, now):
             self._due.set()
 
     async def run(self) -> None:
@@ -73,23 +80,24 @@ class RouteKeeper:
 
     async def _listen(self) -> None:
         """Leave out tunnels by which nothing comes."""
-        silence = Silence()
         while True:
             with suppress(FedsdnError):  # who gives tunnels their keys says so
-                octets = await asyncio.to_thread(received, self._namespace)
+                said = await asyncio.to_thread(peers, self._namespace)
                 now = time.monotonic()
-                silent = silence.note(self._ends(octets), now)
+                silent = self._silence.note(self._ends(said), now)
                 if self._choices.set_silent(silent, now):
                     self._due.set()
             await asyncio.sleep(_LISTEN_SECONDS)
 
-    def _ends(self, octets: Mapping[tuple[str, str], int]) -> dict[End, int]:
+    def _ends(self, said: Iterable[PeerState]) -> dict[End, Heard]:
         """Say whose keys they are; a site may have two."""
-        ends: dict[End, int] = {}
-        for (interface, key), number in octets.items():
-            if key in self._sites:
-                end = interface, self._sites[key]
-                ends[end] = ends.get(end, 0) + number
+        ends: dict[End, Heard] = {}
+        for one in said:
+            if one.key in self._sites:
+                end = one.interface, self._sites[one.key]
+                known = ends.get(end, Heard(0, 0))
+                last = max(known.handshake, one.handshake or 0)
+                ends[end] = Heard(known.octets + one.received, last)
         return ends
 
     async def _keep(self) -> None:

@@ -6,8 +6,11 @@ WireGuard says something on every tunnel each ``KEEPALIVE_SECONDS``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedsdn.tunnels.plan import KEEPALIVE_SECONDS
+from fedsdn.uplinks.status import PathState
 
 End = tuple[str, str]
 """A tunnel's interface, and a site at its other end."""
@@ -17,23 +20,68 @@ SILENT_SECONDS = KEEPALIVE_SECONDS + 15.0
 (https://www.wireguard.com/papers/wireguard.pdf, section 6)."""
 
 
+SESSION_SECONDS = 240.0
+"""A session in which something is said is followed by another after 120 s, and has its end after
+180 (the same). What comes later is but attempts at one."""
+
+
+class Heard(NamedTuple):
+    """What has come by a tunnel: bytes, and when the last session began, by the host's clock."""
+
+    octets: int
+    handshake: float
+
+
+@dataclass(slots=True)
+class _End:
+    """The last that was heard, since when it is that, and when its path came back."""
+
+    heard: Heard
+    octets_since: float
+    handshake_since: float
+    returned: float = float("-inf")
+
+    def note(self, heard: Heard, now: float) -> None:
+        if heard.octets != self.heard.octets:
+            self.octets_since = now
+        if heard.handshake != self.heard.handshake:
+            self.handshake_since = now
+        self.heard = heard
+
+    def is_silent(self, now: float) -> bool:
+        if now - self.returned < SILENT_SECONDS:
+            return False
+        nothing = now - self.octets_since >= SILENT_SECONDS
+        return nothing or now - self.handshake_since >= SESSION_SECONDS
+
+
 class Silence:
-    """Finds out which tunnels are silent, by how many bytes have come."""
+    """Finds out which tunnels are silent, by bytes that have come and sessions that have begun."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._heard: dict[End, tuple[int, float]] = {}
+        self._ends: dict[End, _End] = {}
+        self._silent: set[End] = set()
+        self._lost: set[End] = set()
 
-    def note(self, received: Mapping[End, int], now: float) -> Set[End]:
-        """Return those by which nothing has come for a while, or ever."""
-        silent = set()
-        for end, octets in received.items():
-            known, since = self._heard.get(end, (0, float("-inf")))
-            if octets != known:
-                since = now
-            self._heard[end] = octets, since
-            if now - since >= SILENT_SECONDS:
-                silent.add(end)
-        for gone in self._heard.keys() - received.keys():
-            del self._heard[gone]
-        return silent
+    def follow(self, end: End, state: PathState, now: float) -> None:
+        """Note the state of a tunnel's path: one that worked before its path was down has time."""
+        if state is PathState.DOWN:
+            if end in self._ends and end not in self._silent:
+                self._lost.add(end)
+        elif state is PathState.UP and end in self._lost:
+            self._lost.discard(end)
+            if end in self._ends:
+                self._ends[end].returned = now
+
+    def note(self, heard: Mapping[End, Heard], now: float) -> Set[End]:
+        """Return those by which nothing has come, or no session begun, for a while, or ever."""
+        never = float("-inf")
+        for end, one in heard.items():
+            known = self._ends.setdefault(end, _End(Heard(0, 0), never, never))
+            known.note(one, now)
+        for gone in self._ends.keys() - heard.keys():
+            del self._ends[gone]
+            self._lost.discard(gone)
+        self._silent = {end for end, one in self._ends.items() if one.is_silent(now)}
+        return frozenset(self._silent)
