@@ -12,7 +12,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import MissingNamespaceError
 from fedsdn.tunnels.configuration import Identities
-from fedsdn.tunnels.configure import configure
+from fedsdn.tunnels.configure import Told, configure
 from fedsdn.uplinks.happened import happened
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class Tunnels:
         self._site = site
         self._federation = federation
         self._identities = Identities()
+        self._told: Told = {}
         self._executor = executor
         self._due = asyncio.Event()
         self._log = DampedLog(_LOG)
@@ -57,7 +58,7 @@ class Tunnels:
         loop = asyncio.get_running_loop()
         while True:
             self._due.clear()
-            wanted = self._federation(), self._site, self._identities
+            wanted = self._federation(), self._site, self._identities, self._told
             try:
                 await loop.run_in_executor(self._executor, configure, self._namespace, *wanted)
             except MissingNamespaceError:

@@ -91,19 +91,24 @@ def _endpoint(text: str) -> tuple[Address, int]:
 class Configuration:
     """What an interface is to be told: its own private key, and what a tunnel has.
 
-    Without ``tunnel`` it is one that the federation file has no more, and has no peers.
+    Without ``tunnel`` it is one that the federation file has no more, and has no peers. ``learnt``
+    are the ports at which peers are by what came from them, by key, where a NAT gives them others.
     """
 
     private_key: bytes = field(repr=False)
     tunnel: Tunnel | None
+    learnt: Mapping[bytes, int] = field(default_factory=dict)
 
     @property
     def peers(self) -> tuple[TunnelPeer, ...]:
         """The other ends."""
         return () if self.tunnel is None else self.tunnel.peers
 
-    def following(self, seen: Seen) -> Configuration:
-        """Return it with each peer's key by which the last session began, where there are two.
+    def following(self, seen: Seen, before: Configuration | None = None) -> Configuration:
+        """Return it with what the interface has found out since it was told ``before``.
+
+        That is where peers are, as long as the federation has them where it had them; and each
+        peer's key by which the last session began, where there are two.
 
         Not by which its probes are signed, which may come first: a session that both ends begin at
         once is refused by both, and begun again after five seconds.
@@ -112,14 +117,35 @@ class Configuration:
             return self
         began = {one.key: one.handshake for one in seen.peers if one.handshake is not None}
         peers = tuple(_with_last(peer, began) for peer in self.peers)
-        return replace(self, tunnel=replace(self.tunnel, peers=peers))
+        return replace(
+            self,
+            tunnel=replace(self.tunnel, peers=peers),
+            learnt={} if before is None else dict(self._learnt(seen, before)),
+        )
+
+    def _learnt(self, seen: Seen, before: Configuration) -> Iterable[tuple[bytes, int]]:
+        told, wanted = before._endpoints(), self._endpoints()
+        for one in seen.peers:
+            end = wanted.get(one.key)
+            if end is not None and end == told.get(one.key) and one.endpoint is not None:
+                address, port = one.endpoint
+                if address == end[0]:
+                    yield one.key, port
+
+    def _endpoints(self) -> dict[bytes, tuple[Address, int]]:
+        """Return where the federation has the peers, by key."""
+        return {
+            key: (peer.address, peer.port)
+            for peer in self.peers
+            for key in (peer.key, *peer.spare_keys)
+        }
 
     def text(self) -> str:
         """Write it for ``wg syncconf``."""
         head = ["[Interface]", f"PrivateKey = {_base64(self.private_key)}"]
         if self.tunnel is not None:
             head += [f"ListenPort = {self.tunnel.port}", f"FwMark = {self.tunnel.mark:#x}"]
-        every = [*head, *(line for peer in self.peers for line in _peer_lines(peer))]
+        every = [*head, *(line for peer in self.peers for line in _peer_lines(peer, self.learnt))]
         return "\n".join(every) + "\n"
 
     def is_that(self, seen: Seen) -> bool:
@@ -157,12 +183,12 @@ def _wanted(peers: Iterable[TunnelPeer]) -> Iterable[_Wanted]:
             yield key, peer.address, frozenset(), 0
 
 
-def _peer_lines(peer: TunnelPeer) -> Iterable[str]:
+def _peer_lines(peer: TunnelPeer, learnt: Mapping[bytes, int]) -> Iterable[str]:
     address = f"[{peer.address}]" if peer.address.version == 6 else str(peer.address)
     for key in (peer.key, *peer.spare_keys):
         yield "[Peer]"
         yield f"PublicKey = {_base64(key)}"
-        yield f"Endpoint = {address}:{peer.port}"
+        yield f"Endpoint = {address}:{learnt.get(key, peer.port)}"
         if key == peer.key:
             yield f"AllowedIPs = {', '.join(map(str, peer.prefixes))}"
             yield f"PersistentKeepalive = {peer.keepalive or _OFF}"

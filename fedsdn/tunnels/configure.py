@@ -16,14 +16,18 @@ from fedsdn.tunnels.wireguard import PeerState, parse_peers
 _ANSWER_SECONDS = 5.0
 """``wireguard-go`` may be there and answer nothing (wg(8) waits for it for ever)."""
 
+Told = dict[str, Configuration]
+"""What interfaces were told last, without what was followed of them."""
+
 
 def configure(
-    name: str, federation: Federation, site: str, identities: Identities
+    name: str, federation: Federation, site: str, identities: Identities, told: Told
 ) -> tuple[str, ...]:
     """Have the interfaces in the namespace called ``name`` as the federation has their tunnels.
 
     One that the federation does not have any more is left without peers. Returns those that had to
     change; sessions with peers that stay go on. One that refuses keeps none of the others from it.
+    ``told`` is what they were told last, for the caller to keep.
 
     Raises:
         MissingNamespaceError: there is no such namespace.
@@ -41,7 +45,7 @@ def configure(
 
     def work() -> tuple[str, ...]:
         present = filter(is_tunnel_name, _wg("show", "interfaces").split())
-        return sync({one: Configuration(own, planned.get(one)) for one in present}, _wg)
+        return sync({one: Configuration(own, planned.get(one)) for one in present}, _wg, told)
 
     try:
         return namespace.inside(name, work)
@@ -79,7 +83,7 @@ Wg = Callable[..., str]
 Raises RefusedError if it fails, FedsdnError if it does not end or is not there."""
 
 
-def sync(wanted: Mapping[str, Configuration], wg: Wg) -> tuple[str, ...]:
+def sync(wanted: Mapping[str, Configuration], wg: Wg, told: Told) -> tuple[str, ...]:
     """Have each interface as it is wanted; return those that had to change.
 
     Raises:
@@ -98,8 +102,10 @@ def sync(wanted: Mapping[str, Configuration], wg: Wg) -> tuple[str, ...]:
         if seen is None:
             continue
         held[interface] = seen.port
-        configuration = first.following(seen)
-        if not configuration.is_that(seen):
+        configuration = first.following(seen, told.get(interface))
+        if configuration.is_that(seen):
+            told[interface] = first
+        else:
             changed[interface] = configuration
     for interface in _moving(changed, held):
         # Or the port that one goes to is another's still: it refuses all of its configuration.
@@ -107,7 +113,9 @@ def sync(wanted: Mapping[str, Configuration], wg: Wg) -> tuple[str, ...]:
     for interface, configuration in changed.items():
         # Keys go by a pipe: everybody may read a process's arguments.
         words = "syncconf", interface, "/dev/stdin"
-        _try(trouble, wg, *words, text=configuration.text())
+        told.pop(interface, None)
+        if _try(trouble, wg, *words, text=configuration.text()):
+            told[interface] = wanted[interface]
     if trouble:
         raise FedsdnError("; ".join(map(str, trouble)))
     return tuple(changed)
@@ -119,11 +127,13 @@ def _moving(changed: Mapping[str, Configuration], held: Mapping[str, int]) -> It
     return [name for name, port in held.items() if taken.get(port, name) != name]
 
 
-def _try(trouble: list[FedsdnError], wg: Wg, *words: str, text: str = "") -> None:
+def _try(trouble: list[FedsdnError], wg: Wg, *words: str, text: str = "") -> bool:
     try:
         wg(*words, text=text)
     except FedsdnError as error:
         trouble.append(error)
+        return False
+    return True
 
 
 def _show(interface: str, wg: Wg) -> Seen | None:

@@ -11,7 +11,7 @@ import pytest
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.tunnels.configuration import Configuration
-from fedsdn.tunnels.configure import RefusedError, sync
+from fedsdn.tunnels.configure import RefusedError, Told, sync
 from fedsdn.tunnels.plan import tunnels
 from tests.unit.federations import own_identity, private_key, two_sites
 
@@ -63,9 +63,9 @@ def test_an_uplink_that_sorts_first_gives_the_others_other_ports() -> None:
     assert {one.tunnel.port for one in before.values() if one.tunnel} & {
         one.tunnel.port for name, one in after.items() if one.tunnel and name not in before
     }, "a new interface gets a port that an old one has"
-    kernel = Interfaces(*after)
-    sync(before, kernel.wg)
-    assert sync(after, kernel.wg) == tuple(after)
+    kernel, told = Interfaces(*after), Told()
+    sync(before, kernel.wg, told)
+    assert sync(after, kernel.wg, told) == tuple(after)
     assert kernel.ports == {name: one.tunnel.port for name, one in after.items() if one.tunnel}
 
 
@@ -75,5 +75,5 @@ def test_one_that_does_not_answer_keeps_none_of_the_others_from_what_they_are_to
     kernel = Interfaces(*configurations)
     kernel.hung.add(first)
     with pytest.raises(FedsdnError, match=f"{first} has no answer"):
-        sync(configurations, kernel.wg)
+        sync(configurations, kernel.wg, {})
     assert set(kernel.configurations) == set(others)

@@ -147,3 +147,16 @@ def test_a_dump_is_read_without_its_private_key() -> None:
 )
 def test_tunnels_are_known_by_their_names(name: str, *, is_tunnel: bool) -> None:
     assert is_tunnel_name(name) is is_tunnel
+
+
+def test_a_port_that_a_nat_gave_a_peer_is_kept_when_something_else_changes() -> None:
+    seen = dump(peer(PEERS, "192.0.2.2:1024", "10.2.0.0/24"))
+    first = wanted()
+    assert "Endpoint = 192.0.2.2:1024" in first.following(seen, first).text()
+    assert "Endpoint = 192.0.2.2:51820" in first.following(seen).text(), "it was told by another"
+
+
+def test_a_port_that_the_federation_gives_a_peer_is_told() -> None:
+    before = replace(two_sites(), datagrams_port=40000)
+    seen = dump(peer(PEERS, "192.0.2.2:1024", "10.2.0.0/24"))
+    assert "Endpoint = 192.0.2.2:51820" in wanted().following(seen, wanted(before)).text()
