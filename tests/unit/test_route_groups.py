@@ -254,3 +254,9 @@ def test_a_neighbour_on_the_link_is_part_of_the_next_hop() -> None:
     wanted = Wanted((PeerRoutes(prefixes(1), frozenset({Exit("t1-x", gateway)})),), SOURCES)
     found = target(wanted, ALL, Present())
     assert {hop.gateway for hop in found.hops.values()} == {gateway}
+
+
+def test_the_number_of_somebody_elses_next_hop_is_left_to_it() -> None:
+    wanted = wanting(reached(1, "t1-x"))
+    found = target(wanted, ALL, Present(taken=frozenset({1, 2})))
+    assert found.groups.keys() == {3, 4}

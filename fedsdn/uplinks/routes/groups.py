@@ -79,6 +79,8 @@ class Present:
     """The IP versions of which what has no route is answered as unreachable."""
     foreign: frozenset[bytes] = frozenset()
     """Routes of somebody else in the table, as the kernel lists them."""
+    taken: frozenset[int] = frozenset()
+    """Identifiers of somebody else's next hops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ def _identifier(prefixes: Iterable[Network], present: Present, taken: Collection
         if route is not None and present.groups.get(route.group) and route.group not in taken:
             return route.group
     number = FIRST_GROUP
-    while number in taken or number in present.groups:
+    while number in taken or number in present.groups or number in present.taken:
         number += 1
     return number
 

@@ -74,9 +74,12 @@ class RouteKeeper:
 
     async def run(self) -> None:
         """Keep them for ever."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep())
-            tasks.create_task(self._listen())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep())
+                tasks.create_task(self._listen())
+        finally:
+            self._executor.submit(self._routes.close)  # behind what it does now
 
     async def _listen(self) -> None:
         """Leave out tunnels by which nothing comes."""

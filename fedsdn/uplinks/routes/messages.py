@@ -200,6 +200,7 @@ def read_present(hops: Iterable[bytes], routes: Iterable[bytes], table: int) -> 
     """Read what RTM_GETNEXTHOP and RTM_GETROUTE list; only routes of a table count."""
     found: dict[int, Hop] = {}
     groups: dict[int, frozenset[int]] = {}
+    taken: set[int] = set()
     for message in hops:
         named = unpack_attributes(memoryview(message)[_NEXT_HOP.size :])
         (number,) = _NUMBER.unpack(named[_NHA_ID])
@@ -209,7 +210,9 @@ def read_present(hops: Iterable[bytes], routes: Iterable[bytes], table: int) -> 
             groups[number] = frozenset(one for one, _ in members) if resilient else frozenset()
         elif number >= FIRST_HOP:
             found[number] = _read_hop(number, named)
-    present = Present(found, groups)
+        else:
+            taken.add(number)
+    present = Present(found, groups, taken=frozenset(taken))
     return _with_routes(present, (one for one in routes if _is_of(table, one)))
 
 
