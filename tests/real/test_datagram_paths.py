@@ -120,7 +120,10 @@ def test_without_a_path_a_vm_is_told(rig: Rig) -> None:
 def heard(rig: Rig) -> dict[tuple[str, str], int]:
     """How many bytes have come to the first site, by tunnel and the sender's key."""
     shell = rig.sites[0].shell
-    program = "from fedsdn.tunnels.configure import received; print(received('fedsdn'))"
+    program = (
+        "from fedsdn.tunnels.configure import peers; "
+        "print({(one.interface, one.key): one.received for one in peers('fedsdn')})"
+    )
     found: dict[tuple[str, str], int] = literal_eval(shell.output(shell.python, "-c", program))
     return found
 
