@@ -143,8 +143,12 @@ def test_what_is_not_carried_leaves_with_the_networks_own_tag(ground: Ground, fa
     unfederated = {4: "10.9.0.11", 6: "fd00:9::11"}[family]
     with Bystander(here, BRIDGE) as gateway:
         ping = f"ping -c 3 -i 0.05 -W 1 {unfederated} || true"
-        ground.host.run("sh", "-c", ping, vm="vm1")
-        wait_until(lambda: gateway.count(NEAR[family], unfederated) >= 3, LIMIT_S, lambda: "lost")
+
+        def came() -> bool:
+            ground.host.run("sh", "-c", ping, vm="vm1")
+            return gateway.count(NEAR[family], unfederated) >= 3
+
+        wait_until(came, LIMIT_S, lambda: "lost")
 
 
 def test_what_neutron_drops_is_dropped(ground: Ground) -> None:

@@ -16,7 +16,7 @@ from fedsdn.channel.server import Channel
 from fedsdn.pipeline.restore import Restoration
 from fedsdn.socket_address import SocketAddress
 
-LIMIT = 10.0
+LIMIT = 30.0
 
 
 def at(port: int) -> SocketAddress:
