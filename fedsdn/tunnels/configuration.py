@@ -105,13 +105,15 @@ class Configuration:
         return () if self.tunnel is None else self.tunnel.peers
 
     def following(self, seen: Seen, before: Configuration | None = None) -> Configuration:
-        """Return it with what the interface has found out since it was told ``before``.
+        """Return it with what the interface has ``seen`` since it was told ``before``.
 
-        That is where peers are, as long as the federation has them where it had them; and each
-        peer's key by which the last session began, where there are two.
+        A peer keeps the port from which it was last heard, as a NAT may have changed it, unless the
+        federation has the peer elsewhere now. Of a peer's two keys, the one with the latest session
+        has the prefixes.
 
-        Not by which its probes are signed, which may come first: a session that both ends begin at
-        once is refused by both, and begun again after five seconds.
+        The peer's probes may be signed with the other key already. Prefixes that follow these make
+        both ends begin a session at once; then each refuses the other's, and tries again after
+        five seconds.
         """
         if self.tunnel is None:
             return self

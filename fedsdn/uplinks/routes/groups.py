@@ -205,9 +205,10 @@ def _identifier(prefixes: Iterable[Network], present: Present, taken: Collection
 
 
 def changes(present: Present, target: Present) -> list[Change]:
-    """Return what turns one into the other, in an order in which no live prefix loses its route.
+    """Return what turns one into the other, so that no prefix with a live path is without a route.
 
-    Dead next hops go as soon as that leaves no group empty which another keeps alive.
+    A next hop that is deleted leaves all groups at once, so dead ones go early. A group that has
+    no others would be deleted, too, with its routes: before, it gets those that it is to have.
     """
     dead = frozenset(present.hops.keys() - target.hops.keys())
     left = {number: hops - dead for number, hops in present.groups.items()}
