@@ -14,7 +14,7 @@ from typing import Any
 
 from fedsdn.proxy.relay.poller import Poller
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 
 
 def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -142,7 +142,7 @@ def run(host: Host, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
         host.main = asyncio.create_task(host.controller.run())
         await asyncio.sleep(0)  # its first step, as in the application
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scenario()
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:  # more than once: Python 3.11's wait_for may swallow it
@@ -153,7 +153,7 @@ def run(host: Host, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -337,7 +337,7 @@ def test_an_unexpected_exception_in_any_task_ends_all_of_them(
         _, writer = await asyncio.open_unix_connection(host.channel)
         writer.write(Call(List(skip=0), 1).encode())
         assert host.main is not None
-        done, _ = await asyncio.wait([host.main], timeout=2)
+        done, _ = await asyncio.wait([host.main], timeout=30)
         assert isinstance(next(iter(done)).exception(), InjectedError | ExceptionGroup)
         asking.cancel()
         writer.close()

@@ -49,7 +49,7 @@ def test_ports_that_change_while_the_database_is_read_are_read_again(
         with ThreadPoolExecutor(1) as executor:
             file = FederationFile(watched, "a", follow, executor)
             task = asyncio.create_task(file.run())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await second.wait()
             task.cancel()
 
