@@ -12,7 +12,7 @@ from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
 from fedsdn.namespace import MissingNamespaceError
 from fedsdn.tunnels.configuration import Identities
-from fedsdn.tunnels.configure import Told, configure
+from fedsdn.tunnels.configure import Memory, configure
 from fedsdn.uplinks.happened import happened
 
 _LOG = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _CHECK_SECONDS = 10.0
 """How often is looked whether somebody else has changed what an interface was told."""
 
 _ROTATING_SECONDS = 0.5
-"""How often, while a site has two identities, is looked with which it has begun a session."""
+"""How often, while a peer has a new identity, is looked whether it has begun a session with it."""
 
 
 class Tunnels:
@@ -39,7 +39,7 @@ class Tunnels:
         self._site = site
         self._federation = federation
         self._identities = Identities()
-        self._told: Told = {}
+        self._memory = Memory()
         self._executor = executor
         self._due = asyncio.Event()
         self._log = DampedLog(_LOG)
@@ -58,12 +58,12 @@ class Tunnels:
         loop = asyncio.get_running_loop()
         while True:
             self._due.clear()
-            wanted = self._federation(), self._site, self._identities, self._told
+            wanted = self._federation(), self._site, self._identities, self._memory
             try:
                 await loop.run_in_executor(self._executor, configure, self._namespace, *wanted)
             except MissingNamespaceError:
                 pass  # said where endpoints are kept
             except FedsdnError as error:
                 self._log.say(logging.WARNING, str(error), f"{error}; trying again")
-            rotating = any(len(one.identities) > 1 for one in self._federation().sites)
-            await happened(self._due, _ROTATING_SECONDS if rotating else _CHECK_SECONDS)
+            seconds = _ROTATING_SECONDS if self._memory.rotating else _CHECK_SECONDS
+            await happened(self._due, seconds)

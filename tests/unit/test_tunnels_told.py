@@ -10,8 +10,9 @@ import pytest
 
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
-from fedsdn.tunnels.configuration import Configuration
-from fedsdn.tunnels.configure import RefusedError, Told, sync
+from fedsdn.identity.new import make
+from fedsdn.tunnels.configuration import Configuration, Identities, Seen, SeenPeer
+from fedsdn.tunnels.configure import Memory, RefusedError, sync
 from fedsdn.tunnels.plan import tunnels
 from tests.unit.federations import own_identity, private_key, two_sites
 
@@ -63,9 +64,9 @@ def test_an_uplink_that_sorts_first_gives_the_others_other_ports() -> None:
     assert {one.tunnel.port for one in before.values() if one.tunnel} & {
         one.tunnel.port for name, one in after.items() if one.tunnel and name not in before
     }, "a new interface gets a port that an old one has"
-    kernel, told = Interfaces(*after), Told()
-    sync(before, kernel.wg, told)
-    assert sync(after, kernel.wg, told) == tuple(after)
+    kernel, memory = Interfaces(*after), Memory()
+    sync(before, kernel.wg, memory)
+    assert sync(after, kernel.wg, memory) == tuple(after)
     assert kernel.ports == {name: one.tunnel.port for name, one in after.items() if one.tunnel}
 
 
@@ -75,5 +76,32 @@ def test_one_that_does_not_answer_keeps_none_of_the_others_from_what_they_are_to
     kernel = Interfaces(*configurations)
     kernel.hung.add(first)
     with pytest.raises(FedsdnError, match=f"{first} has no answer"):
-        sync(configurations, kernel.wg, {})
+        sync(configurations, kernel.wg, Memory())
     assert set(kernel.configurations) == set(others)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rotating"),
+    [(1000, None, True), (1000, 1001, False), (None, None, False), (700, None, False)],
+    ids=["before", "after", "without a session", "its session has ended"],
+)
+def test_a_rotation_is_looked_for_while_the_new_identity_has_no_session(
+    old: int | None, new: int | None, *, rotating: bool
+) -> None:
+    a, b = two_sites().sites
+    added = make("b").identity
+    federation = replace(two_sites(), sites=(a, replace(b, identities=(*b.identities, added))))
+    keys = (b.identities[0].key, old), (added.key, new)
+    peers = tuple(SeenPeer(key, None, frozenset(), 0, when, 0, 0) for key, when in keys)
+    memory = Memory(seen={"t1-up1": Seen(OWN, 51820, 0, peers)})
+    memory.look_for_rotations(federation, 1010)
+    assert memory.rotating is rotating
+    memory.look_for_rotations(two_sites(), 1010)
+    assert not memory.rotating
+
+
+def test_tunnels_are_worked_out_again_only_for_something_else() -> None:
+    memory, federation, identities = Memory(), two_sites(), Identities()
+    first = memory.planned(federation, "a", identities)
+    assert memory.planned(federation, "a", identities) is first
+    assert memory.planned(federation, "a", Identities()) is not first

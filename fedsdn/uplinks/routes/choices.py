@@ -45,7 +45,7 @@ class Choices:
             keys = (key for key, found in self._exits.items() if found.interface in names)
             live = frozenset(key for key in keys if key[1] == peer)
             self._carriers[peer] = Carriers(live, live)
-        self.judge(now)
+        self._judge_all(now)
 
     def end(self, key: PathKey) -> End | None:
         """Return which tunnel a path has; None without one."""
@@ -63,14 +63,19 @@ class Choices:
         return any(moved)
 
     def judge(self, now: float) -> bool:
-        """Follow the paths' round-trip times; True if others carry now."""
+        """Follow the paths' round-trip times, if they count; True if others carry now."""
+        return self._prefer == "latency" and self._judge_all(now)
+
+    def _judge_all(self, now: float) -> bool:
         moved = [self._judge(peer, now) for peer in self._paths]
         return any(moved)
 
     def set_silent(self, silent: Set[End], now: float) -> bool:
         """Note the tunnels by which nothing comes; True if others carry now."""
+        if silent == self._silent:
+            return False
         self._silent = silent
-        return self.judge(now)
+        return self._judge_all(now)
 
     def _judge(self, peer: str, now: float) -> bool:
         before = self._carriers[peer]
