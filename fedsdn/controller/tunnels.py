@@ -59,11 +59,14 @@ class Tunnels:
         while True:
             self._due.clear()
             wanted = self._federation(), self._site, self._identities, self._memory
+            changed: tuple[str, ...] = ()
             try:
-                await loop.run_in_executor(self._executor, configure, self._namespace, *wanted)
+                changed = await loop.run_in_executor(
+                    self._executor, configure, self._namespace, *wanted
+                )
             except MissingNamespaceError:
                 pass  # said where endpoints are kept
             except FedsdnError as error:
                 self._log.say(logging.WARNING, str(error), f"{error}; trying again")
-            seconds = _ROTATING_SECONDS if self._memory.rotating else _CHECK_SECONDS
-            await happened(self._due, seconds)
+            soon = changed or self._memory.rotating
+            await happened(self._due, _ROTATING_SECONDS if soon else _CHECK_SECONDS)

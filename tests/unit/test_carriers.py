@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsdn.uplinks.path import PathKey
-from fedsdn.uplinks.routes.carriers import STEADY_SECONDS, Carriers, Seen
+from fedsdn.uplinks.routes.carriers import MOST_STEADY_SECONDS, STEADY_SECONDS, Carriers, Seen
 from fedsdn.uplinks.status import PathState
 
 UP, DOWN, UNKNOWN = PathState.UP, PathState.DOWN, PathState.UNKNOWN
@@ -135,3 +135,24 @@ def test_what_the_kernel_had_carries_on_after_a_restart() -> None:
     nothing_known = seen(x=(UNKNOWN, None), y=(UNKNOWN, None))
     assert followed([(0, nothing_known), (1, seen(x=(UP, 0.03), y=(UP, 0.03)))], kernel_had) == [
         "y", "y"]  # fmt: skip
+
+
+def test_flows_that_make_a_path_slow_go_to_and_fro_ever_more_rarely() -> None:
+    now, moves = NOTHING.after(seen(x=(UP, 0.01), y=(UP, 0.03)), "latency", 0), list[int]()
+    for moment in range(1, 2000):
+        loaded = now.paths
+        times = {one: (UP, 0.05 if (one, "b", "up1") in loaded else 0.01) for one in "xy"}
+        now = now.after(seen(**times), "latency", moment)
+        if now.paths != loaded:
+            moves.append(moment)
+    pauses = [later - earlier for earlier, later in pairwise(moves)]
+    assert pauses[:4] == [11, 21, 41, 81]
+    assert max(pauses) == MOST_STEADY_SECONDS + 1
+
+
+def test_after_a_long_time_without_a_move_one_is_as_quick_as_the_first() -> None:
+    slower, faster = seen(x=(UP, 0.01), y=(UP, 0.03)), seen(x=(UP, 0.04), y=(UP, 0.03))
+    later = STEADY_SECONDS + 1 + MOST_STEADY_SECONDS
+    steps = [(0, slower), (1, faster), (1 + STEADY_SECONDS, faster)]
+    steps += [(later, slower), (later + STEADY_SECONDS, slower)]
+    assert followed(steps) == list("xxyyx")

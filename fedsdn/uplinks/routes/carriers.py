@@ -11,7 +11,10 @@ from fedsdn.uplinks.path import PathKey
 from fedsdn.uplinks.status import PathState
 
 STEADY_SECONDS = 5.0
-"""A path has to have been the faster one for so long before flows move to it."""
+"""A path has to have been the faster one for so long before flows move to it; twice as long after
+each move, as what moves may be what makes a path the slower one."""
+MOST_STEADY_SECONDS = 300.0
+"""It becomes no longer than that; and is as at the start when no path was faster for so long."""
 
 _FASTER = 3 / 4
 _FASTER_SECONDS = 0.002
@@ -35,18 +38,21 @@ class Seen(NamedTuple):
 class Carriers:
     """The ``paths`` to a peer that carry, of all that ``live``.
 
-    ``faster_since`` is when one of the others became faster than the only one that carries.
+    ``faster_since`` is when one of the others became faster than the only one that carries. It has
+    to stay so for ``steady`` seconds. ``restless`` is when one was the faster one last.
     """
 
     paths: frozenset[PathKey] = frozenset()
     live: frozenset[PathKey] = frozenset()
     faster_since: float | None = None
+    steady: float = STEADY_SECONDS
+    restless: float = float("-inf")
 
     def after(self, seen: Collection[Seen], prefer: Prefer, now: float) -> Carriers:
         """Return what carries by what is known ``now``: all that live, or the fastest of them."""
         live = _live(seen, self.live)
         if prefer == "spread" or len(live) < 2:
-            return Carriers(live, live)
+            return self._with(live, live)
         times = {one.key: _seconds(one.rtt) for one in seen if one.key in live}
         return self._fastest(times, now)
 
@@ -55,15 +61,21 @@ class Carriers:
         best = _first(times, live)
         before = self.paths & live
         if not before:
-            return Carriers(frozenset({best}), live)
+            return self._with({best}, live)
         carries = _first(times, before)
-        stays = Carriers(frozenset({carries}), live)
+        stays = self._with({carries}, live)
         if not _is_faster(times[best], times[carries]):
             return stays
         since = now if self.faster_since is None else self.faster_since
-        if now - since >= STEADY_SECONDS:
-            return Carriers(frozenset({best}), live)
-        return replace(stays, faster_since=since)
+        calm = now - self.restless >= MOST_STEADY_SECONDS
+        steady = STEADY_SECONDS if calm else self.steady
+        if now - since < steady:
+            return replace(stays, faster_since=since, steady=steady, restless=now)
+        longer = min(2 * steady, MOST_STEADY_SECONDS)
+        return replace(self._with({best}, live), steady=longer, restless=now)
+
+    def _with(self, paths: Set[PathKey], live: frozenset[PathKey]) -> Carriers:
+        return replace(self, paths=frozenset(paths), live=live, faster_since=None)
 
 
 def _live(seen: Collection[Seen], before: Set[PathKey]) -> frozenset[PathKey]:
