@@ -24,7 +24,7 @@ from fedsdn.shell import Started
 
 pytestmark = pytest.mark.real
 
-LIMIT_S = 40.0
+LIMIT_S = 60.0
 FAMILIES: tuple[Family, ...] = (4, 6)
 SOME = 20
 

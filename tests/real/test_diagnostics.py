@@ -221,7 +221,7 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     texts: dict[str, str] = {}
     wait_until(
         lambda: texts.update(bundled(lab)) or "0 failed" in texts["verify.txt"],
-        LIMIT_SECONDS,
+        2 * LIMIT_SECONDS,
         lambda: texts["verify.txt"],
     )
     assert "140 flows" in texts["flows.txt"]
