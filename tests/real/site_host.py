@@ -36,7 +36,7 @@ Done = subprocess.CompletedProcess[str]
 _START = """
 set -e
 mount -t tmpfs none /run
-mkdir -p /run/netns /run/openvswitch /run/db
+mkdir -p /run/netns /run/openvswitch /run/db /run/wireguard
 ip link set lo up
 ovsdb-tool create /run/db/conf.db /usr/share/openvswitch/vswitch.ovsschema
 ovsdb-server /run/db/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach \
