@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -192,8 +193,7 @@ def within(name: str) -> Iterator[None]:
         FedsdnError: it may not be entered.
 
     """
-    with _returning():
-        enter(name)
+    with _visiting(partial(enter, name)):
         yield
 
 
@@ -205,14 +205,14 @@ def within_file(namespace: Path) -> Iterator[None]:
         OSError: there is no such namespace, or the kernel refuses.
 
     """
-    with _returning():
-        _enter(namespace)
+    with _visiting(partial(_enter, namespace)):
         yield
 
 
 @contextmanager
-def _returning() -> Iterator[None]:
+def _visiting(go: Callable[[], None]) -> Iterator[None]:
     with Path("/proc/thread-self/ns/net").open("rb") as home:
+        go()
         try:
             yield
         finally:
