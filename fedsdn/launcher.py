@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
@@ -34,9 +35,14 @@ def main() -> None:
     try:
         _run(sys.argv[1:])
     except (FedsdnError, cfg.oslo_config.cfg.Error) as error:
-        print(f"osken-manager: {' '.join(str(error).split())}", file=sys.stderr)
         is_final = isinstance(error, (FinalError, cfg.oslo_config.cfg.Error))
-        _leave(FINAL_STATUS if is_final else 1)
+        try:
+            print(f"osken-manager: {' '.join(str(error).split())}", file=sys.stderr)
+        finally:
+            _leave(FINAL_STATUS if is_final else 1)
+    except Exception:
+        _LOG.critical("the main thread failed: the process ends", exc_info=True)
+        _leave(1)
 
 
 def _run(arguments: list[str]) -> None:
@@ -112,10 +118,12 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
 
 def _leave(status: int) -> None:
     """End the process at once: os-ken's threads are not daemons and would keep it alive."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+            with suppress(OSError, ValueError):  # a full disk, a reader that has gone
+                flush()
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":
