@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from fedsdn.proxy.admission.carried import Carried
+from fedsdn.proxy.socks import parked as module
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from tests.unit.loopback import asynchronous, tcp_pair, until
@@ -61,6 +62,23 @@ async def test_who_is_dismissed_is_told_so_and_what_is_under_way_is_taken() -> N
         assert former[0].fileno() != -1
         with pytest.raises(BlockingIOError):
             good[1].recv(1)
+
+
+@asynchronous
+async def test_who_does_not_end_what_it_is_told_to_is_reset_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REPLY_SECONDS", 0.01)
+    former, good = tcp_pair(), tcp_pair()
+    with former[0], former[1], good[0], good[1]:
+        parked = Parked(2, Carried(MagicMock()), MagicMock())
+        for far, _ in (former, good):
+            parked.park(far, "b", MagicMock())
+        parked.dismiss(lambda far, _peer: far is good[0])
+        await until(lambda: former[0].fileno() == -1)
+        assert len(parked.tasks) == 1
+        parked.leave()
+        await until(lambda: not parked.tasks)
 
 
 @asynchronous

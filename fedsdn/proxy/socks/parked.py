@@ -10,6 +10,7 @@ from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
+from fedsdn.proxy.socks.asking import REPLY_SECONDS
 from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 
@@ -26,8 +27,8 @@ class Parked:
         self._carried = carried
         self._statistics = statistics
         self._leaving = False
-        self._told: set[asyncio.Task[bool]] = set()
-        """Those whose peers know that we leave."""
+        self._told: dict[asyncio.Task[bool], asyncio.TimerHandle] = {}
+        """Those whose peers know that we leave, and what ends each that they do not end."""
         self._tasks: defaultdict[str, dict[asyncio.Task[bool], socket.socket]] = defaultdict(dict)
 
     @property
@@ -61,7 +62,8 @@ class Parked:
         """Tell the peers to end the connections that are not good any more.
 
         By a reset a request that is under way would be lost, and the VM's first data with it. It is
-        still taken; if it may not be, the peer is told at that to ask again.
+        still taken; if it may not be, the peer is told at that to ask again. A connection that its
+        peer does not end is reset after ``REPLY_SECONDS``.
         """
         for peer, tasks in self._tasks.items():
             for task, far in tasks.items():
@@ -86,7 +88,8 @@ class Parked:
         self, far: socket.socket, peer: str, go_on: Callable[[], None], task: asyncio.Task[bool]
     ) -> None:
         self._statistics.add(Counter.IDLE_OPEN, -1)
-        self._told.discard(task)
+        if (told := self._told.pop(task, None)) is not None:
+            told.cancel()
         del self._tasks[peer][task]
         if not self._tasks[peer]:
             del self._tasks[peer]
@@ -96,10 +99,10 @@ class Parked:
             go_on()
 
     def _say_that_we_leave(self, task: asyncio.Task[bool], far: socket.socket) -> None:
-        """Say it once."""
+        """Say it once: no request can be under way for longer than its peer waits for an answer."""
         if task in self._told:
             return
-        self._told.add(task)
+        self._told[task] = task.get_loop().call_later(REPLY_SECONDS, task.cancel)
         try:
             far.send(encode_reply(Reply.LEAVING))
         except BlockingIOError:
