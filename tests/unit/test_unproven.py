@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -159,6 +160,7 @@ async def test_who_has_said_nothing_is_shed_before_who_has(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The peer needs a round trip more, and is the oldest soon; but it has spoken at once."""
+    monkeypatch.setattr(module, "_TURNS_SECONDS", 1000.0)
     monkeypatch.setattr(module, "_SPEAKS_SECONDS", 0.0)
     door = Door(stack)
     peer = door.call(say=b"?")
@@ -189,8 +191,12 @@ async def test_who_is_only_about_to_speak_is_not_shed_before_others(
 
 
 @asynchronous
-async def test_of_many_that_have_not_had_their_time_any_is_shed(stack: ExitStack) -> None:
+async def test_of_many_that_have_not_had_their_time_any_is_shed(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The oldest of them would be the peer, whose round trips are longer than its neighbours'."""
+    monkeypatch.setattr(module, "_SPEAKS_SECONDS", 1000.0)
+    monkeypatch.setattr(module, "_TURNS_SECONDS", 1000.0)
     shed_at: list[int] = []
 
     def last(crowd: Sequence[_Caller]) -> _Caller:
@@ -214,6 +220,7 @@ async def test_of_those_who_have_not_had_their_time_and_others_the_others_are_sh
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time is counted in round trips: somebody far away has more of it."""
+    monkeypatch.setattr(module, "_SPEAKS_SECONDS", 1000.0)
     monkeypatch.setattr(module, "_TURNS_SECONDS", 0.0)
     monkeypatch.setattr(module, "_round_trip_seconds", lambda _: 1000.0)
     door = Door(stack)
@@ -227,6 +234,16 @@ async def test_of_those_who_have_not_had_their_time_and_others_the_others_are_sh
     await until(lambda: len(door.in_) == 1)
     await door.unproven.wind_up(0)
     close_all(door)
+
+
+def test_a_caller_that_acknowledges_late_gets_no_more_time_than_the_longest_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = MagicMock(spec=socket.socket)
+    for microseconds, seconds in ((20_000, 0.02), (60_000_000, 0.3)):
+        info = MagicMock(return_value=MagicMock(rtt=microseconds))
+        monkeypatch.setattr(module, "tcp_info", info)
+        assert module._round_trip_seconds(far) == pytest.approx(seconds)
 
 
 @asynchronous

@@ -47,6 +47,9 @@ _ROUND_TRIPS = 4
 _TURNS_SECONDS = 0.1
 """What the peer waits besides for turns of ``Steps``."""
 
+_LONGEST_ROUND_TRIP_SECONDS = 0.3
+"""No more is believed of a caller's: by acknowledging late it would choose how long it may stay."""
+
 _OF_ONE = 1 / 2
 """The part of all places that one address may have."""
 
@@ -241,6 +244,6 @@ def _has_gone(far: socket.socket) -> bool:
 
 def _round_trip_seconds(far: socket.socket) -> float:
     try:
-        return tcp_info(far).rtt * 1e-6
+        return min(tcp_info(far).rtt * 1e-6, _LONGEST_ROUND_TRIP_SECONDS)
     except OSError:  # it has gone
         return 0.0
