@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from fedsdn.appearance import Appearance
 
-_LOOK_SECONDS = 30.0
-"""How often proxy and application look where the kernel tells nothing."""
+_LOOK_SECONDS = 2.0
+"""How often proxy and application look besides: the kernel tells nothing of a directory that is a
+symbolic link to another one, nor where it gives no watch."""
 
 _SETTLE_SECONDS = 0.2
 """Delay after a change: an identity is several files, which come one after the other."""
 
-Version = frozenset[tuple[str, int, int]]
+Version = frozenset[tuple[str, int, int, int, int]]
+"""Name, inode, time of the last change, size and mode: before Linux 6.13 two changes may have one
+time."""
 
 
 def version(directory: Path) -> Version:
@@ -26,7 +30,10 @@ def version(directory: Path) -> Version:
             states = [(one.name, one.stat(follow_symlinks=False)) for one in found]
     except OSError:
         return frozenset()
-    return frozenset((name, state.st_ino, state.st_ctime_ns) for name, state in states)
+    return frozenset(
+        (name, state.st_ino, state.st_ctime_ns, state.st_size, state.st_mode)
+        for name, state in states
+    )
 
 
 async def follow(
@@ -36,9 +43,14 @@ async def follow(
     if before is None:
         before = version(directory)
     while True:
-        with Appearance(directory / "*", or_changes=True) as appeared:
+        with ExitStack() as opened:
+            appeared: Appearance | None = None
+            with suppress(OSError):  # no descriptor is left
+                appeared = opened.enter_context(Appearance(directory / "*", or_changes=True))
             if (now := version(directory)) != before:
                 before = now
                 changed()
-            if await appeared.happened(_LOOK_SECONDS):
+            if appeared is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+            elif await appeared.happened(_LOOK_SECONDS):
                 await asyncio.sleep(_SETTLE_SECONDS)

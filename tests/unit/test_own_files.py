@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -92,4 +93,34 @@ async def test_files_are_looked_at_now_and_then_where_the_kernel_tells_nothing(
     async with followed(tmp_path) as seen:
         await asyncio.sleep(0)
         (tmp_path / "a.pem").touch()
+        await seen.wait()
+
+
+@asynchronous
+async def test_files_are_looked_at_where_no_descriptor_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_files, "Appearance", MagicMock(side_effect=OSError))
+    monkeypatch.setattr(own_files, "_LOOK_SECONDS", 0.01)
+    async with followed(tmp_path) as seen:
+        await asyncio.sleep(0)
+        (tmp_path / "a.pem").touch()
+        await seen.wait()
+
+
+@asynchronous
+async def test_a_directory_that_becomes_another_behind_a_link_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_files, "_LOOK_SECONDS", 0.01)
+    directories = tmp_path / "one" / "identity", tmp_path / "other" / "identity"
+    for directory in directories:
+        directory.mkdir(parents=True)
+        (directory / "a.pem").touch()
+    link = tmp_path / "link"
+    link.symlink_to(directories[0].parent)
+    async with followed(link / "identity") as seen:
+        await asyncio.sleep(0)
+        link.unlink()
+        link.symlink_to(directories[1].parent)
         await seen.wait()
