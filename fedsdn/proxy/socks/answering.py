@@ -44,6 +44,7 @@ class Dialogue:
         """Take the greeting and answer it; of another's proxy, take its request, too.
 
         Raises:
+            CutOffError: the other side stops in the middle.
             OSError: the connection broke.
             SocksError: the other side does not speak our SOCKS.
 

@@ -12,6 +12,10 @@ from fedsdn.proxy.sockets.exchange import receive
 Message = TypeVar("Message")
 
 
+class CutOffError(ConnectionResetError):
+    """The stream ended in the middle of a message."""
+
+
 async def read_message(
     sock: socket.socket, parse: Callable[[bytes], Message | int], seen: bytes = b""
 ) -> Message:
@@ -20,6 +24,7 @@ async def read_message(
     ``seen`` has been read already.
 
     Raises:
+        CutOffError: the stream ended in the middle of it.
         OSError: the connection broke, or the stream ended before.
         SocksError: it is no such message.
 
@@ -27,6 +32,7 @@ async def read_message(
     while isinstance(found := parse(seen), int):
         more = await receive(sock, found)
         if not more:
-            raise OSError(errno.ECONNRESET, "closed in the middle of the SOCKS dialogue")
+            kind = CutOffError if seen else ConnectionResetError
+            raise kind(errno.ECONNRESET, "closed in the middle of the SOCKS dialogue")
         seen += more
     return found

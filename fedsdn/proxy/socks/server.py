@@ -35,6 +35,7 @@ from fedsdn.proxy.socks.answering import REQUEST_SECONDS, Dialogue
 from fedsdn.proxy.socks.causes import in_words, not_connected
 from fedsdn.proxy.socks.parked import Parked
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError, encode_reply, reply_for
+from fedsdn.proxy.socks.reading import CutOffError
 from fedsdn.proxy.socks.sequence import Sequence
 from fedsdn.proxy.stats import Counter
 from fedsdn.proxy.tls.contexts import Tls
@@ -115,6 +116,10 @@ class Server:
             dialogue = Dialogue(far, caller, peer)
             try:
                 await dialogue.greet()
+            except CutOffError as error:
+                if isinstance(far, Secured):
+                    raise  # it has proved to be the peer
+                raise NotProvenError(Reason.GARBLED, str(error.strerror)) from error
             except SocksError as error:
                 if error.answer:
                     await dialogue.turn_away(error.answer)
