@@ -190,7 +190,12 @@ class SiteHost:
                 with suppress(ValueError):  # what it printed was read to its end
                     program.communicate(timeout=LIMIT_S)
             except subprocess.TimeoutExpired:
-                there = self.output("ps -eLo pid,ppid,tid,stat,wchan:24,comm,args")
+                try:
+                    there = self.output("ps -eLo pid,ppid,tid,stat,wchan:24,comm,args")
+                finally:
+                    program.kill()
+                    with suppress(subprocess.TimeoutExpired):
+                        program.wait(timeout=LIMIT_S)
                 raise AssertionError(f"{command} does not end; what runs is\n{there}") from None
 
     def inside(self, command: str) -> str:
