@@ -258,7 +258,7 @@ async def test_what_counts_no_more_is_not_taken(monkeypatch: pytest.MonkeyPatch)
 async def test_a_peer_that_answers_on_newer_ones_has_lost_the_older(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "SURE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SURE_SECONDS", 1000.0)
     async with pooling(most=2) as net:
         net.ask(2)
         await until(lambda: net.ready == 2)
@@ -266,7 +266,8 @@ async def test_a_peer_that_answers_on_newer_ones_has_lost_the_older(
         assert not net.pool.is_answered(PEER.name, now)
         await until(lambda: net.ready == 3)  # one more is made, and one only
         assert not net.pool.is_answered(PEER.name, now)
-        await until(lambda: net.pool.is_answered(PEER.name, now))
+        monkeypatch.setattr(module, "SURE_SECONDS", 0.0)
+        assert net.pool.is_answered(PEER.name, now)
         assert len(net.ends) == 3
         for end in net.ends[:2]:
             assert await is_over(end)
@@ -279,7 +280,7 @@ async def test_a_peer_that_answers_nowhere_is_asked_for_another_connection_again
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(module, "SURE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SURE_SECONDS", 1000.0)
     async with pooling() as net:
         net.ask()
         await until(lambda: net.ready == 1)
@@ -290,4 +291,21 @@ async def test_a_peer_that_answers_nowhere_is_asked_for_another_connection_again
             await asyncio.sleep(0.01)
         assert net.ready == 1
         net.fails = False
+        monkeypatch.setattr(module, "SURE_SECONDS", 0.0)
         await until(lambda: net.pool.is_answered(PEER.name, now))
+
+
+@asynchronous
+async def test_behind_its_end_it_still_finds_out_whether_a_peer_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SURE_SECONDS", 0.0)
+    async with pooling() as net:
+        net.ask()
+        await until(lambda: net.ready == 1)
+    now = asyncio.get_running_loop().time()
+    await until(lambda: net.pool.is_answered(PEER.name, now))
+    assert len(net.made) == 2
+    await until(lambda: net.made[1].far.fileno() == -1)
+    net.ask()
+    assert net.ready == 0

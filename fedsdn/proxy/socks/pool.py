@@ -29,7 +29,8 @@ _MAKING_SECONDS = 5.0
 SURE_SECONDS = 1.5
 """How long ago a peer must have answered on a newer connection before an older one that it does not
 acknowledge anything on is lost: after all paths were down, a segment is repeated within a second
-(``tcp_rto_max_ms`` in ``site.sysctls``)."""
+where the kernel has ``tcp_rto_max_ms`` (``site.sysctls``, Linux 6.15). Where it has not, whoever
+asks waits for longer."""
 
 _RETRY_SECONDS = 1.0
 """Delay after a connection that could not be made."""
@@ -142,6 +143,8 @@ class Pool:
         self._statistics = statistics
         self._peers: dict[str, _PeerPool] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._last: set[asyncio.Task[None]] = set()
+        """Made behind the end: they show whether a peer answers."""
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> NoReturn:
@@ -173,7 +176,8 @@ class Pool:
         """Whether the peer answers on connections begun after a time of the event loop's.
 
         If so, the older ones that are ready are ended: the peer has lost one of them, and probably
-        all. If nothing is known yet, one is being made.
+        all. If nothing is known yet, one is being made, behind the end of ``run`` as well: what the
+        worker still carries may ask.
         """
         pool = self._peers.setdefault(peer, _PeerPool())
         if pool.answered(since, self._loop.time()):
@@ -209,7 +213,9 @@ class Pool:
                     ready.leave()
 
     def _fill(self, peer: str) -> None:
-        """Make as many connections as are wanted."""
+        """Make as many connections as are wanted; none when the worker ends."""
+        if self._tasks is None:
+            return
         pool = self._peers[peer]
         wanted = pool.demand.wanted(self._loop.time())
         in_all = sum(one.size for one in self._peers.values())
@@ -217,10 +223,17 @@ class Pool:
             self._begin(peer, pool)
 
     def _begin(self, peer: str, pool: _PeerPool) -> None:
-        """Begin to make a connection, unless that has just failed, or the worker ends."""
-        if self._tasks is not None and self._loop.time() >= pool.rests_until:
-            pool.making += 1
-            self._tasks.create_task(self._guarded(self._make(peer, pool)))
+        """Begin to make a connection, unless that has just failed."""
+        if self._loop.time() < pool.rests_until:
+            return
+        pool.making += 1
+        work = self._guarded(self._make(peer, pool))
+        if self._tasks is not None:
+            self._tasks.create_task(work)
+            return
+        task = self._loop.create_task(work)
+        self._last.add(task)
+        task.add_done_callback(self._last.discard)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something for one connection; a fault there is none of the others'."""
@@ -260,6 +273,9 @@ class Pool:
     ) -> None:
         """Keep a connection ready until it is taken, breaks or is not wanted any more."""
         pool.making -= 1
+        if self._tasks is None:
+            connection.end()
+            return
         ready = _Ready(connection, begun, self._poller)
         pool.ready.append(ready)
         self._statistics.add(Counter.POOL_OPEN)
