@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from ipaddress import ip_address
-from typing import cast
 
 import pytest
 
@@ -18,95 +14,22 @@ from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
 from fedsdn.proxy.socks import peers
-from fedsdn.proxy.socks.connection import Connection, Connector
-from fedsdn.proxy.socks.order import Order
-from fedsdn.proxy.socks.peers import Peers
-from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import (
     GREETING,
     SELECTION,
     Reply,
-    Request,
     SocksError,
     encode_reply,
 )
-from fedsdn.socket_address import SocketAddress
+from tests.unit.asked_peers import CLIENT, SERVER, SUCCEEDED, asking
 from tests.unit.loopback import asynchronous, tcp_pair, until
-from tests.unit.peer_connections import PEER, connected
-
-CLIENT = SocketAddress(ip_address("10.1.0.11"), 40000)
-SERVER = SocketAddress(ip_address("10.2.0.11"), 80)
+from tests.unit.peer_connections import PEER
 
 
 @pytest.fixture(autouse=True)
 def every_connection_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those here are plain TCP."""
     monkeypatch.setattr(peers, "is_usable", lambda _far, _peer: True)
-
-
-class FakePool:
-    """Has one ready connection, or none."""
-
-    def __init__(self) -> None:
-        self.ready: list[Connection] = []
-        self.answered = False
-        self.looked = asyncio.Event()
-        self.given_back: list[Connection] = []
-
-    def take(self, _peer: str) -> Connection | None:
-        return self.ready.pop() if self.ready else None
-
-    def is_answered(self, _peer: str, _since: float) -> bool:
-        self.looked.set()
-        return self.answered
-
-    def give_back(self, connection: Connection) -> None:
-        self.given_back.append(connection)
-        connection.close()
-
-
-class Net:
-    """Peers that are asked, and the other ends of the connections."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self.pool = FakePool()
-        self.ends: list[socket.socket] = []
-        self.peers = Peers(
-            cast("Connector", self),
-            cast("Pool", self.pool),
-            Order(0),
-        )
-
-    async def connect(self, _peer: object) -> Connection:
-        connection, end = connected(Connection, lambda *_: None)
-        self.ends.append(self._stack.enter_context(end))
-        return connection
-
-    async def selected(self, connection: Connection) -> None:
-        assert await asyncio.get_running_loop().sock_recv(connection.far, 2) == SELECTION
-
-    async def read(self, end: int, count: int) -> bytes:
-        read = b""
-        while len(read) < count:
-            read += await asyncio.get_running_loop().sock_recv(self.ends[end], count - len(read))
-        return read
-
-    async def say(self, end: int, said: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.ends[end], said)
-
-
-@asynccontextmanager
-async def asking(*, ready: bool = True) -> AsyncIterator[tuple[Net, Request]]:
-    with ExitStack() as stack:
-        net = Net(stack)
-        if ready:
-            net.pool.ready.append(await net.connect(PEER))
-        with net.peers.opening(CLIENT, SERVER) as request:
-            yield net, request
-
-
-SUCCEEDED = encode_reply(Reply.SUCCEEDED)
 
 
 @asynchronous
@@ -216,6 +139,8 @@ async def test_more_than_the_connection_takes_is_sent_behind_the_answer() -> Non
                         got += length
                     assert await answer is Reply.SUCCEEDED
                 assert got == size
+                assert not asked._first_data
+                assert not asked._unsent
                 assert near.recv(100) == b"for the relay"
 
 
@@ -244,6 +169,7 @@ def nothing_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "VANISHED_SECONDS", 0.01)
     monkeypatch.setattr(peers, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(tcp, "unacknowledged", lambda _far: 1)
+    monkeypatch.setattr(tcp, "longest_rto_seconds", lambda: 1.0)
 
 
 @pytest.mark.usefixtures("nothing_is_acknowledged")
@@ -281,6 +207,42 @@ async def test_a_request_whose_peer_has_vanished_is_made_on_a_new_connection() -
 
 @pytest.mark.usefixtures("nothing_is_acknowledged")
 @asynchronous
+async def test_where_tcp_waits_longer_before_it_repeats_a_request_so_do_we(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tcp, "longest_rto_seconds", lambda: 120.0)
+    loop = asyncio.get_running_loop()
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        asked_at = loop.time()
+        answer = asyncio.create_task(asked.answer())
+        for _ in range(3):
+            net.pool.looked.clear()
+            await net.pool.looked.wait()
+        net.pool.answered = True
+        answered_at = loop.time()
+        await until(lambda: len(net.ends) == 2)
+        assert loop.time() - answered_at > 0.9 * (answered_at - asked_at)
+        await net.read(1, len(GREETING + request.encode()))
+        await net.say(1, SELECTION + SUCCEEDED)
+        assert await answer is Reply.SUCCEEDED
+
+
+@pytest.mark.usefixtures("nothing_is_acknowledged")
+@asynchronous
+async def test_a_server_that_leaves_and_then_vanishes_is_found_out() -> None:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
+        await net.say(0, encode_reply(Reply.LEAVING))
+        answer = asyncio.create_task(asked.answer())
+        await net.pool.looked.wait()
+        net.pool.answered = True
+        await until(lambda: len(net.ends) == 2)
+        await net.read(1, len(GREETING + request.encode()))
+        await net.say(1, SELECTION + SUCCEEDED)
+        assert await answer is Reply.SUCCEEDED
+
+
+@pytest.mark.usefixtures("nothing_is_acknowledged")
+@asynchronous
 async def test_a_request_behind_which_data_came_waits_for_its_answer() -> None:
     """They are acknowledged later than the request, and may not be sent twice."""
     async with asking() as (net, request):
@@ -293,6 +255,7 @@ async def test_a_request_behind_which_data_came_waits_for_its_answer() -> None:
                     await net.read(0, len(request.encode()))
                     vm.send(b"?")
                     assert await net.read(0, records.HEADER.size + 1) == b"\0\0\0\1?"
+                    net.pool.answered = True
                     await asyncio.wait([answer], timeout=20 * peers.VANISHED_SECONDS)
                     await net.say(0, SUCCEEDED)
                     assert await answer is Reply.SUCCEEDED

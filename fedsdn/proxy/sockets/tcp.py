@@ -17,6 +17,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 from fedsdn.config.model import Address
 from fedsdn.socket_address import SocketAddress
@@ -33,6 +34,7 @@ IP_BIND_ADDRESS_NO_PORT = 24
 _SIOCATMARK = 0x8905
 """include/uapi/asm-generic/sockios.h; Python has no name for it."""
 
+_RTO_MAX = Path("/proc/sys/net/ipv4/tcp_rto_max_ms")
 _LINGER = struct.Struct("ii")
 _INT = struct.Struct("i")
 _DISCONNECTED = struct.pack("H14x", socket.AF_UNSPEC)
@@ -79,6 +81,17 @@ def unacknowledged(sock: socket.socket) -> int:
         return 0
     (waiting,) = _INT.unpack(answer)
     return int(waiting)
+
+
+def longest_rto_seconds() -> float:
+    """How long TCP waits at most before it repeats a segment, in this namespace.
+
+    The kernel's constant where it has no ``tcp_rto_max_ms`` (before Linux 6.15).
+    """
+    try:
+        return int(_RTO_MAX.read_text()) / 1000
+    except OSError:
+        return 120.0
 
 
 def is_broken(sock: socket.socket) -> bool:

@@ -16,12 +16,13 @@ from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
 from fedsdn.proxy.sockets.exchange import readable, send_all
 from fedsdn.proxy.sockets.transport import fallen_back
-from fedsdn.proxy.socks import protocol
-from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly, read_reply
+from fedsdn.proxy.socks import parsing, protocol
+from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly
 from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import Reply, Request, SocksError
+from fedsdn.proxy.socks.reading import read_message
 from fedsdn.socket_address import SocketAddress
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ VANISHED_SECONDS = 1.0
 """How long a request on a ready connection may be unacknowledged before it may be made on another.
 The peer may have gone without a word; a subflow on a dead path alone delays it less (RFC 6298: one
 time-out)."""
+
+_SURE_RTO_SECONDS = 1.0
+"""Where TCP's time-out grows no further, ``pool.SURE_SECONDS`` alone is enough."""
 
 _LOOK_SECONDS = 0.05
 """How often it is looked after that whether the peer answers on others."""
@@ -63,7 +67,7 @@ class Asked:
         self._request = request
         self._read_early = read_early
         self._first_data = bytearray()
-        """The VM's, in records: kept, since the peer may ask again for all."""
+        """The VM's, in records: kept until the answer, since the peer may ask again for all."""
         self._unsent = b""
         self._connection: Connection | None = None
         self._was_ready = False
@@ -202,6 +206,8 @@ class Asked:
                 self._reply = reply
                 if reply is Reply.SUCCEEDED and self._unsent:
                     await send_all(self.far, self._unsent)
+                self._first_data.clear()
+                self._unsent = b""
                 return reply
         if usable:
             raise OSError(errno.ECONNABORTED, "the peer asks again and again for the request")
@@ -218,9 +224,11 @@ class Asked:
             if not self._was_ready:
                 await self._peers.connector.selected(self.connection)
             async with limit:
-                if await self._has_vanished():
-                    return Reply.ASK_AGAIN
-                return await read_reply(self.far)
+                while not await self._has_vanished():
+                    reply = await read_message(self.far, parsing.parse_reply)
+                    if reply is not Reply.LEAVING:
+                        return reply
+                return Reply.ASK_AGAIN
         except (OSError, SocksError) as error:
             if not self._may_repeat or limit.expired():
                 raise
@@ -231,9 +239,13 @@ class Asked:
         """Wait until the peer says something; True if it has lost the connection instead.
 
         Packets may be late on all paths, and the VM be connected already. So the request stays
-        where it is while the peer answers nowhere else.
+        where it is while the peer answers nowhere else; and besides, until it must have been sent
+        again since the peer answered. TCP doubles its time-out each time (RFC 6298), and so waits
+        no longer for the next one than it has tried, or than its limit.
         """
-        asked_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        repeated_at: float | None = None
         seconds = VANISHED_SECONDS
         while self._may_repeat:
             with suppress(TimeoutError):
@@ -243,7 +255,12 @@ class Asked:
             if not (self._may_repeat and tcp.unacknowledged(self.far)):
                 break
             if self._peers.pool.is_answered(self._peer.name, asked_at):
-                return True
+                now = loop.time()
+                if repeated_at is None:
+                    beyond = max(0.0, tcp.longest_rto_seconds() - _SURE_RTO_SECONDS)
+                    repeated_at = now + min(now - asked_at, beyond)
+                if now >= repeated_at:
+                    return True
             seconds = _LOOK_SECONDS
         return False
 
