@@ -6,6 +6,7 @@ a repeated one, the rest of an interrupted one and a changed federation file are
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,9 @@ from fedsdn.site import checks, database, firewall, links, locks, ports, record,
 from fedsdn.site.network import Network
 from fedsdn.site.plan import SitePlan, site_plan
 from fedsdn.site.sysctls import Sysctl
+
+_COMMAND_SECONDS = 2.0
+"""How long a command of the application's or an operator's, as ``wg show``, may take to end."""
 
 Work = Callable[[], bool]
 """Makes a part as it is to be, and says whether it had to change."""
@@ -264,16 +268,24 @@ def _write(name: str, settings: Iterable[Sysctl]) -> bool:
 
 
 def _check_no_process() -> None:
-    ours = tunnel_links.processes()
-    running = [
-        f"{pid} ({command})"
-        for pid, command in namespace.processes(PROXY_NAMESPACE)
-        if pid not in ours
-    ]
-    if not running and locks.is_locked(record.PROXY_LOCK):
-        running = ["the proxy"]  # which has rights that the site's unit has not
+    has_proxy = locks.is_locked(record.PROXY_LOCK)  # which has rights that the site's unit has not
+    deadline = time.monotonic() + _COMMAND_SECONDS
+    while (running := _running()) and not has_proxy and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if has_proxy and not running:
+        running = ["the proxy"]
     if running:
         raise FedsdnError(
             f"processes still run in network namespace {PROXY_NAMESPACE}: {', '.join(running)}; "
             "stop the proxy first"
         )
+
+
+def _running() -> list[str]:
+    """Name the processes in the namespace that are not there for a tunnel."""
+    ours = tunnel_links.processes()
+    return [
+        f"{pid} ({command})"
+        for pid, command in namespace.processes(PROXY_NAMESPACE)
+        if pid not in ours
+    ]
