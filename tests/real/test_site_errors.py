@@ -209,6 +209,13 @@ def test_unknown_site(idle_host: Idle) -> None:
     assert host.traces() == before
 
 
+def test_down_waits_for_a_command_that_ends(host: SiteHost) -> None:
+    """The application asks ``wg`` every other second."""
+    host.up()
+    host.output("ip netns exec fedsdn sleep 1 >/dev/null 2>&1 &")
+    host.down()
+
+
 def test_down_leaves_a_running_proxy_alone(host: SiteHost) -> None:
     host.up()
     outer = host.traces()
