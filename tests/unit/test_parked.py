@@ -68,7 +68,7 @@ async def test_who_is_dismissed_is_told_so_and_what_is_under_way_is_taken() -> N
 async def test_who_does_not_end_what_it_is_told_to_is_reset_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "REPLY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LEAVING_SECONDS", 0.01)
     former, good = tcp_pair(), tcp_pair()
     with former[0], former[1], good[0], good[1]:
         parked = Parked(2, Carried(MagicMock()), MagicMock())

@@ -10,12 +10,15 @@ from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
-from fedsdn.proxy.socks.asking import REPLY_SECONDS
 from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 
 PARKED_SECONDS = 300.0
 """How long a peer may keep a connection without a request: longer than it does."""
+
+LEAVING_SECONDS = 3.0
+"""How long a peer that is told to end one may take: it does so where it reads that, unless a request
+of its was under way, which is as late as the word itself. On paths that are dead neither comes."""
 
 
 class Parked:
@@ -63,7 +66,7 @@ class Parked:
 
         By a reset a request that is under way would be lost, and the VM's first data with it. It is
         still taken; if it may not be, the peer is told at that to ask again. A connection that its
-        peer does not end is reset after ``REPLY_SECONDS``.
+        peer does not end is reset after ``LEAVING_SECONDS``.
         """
         for peer, tasks in self._tasks.items():
             for task, far in tasks.items():
@@ -99,10 +102,10 @@ class Parked:
             go_on()
 
     def _say_that_we_leave(self, task: asyncio.Task[bool], far: socket.socket) -> None:
-        """Say it once: no request can be under way for longer than its peer waits for an answer."""
+        """Say it once, and reset the connection if the peer does not end it."""
         if task in self._told:
             return
-        self._told[task] = task.get_loop().call_later(REPLY_SECONDS, task.cancel)
+        self._told[task] = task.get_loop().call_later(LEAVING_SECONDS, task.cancel)
         try:
             far.send(encode_reply(Reply.LEAVING))
         except BlockingIOError:
