@@ -17,8 +17,8 @@ PARKED_SECONDS = 300.0
 """How long a peer may keep a connection without a request: longer than it does."""
 
 LEAVING_SECONDS = 3.0
-"""How long a peer that is told to end one may take: it does so where it reads that, unless a request
-of its was under way, which is as late as the word itself. On paths that are dead neither comes."""
+"""How long a peer that is told to end one may take: it does so where it reads that, unless its
+request was under way, which is as late as the word itself. On paths that are dead neither comes."""
 
 
 class Parked:
