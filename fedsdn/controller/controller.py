@@ -139,7 +139,7 @@ class Controller:
         self._tunnels = Tunnels(PROXY_NAMESPACE, self._site, lambda: self._followed, self._telling)
         self._rules = Rules(PROXY_NAMESPACE, self._site, lambda: self._followed, self._filtering)
         self._routes = RouteKeeper(
-            PROXY_NAMESPACE, self._watched.current, self._site, self._routing
+            PROXY_NAMESPACE, self._watched.current, self._site, self._routing, self._telling
         )
         self._uplinks = UplinkMonitor(
             self._watched.current,

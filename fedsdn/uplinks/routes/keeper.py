@@ -44,15 +44,20 @@ class RouteKeeper:
     """A task of the application's event loop."""
 
     def __init__(
-        self, namespace: str, federation: Federation, site: str, executor: Executor
+        self,
+        namespace: str,
+        federation: Federation,
+        site: str,
+        executor: Executor,
+        commands: Executor,
     ) -> None:
-        """Prepare; ``executor`` has one thread, which is for the routes alone."""
+        """Prepare; ``executor`` has one thread, for the routes alone, ``commands`` is for ``wg``."""
         self._namespace, self._site = namespace, site
         self._choices = Choices(federation, site)
         self._sites = _by_key(federation)
         self._routes = Routes(namespace, TUNNELS_TABLE)
         self._silence = Silence()
-        self._executor = executor
+        self._executor, self._commands = executor, commands
         self._due = asyncio.Event()
         self._log = DampedLog(_LOG)
 
@@ -85,7 +90,9 @@ class RouteKeeper:
         """Leave out tunnels by which nothing comes."""
         while True:
             with suppress(FedsdnError):  # who gives tunnels their keys says so
-                said = await asyncio.to_thread(peers, self._namespace)
+                said = await asyncio.get_running_loop().run_in_executor(
+                    self._commands, peers, self._namespace
+                )
                 now = time.monotonic()
                 silent = self._silence.note(self._ends(said), now)
                 if self._choices.set_silent(silent, now):
