@@ -51,7 +51,7 @@ class RouteKeeper:
         executor: Executor,
         commands: Executor,
     ) -> None:
-        """Prepare; ``executor`` has one thread, for the routes alone, ``commands`` is for ``wg``."""
+        """Prepare; ``executor`` has one thread, for the routes alone; ``commands`` runs ``wg``."""
         self._namespace, self._site = namespace, site
         self._choices = Choices(federation, site)
         self._sites = _by_key(federation)
