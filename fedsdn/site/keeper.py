@@ -146,7 +146,8 @@ class Keeper:
 
     def _sysctls(self, federation: Federation) -> tuple[Sysctl, ...]:
         site = federation.site(self._site)
-        return (*namespace_sysctls(federation.proxy_port), *settings(federation, site))
+        ports = federation.proxy_port, federation.datagrams_port
+        return (*namespace_sysctls(*ports), *settings(federation, site))
 
     def _close(self) -> None:
         if self._watched is not None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsdn.config.reserved import TUNNEL_PORTS
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import (
     ROUTER_PORT,
@@ -99,15 +100,30 @@ def _path(name: str) -> Path:
     return Path("/proc/sys", *(part.replace("/", ".") for part in name.split(".")))
 
 
-def namespace_sysctls(proxy_port: int) -> tuple[Sysctl, ...]:
-    """Make the settings that hold before the namespace's first interface is made."""
-    return (*_interfaces(), *_tcp(proxy_port), *_mptcp(), *_routing())
+def namespace_sysctls(proxy_port: int, datagrams_port: int) -> tuple[Sysctl, ...]:
+    """Make the settings that hold before the namespace's first interface is made.
+
+    The ports are those of the federation: the proxies', and the first of the tunnels'.
+    """
+    tunnels = range(datagrams_port, datagrams_port + TUNNEL_PORTS)
+    listening = {proxy_port, *SOCKSIFIER_LISTEN_PORTS, *tunnels}
+    return (*_interfaces(), *_tcp(listening), *_mptcp(), *_routing(), *_fragments())
 
 
 def _routing() -> Iterator[Sysctl]:
     meaning = "what is not TCP is on a path by its ports, too: two VMs use several"
     for family in ("ipv4", "ipv6"):
         yield Sysctl(f"net.{family}.fib_multipath_hash_policy", "1", meaning)
+
+
+def _fragments() -> Iterator[Sysctl]:
+    yield Sysctl("net.ipv4.ipfrag_high_thresh", str(_FRAGMENTS_BYTES), _MOST_FRAGMENTS)
+    yield Sysctl("net.ipv4.ipfrag_time", str(_FRAGMENTS_SECONDS), _FRAGMENTS_WAIT)
+
+
+_FRAGMENTS_BYTES, _FRAGMENTS_SECONDS = 16 * 1024 * 1024, 3
+_MOST_FRAGMENTS = "one VM's fragments do not so soon leave no room for the others'"
+_FRAGMENTS_WAIT = "what misses a fragment gives its room back before it is filled with such"
 
 
 def port_sysctls(ports: Iterable[str]) -> tuple[Sysctl, ...]:
@@ -127,8 +143,28 @@ def tracking_sysctls() -> tuple[Sysctl, ...]:
     """Make the settings of conntrack, which is there once the packet filter asks it."""
     return (
         Sysctl("net.netfilter.nf_conntrack_acct", "1", "packets and octets of a flow are counted"),
-        Sysctl("net.netfilter.nf_conntrack_timestamp", "1", "a flow's age is known"),
+        Sysctl("net.netfilter.nf_conntrack_timestamp", "1", "a flow's age is known", optional=True),
+        *(
+            Sysctl(f"net.netfilter.nf_conntrack_{name}", value, meaning, optional=True)
+            for name, (value, meaning) in _TRACKING.items()
+        ),
     )
+
+
+_FORGOTTEN = "a flow that is silent gives its place to others, of whatever protocol it is"
+_TRACKING = {
+    "frag6_high_thresh": (str(_FRAGMENTS_BYTES), _MOST_FRAGMENTS),
+    "frag6_timeout": (str(_FRAGMENTS_SECONDS), _FRAGMENTS_WAIT),
+    "udp_timeout_stream": ("120", "as long as a firewall has to (RFC 6092, REC-14), no longer"),
+    "generic_timeout": ("120", _FORGOTTEN),
+    "gre_timeout_stream": ("120", _FORGOTTEN),
+    "sctp_timeout_established": ("210", "seven of SCTP's heartbeats (RFC 9260, section 8.3)"),
+    "dccp_timeout_open": ("210", _FORGOTTEN),
+    "dccp_timeout_partopen": ("210", _FORGOTTEN),
+    "dccp_timeout_request": ("60", _FORGOTTEN),
+    "dccp_timeout_respond": ("60", _FORGOTTEN),
+}
+"""Not every kernel tracks every protocol, and those from 6.17 on have no DCCP."""
 
 
 def tunnel_sysctls(names: Iterable[str]) -> tuple[Sysctl, ...]:
@@ -154,7 +190,7 @@ def _settings(family: str, scope: str, settings: Mapping[str, tuple[str, str]]) 
 _IPV4_INTERFACE = {
     "rp_filter": ("0", "packets come with sources of VMs, for which no route leads back"),
     "src_valid_mark": ("0", "with marks in the check, every VM's source would be a martian"),
-    "forwarding": ("0", "the proxy ends connections, it is no router"),
+    "forwarding": ("0", "routed is between the tunnels and the router's port alone"),
     "arp_ignore": ("1", "answer ARP only for an address of the interface that was asked"),
     "arp_announce": ("2", "ask by ARP from the interface's own address, never a VM's"),
     "proxy_arp": ("0", "never answer ARP for others"),
@@ -165,7 +201,7 @@ _IPV4_INTERFACE = {
 }
 _IPV6_INTERFACE = {
     "disable_ipv6": ("0", "both families are carried"),
-    "forwarding": ("0", "the proxy ends connections, it is no router"),
+    "forwarding": ("0", "routed is between the tunnels and the router's port alone"),
     "accept_ra": ("0", "routes come from the federation file alone"),
     "autoconf": ("0", "addresses come from the federation file alone"),
     "accept_dad": ("0", "addresses work at once; the federation file says whose they are"),
@@ -226,7 +262,7 @@ _NOT_FOR_ALL = ("net.ipv6.conf.all.forwarding", "net.ipv6.conf.all.addr_gen_mode
 """What is as it has to be for all, and what the kernel ignores there."""
 
 
-def _tcp_settings(proxy_port: int) -> dict[str, tuple[str, str]]:
+def _tcp_settings(listening: set[int]) -> dict[str, tuple[str, str]]:
     """Return value and meaning of each setting of net.ipv4 that every kernel has."""
     buffer = str(BUFFER_BYTES)
     return {
@@ -248,7 +284,7 @@ def _tcp_settings(proxy_port: int) -> dict[str, tuple[str, str]]:
         "tcp_max_syn_backlog": ("4096", "a burst of new connections waits instead of getting lost"),
         "ip_local_port_range": ("1024 65535", "source ports of connections to a peer"),
         "ip_local_reserved_ports": (
-            _ranges({proxy_port, *SOCKSIFIER_LISTEN_PORTS}),
+            _ranges(listening),
             "never taken as a source port",
         ),
         "tcp_early_demux": (
@@ -262,8 +298,8 @@ def _tcp_settings(proxy_port: int) -> dict[str, tuple[str, str]]:
     }
 
 
-def _tcp(proxy_port: int) -> Iterator[Sysctl]:
-    settings = _tcp_settings(proxy_port)
+def _tcp(listening: set[int]) -> Iterator[Sysctl]:
+    settings = _tcp_settings(listening)
     for name, (value, meaning) in settings.items():
         yield Sysctl(f"net.ipv4.{name}", value, meaning)
     yield Sysctl(
