@@ -35,8 +35,9 @@ def wanted_flows(shell: Shell, federation: Federation, site_name: str) -> tuple[
 
     """
     name = federation.site(site_name).provider_network.bridge
-    ports = tenant_ports(federation.site(site_name), read_bridges(shell, name))
-    return pipeline_flows(federation, site_name, ports)
+    bridges = read_bridges(shell, name)
+    ports = tenant_ports(federation.site(site_name), bridges)
+    return pipeline_flows(federation, site_name, ports, routed=_has_router(bridges, name))
 
 
 def flows_among(
@@ -46,15 +47,23 @@ def flows_among(
 
     Groups that are as ``before`` are the same objects.
     """
-    ports = tenant_ports(federation.site(site_name), bridges)
-    return site_flows(federation, site_name, ports, before)
+    site = federation.site(site_name)
+    ports = tenant_ports(site, bridges)
+    routed = _has_router(bridges, site.provider_network.bridge)
+    return site_flows(federation, site_name, ports, before, routed=routed)
+
+
+def _has_router(bridges: Bridges, name: str) -> bool:
+    """Whether a bridge has the router's port; one that is not there wants nothing else."""
+    return name not in bridges or ROUTER_PORT in bridges[name].ports
 
 
 def tenant_ports(site: Site, bridges: Bridges) -> tuple[TenantPort, ...]:
     """Find the ports that carry the site's provider network, apart from uplinks and the proxy's.
 
     None, while the proxy's own ports are not (yet) in it: they would answer in another network. The
-    router's may be missing: an older version's ``fedsdn site up`` has made none, and TCP goes on.
+    router's may be missing: an older version's ``fedsdn site up`` has made none, and TCP goes on,
+    all else is as without us.
     """
     bridge = bridges.get(site.provider_network.bridge)
     if bridge is None:

@@ -63,11 +63,14 @@ def site_flows(
     site_name: str,
     tenant_ports: Iterable[TenantPort] = (),
     before: SiteFlows | None = None,
+    *,
+    routed: bool = True,
 ) -> SiteFlows:
     """Make all flows of the site's bridge.
 
     Groups that are as they were ``before`` are the same objects: comparing them costs nothing.
     ``tenant_ports`` are the bridge's: ``ovs.wanted`` reads them. Without them no tenant is served.
+    ``routed``: the bridge has the router's port; without it only TCP is.
 
     Raises:
         FedsdnError: the federation has no such site.
@@ -76,7 +79,8 @@ def site_flows(
     site = federation.site(site_name)
     peers = {peer.name: peer for peer in federation.peers(site_name)}
     known: Mapping[str, Site] = {}
-    groups: dict[str, tuple[Flow, ...]] = {OWN: _own(federation, site, tuple(tenant_ports))}
+    groups: dict[str, tuple[Flow, ...]] = {}
+    groups[OWN] = _own(federation, site, tuple(tenant_ports), routed=routed)
     if before is not None:
         if groups[OWN] == before.groups[OWN]:
             groups[OWN] = before.groups[OWN]
@@ -89,12 +93,12 @@ def site_flows(
 
 
 def _own(
-    federation: Federation, site: Site, tenant_ports: tuple[TenantPort, ...]
+    federation: Federation, site: Site, tenant_ports: tuple[TenantPort, ...], *, routed: bool
 ) -> tuple[Flow, ...]:
     return tuple(
         flow
         for feature, make in _FEATURES.items()
-        for flow in make(Context(site, feature, federation, tenant_ports))
+        for flow in make(Context(site, feature, federation, tenant_ports, routed))
     )
 
 
@@ -107,14 +111,20 @@ def _of(peer: Site, site: Site) -> tuple[Flow, ...]:
 
 
 def pipeline_flows(
-    federation: Federation, site_name: str, tenant_ports: Iterable[TenantPort] = ()
+    federation: Federation,
+    site_name: str,
+    tenant_ports: Iterable[TenantPort] = (),
+    *,
+    routed: bool = True,
 ) -> tuple[Flow, ...]:
     """All flows of the site's bridge, sorted by table, then by descending priority.
+
+    ``tenant_ports`` and ``routed`` as for ``site_flows``.
 
     Raises:
         FedsdnError: the federation has no such site.
 
     """
-    groups = site_flows(federation, site_name, tenant_ports).groups
+    groups = site_flows(federation, site_name, tenant_ports, routed=routed).groups
     flows = [flow for group in groups.values() for flow in group]
     return tuple(sorted(flows, key=lambda flow: (flow.table, -flow.priority, str(flow.match))))

@@ -64,10 +64,14 @@ class Maker:
 
 @dataclass(frozen=True, slots=True)
 class Context(Maker):
-    """The federation as seen from one site, for one feature; and what the bridge's ports are."""
+    """The federation as seen from one site, for one feature; and what the bridge's ports are.
+
+    ``routed``: the router's port is among them.
+    """
 
     federation: Federation
     tenant_ports: tuple[TenantPort, ...] = ()
+    routed: bool = True
 
     @property
     def peers_families(self) -> list[Family]:

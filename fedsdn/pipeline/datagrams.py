@@ -66,7 +66,14 @@ def _to_router(context: Context) -> Iterator[Flow]:
     yield context.default(
         Table.DATAGRAM, Resubmit(Table.ROUTED), why="of no connection: fragments, too"
     )
-    yield context.default(Table.ROUTED, Resubmit(Table.TO_ROUTER), why="to a peer, by the tunnels")
+    if context.routed:
+        yield context.default(
+            Table.ROUTED, Resubmit(Table.TO_ROUTER), why="to a peer, by the tunnels"
+        )
+    else:
+        yield context.default(
+            Table.ROUTED, *HANDED_BACK, why="no router's port before 'site up': as without us"
+        )
 
 
 def _from_router(context: Context) -> Iterator[Flow]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedsdn import namespace
-from fedsdn.config.model import ProviderNetwork, Site
+from fedsdn.config.model import Federation, ProviderNetwork, Site
 from fedsdn.errors import FedsdnError, FinalError
 from fedsdn.ovs.commands import check_switch
 from fedsdn.pipeline.declarations import PROXY_NAMESPACE
@@ -16,12 +16,12 @@ from fedsdn.site import database, flows, links, record
 from fedsdn.site.database import Database
 from fedsdn.site.flows import TableMiss
 from fedsdn.site.plan import port_names
+from fedsdn.tunnels.plan import TunnelKind, tunnels
 
 _TOOLS = {
     "nft": "nftables",
     "ovs-vsctl": "openvswitch-switch",
     "ovs-ofctl": "openvswitch-switch",
-    "wg": "wireguard-tools",
 }
 _KERNEL = {
     "mptcp": "Multipath TCP: a kernel with CONFIG_MPTCP, from 6.1",
@@ -54,8 +54,7 @@ def check_host(site: Site) -> Database:
     """
     check_root()
     for tool, package in _TOOLS.items():
-        if shutil.which(tool) is None:
-            raise FedsdnError(f"{tool} is not installed: install package {package}")
+        _check_tool(tool, package)
     for name, remedy in _KERNEL.items():
         if not Path(f"/proc/sys/net/{name}").is_dir():
             raise FedsdnError(f"this kernel has no /proc/sys/net/{name}; needed is {remedy}")
@@ -64,6 +63,17 @@ def check_host(site: Site) -> Database:
     _check_bridge(site, there)
     _check_names(site, there)
     return there
+
+
+def check_tunnels(federation: Federation, site: Site) -> None:
+    """Raise FedsdnError if the site has tunnels with encryption, and nothing to set them up."""
+    if any(one.kind is TunnelKind.WIREGUARD for one in tunnels(federation, site)):
+        _check_tool("wg", "wireguard-tools")
+
+
+def _check_tool(tool: str, package: str) -> None:
+    if shutil.which(tool) is None:
+        raise FedsdnError(f"{tool} is not installed: install package {package}")
 
 
 def check_bridge(site: Site) -> None:

@@ -72,6 +72,7 @@ def up(federation: Federation, site_name: str, warn: Callable[[str], None]) -> t
     site = federation.local_site(site_name)
     with locks.commanding():
         there = checks.check_host(site)
+        checks.check_tunnels(federation, site)
         for warning in checks.warnings(site, there):
             warn(warning)
         plan = site_plan(federation, site, there.facts(site.provider_network.bridge))

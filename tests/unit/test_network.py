@@ -12,7 +12,7 @@ from fedsdn.config.model import ProviderNetwork, Site
 from fedsdn.openflow.messages import match_fields
 from fedsdn.ovs.database import Bridge, Interface, Port
 from fedsdn.ovs.local_vlans import ambiguity
-from fedsdn.ovs.wanted import tenant_ports
+from fedsdn.ovs.wanted import flows_among, tenant_ports
 from fedsdn.pipeline.build import pipeline_flows
 from fedsdn.pipeline.declarations import (
     LOCAL_PORT,
@@ -22,8 +22,8 @@ from fedsdn.pipeline.declarations import (
     HookPriority,
     Table,
 )
-from fedsdn.pipeline.flows import Flow, Match, Output, icmp, tcp
-from fedsdn.pipeline.network import TenantPort
+from fedsdn.pipeline.flows import Flow, Match, Output, Resubmit, icmp, tcp
+from fedsdn.pipeline.network import HANDED_BACK, TenantPort
 from tests.unit.federations import two_sites, with_provider_network, with_source_restore
 from tests.unit.table_model import NORMAL, Delivery, Packet, TableModel
 
@@ -69,6 +69,13 @@ def test_before_an_upgrades_site_up_tcp_needs_no_router() -> None:
         bridges = {"br-provider": bridge("br-provider", *there, port("vm", tag=0))}
         names = [one.name for one in tenant_ports(site(FLAT), bridges)]
         assert names == (["vm"] if served else [])
+        flows = flows_among(bridges, with_provider_network(two_sites(), FLAT), "a", None).groups[""]
+        [routed] = [flow for flow in flows if flow.table is Table.ROUTED]
+        assert routed.actions == (
+            (Resubmit(Table.TO_ROUTER),)
+            if ROUTER_PORT in {one.name for one in there}
+            else HANDED_BACK
+        )
 
 
 NATIVE = ("native-tagged", "native-untagged")
