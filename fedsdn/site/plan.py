@@ -34,6 +34,7 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.pipeline.on_link import Neighbour, neighbours
 from fedsdn.site import nft, sysctls
+from fedsdn.site.nft_datagrams import without_rules
 from fedsdn.site.sysctls import Sysctl
 from fedsdn.site.values import (
     DEFAULT_MTU,
@@ -104,8 +105,9 @@ class SitePlan:
 
     @cached_property
     def digest(self) -> str:
-        """What no other plan has."""
-        return sha256(repr(self).encode()).hexdigest()
+        """What no other plan has, but for the rules: the application puts others in place."""
+        compared = replace(self, ruleset=without_rules(self.ruleset))
+        return sha256(repr(compared).encode()).hexdigest()
 
 
 def port_names(site: Site) -> tuple[str, ...]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -32,7 +33,7 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.site import firewall, nft
 from fedsdn.tunnels.plan import tunnels
-from tests.real.forger import icmp, ip, too_big, unreachable
+from tests.real.forger import icmp, ip, redirect, too_big, unreachable
 from tests.real.in_namespace import namespace_with
 from tests.real.site_host import wait_until
 from tests.unit.federations import two_sites
@@ -257,6 +258,39 @@ def test_what_belongs_to_no_flow_is_dropped(gate: Gate, ends: Ends) -> None:
         for packet in packets:
             raw.sendto(packet, (ends.near, 0))
     gate.wait_for("of no flow", before + len(packets))
+
+
+def test_a_redirect_belongs_to_no_flow_though_it_names_one(gate: Gate) -> None:
+    before = gate.counted("not an error of those that count")
+    with udp(gate.vm, "10.1.0.11") as near, udp(gate.far, "10.2.0.11", DNS) as far:
+        crosses(near, far)
+        ports = struct.pack("!HHHH", near.getsockname()[1], DNS, 9, 0)
+        about = ip(ip_address("10.1.0.11"), ip_address("10.2.0.11"), 17, ports + b"x")
+        with gate.far.raw(4) as raw:
+            told = redirect(ip_address("10.2.0.11"), about, ip_address("10.2.0.12"))
+            raw.sendto(told, ("10.1.0.11", 0))
+        gate.wait_for("not an error of those that count", before + 1)
+
+
+@FAMILIES
+def test_a_sweep_from_far_away_fills_no_table_of_neighbours(gate: Gate, ends: Ends) -> None:
+    """It reaches so many addresses that never sent anything; who has sent is reached still."""
+    swept = [*ip_network({4: "10.1.0.0/24", 6: "fd00:1::/120"}[ends.family]).hosts()][99:240]
+    before = gate.counted("to more than are waited for")
+    with gate.far.raw(ends.family) as raw:
+        for address in swept:
+            data = b"\x14\xe9\x14\xe9\x00\x09\x00\x00x"
+            packet = ip(ip_address(ends.far.replace("11", "12")), address, 17, data)
+            raw.sendto(packet, (str(address), 0))
+    gate.wait_for("to more than are waited for", before + 1)
+    shown = gate.output("ip", f"-{ends.family}", "neigh", "show", "nud", "all", "dev", ROUTER_PORT)
+    known = {line.split()[0] for line in shown.splitlines()}
+    reached = {str(address) for address in swept} & known
+    assert 0 < len(reached) < len(swept)
+    with udp(gate.vm, ends.near) as near, udp(gate.far, ends.far) as far:
+        crosses(near, far)
+    with udp(gate.vm, ends.near) as near, udp(gate.far, ends.far.replace("11", "12")) as far:
+        crosses(far, near)
 
 
 @FAMILIES

@@ -9,6 +9,7 @@ from ipaddress import ip_network
 import pytest
 
 from fedsdn.config.model import Federation, ProviderNetwork, Site, Uplink
+from fedsdn.config.rules import Rule
 from fedsdn.pipeline.declarations import port_mac, wan_port
 from fedsdn.pipeline.link_local import link_local
 from fedsdn.site.plan import MAIN_TABLE, SitePlan, paired_uplinks, site_plan
@@ -321,6 +322,15 @@ def test_sysctls_are_named_once_and_explained() -> None:
 def test_listening_ports_are_reserved_as_the_kernel_prints_them(port: int, reserved: str) -> None:
     plan = plan_of(replace(two_sites(), proxy_port=port))
     assert f"net.ipv4.ip_local_reserved_ports = {reserved},51820-51884" in texts(plan.sysctls)
+
+
+def test_a_digest_is_every_plans_own_but_for_the_rules() -> None:
+    """The application puts other rules in place itself, and goes on to put back the rest."""
+    one = two_sites()
+    ruled = plan_of(replace(one, allow=(Rule(("a",), ("b",), "udp"),)))
+    assert ruled != plan_of(one)
+    assert ruled.digest == plan_of(one).digest
+    assert plan_of(replace(one, proxy_port=1081)).digest != plan_of(one).digest
 
 
 def test_the_plan_is_the_same_value_every_time() -> None:
