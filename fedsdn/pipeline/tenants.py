@@ -102,7 +102,8 @@ def flows(context: Context) -> Iterator[Flow]:
 def peer_flows(context: PeerContext) -> Iterator[Flow]:
     """Flows that pick what goes to a peer's prefixes.
 
-    TCP has flows of its own, so that it is seen if another owner takes that alone away.
+    TCP has flows of its own, beside those of all IP: another owner's flow that takes TCP alone away
+    is then found to hide them.
     """
     for remote in context.peer.prefixes:
         for protocol, priority in (

@@ -153,15 +153,18 @@ def _from_router(site: Site) -> Iterator[str]:
 
 def _from_tunnels(site: Site, found: tuple[Tunnel, ...]) -> Iterator[str]:
     yield "meta l4proto tcp " + drop("TCP is not routed")
-    for tunnel in found:
-        if tunnel.kind is not TunnelKind.WIREGUARD:
-            (peer,) = tunnel.peers
-            for family, word in _FAMILIES:
-                theirs = of(family, peer.prefixes)
-                foreign = (
-                    f"{word} saddr != {listed(theirs)} " if theirs else f"meta nfproto ipv{family} "
-                )
-                yield f'iifname "{tunnel.name}" {foreign}' + drop("not from its peer's prefix")
+    if plain := tuple(one for one in found if one.kind is not TunnelKind.WIREGUARD):
+        for family, word in _FAMILIES:
+            theirs = [
+                f'"{tunnel.name}" . {network}'
+                for tunnel in plain
+                for peer in tunnel.peers
+                for network in of(family, peer.prefixes)
+            ]
+            foreign = f"iifname . {word} saddr != {listed(theirs)} " if theirs else ""
+            yield f"iifname {_names(plain)} meta nfproto ipv{family} {foreign}" + drop(
+                "not from its peer's prefix"
+            )
     for family, word in _FAMILIES:
         if own := of(family, (prefix.network for prefix in site.prefixes)):
             yield f"{word} daddr {listed(own)} {_MARKED} accept"

@@ -1,8 +1,8 @@
 """Which flows that are not TCP the rules of ``allow`` let through, as text for ``nft -f -``.
 
 A flow is judged by the addresses, protocol and port that it began with, be the packet at hand one
-there or one back: conntrack keeps the addresses. That it was allowed is kept in its mark, with a digest of the
-rules: a flow is judged once, and once more after the rules have changed.
+there or one back: conntrack keeps the addresses. That it was allowed is kept in its mark, with a
+digest of the rules: a flow is judged once, and once more after the rules have changed.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from fedsdn.site.values import BridgeFacts
 
 
 def now(site: Site, facts: BridgeFacts) -> BridgeFacts | None:
-    """Return the facts as they are if a port has another MTU than ``facts`` say; else ``facts``.
+    """Return ``facts`` if the uplinks' ports have the MTUs that these say, else the facts anew.
 
-    None while Open vSwitch has not noticed it yet, or does not answer.
+    None while Open vSwitch does not know a port's new MTU yet, or does not answer.
     """
     host = links.host_links()
     ports = [uplink.port for uplink in site.uplinks if uplink.port in host]

@@ -36,7 +36,7 @@ from fedsdn.tunnels.plan import tunnels
 from tests.real.forger import icmp, ip, redirect, too_big, unreachable
 from tests.real.in_namespace import namespace_with
 from tests.real.site_host import wait_until
-from tests.unit.federations import two_sites
+from tests.unit.federations import three_sites, two_sites
 
 pytestmark = pytest.mark.real
 
@@ -243,6 +243,26 @@ def test_a_foreign_source_or_destination_is_dropped_at_either_end(gate: Gate, en
             with space.raw(ends.family) as raw:
                 raw.sendto(ip(ip_address(source), ip_address(to), 17, data), (to, 0))
             gate.wait_for(why, before + 1)
+
+
+@FAMILIES
+def test_without_encryption_a_tunnels_sources_are_its_peers_alone(gate: Gate, ends: Ends) -> None:
+    plain = replace(three_sites(), default_encryption="none")
+    (name,) = (
+        one.name
+        for one in tunnels(plain, SITE)
+        if one.peers[0].site == "b" and one.uplink == TUNNELS[0].uplink
+    )
+    firewall.apply(gate.names["gate"], nft.ruleset(plain, SITE).replace(name, TUNNEL))
+    with udp(gate.vm, ends.near) as near, udp(gate.far, ends.far) as far:
+        crosses(near, far)
+    others = {4: "10.3.0.11", 6: "fd00:3::11"}[ends.family]
+    for source in (ends.stranger, others, ends.near):
+        before = gate.counted("not from its peer's prefix")
+        with gate.far.raw(ends.family) as raw:
+            packet = ip(ip_address(source), ip_address(ends.near), 17, bytes(8))
+            raw.sendto(packet, (ends.near, 0))
+        gate.wait_for("not from its peer's prefix", before + 1)
 
 
 @FAMILIES
