@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from fedsdn.config.model import Family
 from fedsdn.pipeline.context import ABOVE_DEFAULT, Context, PeerContext
 from fedsdn.pipeline.declarations import Table
-from fedsdn.pipeline.flows import Flow, Match, Normal, Protocol, Resubmit, Track, icmp, ip
+from fedsdn.pipeline.flows import Action, Flow, Match, Normal, Protocol, Resubmit, Track, icmp, ip
 from fedsdn.pipeline.network import HANDED_BACK
 
 ICMP_ERRORS: dict[Family, tuple[int, ...]] = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
@@ -66,14 +66,7 @@ def _to_router(context: Context) -> Iterator[Flow]:
     yield context.default(
         Table.DATAGRAM, Resubmit(Table.ROUTED), why="of no connection: fragments, too"
     )
-    if context.routed:
-        yield context.default(
-            Table.ROUTED, Resubmit(Table.TO_ROUTER), why="to a peer, by the tunnels"
-        )
-    else:
-        yield context.default(
-            Table.ROUTED, *HANDED_BACK, why="no router's port before 'site up': as without us"
-        )
+    yield context.default(Table.ROUTED, *_onward(context), why="to a peer, by the tunnels")
 
 
 def _from_router(context: Context) -> Iterator[Flow]:
@@ -102,3 +95,8 @@ def _from_router(context: Context) -> Iterator[Flow]:
             why="drop: TCP comes from the proxy's sockets alone",
         )
     yield context.default(Table.ROUTER_TO_VM, why="drop what is not for our prefixes")
+
+
+def _onward(context: Context) -> tuple[Action, ...]:
+    """Return what is done with a datagram to a peer; without a router's port, as without us."""
+    return (Resubmit(Table.TO_ROUTER),) if context.routed else HANDED_BACK

@@ -102,8 +102,7 @@ def flows(context: Context) -> Iterator[Flow]:
 def peer_flows(context: PeerContext) -> Iterator[Flow]:
     """Flows that pick what goes to a peer's prefixes.
 
-    TCP has flows of its own, beside those of all IP: another owner's flow that takes TCP alone away
-    is then found to hide them.
+    TCP has flows of its own, so that another owner's flow that takes TCP alone is found to hide it.
     """
     for remote in context.peer.prefixes:
         for protocol, priority in (
