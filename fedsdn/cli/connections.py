@@ -12,7 +12,7 @@ import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import plain_table
-from fedsdn.cli.watch import watch_blocks
+from fedsdn.cli.watch import check_options, watch_blocks
 from fedsdn.config.loader import load_federation
 from fedsdn.errors import FedsdnError
 from fedsdn.inspect.connections import ConnectionView, by_rate, document, read_connections
@@ -41,8 +41,7 @@ def connections(
     federation: FederationFile = None,
 ) -> None:
     """List the connections that this site's proxy carries, with their subflows."""
-    if watch and as_json:
-        raise FedsdnError("--json prints one document: leave out --watch")
+    check_options(watch=watch, as_json=as_json)
     if ended:
         if watch:
             raise FedsdnError("--ended prints what was: leave out --watch")

@@ -11,10 +11,9 @@ import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import plain_table
-from fedsdn.cli.watch import watch_blocks
+from fedsdn.cli.watch import check_options, watch_blocks
 from fedsdn.config.loader import load_federation
 from fedsdn.config.model import Address
-from fedsdn.errors import FedsdnError
 from fedsdn.inspect.datagrams import FlowView, by_rate, document, read_datagrams
 from fedsdn.socket_address import SocketAddress
 from fedsdn.units import ago, size
@@ -36,8 +35,7 @@ def datagrams(
     federation: FederationFile = None,
 ) -> None:
     """List the flows that are not TCP between this site's VMs and others', with their path."""
-    if watch and as_json:
-        raise FedsdnError("--json prints one document: leave out --watch")
+    check_options(watch=watch, as_json=as_json)
     local = settings(config_file, site, federation)
     whole = load_federation(local.federation)
     collect = partial(read_datagrams, whole, whole.local_site(local.site))

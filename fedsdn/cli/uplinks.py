@@ -12,9 +12,8 @@ import typer
 
 from fedsdn.cli.common import ConfigFile, FederationFile, SiteName, settings
 from fedsdn.cli.tables import TextTable, print_blocks
-from fedsdn.cli.watch import watch_blocks
+from fedsdn.cli.watch import check_options, watch_blocks
 from fedsdn.config.loader import load_federation
-from fedsdn.errors import FedsdnError
 from fedsdn.inspect.uplinks import PathView, Snapshot, UplinkView, read_snapshot
 from fedsdn.units import ago, size
 from fedsdn.uplinks.path import PathName
@@ -39,8 +38,7 @@ def uplinks(
     federation: FederationFile = None,
 ) -> None:
     """Show this site's uplinks and its paths to the others: state, round-trip time, subflows."""
-    if watch and as_json:
-        raise FedsdnError("--json prints one document: leave out --watch")
+    check_options(watch=watch, as_json=as_json)
     local = settings(config_file, site, federation)
     collect = partial(read_snapshot, load_federation(local.federation), local.site)
     if as_json:

@@ -11,10 +11,22 @@ from typing import TypeVar
 from rich.live import Live
 
 from fedsdn.cli.tables import TextTable, as_drawn, print_blocks
+from fedsdn.errors import FedsdnError
 
 _REFRESH_SECONDS = 1.0
 
 State = TypeVar("State")
+
+
+def check_options(*, watch: bool, as_json: bool) -> None:
+    """Refuse ``--watch`` beside ``--json``.
+
+    Raises:
+        FedsdnError: both are given.
+
+    """
+    if watch and as_json:
+        raise FedsdnError("--json prints one document: leave out --watch")
 
 
 def watch_blocks(
