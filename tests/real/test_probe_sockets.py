@@ -175,7 +175,10 @@ def test_a_peer_that_does_not_listen_loses_no_probe(cable: Cable, probing: Probi
         assert probing.sockets.send(way, b"to nobody") is None
     with cable.peer(4) as peer:
         assert probing.sockets.send(way, b"to somebody") is None
-        assert peer.recv(100) == b"to somebody"
+        # The peer's backlog may still hold some of the ten when its socket opens.
+        while (came := peer.recv(100)) == b"to nobody":
+            pass
+        assert came == b"to somebody"
 
 
 def test_a_port_that_somebody_has_is_not_shared(cable: Cable) -> None:
