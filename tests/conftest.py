@@ -30,6 +30,7 @@ BESIDE = frozenset(
         "test_interop",
         "test_known_destinations",
         "test_lab_life",
+        "test_links",
         "test_networks",
         "test_neutron",
         "test_next_hops",

@@ -1,10 +1,10 @@
 """The application's parts, and how they are wired.
 
 What os-ken tells is posted here; what a part has to say to another is a plain call in the loop.
-Six executors of one thread each do what blocks: two netlink, for the uplinks and for the routes
-over them, one reads and checks the federation file, one keeps the namespace, one tells tunnels
-their peers, and one the packet filter its rules; so neither a large file nor others' changes delay
-what a lost uplink asks for.
+Seven executors of one thread each do what blocks: three netlink, for the uplinks, for the routes
+over them and for their carriers, one reads and checks the federation file, one keeps the namespace,
+one tells tunnels their peers, and one the packet filter its rules; so neither a large file nor
+others' changes delay what a lost uplink asks for.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from fedsdn.pipeline.flows import Flow
 from fedsdn.pipeline.restore import Restoration, restoring_flows
 from fedsdn.site import checks, record
 from fedsdn.tunnels.plan import tunnels
+from fedsdn.uplinks.links import Links
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.routes.keeper import RouteKeeper
 from fedsdn.uplinks.status import PortState
@@ -84,6 +85,7 @@ class Controller:
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")
         self._routing = ThreadPoolExecutor(1, "routes")
+        self._linking = ThreadPoolExecutor(1, "links")
         self._reading = ThreadPoolExecutor(1, "federation file")
         self._keeping = ThreadPoolExecutor(1, "namespace")
         self._telling = ThreadPoolExecutor(1, "tunnels")
@@ -126,6 +128,7 @@ class Controller:
                 "restorer": self._restorer.run,
                 "channel": self._channel.run,
                 "uplinks": self._uplinks.run,
+                "links": self._links.run,
                 "routes": self._routes.run,
                 "tunnels": self._tunnels.run,
                 "rules": self._rules.run,
@@ -155,6 +158,9 @@ class Controller:
             follow=self._routes.follow,
             identified=self._tunnels.identify,
         )
+        self._ports: dict[str, Port] | None = None
+        self._without_carrier: Set[str] = frozenset()
+        self._links = Links(self._uplinks_ports, self._take_links, self._linking)
         self._reconciler = Reconciler(self._take_ports, partial(record.steering, self._site))
         self._restorer = Restorer(lambda: self._reconciler.session, self._restoring_flows)
         self._file = FederationFile(self._watched, self._site, self._follow, self._reading)
@@ -224,10 +230,28 @@ class Controller:
             self._routes.set_federation(federation)
             self._uplinks.set_federation(federation, file)
 
+    def _uplinks_ports(self) -> list[str]:
+        return [uplink.port for uplink in self._followed.site(self._site).uplinks]
+
     def _take_ports(self, ports: dict[str, Port] | None) -> None:
+        self._ports = ports
+        self._tell_ports()
+
+    def _take_links(self, without_carrier: Set[str]) -> None:
+        self._without_carrier = without_carrier
+        self._tell_ports()
+
+    def _tell_ports(self) -> None:
+        """Tell the uplinks' monitor; a port counts as up if the bridge and the kernel say so."""
+        if self._ports is None:
+            self._uplinks.set_ports(None)
+            return
         states = {True: PortState.UP, False: PortState.DOWN}
         self._uplinks.set_ports(
-            None if ports is None else {name: states[port.live] for name, port in ports.items()}
+            {
+                name: states[port.live and name not in self._without_carrier]
+                for name, port in self._ports.items()
+            }
         )
 
     def _need(self, peers: Set[str]) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,6 +173,29 @@ def test_a_bridge_that_connects_gets_flows_and_its_ports_reach_the_status(host: 
         await until(lambda: PortState.DOWN in host.ports())
         host.controller.disconnected(bridge)
         await until(lambda: host.ports() == {PortState.UNKNOWN})
+
+    run(host, scenario)
+
+
+def test_a_port_is_down_whose_interface_has_no_carrier_whatever_the_bridge_says(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Callable[[Set[str]], None]] = []
+
+    def links(_names: object, seen: Callable[[Set[str]], None], _: object) -> SimpleNamespace:
+        told.append(seen)
+        return SimpleNamespace(run=asyncio.Event().wait)
+
+    monkeypatch.setattr(controller_module, "Links", links)
+
+    async def scenario() -> None:
+        host.connect(host.set_up)
+        await until(lambda: host.ports() == {PortState.UP})
+        (tell,) = told
+        tell({"up1"})
+        await until(lambda: host.ports() == {PortState.UP, PortState.DOWN})
+        tell(frozenset())
+        await until(lambda: host.ports() == {PortState.UP})
 
     run(host, scenario)
 
