@@ -213,8 +213,9 @@ async def test_where_tcp_waits_longer_before_it_repeats_a_request_so_do_we(
     monkeypatch.setattr(tcp, "longest_rto_seconds", lambda: 120.0)
     loop = asyncio.get_running_loop()
     async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
-        asked_at = loop.time()
         answer = asyncio.create_task(asked.answer())
+        await net.pool.looked.wait()
+        asked_at = loop.time()  # or later than it was asked: a busy machine may pause in between
         for _ in range(3):
             net.pool.looked.clear()
             await net.pool.looked.wait()

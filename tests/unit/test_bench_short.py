@@ -85,7 +85,7 @@ def test_resets_are_counted() -> None:
 
 
 def test_what_does_not_go_on_is_hung(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(short, "HUNG_SECONDS", 0.1)
+    monkeypatch.setattr(short, "HUNG_SECONDS", 1.0)
     clients = clients_of(hang, Way.HALF_CLOSE)
     assert clients.outcomes == Counter({Outcome.HUNG: COUNT})
     assert all("hung after 5 of " in example for example in clients.examples)

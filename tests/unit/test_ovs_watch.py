@@ -29,7 +29,7 @@ def run(path: Path, scenario: Scenario) -> None:
                 seen.put_nowait("news")
             seen.put_nowait("end")
 
-        async with asyncio.timeout(10), await asyncio.start_unix_server(database.serve, path):
+        async with asyncio.timeout(60), await asyncio.start_unix_server(database.serve, path):
             watching = asyncio.create_task(watch())
             assert await seen.get() == "news", "before any: what was there is to be read now"
             await scenario(database, seen)

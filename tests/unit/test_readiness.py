@@ -8,13 +8,14 @@ import pytest
 
 from fedsdn.proxy.process import readiness
 from fedsdn.proxy.process.readiness import until_paths_are_known
+from tests.unit.loopback import LIMIT_SECONDS
 
 
 async def said_after(*, told: bool, application: bool) -> bool:
-    """Whether it is ready before somebody tells of paths; if ``told``, somebody does."""
+    """Whether it is ready before somebody tells of paths; if ``told``, somebody does soon."""
     event = asyncio.Event()
     waiting = asyncio.create_task(until_paths_are_known(event, lambda: application))
-    done, _ = await asyncio.wait([waiting], timeout=0.3)
+    done, _ = await asyncio.wait([waiting], timeout=0.3 if told else LIMIT_SECONDS)
     if told:
         event.set()
     await waiting

@@ -55,14 +55,15 @@ def test_a_connection_that_cannot_be_taken_up_is_made_anew(
     kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bridge refuses the same monitor twice, and what it told the first time may be lost."""
-    monkeypatch.setattr(session_module, "ANSWER_SECONDS", 0.05)
 
     async def scenario(site: Site) -> None:
         before = site.connect()
         await until(complete(before))
         site.reconciler.disconnect(before)
-        bridge = site.connect(Silent(kind))
-        await until(lambda: bridge.closed)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(session_module, "ANSWER_SECONDS", 0.05)
+            bridge = site.connect(Silent(kind))
+            await until(lambda: bridge.closed)
         assert bridge.flows == {}
         site.reconciler.disconnect(bridge)
         again = site.connect()

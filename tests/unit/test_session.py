@@ -33,7 +33,7 @@ ADDS = [FlowWriter(PORTS).write(flow) for flow in FLOWS]
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 20))
+    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 def test_ports_have_numbers_and_may_be_down() -> None:
@@ -106,7 +106,7 @@ def test_of_single_flow_mods_only_the_refused_are_missing() -> None:
 
 
 def test_whoever_waits_fails_at_once_when_the_connection_ends() -> None:
-    """Not after ``ANSWER_SECONDS``, which is half of what this test may take."""
+    """Not after ``ANSWER_SECONDS``."""
 
     async def scenario() -> None:
         session, _ = connect(FakeBridge(hangs=True))
@@ -117,7 +117,7 @@ def test_whoever_waits_fails_at_once_when_the_connection_ends() -> None:
         ]
         await asyncio.sleep(0)
         session.end()
-        done, pending = await asyncio.wait(waiting, timeout=session_module.ANSWER_SECONDS / 10)
+        done, pending = await asyncio.wait(waiting, timeout=session_module.ANSWER_SECONDS / 2)
         assert not pending
         assert [str(one.exception()) for one in done] == ["the bridge closed the connection"] * 3
         with pytest.raises(SessionError, match="closed"):

@@ -36,7 +36,7 @@ def test_a_task_that_fails_ends_all_and_is_named(caplog: pytest.LogCaptureFixtur
         with pytest.raises(InjectedError, match="here"):
             await supervise({"patient": for_ever, "weak": fail})
 
-    asyncio.run(asyncio.wait_for(scenario(), 5))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
     assert "task 'weak' failed: InjectedError('here')" in caplog.text
 
 
@@ -45,7 +45,7 @@ def test_a_task_that_ends_is_a_failure_too(caplog: pytest.LogCaptureFixture) -> 
         with pytest.raises(RuntimeError, match="'short' has ended"):
             await supervise({"patient": for_ever, "short": end})
 
-    asyncio.run(asyncio.wait_for(scenario(), 5))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
     assert "task 'short' has ended" in caplog.text
 
 
@@ -59,7 +59,7 @@ def test_a_task_that_does_not_stop_keeps_nobody() -> None:
         with pytest.raises(InjectedError):
             await supervise({"stubborn": stubborn, "weak": fail})
 
-    asyncio.run(asyncio.wait_for(scenario(), 5))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def failure_of(
@@ -73,7 +73,7 @@ def failure_of(
     thread = LoopThread(main)
     thread.start()
     then(thread)
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     [error] = left
     return error
@@ -132,7 +132,7 @@ def test_main_begins_before_what_was_posted_before(monkeypatch: pytest.MonkeyPat
     thread.post(seen.append, "posted")
     thread.post(raise_injected)
     thread.start()
-    thread.join(5)
+    thread.join(60)
     assert seen == ["main", "posted"]
 
 
@@ -145,7 +145,7 @@ def test_work_that_is_finished_in_the_loop_is_not_waited_for_for_ever(
         done.set()
 
     def finish(thread: LoopThread) -> None:
-        thread.finish(quick(), 5)
+        thread.finish(quick(), 60)
         assert done.is_set()
         thread.finish(for_ever(), 0.01)
         thread.post(raise_injected)

@@ -62,7 +62,7 @@ def connect(sock: Connecting) -> None:
     begun: list[None] = []
 
     async def run() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             address = ("192.0.2.1", 80)
             await tcp.connect(cast("socket.socket", sock), address, lambda: begun.append(None))
 

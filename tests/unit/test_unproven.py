@@ -127,7 +127,7 @@ async def test_who_is_no_peer_or_says_something_else_is_closed_and_counted(
 async def test_the_silent_cost_no_task_and_end_in_time(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PROOF_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PROOF_SECONDS", 0.5)
     door = Door(stack)
     silent, slow = door.call(), door.call(say=b"?")
     await until(lambda: door.counted[Reason.SILENT_CALLER] == 2)
@@ -280,7 +280,7 @@ async def test_at_the_end_who_proves_it_is_let_in_and_nobody_is_left(stack: Exit
     door = Door(stack)
     late, silent = door.call(say=b"?"), door.call()
     await until(lambda: door.asked == 1)
-    ending = asyncio.create_task(door.unproven.wind_up(0.2))
+    ending = asyncio.create_task(door.unproven.wind_up(2.0))
     await asyncio.sleep(0)
     late.send(b"!")
     await ending
