@@ -13,7 +13,7 @@ import sys
 from pathlib import PurePath
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -78,8 +78,12 @@ nothing."""
 BESIDE_NICE = 10
 """What runs beside others gets a tenth of a processor that both want."""
 
-settings.register_profile("fedsdn", deadline=None)
-settings.load_profile("fedsdn")
+# A busy machine draws slowly, too.
+settings.register_profile("fedsdn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("the same each time", settings.get_profile("fedsdn"), derandomize=True)
+settings.load_profile("the same each time" if "PYTEST_XDIST_WORKER" in os.environ else "fedsdn")
+"""What fails by chance fails when somebody looks for it: ``pytest tests/unit`` draws other examples
+each time."""
 
 
 def _is_beside(file: PurePath) -> bool:

@@ -237,7 +237,8 @@ def test_bad_input_is_one_clear_line(bridge: SiteHost, command: str, message: st
 
 def test_a_trace_foretells_where_random_packets_go(bridge: SiteHost) -> None:
     (bridge.run_directory / "two-site.yaml").write_text(dump_federation(two_sites()))
-    seed = int.from_bytes(os.urandom(3), "big")
+    # Each time others where somebody looks for what is wrong, and the same in a whole suite.
+    seed = 1 if "PYTEST_XDIST_WORKER" in os.environ else int.from_bytes(os.urandom(3), "big")
     command = f"python -m tests.real.random_packets /run/two-site.yaml a {PACKETS} {seed}"
     found = json.loads(run(bridge, command))
     assert found["wrong"] == [], f"seed {seed}"
