@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,15 +27,16 @@ PREFIXES = frozenset({"10.2.0.0/24", "fd00:2::/64"})
 def host() -> Iterator[SiteHost]:
     with SiteHost() as host:
         host.up()
-        command = ("osken-manager", "--config-file=/run/fedsdn.conf", "fedsdn.app")
-        with host.program(*in_sandbox("fedsdn-app", *command)) as application:
-            wait_until(lambda: len(own(host)) > 50)
-            yield host
-            assert_runs(application)
+        yield host
 
 
-def assert_runs(application: Program) -> None:
-    assert application.poll() is None
+@pytest.fixture(scope="module", autouse=True)
+def application(host: SiteHost) -> Iterator[Program]:
+    command = ("osken-manager", "--config-file=/run/fedsdn.conf", "fedsdn.app")
+    with host.program(*in_sandbox("fedsdn-app", *command)) as program:
+        wait_until(lambda: len(own(host)) > 50)
+        yield program
+        assert program.poll() is None
 
 
 @pytest.fixture(autouse=True)
@@ -106,10 +108,15 @@ def test_a_program_that_dies_is_started_again_with_its_peers(host: SiteHost) -> 
     wait_until(lambda: host.differences() == [])
 
 
-def test_what_somebody_else_tells_an_interface_is_taken_back(host: SiteHost) -> None:
+def test_what_somebody_else_tells_an_interface_is_taken_back(
+    host: SiteHost, application: Program
+) -> None:
+    """The application is halted meanwhile, or it might be back before one can look."""
     stranger = b64encode(NEW.key).decode()
+    application.send_signal(signal.SIGSTOP)
     host.inside(f"wg set t1-up1 peer {stranger} allowed-ips 10.2.0.0/24")
     assert peers(host, "t1-up1")[NEW.key] == {"10.2.0.0/24"}
+    application.send_signal(signal.SIGCONT)
     wait_until(lambda: peers(host, "t1-up1") == {KEY_OF_B: PREFIXES})
 
 
