@@ -32,10 +32,9 @@ listener.setsockopt(socket.SOL_IP, 19, 1)
 listener.setsockopt(socket.IPPROTO_IPV6, 75, 1)
 listener.bind(("::", 1081))
 listener.listen()
-listener.settimeout(20)
 while True:
     leg, client = listener.accept()
-    leg.settimeout(20)
+    leg.settimeout(60)
     received = 0
     while data := leg.recv(1 << 16):
         received += len(data)
@@ -70,10 +69,9 @@ print(len(answer) - len(head), head.decode())
 SERVER = """
 import json, socket
 listener = socket.create_server(("::", {port}), family=socket.AF_INET6, dualstack_ipv6=True)
-listener.settimeout(20)
 while True:
     leg, client = listener.accept()
-    leg.settimeout(20)
+    leg.settimeout(60)
     received = 0
     while data := leg.recv(1 << 16):
         received += len(data)
@@ -128,7 +126,7 @@ class Ground:
         wait_until(lambda: self.host.output(listening) != "")
 
     def connect(
-        self, namespace: str, address: str, source: str = "", port: int = 0, timeout: int = 20
+        self, namespace: str, address: str, source: str = "", port: int = 0, timeout: int = 60
     ) -> str:
         program = CLIENT.format(
             address=address, source=source, port=port, timeout=timeout, bytes=BYTES
@@ -216,7 +214,7 @@ def test_tcp_of_no_connection_is_not_answered(ground: Ground, vm: str, address: 
         "raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)\n"
         f"raw.sendto({stray_segment(vm, address)!r}, ({address!r}, 0))\n",
     )
-    wait_until(lambda: dropped() == before + 2)
+    wait_until(lambda: dropped() >= before + 2)
 
 
 def test_what_is_no_federated_connection_is_dropped(ground: Ground) -> None:
@@ -243,19 +241,19 @@ def test_the_uplink_takes_the_socks_port_from_peers_only(ground: Ground) -> None
     ground.serve("fedsdn", SERVER.format(port=1080, bytes=0), 1080)
     ground.serve("fedsdn", SERVER.format(port=8080, bytes=0), 8080)
 
-    def connect(source: str, port: int) -> int:
+    def connect(source: str, port: int, seconds: int) -> int:
         return host.run(
             f'ip netns exec peer python -c "import socket; socket.create_connection('
-            f"('192.0.2.1', {port}), timeout=2, source_address=('{source}', 0))\" 2>/run/why"
+            f"('192.0.2.1', {port}), {seconds}, ('{source}', 0))\" 2>/run/why"
         ).returncode
 
     before = ground.drops("from_uplinks", "not from a peer")
-    assert connect("192.0.2.2", 1080) == 0
-    assert connect("192.0.2.2", 8080) == 1
+    assert connect("192.0.2.2", 1080, 60) == 0
+    assert connect("192.0.2.2", 8080, 60) == 1
     assert "ConnectionRefusedError" in host.output("cat /run/why")
     assert ground.drops("from_uplinks", "not from a peer") == before
     for port in (1080, 1081, 8080):
-        assert connect("192.0.2.9", port) == 1
+        assert connect("192.0.2.9", port, 2) == 1
         assert "TimeoutError" in host.output("cat /run/why")
     assert ground.drops("from_uplinks", "not from a peer") > before
     host.output(f"ovs-ofctl -O OpenFlow13 del-flows {BRIDGE} cookie=1/-1")

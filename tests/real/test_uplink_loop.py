@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.lab.namespaces import Namespace
-from tests.real.site_host import BRIDGE, SiteHost, federation
+from tests.real.site_host import BRIDGE, LIMIT_S, SiteHost, federation
 
 pytestmark = pytest.mark.real
 
@@ -49,12 +49,16 @@ class Ring:
     hosts: dict[str, SiteHost]
     eyes: dict[str, Eyes]
 
-    def seen(self) -> Counter[str]:
-        """Count the frames that come anywhere until it is quiet, or there is a storm."""
+    def seen(self, least: int = 0) -> Counter[str]:
+        """Count the frames that come anywhere until it is quiet, or there is a storm.
+
+        So many are waited for, however busy the machine is.
+        """
         found: Counter[str] = Counter()
         by_socket = {eyes.sock: name for name, eyes in self.eyes.items()}
         while max(found.values(), default=0) < STORM:
-            ready, _, _ = select.select(list(by_socket), [], [], SETTLED_S)
+            limit = SETTLED_S if found.total() >= least else LIMIT_S
+            ready, _, _ = select.select(list(by_socket), [], [], limit)
             if not ready:
                 break
             for sock in ready:
@@ -128,7 +132,7 @@ def test_a_vms_broadcast_is_seen_once_and_only_at_home(
 ) -> None:
     give_flows(ring, whose)
     ring.eyes["a/vm1"].send(tag)
-    assert ring.seen() == {"a/vm2": 1}
+    assert ring.seen(1) == {"a/vm2": 1}
 
 
 @TAGS
@@ -139,7 +143,7 @@ def test_what_comes_by_an_uplink_ends_there(
     """At b arrives what a's host sends out; nobody gets it, and it does not come back."""
     give_flows(ring, whose)
     ring.eyes["a/up1"].send(tag, to)
-    assert ring.seen() == {"b/up1": 1}
+    assert ring.seen(1) == {"b/up1": 1}
 
 
 @pytest.mark.parametrize(("sender", "seen"), [("a/vm1", {}), ("a/up1", {"b/up1": 1})])
@@ -148,14 +152,14 @@ def test_the_tag_that_keeps_normal_off_is_nobodys(
 ) -> None:
     give_flows(ring, "ours")
     ring.eyes[sender].send(4095)
-    assert ring.seen() == seen
+    assert ring.seen(len(seen)) == seen
 
 
 def test_nobody_learns_who_is_behind_an_uplink(ring: Ring) -> None:
     """Else a VM could send there by the link-layer address."""
     give_flows(ring, "ours")
     ring.eyes["a/up1"].send(None)
-    ring.seen()
+    ring.seen(1)
     ring.eyes["b/vm1"].send(None, bytes.fromhex("02000000bb01"))
     assert set(ring.seen()) <= {"b/vm2"}
 
@@ -163,7 +167,7 @@ def test_nobody_learns_who_is_behind_an_uplink(ring: Ring) -> None:
 def test_a_peers_packet_still_reaches_the_proxy(ring: Ring) -> None:
     """Flows that name an uplink's port are not concerned by what NORMAL may do with it."""
     give_flows(ring, "ours")
-    ring.hosts["a"].inside("ping -c 1 -W 5 192.0.2.2")
+    ring.hosts["a"].inside("ping -c 1 -W 20 192.0.2.2")
 
 
 def test_site_down_gives_the_uplinks_back(ring: Ring) -> None:
