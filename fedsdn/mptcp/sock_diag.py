@@ -24,12 +24,18 @@ from pyroute2.netlink.diag import SOCK_DESTROY, SOCK_DIAG_BY_FAMILY
 from fedsdn.errors import FedsdnError
 from fedsdn.mptcp.netlink import HEADER, Attributes, aligned, pack_attribute, unpack_attributes
 from fedsdn.namespace import inside
+from fedsdn.socket_address import SocketAddress
 
 _REQUEST = struct.Struct("=BBBxI48s")
 """Family, protocol, extensions, states, socket (``struct inet_diag_req_v2``)."""
 
 _SOCKET = struct.Struct("=BBxx48s20x")
 """Family, state, socket (``struct inet_diag_msg``)."""
+
+_NAME = struct.Struct(">HH16s16s4x8s")
+"""Ports, addresses, any interface, and the cookie (``struct inet_diag_sockid``)."""
+
+_ANY_COOKIE = b"\xff" * 8
 
 _SIGNED, _UNSIGNED = struct.Struct("=i"), struct.Struct("=I")
 _ANY_SOCKET = bytes(48)
@@ -56,21 +62,22 @@ SocketId = tuple[int, bytes]
 """A socket's family and ``struct inet_diag_sockid``."""
 
 
+def _opened() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+
+
 class SockDiag:
     """Requests of sock_diag(7) about the TCP sockets of a network namespace."""
 
-    def __init__(self, namespace: str) -> None:
-        """Open a netlink socket in the namespace.
+    def __init__(self, namespace: str | None = None) -> None:
+        """Open a netlink socket in the namespace; None: in that of the calling thread.
 
         Raises:
             FedsdnError: there is no such namespace.
 
         """
-        self._namespace = namespace
-        self._socket = inside(
-            namespace,
-            lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG),
-        )
+        self._place = "this namespace" if namespace is None else f"namespace {namespace}"
+        self._socket = _opened() if namespace is None else inside(namespace, _opened)
         # A lost answer must not block the thread for ever: the socket is then opened anew.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIME)
         self._sequence = 0
@@ -109,7 +116,7 @@ class SockDiag:
 
         """
         return [
-            answer and (answer[0], unpack_attributes(answer[1]))
+            answer and answer[1:]
             for answer in self._ask(
                 [
                     _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, 0, name)
@@ -129,7 +136,7 @@ class SockDiag:
 
         """
         return [
-            answer and answer[0]
+            answer and answer[1]
             for answer in self._ask(
                 [
                     _REQUEST.pack(socket.AF_INET, 0, 0, 0, _CONNECTION.pack(token)) + _MPTCP
@@ -138,15 +145,35 @@ class SockDiag:
             )
         ]
 
-    def _ask(self, questions: Sequence[bytes]) -> list[tuple[int, memoryview] | None]:
-        """Ask about single sockets; return the state and the attributes of each that is there."""
-        answers: list[tuple[int, memoryview] | None] = [None] * len(questions)
+    def between(
+        self, local: SocketAddress, remote: SocketAddress
+    ) -> tuple[SocketId, int, Attributes] | None:
+        """Return the TCP socket between two ends, as ``dump`` does; None: there is none.
+
+        Where there is none, the kernel may find one that listens on the local end's port.
+
+        Raises:
+            FedsdnError: the kernel refuses.
+
+        """
+        family = socket.AF_INET if local.address.version == 4 else socket.AF_INET6
+        name = _NAME.pack(
+            local.port, remote.port, local.address.packed, remote.address.packed, _ANY_COOKIE
+        )
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, 0, name)
+        (answer,) = self._ask([request])
+        return answer
+
+    def _ask(self, questions: Sequence[bytes]) -> list[tuple[SocketId, int, Attributes] | None]:
+        """Ask about single sockets; return name, state and attributes of each that is there."""
+        answers: list[tuple[SocketId, int, Attributes] | None] = [None] * len(questions)
         for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
             self._send(SOCK_DIAG_BY_FAMILY, 0, questions[start : start + _QUESTIONS_AT_ONCE])
             for number, code, message in self._numbered_replies():
                 if not code:
-                    _, state, _ = _SOCKET.unpack_from(message)
-                    answers[start + number] = state, message[_SOCKET.size :]
+                    family, state, name = _SOCKET.unpack_from(message)
+                    attributes = unpack_attributes(message[_SOCKET.size :])
+                    answers[start + number] = (family, name), state, attributes
                 elif code != errno.ENOENT:
                     raise self._refused(code)
         return answers
@@ -206,6 +233,6 @@ class SockDiag:
 
     def _refused(self, code: int) -> FedsdnError:
         return FedsdnError(
-            f"namespace {self._namespace}: the kernel does not show or end subflows "
+            f"{self._place}: the kernel does not show or end subflows "
             f"({os.strerror(code)}): run as root, on a kernel with INET_DIAG_DESTROY"
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from fedsdn.lab.wait import wait_until as wait_at_most
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS
 from fedsdn.proxy.sockets import transport
-from tests.real.proxy_connections import is_reset
+from tests.real.proxy_connections import is_reset, reset
 from tests.real.proxy_life import (
     Net,
     ask_in_vain,
@@ -144,22 +145,45 @@ def test_workers_do_not_outlive_their_parent_and_the_next_proxy_starts(net: Net)
     exchange(*net.connection())
 
 
-def test_a_connection_that_the_peer_has_lost_is_reset(net: Net) -> None:
-    """The peer's proxy is gone, and its resets are lost: what is sent next is refused."""
-    client, _ = net.connection()
+@contextmanager
+def killed_unheard(site: SiteOfNet) -> Iterator[None]:
+    """Kill a site's proxy, with its resets lost, before the block; then the next one may run."""
     rules = (
         "table inet lost { chain out { type filter hook output priority 0; tcp flags rst drop; }; }"
     )
-    net.far.inside(f"nft '{rules}'")
+    site.inside(f"nft '{rules}'")
     try:
-        pids = net.far.proxy_pids()
+        pids = site.proxy_pids()
         os.kill(pids[0], signal.SIGKILL)
         wait_until(lambda: all(map(is_gone, pids)))
     finally:
-        net.far.inside("nft delete table inet lost")
-    client.sendall(b"is anybody there?")
-    assert is_reset(client)
-    wait_until(lambda: net.near.statistics()["outbound_open"] == 0)
+        site.inside("nft delete table inet lost")
+    yield
+    site.start_proxy()
+
+
+def test_a_connection_that_the_peer_has_lost_is_reset(net: Net) -> None:
+    """What is sent next is refused."""
+    client, _ = net.connection()
+    with killed_unheard(net.far):
+        client.sendall(b"is anybody there?")
+        assert is_reset(client)
+        wait_until(lambda: net.near.statistics()["outbound_open"] == 0)
+
+
+def test_a_client_has_its_port_again_though_the_peer_holds_its_last_connection(net: Net) -> None:
+    own, address = (net.near.addresses[4], 40_004), net.far.addresses[4]
+    with net.far.vm.listen(address) as listener:
+        port = listener.getsockname()[1]
+        with net.near.vm.connect(address, port, own) as client, listener.accept()[0] as forgotten:
+            client.sendall(b"?")
+            assert forgotten.recv(1) == b"?"
+            with killed_unheard(net.near):
+                reset(client)
+            with net.near.vm.connect(address, port, own) as again, listener.accept()[0] as server:
+                assert is_reset(forgotten)
+                exchange(again, server)
+    wait_until(lambda: open_connections(net) == (0, 0))
 
 
 def test_a_second_proxy_says_so_and_disturbs_nobody(net: Net) -> None:

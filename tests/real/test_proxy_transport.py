@@ -273,3 +273,34 @@ async def test_a_port_that_is_still_in_use_is_waited_for(ground: str) -> None:
         first.close()
         (await second).close()
         assert len(descriptors()) == before
+
+
+@pytest.mark.parametrize("vms", [FAR, FAR_6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("marked", [SocketMark.SERVER, SocketMark.SOCKSIFIER])
+@inside_namespace
+async def test_a_port_that_stays_in_use_is_taken_from_what_its_client_has_left(
+    ground: str,
+    vms: Any,
+    marked: SocketMark,  # noqa: ANN401
+) -> None:
+    """But never from a connection that the destination has begun: that has the other mark."""
+    client = SocketAddress(tcp.unmapped("10.1.0.11" if vms is FAR else "fd00:1::11"), 50_002)
+    family = socket.AF_INET if vms is FAR else socket.AF_INET6
+    with socket.create_server((str(vms.ip), 0), family=family) as vm:
+        vm.settimeout(LIMIT_SECONDS)
+        call = transparent.Call(SocketAddress(vms.ip, vm.getsockname()[1]), 0, int)
+        left = await transparent.connect_as(client, call, marked)
+        with left, vm.accept()[0] as forgotten:
+            forgotten.settimeout(LIMIT_SECONDS)
+            again = transparent.connect_as(client, call, SocketMark.SERVER, reuse_seconds=0)
+            if marked is SocketMark.SERVER:
+                with await again, vm.accept()[0] as accepted:
+                    assert accepted.getpeername()[:2] == (str(client.address), client.port)
+                    with pytest.raises(ConnectionResetError):
+                        forgotten.recv(1)
+                assert tcp.is_broken(left)
+            else:
+                with pytest.raises(OSError, match="Cannot assign requested address"):
+                    await again
+                left.send(b"!")
+                assert forgotten.recv(1) == b"!"

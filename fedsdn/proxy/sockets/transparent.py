@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fedsdn.errors import FedsdnError
+from fedsdn.mptcp.orphan import end_between
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.sockets import tcp, traffic_class, vm_liveness
 from fedsdn.socket_address import SocketAddress
+
+_LOG = logging.getLogger(__name__)
 
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
@@ -84,15 +89,17 @@ async def connect_as(
     """Make a connection from the client's own address and port, or ``ANY_PORT``.
 
     Waits up to ``reuse_seconds`` for the end of the client's last connection between the two: the
-    client may see that end before us, and reuse its port at once.
+    client may see that end before us, and reuse its port at once. Then that one is ended, be it
+    another worker's: its end was lost on the way here, or else the client had not begun this one.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers, ``EADDRNOTAVAIL`` when
-            there is a connection between the two.
+            there is a connection between the two that the destination has begun.
 
     """
     loop = asyncio.get_running_loop()
     last_try = loop.time() + reuse_seconds
+    ended = False
     while True:
         try:
             sock = bound(client, mark)
@@ -102,11 +109,31 @@ async def connect_as(
                 sock.close()
                 raise
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL or loop.time() > last_try:
+            if error.errno != errno.EADDRNOTAVAIL or ended:
                 raise
+            if loop.time() > last_try:
+                if not _end_last(client, call.destination, mark):
+                    raise
+                ended = True
+                continue
         else:
             return sock
         await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _end_last(client: SocketAddress, destination: SocketAddress, mark: SocketMark) -> bool:
+    """End the connection from a client's port that another is to take; False: there is none."""
+    try:
+        ended = end_between(client, destination, mark)
+    except (FedsdnError, OSError) as error:
+        _LOG.warning("%s to %s: an earlier connection stays: %s", client, destination, error)
+        return False
+    if ended:
+        _LOG.info(
+            "%s to %s: an earlier connection is ended, for the client has begun another",
+            *(client, destination),
+        )
+    return ended
 
 
 async def connect(sock: socket.socket, call: Call) -> None:
