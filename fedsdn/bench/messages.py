@@ -3,8 +3,8 @@
 ``python -m fedsdn.bench.messages answer PORT`` sends back what comes, and ends with its standard
 input. ``... talk PORT COUNT PERIOD RATE ADDRESS...`` opens COUNT connections to the addresses in
 turn, sends a message on each every PERIOD seconds, and opens RATE connections a second for one
-message each. It says "open", and for each line of its standard input prints one JSON object: what
-has been seen since the last.
+message each. It says "open" when each of the first has carried one to and fro, and for each line of
+its standard input prints one JSON object: what has been seen since the last.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class _Talking(asyncio.Protocol):
         self._came = b""
         self._number = 0
         self.ended = False
+        self.answered = asyncio.get_running_loop().create_future()
+        """Done with the first answer: a connection may be open before the far VM knows of it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
@@ -94,6 +96,8 @@ class _Talking(asyncio.Protocol):
                 self._seen[0].broken["other data than were sent"] += 1
             self._came = self._came[_BYTES:]
             self._seen[0].took_ms.append((time.monotonic() - at) * 1e3)
+            if not self.answered.done():
+                self.answered.set_result(None)
 
     def under_way_ms(self) -> list[float]:
         return [(time.monotonic() - at) * 1e3 for at, _ in self._sent]
@@ -123,6 +127,7 @@ async def _answer(port: int) -> None:
 async def _talk(port: int, count: int, period: float, rate: float, addresses: list[str]) -> None:
     seen = [Seen()]
     talking = await _opened(port, count, addresses, seen)
+    seen[0] = Seen()  # what the opening took is none of it
     beside = [
         *(asyncio.create_task(_keep_talking(one, n, period)) for n, one in enumerate(talking)),
         asyncio.create_task(_keep_opening(port, rate, addresses, seen)),
@@ -145,6 +150,8 @@ async def _opened(port: int, count: int, addresses: list[str], seen: list[Seen])
         address = addresses[number % len(addresses)]
         async with turns, asyncio.timeout(_CONNECT_SECONDS):
             _, talking = await loop.create_connection(lambda: _Talking(seen), address, port)
+            talking.say()
+            await talking.answered
         return talking
 
     return await asyncio.gather(*map(connected, range(count)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import subprocess
 import time
@@ -229,6 +230,18 @@ def test_whatever_others_do_to_the_table_is_undone(site: Site) -> None:
     site.near.run("ip", "nexthop", "flush")
     site.routes.obey(over("wire0", "wire1"))
     assert set(site.ways(4).values()) == set(site.ways(6).values()) == {"wire0", "wire1"}
+
+
+def test_news_of_many_changes_are_looked_into_once(site: Site) -> None:
+    """Each look reads all routes: one for every piece of news is a look without an end."""
+    site.routes.obey(over("wire0"))
+    table = ("table", str(TUNNELS_TABLE))
+    for number in range(20):
+        site.near.run("ip", "route", "add", f"10.9.{number}.0/24", "dev", "wire2", *table)
+    site.routes.obey(over("wire0"))  # makes changes
+    site.routes.obey(over("wire0"))  # takes the news of them
+    assert site.routes.news is not None
+    assert select.select([site.routes.news], [], [], 0)[0] == []
 
 
 def test_a_neighbour_on_the_tunnels_link_is_the_next_hop_of_both_ip_versions(site: Site) -> None:

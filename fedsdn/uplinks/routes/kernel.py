@@ -134,7 +134,7 @@ class Routes:
 
     def _look(self) -> Present:
         """Return what is there; it is read if it may have changed."""
-        if any(True for _ in queued(self._listening, _MOST_BYTES)) or self._present is None:
+        if [*queued(self._listening, _MOST_BYTES)] or self._present is None:
             self._interfaces = messages.read_interfaces(self._list(RTM_GETLINK))
             hops, routes = self._list(messages.RTM_GETNEXTHOP), self._list(RTM_GETROUTE)
             self._present = messages.read_present(hops, routes, self._table)
