@@ -280,8 +280,8 @@ async def test_a_port_that_is_still_in_use_is_waited_for(ground: str) -> None:
 @inside_namespace
 async def test_a_port_that_stays_in_use_is_taken_from_what_its_client_has_left(
     ground: str,
-    vms: Any,
-    marked: SocketMark,  # noqa: ANN401
+    vms: Any,  # noqa: ANN401
+    marked: SocketMark,
 ) -> None:
     """But never from a connection that the destination has begun: that has the other mark."""
     client = SocketAddress(tcp.unmapped("10.1.0.11" if vms is FAR else "fd00:1::11"), 50_002)
