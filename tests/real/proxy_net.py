@@ -44,7 +44,7 @@ from tests.unit.federations import write_identity
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = Path(sys.executable).parent
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 _NSENTER = shutil.which("nsenter") or "nsenter"
 
 _START = """
@@ -165,7 +165,7 @@ class SiteOfNet:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     def output(self, command: str) -> str:

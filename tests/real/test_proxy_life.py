@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -31,6 +32,7 @@ from tests.real.test_direction import syn
 pytestmark = pytest.mark.real
 
 RST = 0x04
+REST_S = 0.2
 
 
 def is_listening(site: SiteOfNet) -> bool:
@@ -98,7 +100,8 @@ def test_an_interrupt_from_the_terminal_is_one_stop_not_two(net: Net) -> None:
     """A terminal sends SIGINT to parent and workers alike."""
     client, server = net.connection()
     for pid in net.far.proxy_pids():
-        os.kill(pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # the parent has told it to stop already
+            os.kill(pid, signal.SIGINT)
     wait_until(lambda: not is_listening(net.far))
     exchange(client, server)
     assert net.far.process is not None
@@ -116,9 +119,13 @@ def test_killed_workers_reset_their_connections_and_are_started_again(net: Net, 
     assert is_reset(client)
     assert is_reset(server)
     wait_until(lambda: open_connections(net) == (0, 0))
-    wait_until(lambda: len(site.proxy_pids()) == len(workers) + 1)
-    assert site.proxy_pids()[0] == parent
-    assert not set(site.proxy_pids()[1:]) & set(workers)
+
+    def others_run() -> bool:
+        now = site.proxy_pids()
+        assert now[0] == parent
+        return len(now) == len(workers) + 1 and not set(now) & set(workers)
+
+    wait_until(others_run)
     wait_until(partial(listens_with_all_workers, site, 1080))
     wait_until(partial(takes_syns_with_all_workers, site))
     exchange(*net.connection())
@@ -218,11 +225,24 @@ def sockets_of(site: SiteOfNet) -> int:
     return sum(name.startswith("socket:") for name in names) - ready
 
 
+def sockets_at_rest(site: SiteOfNet) -> int:
+    """Wait until ready connections have been made, and what has ended is closed."""
+    seen = [sockets_of(site)]
+
+    def is_at_rest() -> bool:
+        time.sleep(REST_S)
+        seen.append(sockets_of(site))
+        return len(set(seen[-3:])) == 1 and len(seen) > 3
+
+    wait_until(is_at_rest)
+    return seen[-1]
+
+
 def test_whatever_ended_a_connection_no_socket_is_left(net: Net) -> None:
     near, far = net.near, net.far
     exchange(*net.connection())
     wait_until(lambda: open_connections(net) == (0, 0))
-    before = sockets_of(near), sockets_of(far)
+    before = sockets_at_rest(near), sockets_at_rest(far)
     failed = far.statistics()["inbound_failed"]
     for round_number in range(10):
         exchange(*net.connection(6))
@@ -231,10 +251,11 @@ def test_whatever_ended_a_connection_no_socket_is_left(net: Net) -> None:
             pair[1 - which].sendall(bytes(1000))
             pair[which].close()  # with data unread: a reset
         ask_in_vain(net, far.addresses[4])
+        wait_until(lambda: open_connections(net) == (0, 0))
         with beginning(net, "10.2.0.99", 80 + round_number):
             wait_until(lambda: open_connections(net)[1] > 0)
     wait_until(lambda: open_connections(net) == (0, 0))
-    wait_until(lambda: (sockets_of(near), sockets_of(far)) == before)
+    wait_until(lambda: sockets_of(near) <= before[0] and sockets_of(far) <= before[1])
     assert far.statistics()["inbound_failed"] == failed + 20, "the refused, and nobody's address"
 
 
@@ -248,7 +269,7 @@ def test_a_client_that_gives_up_before_a_path_answers_is_let_go_at_once(net: Net
             sender.sendto(syn(*ends, seq=5), (net.far.addresses[4], 0))
             wait_until(lambda: open_connections(net) == (1, 0))
             sender.sendto(syn(*ends, seq=6, flags=RST), (net.far.addresses[4], 0))
-        less = transport.ATTEMPT_SECONDS / 3
+        less = transport.ATTEMPT_SECONDS / 2
         wait_at_most(lambda: open_connections(net) == (0, 0), less, lambda: "it is still open")
     finally:
         net.near.inside("nft delete table inet silence")
