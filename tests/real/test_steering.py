@@ -94,4 +94,5 @@ def test_what_is_too_short_comes_to_the_first_queue(
     with namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)) as raw:
         arrived(queues, 0)
         raw.sendto(b"x", ("10.2.0.11", 0))
-    assert os.read(queues[0], 2000)[-1:] == b"x"
+    while os.read(queues[0], 2000)[-1:] != b"x":
+        pass  # the kernel asks for routers now and then
