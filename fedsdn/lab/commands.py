@@ -8,7 +8,7 @@ from typing import Protocol
 
 from fedsdn.errors import FedsdnError
 
-COMMAND_SECONDS = 30.0
+COMMAND_SECONDS = 90.0
 """Time-out of a set-up command, in seconds."""
 
 _MOST_SAID = 300

@@ -29,7 +29,7 @@ PHYSICAL_NETWORK = "physnet1"
 VERSION = "29.0.0"
 """As scripts/install-neutron has it."""
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 
 _PYTHON = Path(f"/var/cache/fedsdn/neutron-{VERSION}/bin/python")
 _PROGRAM = Path(__file__).with_name("neutron_agent.py")

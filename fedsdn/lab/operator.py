@@ -29,7 +29,7 @@ CONTROLLER_PRIORITY = -10
 PROXY = "proxy"
 """Name of the proxy's log."""
 
-READY_SECONDS = 30.0
+READY_SECONDS = 90.0
 _OWN_TABLE = re.compile(r"\btable=1[0-9]{2},")
 _CONFIG = f"--config-file={CONFIG_FILE}"
 

@@ -28,7 +28,7 @@ _DIRECTORIES = ("OVN_RUNDIR=/run/ovn", "OVN_SYSCONFDIR=/run", "OVN_LOGDIR=/run/l
 _SCRIPT = "/usr/share/ovn/scripts/ovn-ctl"
 _PHYSICAL_NETWORK = "physnet1"
 _FIRST_UPLINK_VLAN = 4001
-_SECONDS = "--timeout=20"
+_SECONDS = "--timeout=60"
 _DROP_GROUP = "neutron_pg_drop"
 _ALLOW, _DROP = "1002", "1001"
 

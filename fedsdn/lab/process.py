@@ -15,7 +15,7 @@ from typing import IO
 
 from fedsdn.errors import FedsdnError
 
-END_SECONDS = 10.0
+END_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

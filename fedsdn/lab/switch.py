@@ -20,7 +20,7 @@ VSWITCHD = "ovs-vswitchd"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _DIRECTORY = "/run/openvswitch"
 _DATABASE = f"{_DIRECTORY}/conf.db"
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0
 _PRIORITY = -10
 """As ovs-ctl(8) starts it. A datapath in userspace that has to wait drops frames (``queues``)."""
 _NO_ARP_REPLY = 8

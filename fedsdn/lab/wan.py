@@ -25,7 +25,7 @@ from fedsdn.lab.process import detach
 from fedsdn.lab.tap import Tap, wire_bytes
 from fedsdn.lab.wire import Quality, WireDirection
 
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 60.0
 _PRIORITY = -10
 _FRAMES_PER_TURN = 32
 """Most frames read from one TAP before the others have their turn."""
