@@ -35,7 +35,7 @@ from fedsdn.pipeline.declarations import (
 from fedsdn.shell import Shell
 from fedsdn.socket_address import SocketAddress
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 VM_MACS = {"tap-vm1": "02:00:00:00:01:01", "tap-vm2": "02:00:00:00:01:02"}
 GATEWAY = "02:00:00:00:01:fe"
 STRANGERS = {4: "203.0.113.9", 6: "2001:db8:ffff::9"}

@@ -32,7 +32,8 @@ DIRECT_S = 20.0
 LATER_S = max(IDLE_SECONDS + PROBE_SECONDS, SILENT_SECONDS) + SWEEP_SECONDS
 """How much later, at most, it notices through the proxies."""
 
-TOLERANCE_S = 5.0
+TOLERANCE_S = 20.0
+"""Of a machine that has other things to do; without us it were the whole time."""
 TCP_RTO_MAX_MS = 44
 OFTEN_MS = 20_000
 """Longest interval of a VM's retransmissions, so that the test need not wait for minutes."""
@@ -175,7 +176,7 @@ def test_a_vm_that_stands_still_for_two_minutes(net: Net) -> None:
                 assert DIRECT_S - 1 <= seconds.result() <= DIRECT_S + LATER_S + TOLERANCE_S
             assert max(most.result() for most in stalled) <= 1, "the one under way"
             assert [receive_all(other) for _, other in unread] == [BYTES, BYTES]
-            time.sleep(STANDS_STILL_S - (time.monotonic() - begun))
+            time.sleep(max(0.0, STANDS_STILL_S - (time.monotonic() - begun)))
         received = [threads.submit(receive_all, other) for _, other in patient]
         assert [got.result() for got in received] == len(patient) * [BYTES]
         for sent in sending:

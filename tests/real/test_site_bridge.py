@@ -100,7 +100,7 @@ def gateway(host: SiteHost) -> Iterator[None]:
             f"ip netns exec {name} ethtool --offload eth0 tx off && "
             f"ovs-vsctl add-port {BRIDGE} {name}"
         )
-    host.output("ip netns exec vm ping -c1 -W5 10.1.0.1")
+    host.output("ip netns exec vm ping -c1 -W20 10.1.0.1")
     with pinging(host, "10.1.0.1", every=0.005, least=20):
         yield
 

@@ -11,7 +11,7 @@ from ipaddress import ip_interface
 import pytest
 
 from fedsdn.config.model import Federation, Uplink
-from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
+from tests.real.site_host import BRIDGE, LIMIT_S, SiteHost, federation, wait_until
 from tests.real.test_site_bridge import application, dump, has_miss, own
 
 pytestmark = pytest.mark.real
@@ -138,7 +138,7 @@ def test_a_proxy_whose_namespace_is_gone_says_so_and_ends(host: SiteHost) -> Non
             assert "systemctl restart fedsdn-proxy" in done.stdout + done.stderr, look
             assert done.returncode == 1, look
         proxy.send_signal(signal.SIGCONT)
-        assert proxy.wait(10) == 1
+        assert proxy.wait(LIMIT_S) == 1
         assert proxy.stdout is not None
         assert "network namespace fedsdn is another one" in proxy.stdout.read().splitlines()[-1]
     with host.program(*command, stderr=subprocess.STDOUT) as proxy:

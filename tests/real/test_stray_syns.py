@@ -18,8 +18,9 @@ from contextlib import contextmanager
 import pytest
 
 from fedsdn.lab.lab import Lab
+from fedsdn.lab.wait import wait_until
 from tests.real.test_direction import syn
-from tests.real.test_proxy_lab import Pair, Vm, connections
+from tests.real.test_proxy_lab import LIMIT_SECONDS, Pair, Vm, connections
 
 pytestmark = pytest.mark.real
 
@@ -87,6 +88,11 @@ def busy(pairs: list[Pair]) -> Iterator[list[int]]:
     with ThreadPoolExecutor(len(pairs)) as threads:
         playing = [threads.submit(play, number) for number in range(len(pairs))]
         try:
+            wait_until(
+                lambda: min(rounds) > 0 or any(one.done() for one in playing),
+                LIMIT_SECONDS,
+                lambda: "a connection has not begun",
+            )
             yield rounds
         finally:
             over.set()

@@ -18,6 +18,7 @@ ETHERNET_HEADER = 14
 MTU = 1500
 AMOUNT = Amount(size=20_000_000)
 FRAMES = 40
+LIMIT_S = 60.0
 
 
 @pytest.mark.parametrize("uplink", ["up1", "up2"])
@@ -32,10 +33,10 @@ def test_no_frame_is_longer_than_the_mtu(lab: Lab, uplink: str) -> None:
     )  # fmt: skip
     said = capture.stderr
     assert said is not None
-    wait_until(lambda: "listening" in said.readline(), 10, lambda: "no capture")
+    wait_until(lambda: "listening" in said.readline(), LIMIT_S, lambda: "no capture")
     with serving(Shell("b/vm1", lab.prefix("b/vm1"))):
         sent = send(Shell("a/vm1", lab.prefix("a/vm1")), Transfer(destination, AMOUNT))[0]
-    frames, _ = capture.communicate(timeout=10)
+    frames, _ = capture.communicate(timeout=LIMIT_S)
     assert not sent.error
     payloads = [
         int(line.rpartition("length ")[2]) for line in frames.splitlines() if "length" in line

@@ -21,7 +21,7 @@ from tests.real.test_proxy_lab import Vm
 
 pytestmark = pytest.mark.real
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 UP, DOWN = PathState.UP, PathState.DOWN
 BOTH = {"up1", "up2"}
 ADDRESSES = {
