@@ -36,7 +36,11 @@ must not keep the bridge busy."""
 
 LONGEST_REST_SECONDS = 1.0
 """How long at most, if the same flows have to be put right again and again: each time they wait
-twice as long. Whoever has left them alone for so long has given up."""
+twice as long."""
+
+QUARREL_SECONDS = 0.25
+"""Whoever has left them alone for so long does not undo what we do, and is met at once: a person
+who deletes all flows twice a second must not have the network away for half of the time."""
 
 PULSE_SECONDS = 5.0
 """How long after its last answer a bridge is asked for another, and how long it may take: a process
@@ -61,7 +65,7 @@ class _Pace:
 
     def rest(self, keys: Set[Key], now: float) -> float:
         """Return the seconds of rest after a change of the flows with these ``keys``."""
-        again = now - self._ends < LONGEST_REST_SECONDS and not self._keys.isdisjoint(keys)
+        again = now - self._ends < QUARREL_SECONDS and not self._keys.isdisjoint(keys)
         longer = min(2 * self._seconds, LONGEST_REST_SECONDS)
         self._seconds = longer if again else REST_SECONDS
         self._keys, self._ends = keys, now + self._seconds

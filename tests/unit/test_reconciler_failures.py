@@ -185,6 +185,13 @@ def test_who_quarrels_with_another_owner_rests_longer_each_time() -> None:
     assert pace.rest(keys, now + 2) == reconciler_module.REST_SECONDS, "he has given up"
 
 
+def test_whoever_harms_the_same_flows_twice_a_second_is_met_at_once() -> None:
+    pace = reconciler_module._Pace()
+    keys = frozenset({LOW_IN_TABLE_0.key})
+    rests = {pace.rest(keys, 100.0 + 0.5 * number) for number in range(20)}
+    assert rests == {reconciler_module.REST_SECONDS}
+
+
 def test_a_quarrel_costs_little() -> None:
     """Another owner changes a flow back as soon as we have put it right."""
 
