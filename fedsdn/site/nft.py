@@ -47,6 +47,7 @@ from fedsdn.site import nft_tunnels
 from fedsdn.site.nft_datagrams import from_routed, routed_chains, routed_sets, to_proxy
 from fedsdn.site.nft_questions import ARP_TABLE, arp_table, questions, reachable, sets
 from fedsdn.site.nft_text import chain, drop, dynamic_set, listed, of
+from fedsdn.tunnels.plan import Tunnel, tunnels
 
 TABLE = "inet fedsdn"
 """Family and name of the table."""
@@ -77,18 +78,19 @@ _TO_SOCKET = f"meta mark set {SocketMark.LOCAL:#x} accept"
 
 def ruleset(federation: Federation, site: Site) -> str:
     """Ruleset of the site's namespace, without what would remove an older one."""
+    found = tunnels(federation, site)
     chains = (
-        chain("prerouting", _prerouting(federation, site)),
+        chain("prerouting", _prerouting(found)),
         chain(SOCKSIFIER_PORT, _from_socksifier()),
         chain("hold", _hold(federation, site)),
         chain("handed_in", _handed_in(site)),
         chain(SERVER_PORT, _from_server()),
-        *routed_chains(federation, site),
+        *routed_chains(federation, site, found),
         chain("forward", _forward()),
         chain("input", _input(site)),
         chain("from_tenants", _from_tenants()),
         chain("from_uplinks", _from_uplinks(federation, site)),
-        chain("from_peer", _from_peer(federation, site)),
+        chain("from_peer", _from_peer(federation, found)),
         chain("to_peers", _to_peers()),
     )
     return (
@@ -126,14 +128,14 @@ def _measured() -> str:
     )
 
 
-def _prerouting(federation: Federation, site: Site) -> Iterator[str]:
+def _prerouting(found: tuple[Tunnel, ...]) -> Iterator[str]:
     yield "type filter hook prerouting priority mangle; policy accept;"
     yield f"meta l4proto tcp {_UNKNOWN} meta pkttype set host"
     yield f'iifname "{SOCKSIFIER_PORT}" jump {SOCKSIFIER_PORT}'
     yield f'iifname "{SERVER_PORT}" jump {SERVER_PORT}'
     handed_in = f"meta mark & {HANDED_IN_MASK:#x} == {FIRST_HANDED_IN_MARK:#x}"
     yield f'iifname "lo" {handed_in} jump handed_in'
-    yield from from_routed(federation, site)
+    yield from from_routed(found)
 
 
 def _from_socksifier() -> Iterator[str]:
@@ -241,11 +243,11 @@ def _from_uplinks(federation: Federation, site: Site) -> Iterator[str]:
     yield drop("not from a peer")
 
 
-def _from_peer(federation: Federation, site: Site) -> Iterator[str]:
+def _from_peer(federation: Federation, found: tuple[Tunnel, ...]) -> Iterator[str]:
     yield f"tcp dport {federation.proxy_port} accept"
     yield f"tcp dport @{MEASURED} accept"
     yield f"udp dport {federation.proxy_port} accept"
-    yield from nft_tunnels.arriving(federation, site)
+    yield from nft_tunnels.arriving(found)
     yield "meta l4proto udp " + drop("no probe, and of no tunnel")
     # The kernel of an accepting peer tries one subflow of its own, to the port that a connection
     # came from. An answer ends that at once; silence would keep a subflow's place taken.

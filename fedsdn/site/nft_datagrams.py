@@ -47,7 +47,7 @@ from fedsdn.pipeline.declarations import (
 )
 from fedsdn.site.nft_policy import Policy, policy
 from fedsdn.site.nft_text import chain, drop, dynamic_set, listed, of
-from fedsdn.tunnels.plan import Tunnel, TunnelKind, tunnels
+from fedsdn.tunnels.plan import Tunnel, TunnelKind
 
 _FAMILIES = ((4, "ip"), (6, "ip6"))
 _BEGINNERS, _REFUSED = "beginners", "refused"
@@ -77,9 +77,8 @@ def routed_sets() -> str:
     )
 
 
-def routed_chains(federation: Federation, site: Site) -> tuple[str, ...]:
-    """Write the chains of what is routed."""
-    found = tunnels(federation, site)
+def routed_chains(federation: Federation, site: Site, found: tuple[Tunnel, ...]) -> tuple[str, ...]:
+    """Write the chains of what is routed, over the tunnels ``found``."""
     rules = policy(federation, site)
     return (
         chain("tracked", _tracked(found)),
@@ -113,10 +112,10 @@ def without_rules(ruleset: str) -> str:
 _OF_RULES = re.compile(r"^\tchain (?:rules|judge) \{\n.*?^\t\}\n", re.MULTILINE | re.DOTALL)
 
 
-def from_routed(federation: Federation, site: Site) -> Iterator[str]:
-    """Yield the rules of the prerouting chain."""
+def from_routed(found: tuple[Tunnel, ...]) -> Iterator[str]:
+    """Yield the rules of the prerouting chain, where these tunnels are."""
     yield f'iifname "{ROUTER_PORT}" jump {ROUTER_PORT}'
-    if found := tunnels(federation, site):
+    if found:
         yield f"iifname {_names(found)} jump tunnels"
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedsdn.config.model import Federation, Site
 from fedsdn.site.nft_text import listed
-from fedsdn.tunnels.plan import tunnels
+from fedsdn.tunnels.plan import Tunnel
 
 _WORD = {4: "ip", 6: "ip6"}
 _IDENTIFIER = "@th,96,24"
 """Behind UDP's header of eight octets, and four of VXLAN's own (RFC 7348, section 5)."""
 
 
-def arriving(federation: Federation, site: Site) -> Iterator[str]:
+def arriving(found: tuple[Tunnel, ...]) -> Iterator[str]:
     """Yield the rules about UDP that peers send."""
-    found = tunnels(federation, site)
     ports = sorted({tunnel.port for tunnel in found if tunnel.identifier is None})
     if ports:
         yield f"udp dport {listed(map(str, ports))} accept"

@@ -118,10 +118,13 @@ def port_names(site: Site) -> tuple[str, ...]:
 
 def settings(federation: Federation, site: Site) -> tuple[Sysctl, ...]:
     """Return the settings of the namespace that come behind its interfaces and its filter."""
-    names = (tunnel.name for tunnel in tunnels(federation, site))
+    return _settings(site, tunnels(federation, site))
+
+
+def _settings(site: Site, found: Iterable[Tunnel]) -> tuple[Sysctl, ...]:
     return (
         *sysctls.port_sysctls(port_names(site)),
-        *sysctls.tunnel_sysctls(names),
+        *sysctls.tunnel_sysctls(tunnel.name for tunnel in found),
         *sysctls.tracking_sysctls(),
     )
 
@@ -142,7 +145,7 @@ def site_plan(federation: Federation, site: Site, facts: BridgeFacts | None = No
         veths=tuple(_veths(site, facts)),
         tunnels=tuple(_tunnel_links(found, site, facts)),
         held=Tun(HELD_DEVICE, facts.mtu),
-        port_sysctls=settings(federation, site),
+        port_sysctls=_settings(site, found),
         addresses=tuple(_addresses(site)),
         routes=(
             *_leg_routes(federation, site),

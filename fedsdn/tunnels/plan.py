@@ -12,7 +12,7 @@ Uplinks are numbered in the order of their names, as the file's order means noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -127,15 +127,17 @@ def tunnels(
 
     """
     encrypted, plain = _peers(federation, site, keys or {})
-    own = sorted(site.uplinks, key=_by_name)
+    theirs = {peer.name: _in_order(peer) for peer in federation.peers(site.name)}
+    most = max(map(len, theirs.values()), default=0)
+    ways = (
+        _Way(site, uplink, index, number, theirs)
+        for index, uplink in enumerate(_in_order(site))
+        for number in range(1, most + 1)
+    )
     found = [
         tunnel
-        for index, uplink in enumerate(own)
-        for number in range(1, MOST_UPLINKS + 1)
-        for tunnel in (
-            *_wireguard(federation, _Way(site, uplink, index, number), encrypted),
-            *_vxlans(federation, _Way(site, uplink, index, number), plain),
-        )
+        for way in ways
+        for tunnel in (*_wireguard(federation, way, encrypted), *_vxlans(federation, way, plain))
     ]
     _check_identifiers(site, found)
     return tuple(found)
@@ -143,12 +145,16 @@ def tunnels(
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """From an uplink of a site, with its index in the order of names, to peers' of a number."""
+    """From an uplink of a site, with its index in the order of names, to peers' of a number.
+
+    ``theirs`` are the peers' uplinks in that order.
+    """
 
     site: Site
     uplink: Uplink
     index: int
     number: int
+    theirs: Mapping[str, Sequence[Uplink]]
 
     @property
     def mark(self) -> int:
@@ -160,12 +166,14 @@ class _Way:
 
     def remote(self, peer: Site) -> Uplink | None:
         """Return the peer's uplink of this number, if there is one and it can be reached."""
-        theirs = sorted(peer.uplinks, key=_by_name)[self.number - 1 : self.number]
-        return next((one for one in theirs if self.uplink.reaches(one)), None)
+        theirs = self.theirs[peer.name]
+        if len(theirs) < self.number or not self.uplink.reaches(theirs[self.number - 1]):
+            return None
+        return theirs[self.number - 1]
 
 
-def _by_name(uplink: Uplink) -> str:
-    return uplink.name
+def _in_order(site: Site) -> Sequence[Uplink]:
+    return sorted(site.uplinks, key=lambda uplink: uplink.name)
 
 
 def _peers(
