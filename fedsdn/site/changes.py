@@ -20,6 +20,8 @@ from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, SOL_NETLINK
 
 from fedsdn import namespace
 from fedsdn.mptcp.netlink import HEADER, aligned, queued
+from fedsdn.pipeline.declarations import TUNNELS_TABLE
+from fedsdn.site import routes
 from fedsdn.site.setup import Part
 
 _ATTRIBUTE = struct.Struct("=HH")
@@ -32,6 +34,9 @@ _ADDRESSES, _ADDRESSES_6 = 5, 9
 _ROUTES, _ROUTES_6 = 7, 11
 _NETFILTER, _NFTABLES = 12, 7
 """NETLINK_NETFILTER and NFNLGRP_NFTABLES."""
+
+_ROUTE_KINDS = (24, 25)
+"""RTM_NEWROUTE and RTM_DELROUTE."""
 
 _NEW_NEIGHBOUR, _NEIGHBOUR_GONE = 28, 29
 """RTM_NEWNEIGH and RTM_DELNEIGH."""
@@ -53,7 +58,7 @@ _OF_ROUTES, _OF_RULES = frozenset({Part.ROUTES}), frozenset({Part.RULES})
 _PARTS = {
     **dict.fromkeys((16, 17), _OF_LINKS),  # RTM_NEWLINK, RTM_DELLINK; the kernel takes along
     **dict.fromkeys((20, 21), _OF_ADDRESSES),  # what depends on it, and tells of some of that only
-    **dict.fromkeys((24, 25), _OF_ROUTES),
+    **dict.fromkeys(_ROUTE_KINDS, _OF_ROUTES),
     **dict.fromkeys((32, 33), _OF_RULES),
 }
 _OF_NEIGHBOURS = frozenset({Part.NEIGHBOURS})
@@ -144,7 +149,7 @@ class Changes:
                 found |= _OF_LINKS
         for message in _messages(self._inside):
             found |= _OF_NETWORK if message is None else _parts(message, neighbours)
-        if any(True for _ in _messages(self._filter)):
+        if [*_messages(self._filter)]:  # all of them: what is left is news the next time
             found.add(Part.FILTER)
         return frozenset(found)
 
@@ -170,6 +175,8 @@ def _kind(message: memoryview) -> int:
 def _parts(message: memoryview, neighbours: Collection[bytes]) -> frozenset[Part]:
     """Return the parts that may have changed by what a message tells of."""
     kind = _kind(message)
+    if kind in _ROUTE_KINDS and routes.table(bytes(message[HEADER.size :])) == TUNNELS_TABLE:
+        return _NOTHING  # others keep that one, and change it with each path
     if kind == _NEIGHBOUR_GONE:
         gone = _attribute(message, _NEIGHBOUR_BYTES, _DST)
         return _OF_NEIGHBOURS if gone in neighbours else _NOTHING

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -19,6 +19,8 @@ import pytest
 from fedsdn import namespace
 from fedsdn.config.model import Address, Family
 from fedsdn.pipeline.declarations import TUNNELS_TABLE
+from fedsdn.site.changes import Changes
+from fedsdn.site.setup import Part
 from fedsdn.uplinks.liveness import Condition, Liveness, Reception
 from fedsdn.uplinks.path import Path, PathName
 from fedsdn.uplinks.routes.groups import Exit, PeerRoutes, Wanted
@@ -246,6 +248,24 @@ def test_news_of_many_changes_are_looked_into_once(site: Site) -> None:
     site.routes.obey(over("wire0"))  # takes the news of them
     assert site.routes.news is not None
     assert select.select([site.routes.news], [], [], 0)[0] == []
+
+
+def test_who_keeps_the_rest_of_the_namespace_does_not_look_at_these_routes(site: Site) -> None:
+    """A look at 20,000 routes for each path that is lost is a core for each loop of losses."""
+    with closing(Changes(site.near.name)) as changes:
+        for wire in ("wire0", "wire1", "wire0"):
+            site.routes.obey(over(wire))
+        assert changes.read((), frozenset()) == frozenset()
+        site.near.run("ip", "route", "add", "10.9.0.0/24", "dev", "wire2")
+        assert changes.read((), frozenset()) == {Part.ROUTES}
+
+
+def test_news_of_a_packet_filter_are_looked_into_once(site: Site) -> None:
+    with closing(Changes(site.near.name)) as changes:
+        for name in ("one", "two", "three"):
+            site.near.run("nft", "add", "table", "inet", name)
+        assert changes.read((), frozenset()) == {Part.FILTER}
+        assert changes.read((), frozenset()) == frozenset()
 
 
 def test_a_neighbour_on_the_tunnels_link_is_the_next_hop_of_both_ip_versions(site: Site) -> None:
