@@ -31,13 +31,25 @@ def listed(lab: Lab, site: str, port: int) -> list[dict[str, Any]]:
     return [view for view in views if (view["destination"] or [0, 0])[1] == port]
 
 
-def whole(views: list[dict[str, Any]]) -> bool:
+def whole(views: list[dict[str, Any]], count: int) -> bool:
     shares = [{share["uplink"] for share in view["shares"]} for view in views]
     return (
-        len(views) == MANY
+        len(views) == count
         and not any(view["absent"] for view in views)
         and all(one == {"up1", "up2"} for one in shares)
     )
+
+
+def wait_for_whole(lab: Lab, site: str, port: int, count: int = 1) -> list[dict[str, Any]]:
+    """Wait until a site lists so many connections to a port in all views, over both uplinks."""
+    views: list[dict[str, Any]] = []
+
+    def are_whole() -> bool:
+        views[:] = listed(lab, site, port)
+        return whole(views, count)
+
+    wait_until(are_whole, LIMIT_SECONDS, lambda: f"{views}")
+    return views
 
 
 def test_both_sites_list_every_connection_in_all_views(lab: Lab, family: int) -> None:
@@ -46,12 +58,7 @@ def test_both_sites_list_every_connection_in_all_views(lab: Lab, family: int) ->
         port = pairs[0][1].getsockname()[1]
         names = {tuple(client.getsockname()[:2]) for client, _ in pairs}
         for site, direction in (("a", "outbound"), ("b", "inbound")):
-            wait_until(
-                lambda site=site: whole(listed(lab, site, port)),  # type: ignore[misc]
-                LIMIT_SECONDS,
-                lambda site=site: f"{listed(lab, site, port)}",  # type: ignore[misc]
-            )
-            views = listed(lab, site, port)
+            views = wait_for_whole(lab, site, port, MANY)
             assert {tuple(view["client"]) for view in views} == names
             assert {view["direction"] for view in views} == {direction}
             assert all(view["multipath"] for view in views)
@@ -67,10 +74,13 @@ def test_what_conntrack_has_lost_is_marked(lab: Lab) -> None:
     near, far = Vm(lab, "a", "vm1", 4), Vm(lab, "b", "vm2", 4)
     with connections(near, far) as [(_, server)]:
         port = server.getsockname()[1]
-        wait_until(lambda: bool(listed(lab, "a", port)), LIMIT_SECONDS, lambda: "not listed")
+        wait_for_whole(lab, "a", port)
         near.host.run("ovs-appctl", "dpctl/flush-conntrack")
-        [view] = listed(lab, "a", port)
-        assert view["absent"] == ["conntrack"]
+        wait_until(
+            lambda: [view["absent"] for view in listed(lab, "a", port)] == [["conntrack"]],
+            LIMIT_SECONDS,
+            lambda: f"{listed(lab, 'a', port)}",
+        )
 
 
 def traced(lab: Lab, *words: str) -> list[dict[str, Any]]:
@@ -87,7 +97,8 @@ def test_an_open_connection_is_traced_at_both_sites(lab: Lab, family: int) -> No
         assert server.recv(1) == b"?"
         port = server.getsockname()[1]
         to = f"[{far.address}]:{port}" if family == 6 else f"{far.address}:{port}"
-        wait_until(lambda: bool(listed(lab, "b", port)), LIMIT_SECONDS, lambda: "not listed")
+        for site in "ab":
+            wait_for_whole(lab, site, port)
         out, arrived = traced(lab, near.address, to)
         assert (out["conntrack"], out["mark"]) == ("ESTABLISHED", "OUTBOUND [0x1]")
         assert (out["in_port"], out["ports"]) == ("vm1", ["socksifier"])
@@ -149,6 +160,7 @@ def test_what_no_rule_allows_is_traced_as_refused(lab: Lab) -> None:
 
 
 def test_a_site_that_is_well_says_so_on_one_screen(lab: Lab) -> None:
+    wait_until(lambda: well(lab), LIMIT_SECONDS, lambda: lab.host("a").run(*FEDSDN, "status"))
     answer = json.loads(lab.host("a").run(*FEDSDN, "status", "--json"))
     assert [part["name"] for part in answer["parts"] if part["fix"]] == []
     text = lab.host("a").run(*FEDSDN, "status")

@@ -24,6 +24,7 @@ from fedsdn.traffic.values import Amount
 pytestmark = pytest.mark.real
 FEDSDN = str(Path(sys.executable).parent / "fedsdn")
 WIRE = "wire1"
+LIMIT_S = 60.0
 
 
 def fedsdn(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -46,7 +47,7 @@ def wait_for_link_state(lab: Lab, state: str) -> None:
     for site in ("a", "b"):
         wait_until(
             partial(lambda site: link_state(lab, site, "up1") == state, site),
-            10,
+            LIMIT_S,
             lambda: f"up1 does not go {state}",
         )
 
@@ -139,7 +140,7 @@ def test_data_arrive_intact_within_a_site(lab: Lab, address: str) -> None:
 def test_datagrams_arrive_whole_as_fragments_and_from_one_super_frame(lab: Lab) -> None:
     receive = (
         "import socket; s = socket.socket(type=socket.SOCK_DGRAM); "
-        "s.bind(('10.1.0.12', 7000)); s.settimeout(10); "
+        "s.bind(('10.1.0.12', 7000)); s.settimeout(60); "
         "print('bound', flush=True); print(*[len(s.recv(65536)) for _ in range(7)])"
     )
     send_all = (
@@ -151,9 +152,9 @@ def test_datagrams_arrive_whole_as_fragments_and_from_one_super_frame(lab: Lab) 
     log = host.log("receiver")
     command = ["ip", "netns", "exec", "vm2", sys.executable, "-c", receive]
     receiver = host.start("receiver", *command)
-    wait_until(lambda: log.read_text() == "bound\n", 10, receiver.last_line)
+    wait_until(lambda: log.read_text() == "bound\n", LIMIT_S, receiver.last_line)
     shell(lab, "a/vm1").output(sys.executable, "-c", send_all)
-    wait_until(lambda: not receiver.alive(), 10, receiver.last_line)
+    wait_until(lambda: not receiver.alive(), 2 * LIMIT_S, receiver.last_line)
     assert sorted(log.read_text().split()[1:]) == ["1000", *["1200"] * 5, "4000"]
 
 
@@ -166,12 +167,12 @@ def test_only_the_gateway_answers_for_its_address(lab: Lab) -> None:
     log = host.log("tcpdump")
     command = ["ip", "netns", "exec", "vm1", "tcpdump", "-nlU", "-i", "eth0", "-Q", "in", "arp"]
     capture = host.start("tcpdump", *command)
-    wait_until(lambda: "listening on" in log.read_text(), 10, capture.last_line)
-    vm.output("ping", "-n", "-c", "3", "-i", "0.2", "10.1.0.1")
+    wait_until(lambda: "listening on" in log.read_text(), LIMIT_S, capture.last_line)
+    vm.output("ping", "-n", "-c", "3", "-i", "0.2", "-W", "20", "10.1.0.1")
     capture.signal("INT")
-    wait_until(lambda: not capture.alive(), 10, capture.last_line)
+    wait_until(lambda: not capture.alive(), LIMIT_S, capture.last_line)
     answers = re.findall(r"Reply 10\.1\.0\.1 is-at ([0-9a-f:]+)", log.read_text())
-    assert answers == [mac]
+    assert set(answers) == {mac}  # twice if it is asked again
 
 
 def test_a_pulled_wire_has_no_carrier_at_either_end(lab: Lab, wire: dict[str, Any]) -> None:
@@ -197,7 +198,7 @@ def test_a_round_trip_is_no_shorter_than_the_delay_both_ways(
 ) -> None:
     sent = {end: counters["bytes"] for end, counters in wire["sent"].items()}
     lab.change_wire(WIRE, delay_ms=50)
-    said = ping(lab, 5)
+    said = ping(lab, 5, 60)
     times = [
         float(line.split("time=")[1].split()[0]) for line in said.splitlines() if "time=" in line
     ]
@@ -210,13 +211,13 @@ def test_a_round_trip_is_no_shorter_than_the_delay_both_ways(
 def test_a_wire_that_loses_everything_carries_nothing(lab: Lab, wire: dict[str, Any]) -> None:
     assert wire["loss_percent"] == 0
     lab.change_wire(WIRE, loss_percent=100)
-    assert "100% packet loss" in ping(lab, 3)
+    assert "100% packet loss" in ping(lab, 3, 2)
     lab.change_wire(WIRE, loss_percent=0)
-    assert " 0% packet loss" in ping(lab, 3)
+    assert set(re.findall(r"icmp_seq=(\d)", ping(lab, 3, 60))) == {"1", "2", "3"}
 
 
-def ping(lab: Lab, number: int) -> str:
-    """Ping over the wire, from the proxy's namespace of a to that of b."""
+def ping(lab: Lab, number: int, seconds: int) -> str:
+    """Ping over the wire, from a's proxy to b's, until so many are answered, or for so long."""
     prefix = (*lab.host("a").prefix, "ip", "netns", "exec", "fedsdn")
-    command = ["ping", "-n", "-c", str(number), "-i", "0.2", "-W", "2", "192.0.2.2"]
+    command = ["ping", "-n", "-c", str(number), "-i", "0.2", "-w", str(seconds), "192.0.2.2"]
     return subprocess.run([*prefix, *command], capture_output=True, text=True, check=False).stdout
