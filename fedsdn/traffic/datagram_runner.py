@@ -67,15 +67,18 @@ def resolve(where: Shell, address: Address) -> Answered:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """So many flows of a hundred datagrams a second each, for some ``seconds``.
+    """So many flows, for some ``seconds``, of datagrams of ``size`` bytes.
 
-    The last answers are waited for as long as ``wait`` says, in seconds.
+    ``interval`` seconds lie between two of a flow. The last answers are waited for as long as
+    ``wait`` says, in seconds.
     """
 
     address: Address
     flows: int
     seconds: float
     wait: float = 1.0
+    size: int = 1000
+    interval: float = 0.01
 
 
 def stream(where: Shell, streams: Streams, meanwhile: Callable[[], None]) -> list[StreamView]:
@@ -85,7 +88,13 @@ def stream(where: Shell, streams: Streams, meanwhile: Callable[[], None]) -> lis
         FedsdnError: the program did not run to its end.
 
     """
-    options = {"flows": streams.flows, "seconds": streams.seconds, "wait": streams.wait}
+    options = {
+        "flows": streams.flows,
+        "seconds": streams.seconds,
+        "wait": streams.wait,
+        "bytes": streams.size,
+        "interval": streams.interval,
+    }
     words = [f"--{option}={value}" for option, value in options.items()]
     command = (*where.module(PROGRAM), "stream", str(streams.address), str(PORT), *words)
     with where.started(*command) as client:
@@ -93,6 +102,27 @@ def stream(where: Shell, streams: Streams, meanwhile: Callable[[], None]) -> lis
         meanwhile()
         found = _last(client.finish(timeout=streams.seconds + streams.wait + _SPARE_SECONDS))
     return [StreamView(**flow) for flow in found["flows"]]
+
+
+def dropped(where: Shell) -> int:
+    """Return how many datagrams there had no room in the sockets that they were for, since ever.
+
+    Source: ``/proc/net/snmp`` and ``snmp6`` (Linux Documentation/networking/snmp_counter.rst).
+
+    Raises:
+        FedsdnError: the place cannot be entered.
+
+    """
+    return full_sockets(where.output("cat", "/proc/net/snmp", "/proc/net/snmp6"))
+
+
+def full_sockets(text: str) -> int:
+    """Read that from the two files' text."""
+    lines = [line.split() for line in text.splitlines()]
+    heads, values = [line for line in lines if line[0] == "Udp:"]
+    found = dict(zip(heads, values, strict=True))["RcvbufErrors"]
+    found6 = next((line[1] for line in lines if line[0] == "Udp6RcvbufErrors"), "0")
+    return int(found) + int(found6)
 
 
 def _last(text: str) -> dict[str, Any]:

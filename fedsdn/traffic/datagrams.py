@@ -21,7 +21,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from ipaddress import ip_address
@@ -31,6 +31,12 @@ from fedsdn.traffic.echoes import LEAST_BYTES, Answered, Echo, Stream, answer, m
 
 _MOST_BYTES = 65_507
 _BUFFER = 1 << 20
+_SO_RCVBUFFORCE = 33
+"""Beyond what ``net.core.rmem_max`` allows (socket(7); Python has no name for it)."""
+
+_AT_ONCE = 64
+"""Most datagrams taken from one socket before the others have their turn."""
+
 _ANSWER_SECONDS = 1.0
 """Nobody waits longer for an answer before it asks again."""
 
@@ -50,17 +56,25 @@ _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 
 
 def _bound(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = _socket(address)
     sock.bind((address, port))
     return sock
 
 
 def _connected(address: str, port: int) -> socket.socket:
+    sock = _socket(address)
+    sock.connect((address, port))
+    return sock
+
+
+def _socket(address: str) -> socket.socket:
+    """Make a socket that loses nothing while this program has to wait for the processor."""
     family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-    sock.connect((address, port))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
     return sock
 
 
@@ -77,11 +91,20 @@ def serve(options: argparse.Namespace) -> None:
             if sys.stdin in ready:
                 return
             if echoes in ready:
-                data, caller = echoes.recvfrom(_MOST_BYTES)
-                _say(echoes, answer(data, caller[0], caller[1]), caller)
+                for data, caller in _waiting(echoes):
+                    _say(echoes, answer(data, caller[0], caller[1]), caller)
             if questions in ready:
-                data, caller = questions.recvfrom(_MOST_BYTES)
-                _say(questions, dns.answer(data, options.address), caller)
+                for data, caller in _waiting(questions):
+                    _say(questions, dns.answer(data, options.address), caller)
+
+
+def _waiting(sock: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
+    """Take what has come, but not more than ``_AT_ONCE``."""
+    for _ in range(_AT_ONCE):
+        try:
+            yield sock.recvfrom(_MOST_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
 
 
 def _say(sock: socket.socket, said: bytes | None, caller: tuple[str, int]) -> None:
@@ -151,8 +174,9 @@ def stream(options: argparse.Namespace) -> None:
         start = time.monotonic()
         count = int(options.seconds / options.interval)
         for number in range(count):
+            sent = message(number, options.bytes)
             for sock, flow in by_sock.items():
-                _send_one(sock, flow, number, options.bytes, start)
+                _send_one(sock, flow, number, sent, start)
             _take(by_sock, start, start + (number + 1) * options.interval)
         end = time.monotonic() + options.wait
         while time.monotonic() < end and not all(flow.complete for flow in flows):
@@ -161,27 +185,39 @@ def stream(options: argparse.Namespace) -> None:
     print(json.dumps({"event": "done", "flows": [asdict(view) for view in views]}))
 
 
-def _send_one(sock: socket.socket, flow: Stream, number: int, size: int, start: float) -> None:
+def _send_one(sock: socket.socket, flow: Stream, number: int, data: bytes, start: float) -> None:
     try:
-        sock.send(message(number, size))
+        sock.send(data)
     except OSError as error:  # what the kernel was told about an earlier one
         flow.refused(error.strerror or str(error))
     flow.sent(number, time.monotonic() - start)
 
 
 def _take(by_sock: dict[socket.socket, Stream], start: float, until: float) -> None:
-    """Take answers until a time, and no longer than that though they never end."""
-    while (rest := until - time.monotonic()) > 0:
+    """Take answers until a time, and no longer than that though they never end.
+
+    Those that are there are taken after that time, too: who sends too slowly would else leave them
+    in the socket until it is full.
+    """
+    rest = 1.0
+    while rest:
+        rest = max(0.0, until - time.monotonic())
         ready, _, _ = select.select(list(by_sock), [], [], rest)
         for sock in ready:
-            flow = by_sock[sock]
-            try:
-                came = read(sock.recv(_MOST_BYTES))
-            except OSError as error:
-                flow.refused(error.strerror or str(error))
-                continue
-            if came is not None:
-                flow.came(came.number, time.monotonic() - start)
+            _take_from(sock, by_sock[sock], start)
+
+
+def _take_from(sock: socket.socket, flow: Stream, start: float) -> None:
+    for _ in range(_AT_ONCE):
+        try:
+            came = read(sock.recv(_MOST_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            flow.refused(error.strerror or str(error))
+            continue
+        if came is not None:
+            flow.came(came.number, time.monotonic() - start)
 
 
 def resolve(options: argparse.Namespace) -> None:

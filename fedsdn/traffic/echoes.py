@@ -10,6 +10,7 @@ import hashlib
 import random
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from fedsdn.traffic.values import Endpoint
@@ -61,11 +62,16 @@ def answer(data: bytes, address: str, port: int) -> bytes | None:
     came = read(data)
     if came is None:
         return None
+    return _HEAD.pack(came.number, _octets(address), port) + data[_HEAD.size :]
+
+
+@lru_cache
+def _octets(address: str) -> bytes:
     packed = ip_address(address).packed
-    seen = packed if len(packed) == len(_NOWHERE) else _MAPPED + packed
-    return _HEAD.pack(came.number, seen, port) + data[_HEAD.size :]
+    return packed if len(packed) == len(_NOWHERE) else _MAPPED + packed
 
 
+@lru_cache
 def _text(packed: bytes) -> str:
     address = IPv6Address(packed)
     return str(address.ipv4_mapped or address)

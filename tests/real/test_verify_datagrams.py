@@ -185,25 +185,25 @@ def test_what_changes_addresses_on_the_way_is_found() -> None:
     assert "was seen as ('10.9.0.1'" in results["UDP, 1 kB"].found
 
 
-def lost(*flows: tuple[int, int], ping: tuple[int, int] = (0, 0)) -> str:
+def lost(*flows: tuple[int, int], ping: tuple[int, int] = (0, 0), in_vms: int = 0) -> str:
     """Judge flows by what each has lost and what came again."""
     path = way(4)
     own, other = path.near.site.uplinks[0], path.far.site.uplinks[0]
     views = [StreamView(1, 900, gone, again, 0, gone / 100, 0.03, []) for gone, again in flows]
-    return judged(UplinkLoss(path, own, other, lambda _up: None), views, ping)
+    return judged(UplinkLoss(path, own, other, lambda _up: None), views, ping, in_vms)
 
 
 def test_a_loss_that_is_found_soon_passes() -> None:
     assert lost((0, 0), (31, 0), ping=(3, 0)) == (
-        "ping lost 3, 1 of 2 UDP flows up to 31 of 100 packets a second; 310 ms of silence"
+        "ping lost 3 of 100 a second, 1 of 2 UDP flows up to 31 of 50 a second; 310 ms of silence"
     )
 
 
 @pytest.mark.parametrize(
     ("flows", "ping", "said"),
     [
-        ([(131, 0)], (0, 0), "more than 130"),
-        ([(0, 0)], (131, 0), "more than 130"),
+        ([(66, 0)], (0, 0), "more than go out in 1.3 s$"),
+        ([(0, 0)], (131, 0), "more than go out in 1.3 s$"),
         ([(0, 1), (0, 2)], (0, 1), "4 came twice"),
     ],
 )
@@ -212,3 +212,8 @@ def test_what_is_lost_for_long_or_comes_twice_fails(
 ) -> None:
     with pytest.raises(CheckFailedError, match=said):
         lost(*flows, ping=ping)
+
+
+def test_what_is_lost_in_the_vms_is_said() -> None:
+    with pytest.raises(CheckFailedError, match=r"in 1\.3 s; 600 were lost in the VMs.*CPU"):
+        lost((300, 0), (300, 0), in_vms=600)

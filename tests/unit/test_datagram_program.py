@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -11,8 +12,10 @@ import pytest
 from fedsdn.errors import FedsdnError
 from fedsdn.shell import Shell
 from fedsdn.traffic import dns
-from fedsdn.traffic.datagram_runner import Streams, ask, resolve, serving, stream
+from fedsdn.traffic.datagram_runner import Streams, ask, dropped, resolve, serving, stream
+from fedsdn.traffic.datagrams import _AT_ONCE, _connected, _take
 from fedsdn.traffic.echoes import LEAST_BYTES, Stream, answer, message, read
+from fedsdn.traffic.runner import PORT
 
 HERE = Shell("here")
 ADDRESSES = [ip_address("127.0.0.77"), ip_address("::1")]
@@ -55,6 +58,33 @@ def test_flows_are_counted_one_by_one(address: object) -> None:
     for flow in flows:
         assert (flow.sent, flow.lost, flow.again, flow.late, flow.errors) == (20, 0, 0, 0, [])
         assert flow.rtt is not None
+
+
+def test_answers_are_taken_though_it_is_time_to_send(address: object) -> None:
+    """Who is behind with sending would else find them lost in a full socket at the end."""
+    count = 3 * _AT_ONCE
+    with _connected(str(address), PORT) as sock:
+        flow = Stream(sock.getsockname()[1])
+        for number in range(count):
+            sock.send(message(number, 100))
+            flow.sent(number, 0.0)
+        until = time.monotonic() + 30
+        while not flow.complete and time.monotonic() < until:
+            _take({sock: flow}, 0.0, time.monotonic() - 1)
+    assert flow.view().lost == 0
+
+
+@pytest.mark.parametrize("here", ["127.0.0.1", "::1"])
+def test_what_a_full_socket_drops_is_counted(here: str) -> None:
+    before = dropped(HERE)
+    family = socket.AF_INET6 if ":" in here else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as full:
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        full.bind((here, 0))
+        with _connected(here, full.getsockname()[1]) as sock:
+            for number in range(100):
+                sock.send(message(number, 1000))
+    assert dropped(HERE) - before >= 90
 
 
 def test_an_address_of_somebody_else_is_said() -> None:
