@@ -15,8 +15,6 @@ OTHER = {4: "10.1.0.12", 6: "fd00:1::12"}
 """Another VM of site a."""
 
 SYN, RST = 0x02, 0x04
-SYN_REPEATED_S = 0.9
-"""Less than the time after which a SYN is sent again (RFC 6298, section 2)."""
 
 
 @contextmanager
@@ -54,6 +52,19 @@ def outcome(near: SiteOfNet, address: str, port: int, tries: int = 1) -> tuple[i
         begin = time.monotonic()
         said = connect_error(client, address, port)
         return said, time.monotonic() - begin
+
+
+def outcome_of_one(near: SiteOfNet, address: str, port: int) -> tuple[int, int]:
+    """What connect() says, and how many SYNs more the VM has sent until then."""
+    with near.vm.open(address) as client:
+        said = connect_error(client, address, port)
+        return said, syns_repeated(client)
+
+
+def syns_repeated(client: socket.socket) -> int:
+    """How often the VM has sent its SYN again."""
+    # tcpi_retransmits (include/uapi/linux/tcp.h) is the third octet.
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[2]
 
 
 @contextmanager

@@ -17,13 +17,14 @@ from fedsdn.proxy.sockets.transparent import CONNECT_SECONDS
 from tests.real.held_syns import (
     RST,
     SYN,
-    SYN_REPEATED_S,
     connecting,
     filtered,
     nothing_is_held,
     outcome,
+    outcome_of_one,
     port_of,
     served,
+    syns_repeated,
 )
 from tests.real.proxy_connections import Net, connection, is_reset, proxies, wait_until_none_is_open
 from tests.real.proxy_net import LIMIT_S, SiteOfNet
@@ -55,12 +56,6 @@ def closed_port(site: SiteOfNet, family: int) -> int:
         return port_of(listener)
 
 
-def syns_repeated(client: socket.socket) -> int:
-    """How often the VM has sent its SYN again."""
-    # tcpi_retransmits (include/uapi/linux/tcp.h) is the third octet.
-    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[2]
-
-
 def is_connected(client: socket.socket) -> bool:
     try:
         client.getpeername()
@@ -71,8 +66,15 @@ def is_connected(client: socket.socket) -> bool:
 
 def near_leg(near: SiteOfNet, client: socket.socket) -> str:
     """What the kernel says of the proxy's socket towards a VM."""
-    port = client.getsockname()[1]
-    return near.inside(f"ss -Htnoi state established dport = :{port}")
+    port, said = client.getsockname()[1], ""
+
+    def is_there() -> bool:
+        nonlocal said
+        said = near.inside(f"ss -Htnoi state established dport = :{port}")
+        return said != ""
+
+    wait_until(is_there, LIMIT_S, lambda: "the proxy has no such connection")
+    return said
 
 
 # What the far VM says
@@ -85,9 +87,8 @@ def test_a_closed_port_refuses(net: Net, family: int) -> None:
         near.counts(outbound=1, outbound_failed=1, outbound_early=0, outbound_held=0),
         far.counts(inbound=1, inbound_failed=1),
     ):
-        said, seconds = outcome(near, far.addresses[family], port)
-    assert said == errno.ECONNREFUSED
-    assert seconds < 1, "at the first SYN"
+        said = outcome_of_one(near, far.addresses[family], port)
+    assert said == (errno.ECONNREFUSED, 0), "at the first SYN"
 
 
 def test_refusals_one_after_the_other_all_arrive(net: Net, family: int) -> None:
@@ -95,9 +96,8 @@ def test_refusals_one_after_the_other_all_arrive(net: Net, family: int) -> None:
     address = far.addresses[family]
     refused = f"tcp dport 20000-{20_000 + REFUSALS} reject with tcp reset"
     with filtered(far, refused):
-        said = [outcome(near, address, 20_000 + n) for n in range(REFUSALS)]
-    assert {error for error, _ in said} == {errno.ECONNREFUSED}
-    assert max(seconds for _, seconds in said) < SYN_REPEATED_S
+        said = {outcome_of_one(near, address, 20_000 + n) for n in range(REFUSALS)}
+    assert said == {(errno.ECONNREFUSED, 0)}, "at their first SYNs"
 
 
 def test_syns_that_no_listener_takes_are_dropped(net: Net, family: int) -> None:
@@ -159,7 +159,7 @@ def test_silence_is_silence_for_as_long_as_the_vm_asks(net: Net, family: int) ->
     with filtered(far, "tcp dport 7 drop"), far.counts(inbound=1):
         said, seconds = outcome(near, far.addresses[family], 7)
     assert said == errno.ETIMEDOUT
-    assert 2.5 < seconds < 5
+    assert seconds > 2.5
     wait_until(lambda: nothing_is_held(near), CONNECT_SECONDS + LIMIT_S, lambda: "it is held")
 
 
@@ -274,7 +274,7 @@ def test_a_stopping_proxy_forgets_what_it_holds_and_the_next_one_takes_it(
         with filtered(far, f"tcp dport {port} drop"), connecting(near, address, port) as client:
             begin = time.monotonic()
             assert near.stop_proxy() == 0
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < CONNECT_SECONDS, "it waits for no answer"
             far.output("ip netns exec vm nft flush chain inet f i")
             near.start_proxy()
             server, _ = listener.accept()
