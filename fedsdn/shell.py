@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -145,9 +146,14 @@ class Started:
     def line(self) -> str:
         """Wait for its next line of output; empty once it has ended.
 
-        It must have no more to say until ``finish``: what is read ahead here is lost there.
+        Octet by octet: what was read ahead would be lost to ``finish``.
         """
-        return self.process.stdout.readline() if self.process.stdout else ""
+        if self.process.stdout is None:
+            return ""
+        read = bytearray()
+        while not read.endswith(b"\n") and (octet := os.read(self.process.stdout.fileno(), 1)):
+            read += octet
+        return read.decode(errors="replace")
 
     def ask(self, question: str) -> str:
         """Write a line to its standard input, and wait as ``line`` for the answer."""

@@ -20,6 +20,7 @@ import json
 import resource
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 
@@ -47,17 +48,21 @@ async def _stdin_ends() -> None:
 
 
 async def send(options: argparse.Namespace) -> None:
-    """Open all connections, say so, hold them if asked to, then move the data of each."""
+    """Open all connections, say so, hold them if asked to, then move the data of each.
+
+    It is said, too, when the time is over before all are open.
+    """
     clients = [Client() for _ in range(options.connections)]
-    amount = Amount(options.bytes, options.seconds)
-    try:
-        async with asyncio.timeout(options.limit):
-            where = (options.address, options.port, options.source)
+    where = (options.address, options.port, options.source)
+    data = (options.direction, Amount(options.bytes, options.seconds))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(options.limit) as limit:
             await _at_most(options.parallel, [partial(c.open, *where) for c in clients])
-            print(json.dumps({"event": "open"}), flush=True)
+    print(json.dumps({"event": "open"}), flush=True)
+    try:
+        async with asyncio.timeout_at(limit.when()):
             if options.hold:
                 await _stdin_ends()
-            data = (options.direction, amount)
             await _at_most(options.parallel, [partial(c.transfer, *data) for c in clients])
     except TimeoutError:
         for client in clients:
