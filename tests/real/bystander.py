@@ -39,7 +39,7 @@ class Bystander:
     def __init__(self, namespace: Namespace, device: str = "eth0") -> None:
         self._place = f"{namespace.path.name}/{device}"
         self._sock = namespace.call(
-            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
+            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # nothing before bind()
         )
         self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         namespace.call(lambda: self._sock.bind((device, _ALL)))

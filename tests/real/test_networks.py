@@ -6,6 +6,7 @@ Each foreign network has a gateway of its own behind which there is another 10.2
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -38,7 +39,7 @@ PORT = 8000
 _SOURCE_PORTS = count(5000)
 """Each test its own: a closed connection keeps its port for a while."""
 BYTES = 300_000
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 NEAR = {4: "10.1.0.11", 6: "fd00:1::11"}
 TRUNKED = {4: "10.1.0.21", 6: "fd00:1::21"}
 FAR = {4: "10.2.0.11", 6: "fd00:2::11"}
@@ -235,6 +236,16 @@ def wait_for_ping(lab: Lab, place: str, to: str) -> None:
     )
 
 
+def ping_in_order(host: Host, vm: str, to: str, number: int) -> None:
+    """See that the first so many echo requests are answered.
+
+    Ping sends until so many are: with ``-c`` alone it does not wait for a last answer that takes
+    twice as long as all before.
+    """
+    said = host.run("ping", "-c", str(number), "-i", "0.05", "-w", f"{LIMIT_S:.0f}", to, vm=vm)
+    assert set(map(int, re.findall(r"icmp_seq=(\d+)", said))) == set(range(1, number + 1)), said
+
+
 def test_what_another_network_sends_is_not_even_looked_at(ground: Ground, family: int) -> None:
     seen, port = [taken_bytes(ground)], next(_SOURCE_PORTS)
     with ExitStack() as stack:
@@ -243,8 +254,7 @@ def test_what_another_network_sends_is_not_even_looked_at(ground: Ground, family
         for name, source in (("foreign", NEAR), ("trunked-foreign", TRUNKED)):
             client = dialled(stack, ground.machine(name), (source[family], port), FAR[family])
             exchange(client, accepted(stack, at_other)[0])
-            command = ("ping", "-c", "2", "-i", "0.1", "-W", "2", FAR[family])
-            assert " 0% packet loss" in ground.host.run(*command, vm=name)
+            ping_in_order(ground.host, name, FAR[family], 2)
         seen.append(taken_bytes(ground))
         wait_for_ping(ground.lab, "a/vm1", FAR[family])
         client = dialled(stack, ground.machine("vm1"), (NEAR[family], port), FAR[family])

@@ -37,6 +37,7 @@ from tests.real.test_networks import (
     dialled,
     exchange,
     listening,
+    ping_in_order,
     taken_bytes,
     wait_for_ping,
 )
@@ -122,8 +123,7 @@ def test_other_networks_lose_nothing(
         listener = listening(stack, ground.machine(far), address)
         client = stack.enter_context(ground.machine(near).connect(address, 8000))
         exchange(client, accepted(stack, listener)[0])
-        ping = ("ping", "-c", str(PINGS), "-i", "0.02", "-W", "2", address)
-        assert f"{PINGS} received" in ground.host.run(*ping, vm=near)
+        ping_in_order(ground.host, near, address, PINGS)
         assert [seen for one in others for seen in one.strangers()] == []
     assert taken_bytes(ground) - before < BYTES / 10, "the rest of the test before, at most"
 
@@ -133,7 +133,7 @@ def test_pings_of_a_vm_behind_br_int_cross_both_ways(ground: Ground, family: int
         wait_for_ping(ground.lab, place, to[family])
     with ExitStack() as stack:
         others = listening_in(stack, ground, "blue2", "red2", "blue-gw", "red-gw", "trunk")
-        ground.host.run("ping", "-c", "5", "-i", "0.05", "-W", "2", FAR[family], vm="vm1")
+        ping_in_order(ground.host, "vm1", FAR[family], 5)
         assert [seen for one in others for seen in one.strangers()] == []
 
 
@@ -189,9 +189,15 @@ def test_flows_follow_what_the_agent_binds(ground: Ground) -> None:
         f"other_config:physical_network=physnet2 other_config:network_type={kind}"
     )
     wait_until(lambda: HERE not in tenants(ground), LIMIT_S, lambda: "still served")
-    said = [line for line in log.read_text().removeprefix(before).splitlines() if "local" in line]
-    assert len(said) == 1
-    assert f"may be local VLAN {local} (physnet1) and 77 (physnet2) of br-int" in said[0]
+
+    def said() -> list[str]:
+        return [
+            line for line in log.read_text().removeprefix(before).splitlines() if "local" in line
+        ]
+
+    wait_until(lambda: bool(said()), LIMIT_S, lambda: "nobody says so")
+    assert len(said()) == 1
+    assert f"may be local VLAN {local} (physnet1) and 77 (physnet2) of br-int" in said()[0]
     assert f"VMs behind port {HERE} are not served" in ground.sh("fedsdn status || true")
     ground.host.run("ovs-vsctl", "del-port", INTEGRATION_BRIDGE, "second")
     wait_until(lambda: HERE in tenants(ground), LIMIT_S, lambda: "not served again")
