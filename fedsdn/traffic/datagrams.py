@@ -171,13 +171,15 @@ def stream(options: argparse.Namespace) -> None:
         flows = [Stream(sock.getsockname()[1]) for sock in socks]
         by_sock = dict(zip(socks, flows, strict=True))
         print(json.dumps({"event": "open", "ports": [flow.port for flow in flows]}), flush=True)
-        start = time.monotonic()
+        start = due = time.monotonic()
         count = int(options.seconds / options.interval)
         for number in range(count):
             sent = message(number, options.bytes)
             for sock, flow in by_sock.items():
                 _send_one(sock, flow, number, sent, start)
-            _take(by_sock, start, start + (number + 1) * options.interval)
+            # What was late is not made up for: a burst fills queues, and is lost there.
+            due = max(due + options.interval, time.monotonic())
+            _take(by_sock, start, due)
         end = time.monotonic() + options.wait
         while time.monotonic() < end and not all(flow.complete for flow in flows):
             _take(by_sock, start, min(end, time.monotonic() + _LOOK_SECONDS))

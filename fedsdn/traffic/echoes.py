@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+from itertools import pairwise
 
 from fedsdn.traffic.values import Endpoint
 
@@ -108,7 +109,8 @@ class StreamView:
     """What became of one flow's datagrams.
 
     ``lost`` have no answer, ``again`` had more than one, ``late`` came behind a later one.
-    ``silence`` is the longest time without an answer, ``rtt`` the median, both in seconds.
+    ``silence`` is the longest time without an answer, ``rtt`` the median, ``lossy`` the time in
+    which the lost ones were sent, all in seconds.
     ``errors`` are the kernel's.
     """
 
@@ -119,6 +121,7 @@ class StreamView:
     late: int
     silence: float
     rtt: float | None
+    lossy: float
     errors: list[str]
 
 
@@ -159,6 +162,13 @@ class Stream:
         """Whether all were answered."""
         return len(self._times) == len(self._sent)
 
+    def _lossy(self) -> float:
+        """Return for how long what was sent was lost: each stands for the time to the next."""
+        times = sorted(self._sent.items(), key=lambda sent: sent[1])
+        return sum(
+            then - now for (number, now), (_, then) in pairwise(times) if number not in self._times
+        )
+
     def view(self) -> StreamView:
         """Sum up, when all has come that is still to come."""
         end = max(self._sent.values(), default=0.0)
@@ -171,5 +181,6 @@ class Stream:
             late=self._late,
             silence=max(self._silence, end - self._last),
             rtt=times[len(times) // 2] if times else None,
+            lossy=self._lossy(),
             errors=sorted(self._errors),
         )

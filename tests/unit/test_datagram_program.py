@@ -120,6 +120,7 @@ def test_lost_late_and_repeated_answers_are_told_apart() -> None:
     view = flow.view()
     assert (view.sent, view.lost, view.again, view.late) == (5, 2, 1, 1)
     assert view.silence == 2.0
+    assert view.lossy == 1.0, "the fourth, until the fifth was sent"
     assert view.rtt == 0.5
 
 
