@@ -53,7 +53,7 @@ def running(host: SiteHost) -> Iterator[Running]:
         ) as proxy,
     ):
         wait_until(lambda: own(host) != [] and len(workers(proxy)) == WORKERS)
-        wait_until(lambda: f":{PORT}" in host.inside("ss -ltn"))
+        wait_until(lambda: host.inside("ss -Hltn").count(f":{PORT} ") == WORKERS)
         wait_until((host.run_directory / "fedsdn/uplinks.json").exists)
         yield Running(app, proxy)
 

@@ -11,7 +11,7 @@ import pytest
 
 from fedsdn.config.model import Federation, Prefix, Uplink
 from fedsdn.pipeline.build import pipeline_flows
-from tests.real.site_host import BRIDGE, SiteHost, federation
+from tests.real.site_host import BRIDGE, SiteHost, federation, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -157,7 +157,7 @@ def test_what_the_kernel_learnt_of_a_path_is_no_route_of_ours(host: SiteHost) ->
     host.up()
     host.output("ip -n fedsdn link set lo up")
     host.output(f"ip netns exec fedsdn python -c '{_TOO_BIG}'")
-    assert "mtu 1300" in host.output("ip -n fedsdn route show cache table all")
+    wait_until(lambda: "mtu 1300" in host.output("ip -n fedsdn route show cache table all"))
     assert host.differences() == []
     assert host.up() == "site a: nothing to do\n"
 
@@ -224,7 +224,8 @@ def test_down_after_a_killed_up(idle_host: tuple[SiteHost, dict[str, Any]], part
         "ip link set server down",
         "ip -n fedsdn link set server down",
         "ip -n fedsdn link delete t1-up1",
-        "kill -9 $(pidof wireguard-go)",
+        "kill -9 $(pidof wireguard-go); while ip -n fedsdn link show t1-up1 || "
+        "ip -n fedsdn link show t2-up2; do sleep 0.02; done 2>/dev/null",
         "ip -n fedsdn link set t2-up2 mtu 1300",
         "ip -n fedsdn link set t2-up2 down",
         "ip -n fedsdn link set wan-up1 mtu 1400",

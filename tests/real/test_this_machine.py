@@ -49,7 +49,10 @@ def become(host: SiteHost, topology: Path = TWO_SITE) -> str:
 def state(host: SiteHost) -> dict[str, object]:
     return {
         "ports": host.vsctl("_uuid,name,tag", "Port"),
-        "links": host.output("ip -br link"),
+        "links": [
+            (one["ifname"], one["address"], one["mtu"], "UP" in one["flags"])
+            for one in host.json("ip -json link")
+        ],
         "vm1": host.output("ip -n vm1 address; ip -n vm1 route; ip -n vm1 -6 route"),
         "gateways": host.output(f"ip -br address show {BRIDGE}"),
         "settings": host.output("cat /run/settings/fedsdn.conf"),
@@ -144,7 +147,7 @@ def federate(directory: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 
