@@ -168,16 +168,16 @@ class Site:
 
 def frames_of_two_seconds(*sites: Site) -> int:
     """The most that any wire or VM has got in two seconds, in which VMs have broadcast."""
-    start, before = time.monotonic(), [site.counters() for site in sites]
+    before, start = [site.counters() for site in sites], time.monotonic()
     with ExitStack() as asking:
         for site in sites:
             asking.enter_context(site.broadcast())
         wait_until(lambda: time.monotonic() > start + 2)
-    return max(
-        count - earlier[name]
-        for site, earlier in zip(sites, before, strict=True)
-        for name, count in site.counters().items()
+    after, took = [site.counters() for site in sites], time.monotonic() - start
+    most = max(
+        now[name] - then[name] for now, then in zip(after, before, strict=True) for name in now
     )
+    return int(most * 2 / max(took, 2))
 
 
 def wanted(every: Sequence[Site]) -> str:
