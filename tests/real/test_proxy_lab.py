@@ -73,6 +73,7 @@ def connections(
     """Open so many at once; each pair is the client's end and the server's."""
     with ExitStack() as stack:
         listener = stack.enter_context(far.namespace.listen(far.address))
+        listener.settimeout(limit)
         port = listener.getsockname()[1]
         clients = [stack.enter_context(near.namespace.open(near.address)) for _ in range(count)]
         for client in clients:

@@ -26,7 +26,7 @@ from fedsdn.lab.wait import wait_until
 from fedsdn.proxy.process.stats_socket import read_ended
 from fedsdn.uplinks.status import read_status
 from tests.real.test_proxy_lab import LIMIT_SECONDS, Pair, Vm, connections
-from tests.real.test_revocation import exchange, reset_ends
+from tests.real.test_revocation import SOME, SOON_SECONDS, exchange, reset_ends
 from tests.real.test_uplinks import Talk, talking
 
 pytestmark = pytest.mark.real
@@ -137,9 +137,10 @@ def between(operators: Operators) -> Iterator[tuple[Talk, list[Pair]]]:
 
 
 def exchanged(lab: Lab, near: str, far: str, family: int) -> bool:
-    """Whether a new connection between two sites carries a byte each way."""
+    """Whether new connections between two sites, by any worker, carry a byte each way."""
+    ends = Vm(lab, near, "vm1", family), Vm(lab, far, "vm1", family)
     try:
-        with connections(Vm(lab, near, "vm1", family), Vm(lab, far, "vm1", family)) as pairs:
+        with connections(*ends, count=SOME, limit=SOON_SECONDS) as pairs:
             exchange(pairs)
     except OSError:
         return False
