@@ -147,14 +147,14 @@ def shown(rig: Rig) -> list[str]:
 
 def wait_for_hops(rig: Rig) -> list[str]:
     """Wait until each site has its group of both tunnels, of each IP version; return the hops."""
-    wait_until(
-        lambda: all(
-            len(re.findall(r"group \d+/\d+ ", hops)) == len(FAMILIES) for hops in shown(rig)
-        ),
-        LIMIT_S,
-        lambda: f"a tunnel is not used: {shown(rig)}",
-    )
-    return shown(rig)
+    found: list[str] = []
+
+    def are_whole() -> bool:
+        found[:] = shown(rig)
+        return all(len(re.findall(r"group \d+/\d+ ", hops)) == len(FAMILIES) for hops in found)
+
+    wait_until(are_whole, LIMIT_S, lambda: f"a tunnel is not used: {found}")
+    return found
 
 
 def test_flows_do_not_notice_that_the_application_is_away(rig: Rig, lab: Lab) -> None:
