@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -32,32 +34,19 @@ def vms(lab: Lab, family: int) -> Iterator[tuple[Vm, Vm]]:
 
 
 def opened_by_both(stack: ExitStack, vms: tuple[Vm, Vm], port: int) -> list[socket.socket]:
-    """Have both connect at the same moment; both may be refused if one was far too late."""
+    """Have both connect at the same moment: one that were far too late would refuse the other."""
     ends = []
     for vm in vms:
         end = stack.enter_context(vm.namespace.open(vm.address))
         end.bind((vm.address, port))
-        end.settimeout(LIMIT_SECONDS)
         ends.append(end)
-    ready = threading.Barrier(2)
-    failures: list[OSError] = []
-
-    def connect(end: socket.socket, other: Vm) -> None:
-        ready.wait()
-        try:
-            end.connect((other.address, port))
-        except OSError as error:
-            failures.append(error)
-
-    threads = [
-        threading.Thread(target=connect, args=(end, other))
-        for end, other in zip(ends, reversed(vms), strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    for end, other in zip(ends, reversed(vms), strict=True):
+        end.setblocking(False)
+        assert end.connect_ex((other.address, port)) == errno.EINPROGRESS
+    for end in ends:
+        assert select.select([], [end], [], LIMIT_SECONDS)[1] == [end]
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        end.settimeout(LIMIT_SECONDS)
     return ends
 
 
