@@ -139,10 +139,17 @@ class Controller:
 
     def _make_parts(self) -> None:
         """Make what is for the event loop that runs."""
-        self._tunnels = Tunnels(PROXY_NAMESPACE, self._site, lambda: self._followed, self._telling)
         self._rules = Rules(PROXY_NAMESPACE, self._site, lambda: self._followed, self._filtering)
         self._routes = RouteKeeper(
-            PROXY_NAMESPACE, self._watched.current, self._site, self._routing, self._telling
+            PROXY_NAMESPACE, self._watched.current, self._site, self._routing, self._look_at_tunnels
+        )
+        self._tunnels = Tunnels(
+            PROXY_NAMESPACE,
+            self._site,
+            lambda: self._followed,
+            self._telling,
+            self._routes.live,
+            self._routes.hear,
         )
         self._uplinks = UplinkMonitor(
             self._watched.current,
@@ -253,6 +260,9 @@ class Controller:
                 for name, port in self._ports.items()
             }
         )
+
+    def _look_at_tunnels(self) -> None:
+        self._tunnels.look()
 
     def _need(self, peers: Set[str]) -> None:
         self._uplinks.need(peers)

@@ -1,10 +1,11 @@
-"""Gives the tunnels their keys and peers: those of the federation file, and no others."""
+"""Gives the tunnels their keys and peers, those of the federation file, and has sessions begin."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import Executor
 
 from fedsdn.config.model import Federation
@@ -13,15 +14,20 @@ from fedsdn.errors import FedsdnError
 from fedsdn.namespace import MissingNamespaceError
 from fedsdn.tunnels.configuration import Identities
 from fedsdn.tunnels.configure import Memory, configure
+from fedsdn.tunnels.sessions import End, Heard
 from fedsdn.uplinks.happened import happened
 
 _LOG = logging.getLogger(__name__)
 
-_CHECK_SECONDS = 10.0
-"""How often is looked whether somebody else has changed what an interface was told."""
+_CHECK_SECONDS = 2.0
+"""How often is looked what has come by the interfaces, and whether somebody else has changed what
+they were told."""
 
-_ROTATING_SECONDS = 0.5
-"""How often, while a peer has a new identity, is looked whether it has begun a session with it."""
+_RESTLESS_SECONDS = 0.25
+"""How often while a session may begin any moment: a path lives, or a peer has a new identity."""
+
+_SHARE = 9
+"""A pause is so many times as long as the look before, at least: that at thousands of peers."""
 
 
 class Tunnels:
@@ -33,14 +39,20 @@ class Tunnels:
         site: str,
         federation: Callable[[], Federation],
         executor: Executor,
+        live: Callable[[], Set[End]],
+        hear: Callable[[Mapping[End, Heard]], None],
     ) -> None:
-        """Prepare; ``executor`` has one thread, which asks and tells the interfaces."""
+        """Prepare; ``executor`` has one thread, which asks and tells the interfaces.
+
+        ``live`` says which paths are up, and ``hear`` is told what has come by all tunnels.
+        """
         self._namespace = namespace
         self._site = site
         self._federation = federation
         self._identities = Identities()
         self._memory = Memory()
         self._executor = executor
+        self._live, self._hear = live, hear
         self._due = asyncio.Event()
         self._log = DampedLog(_LOG)
 
@@ -58,15 +70,20 @@ class Tunnels:
         loop = asyncio.get_running_loop()
         while True:
             self._due.clear()
-            wanted = self._federation(), self._site, self._identities, self._memory
+            wanted = self._federation(), self._site, self._identities, self._live()
             changed: tuple[str, ...] = ()
+            began = time.monotonic()
             try:
                 changed = await loop.run_in_executor(
-                    self._executor, configure, self._namespace, *wanted
+                    self._executor, configure, self._namespace, *wanted, self._memory
                 )
             except MissingNamespaceError:
                 pass  # said where endpoints are kept
             except FedsdnError as error:
                 self._log.say(logging.WARNING, str(error), f"{error}; trying again")
-            soon = changed or self._memory.rotating
-            await happened(self._due, _ROTATING_SECONDS if soon else _CHECK_SECONDS)
+            if self._memory.heard is not None:
+                self._hear(self._memory.heard)
+            now = time.monotonic()
+            soon = changed or self._memory.rotating or self._memory.sessions.is_restless(now)
+            pause = _RESTLESS_SECONDS if soon else _CHECK_SECONDS
+            await happened(self._due, max(pause, _SHARE * (now - began)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -50,6 +53,19 @@ class Seen:
     peers: tuple[SeenPeer, ...]
 
 
+def parse_all(dump: str) -> dict[str, Seen]:
+    """Read what ``wg show all dump`` prints, by interface; see ``parse``."""
+    lines: defaultdict[str, list[str]] = defaultdict(list)
+    for line in dump.splitlines():
+        name, _, rest = line.partition("\t")
+        lines[name].append(rest)
+    found = {}
+    for name, several in lines.items():
+        with suppress(ValueError):
+            found[name] = parse("\n".join(several))
+    return found
+
+
 def parse(dump: str) -> Seen:
     """Read what ``wg show INTERFACE dump`` prints; it has the private key, which is left out.
 
@@ -72,9 +88,7 @@ def _peer(words: list[str]) -> SeenPeer:
     return SeenPeer(
         key=b64decode(key),
         endpoint=None if endpoint == _NONE else _endpoint(endpoint),
-        prefixes=frozenset(
-            () if prefixes == _NONE else (ip_network(one) for one in prefixes.split(","))
-        ),
+        prefixes=_prefixes(prefixes),
         keepalive=0 if keepalive == _OFF else int(keepalive),
         handshake=int(handshake) or None,
         received=int(received),
@@ -82,6 +96,16 @@ def _peer(words: list[str]) -> SeenPeer:
     )
 
 
+_REMEMBERED = 1 << 13
+"""Texts of which the meaning is kept: thousands of peers are read again and again."""
+
+
+@lru_cache(_REMEMBERED)
+def _prefixes(text: str) -> frozenset[Network]:
+    return frozenset(() if text == _NONE else map(ip_network, text.split(",")))
+
+
+@lru_cache(_REMEMBERED)
 def _endpoint(text: str) -> tuple[Address, int]:
     address, _, port = text.rpartition(":")
     return ip_address(address.strip("[]").partition("%")[0]), int(port)
@@ -104,12 +128,14 @@ class Configuration:
         """The other ends."""
         return () if self.tunnel is None else self.tunnel.peers
 
-    def following(self, seen: Seen, before: Configuration | None = None) -> Configuration:
+    def following(
+        self, seen: Seen, before: Configuration | None = None, kept: Set[str] | None = None
+    ) -> Configuration:
         """Return it with what the interface has ``seen`` since it was told ``before``.
 
-        A peer keeps the port from which it was last heard, as a NAT may have changed it, unless the
-        federation has the peer elsewhere now. Of a peer's two keys, the one with the latest session
-        has the prefixes.
+        The sites that are ``kept`` get keepalives, None: all of them. A peer keeps the port from
+        which it was last heard, as a NAT may have changed it, unless the federation has the peer
+        elsewhere now. Of a peer's two keys, the one with the latest session has the prefixes.
 
         The peer's probes may be signed with the other key already. Prefixes that follow these make
         both ends begin a session at once; then each refuses the other's, and tries again after
@@ -118,7 +144,10 @@ class Configuration:
         if self.tunnel is None:
             return self
         began = {one.key: one.handshake for one in seen.peers if one.handshake is not None}
-        peers = tuple(_with_last(peer, began) for peer in self.peers)
+        peers = tuple(
+            _with_last(peer if kept is None or peer.site in kept else _quiet(peer), began)
+            for peer in self.peers
+        )
         return replace(
             self,
             tunnel=replace(self.tunnel, peers=peers),
@@ -167,6 +196,10 @@ class Configuration:
             (one.key, one.endpoint and one.endpoint[0], one.prefixes, one.keepalive)
             for one in seen.peers
         }
+
+
+def _quiet(peer: TunnelPeer) -> TunnelPeer:
+    return replace(peer, keepalive=0)
 
 
 def _with_last(peer: TunnelPeer, began: Mapping[bytes, int]) -> TunnelPeer:

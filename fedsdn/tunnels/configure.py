@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import is_tunnel_name
-from fedsdn.tunnels.configuration import Configuration, Identities, Seen, parse
+from fedsdn.tunnels.configuration import Configuration, Identities, Seen, parse, parse_all
 from fedsdn.tunnels.plan import Tunnel, TunnelKind, tunnels
-from fedsdn.tunnels.wireguard import PeerState, parse_peers
+from fedsdn.tunnels.sessions import SESSION_SECONDS, End, Heard, Sessions
 
 _ANSWER_SECONDS = 5.0
 """``wireguard-go`` may be there and answer nothing (wg(8) waits for it for ever)."""
-_SESSION = 240
-"""Seconds after which a session has certainly ended (the WireGuard paper's section 6: 180)."""
 
 
 @dataclass(slots=True)
@@ -27,11 +26,14 @@ class Memory:
 
     ``told`` is what they were told last, without what was followed of them, and ``seen`` how they
     were. ``rotating`` says whether a peer may begin a session with its new identity any moment.
+    ``heard`` is what has come by them, None if that is not known.
     """
 
     told: dict[str, Configuration] = field(default_factory=dict)
-    seen: dict[str, Seen] = field(default_factory=dict)
+    seen: Mapping[str, Seen] = field(default_factory=dict)
     rotating: bool = False
+    sessions: Sessions = field(default_factory=Sessions)
+    heard: Mapping[End, Heard] | None = None
     _planned: tuple[Federation, Identities, Mapping[str, Tunnel]] | None = None
 
     def planned(
@@ -53,7 +55,9 @@ class Memory:
         self.rotating = any(
             any(one.key in new and one.handshake is None for one in seen.peers)
             and any(
-                one.key in old and one.handshake is not None and now - one.handshake < _SESSION
+                one.key in old
+                and one.handshake is not None
+                and now - one.handshake < SESSION_SECONDS
                 for one in seen.peers
             )
             for seen in self.seen.values()
@@ -62,27 +66,32 @@ class Memory:
 
 
 def configure(
-    name: str, federation: Federation, site: str, identities: Identities, memory: Memory
+    name: str,
+    federation: Federation,
+    site: str,
+    identities: Identities,
+    live: Set[End],
+    memory: Memory,
 ) -> tuple[str, ...]:
     """Have the interfaces in the namespace called ``name`` as the federation has their tunnels.
 
     One that the federation does not have any more is left without peers. Returns those that had to
-    change; sessions with peers that stay go on. One that refuses keeps none of the others from it.
-    ``memory`` is for the caller to keep.
+    change; sessions with peers that stay go on, and begin where paths are ``live``. One that
+    refuses keeps none of the others from it. ``memory`` is for the caller to keep.
 
     Raises:
         MissingNamespaceError: there is no such namespace.
         FedsdnError: ``wg`` is not installed, or interfaces refuse.
 
     """
+    memory.heard = None
     if identities.own is None:
         return ()
     planned = memory.planned(federation, site, identities)
     own = identities.own
 
     def work() -> tuple[str, ...]:
-        present = filter(is_tunnel_name, _wg("show", "interfaces").split())
-        return sync({one: Configuration(own, planned.get(one)) for one in present}, _wg, memory)
+        return sync(own, planned, live, _wg, memory)
 
     try:
         try:
@@ -91,26 +100,6 @@ def configure(
             memory.look_for_rotations(federation, time.time())
     except OSError as error:
         raise FedsdnError(f"tunnels in namespace {name} cannot be set: {error}") from error
-
-
-def peers(name: str) -> list[PeerState]:
-    """Return what WireGuard says of the peers in a namespace's tunnels.
-
-    Raises:
-        MissingNamespaceError: there is no such namespace.
-        FedsdnError: ``wg`` is not installed, or fails.
-
-    """
-    try:
-        return namespace.inside(
-            name, lambda: parse_peers(_all("latest-handshakes"), _all("transfer"))
-        )
-    except OSError as error:
-        raise FedsdnError(f"tunnels in namespace {name} cannot be asked: {error}") from error
-
-
-def _all(what: str) -> list[str]:
-    return _wg("show", "all", what).splitlines()
 
 
 class RefusedError(FedsdnError):
@@ -123,27 +112,30 @@ Wg = Callable[..., str]
 Raises RefusedError if it fails, FedsdnError if it does not end or is not there."""
 
 
-def sync(wanted: Mapping[str, Configuration], wg: Wg, memory: Memory) -> tuple[str, ...]:
-    """Have each interface as it is wanted; return those that had to change.
+def sync(
+    own: bytes, planned: Mapping[str, Tunnel], live: Set[End], wg: Wg, memory: Memory
+) -> tuple[str, ...]:
+    """Have each interface as it is planned, with the private key; return those that had to change.
 
     Raises:
         FedsdnError: some refuse; the others are as wanted.
 
     """
     trouble: list[FedsdnError] = []
+    now, told = time.monotonic(), memory.told
+    memory.seen = _seen(wg, trouble)
+    memory.sessions.note(planned, memory.seen, now, time.time())
+    memory.heard = memory.sessions.heard
+    kept, anew = map(_by_interface, memory.sessions.begin(live, now))
+    wanted = {name: Configuration(own, planned.get(name)) for name in memory.seen}
     changed: dict[str, Configuration] = {}
-    told, memory.seen = memory.told, {}
     for interface, first in wanted.items():
-        try:
-            seen = _show(interface, wg)
-        except FedsdnError as error:
-            trouble.append(error)
-            continue
-        if seen is None:
-            continue
-        memory.seen[interface] = seen
-        configuration = first.following(seen, told.get(interface))
-        if configuration.is_that(seen):
+        seen = memory.seen[interface]
+        configuration = first.following(seen, told.get(interface), kept.get(interface, set()))
+        if gone := _keys(configuration, anew.get(interface, set()), seen):
+            words = (word for key in gone for word in ("peer", key, "remove"))
+            _try(trouble, wg, "set", interface, *words)
+        if not gone and configuration.is_that(seen):
             told[interface] = first
         else:
             changed[interface] = configuration
@@ -152,13 +144,44 @@ def sync(wanted: Mapping[str, Configuration], wg: Wg, memory: Memory) -> tuple[s
         _try(trouble, wg, "set", interface, "listen-port", "0")
     for interface, configuration in changed.items():
         # Keys go by a pipe: everybody may read a process's arguments.
-        words = "syncconf", interface, "/dev/stdin"
+        words_ = "syncconf", interface, "/dev/stdin"
         told.pop(interface, None)
-        if _try(trouble, wg, *words, text=configuration.text()):
+        if _try(trouble, wg, *words_, text=configuration.text()):
             told[interface] = wanted[interface]
     if trouble:
         raise FedsdnError("; ".join(map(str, trouble)))
     return tuple(changed)
+
+
+def _seen(wg: Wg, trouble: list[FedsdnError]) -> dict[str, Seen]:
+    """Return what tunnels' interfaces have, by name, of all that answer."""
+    try:
+        found = parse_all(wg("show", "all", "dump"))
+    except FedsdnError:
+        # One that hangs keeps the others from being shown.
+        found = {}
+        for name in wg("show", "interfaces").split():
+            try:
+                found |= {name: parse(wg("show", name, "dump"))}
+            except (RefusedError, ValueError):
+                continue  # it has gone, or its process has
+            except FedsdnError as error:
+                trouble.append(error)
+    return {name: one for name, one in found.items() if is_tunnel_name(name)}
+
+
+def _by_interface(ends: Iterable[End]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, site in ends:
+        found.setdefault(name, set()).add(site)
+    return found
+
+
+def _keys(configuration: Configuration, sites: Set[str], seen: Seen) -> list[str]:
+    """Return the keys of these sites that an interface has, as wg(8) writes them."""
+    there = {one.key for one in seen.peers}
+    keys = (peer.key for peer in configuration.peers if peer.site in sites)
+    return [b64encode(key).decode() for key in keys if key in there]
 
 
 def _moving(changed: Mapping[str, Configuration], seen: Mapping[str, Seen]) -> Iterable[str]:
@@ -174,14 +197,6 @@ def _try(trouble: list[FedsdnError], wg: Wg, *words: str, text: str = "") -> boo
         trouble.append(error)
         return False
     return True
-
-
-def _show(interface: str, wg: Wg) -> Seen | None:
-    """Return what an interface has; None if it has gone, or its process has."""
-    try:
-        return parse(wg("show", interface, "dump"))
-    except (RefusedError, ValueError):
-        return None
 
 
 def _wg(*words: str, text: str = "") -> str:

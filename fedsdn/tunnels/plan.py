@@ -35,8 +35,7 @@ goes in fragments of the tunnel's own packets."""
 
 KEEPALIVE_SECONDS = 25
 """Less than the 30 seconds for which a NAT keeps an idle UDP mapping at worst (RFC 4787, REQ-5 asks
-for two minutes). It keeps sessions, too: two ends that both begin one, as when a path is lost, may
-refuse each other's answer, and begin again after five seconds."""
+for two minutes). It keeps sessions, too: a path that takes over others' flows needs one at once."""
 
 _VXLAN_IDENTIFIERS = 1 << 24
 
@@ -65,7 +64,8 @@ class TunnelPeer:
     ``address`` and ``port`` are where packets to it go. ``key`` is its X25519 public key, 32 bytes;
     none where nothing is encrypted. With ``spare_keys`` it may begin a session while it goes over
     to another identity, and send nothing yet. ``keepalive`` is after how many seconds of silence an
-    empty packet goes to it, 0 for never. ``next_hop`` and ``mac`` are the peer's on a VXLAN's link;
+    empty packet goes to it, 0 for never; sessions with it are those that this site ``begins``, or
+    the peer does. ``next_hop`` and ``mac`` are the peer's on a VXLAN's link;
     WireGuard finds its peers by ``prefixes``.
     """
 
@@ -77,6 +77,7 @@ class TunnelPeer:
     key: bytes = b""
     spare_keys: tuple[bytes, ...] = ()
     keepalive: int = 0
+    begins: bool = False
     next_hop: IPv6Address | None = None
     mac: str | None = None
 
@@ -217,6 +218,7 @@ def _wireguard(
                     key=key,
                     spare_keys=tuple(spare),
                     keepalive=KEEPALIVE_SECONDS,
+                    begins=_begins((way.site, way.uplink), (peer, remote)),
                 )
             )
     if peers:
@@ -232,6 +234,17 @@ def _wireguard(
             overhead=_OVERHEAD[TunnelKind.WIREGUARD, way.uplink.family],
             peers=tuple(peers),
         )
+
+
+def _begins(own: tuple[Site, Uplink], other: tuple[Site, Uplink]) -> bool:
+    """Whether an end of a path begins its sessions: one of the two does.
+
+    The one behind a NAT, as that may let in answers alone; else the one whose name comes first.
+    """
+    (site, uplink), (peer, remote) = own, other
+    if (uplink.public is None) != (remote.public is None):
+        return uplink.public is not None
+    return site.name < peer.name
 
 
 def _vxlans(federation: Federation, way: _Way, peers: list[Site]) -> Iterator[Tunnel]:

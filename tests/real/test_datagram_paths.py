@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from ast import literal_eval
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER
 from fedsdn.lab.wait import wait_until
 from fedsdn.shell import Started
+from fedsdn.tunnels.wireguard import read_peers
 
 pytestmark = pytest.mark.real
 
@@ -119,13 +119,7 @@ def test_without_a_path_a_vm_is_told(rig: Rig) -> None:
 
 def heard(rig: Rig) -> dict[tuple[str, str], int]:
     """How many bytes have come to the first site, by tunnel and the sender's key."""
-    shell = rig.sites[0].shell
-    program = (
-        "from fedsdn.tunnels.configure import peers; "
-        "print({(one.interface, one.key): one.received for one in peers('fedsdn')})"
-    )
-    found: dict[tuple[str, str], int] = literal_eval(shell.output(shell.python, "-c", program))
-    return found
+    return {(one.interface, one.key): one.received for one in read_peers(rig.sites[0].proxy)}
 
 
 def test_what_comes_by_each_tunnel_is_known_by_the_peers_key(rig: Rig) -> None:

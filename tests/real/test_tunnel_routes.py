@@ -284,7 +284,7 @@ def path(uplink: str, condition: Condition) -> Path:
 async def keeping(near: Joined) -> AsyncIterator[RouteKeeper]:
     """Have an application's keeper for the two sites."""
     with ThreadPoolExecutor(1) as executor:
-        keeper = RouteKeeper(near.name, two_sites(), "a", executor, executor)
+        keeper = RouteKeeper(near.name, two_sites(), "a", executor)
         task = asyncio.create_task(keeper.run())
         try:
             yield keeper

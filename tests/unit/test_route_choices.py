@@ -8,12 +8,13 @@ from ipaddress import ip_address, ip_network
 
 from fedsdn.config.model import Federation, PairEncryption, Prefer
 from fedsdn.tunnels.plan import KEEPALIVE_SECONDS
+from fedsdn.tunnels.sessions import SESSION_SECONDS, Heard
 from fedsdn.uplinks.liveness import Condition, Liveness, Reception
 from fedsdn.uplinks.path import Path, PathName
 from fedsdn.uplinks.routes.carriers import STEADY_SECONDS
 from fedsdn.uplinks.routes.choices import Choices
 from fedsdn.uplinks.routes.groups import Wanted
-from fedsdn.uplinks.routes.silent import SESSION_SECONDS, SILENT_SECONDS, Heard, Silence
+from fedsdn.uplinks.routes.silent import SILENT_SECONDS, Silence
 from fedsdn.uplinks.status import PathState
 from tests.unit.federations import two_sites
 
@@ -122,8 +123,8 @@ def test_a_silent_tunnel_is_left_out_while_another_works() -> None:
     assert not choices.set_silent(frozenset(), 0)
 
 
-def heard(octets: int, handshake: int = 7) -> Heard:
-    return Heard(octets, handshake)
+def heard(octets: int, age: float | None = 7) -> Heard:
+    return Heard(octets, age)
 
 
 END, OTHER = ("t1-up1", "b"), ("t2-up2", "b")
@@ -136,30 +137,28 @@ def test_a_tunnel_by_which_nothing_comes_for_a_while_is_silent() -> None:
     assert silence.note({end: heard(93), other: heard(92)}, SILENT_SECONDS - 1) == set()
     assert silence.note({end: heard(93), other: heard(92)}, SILENT_SECONDS) == {other}
     assert silence.note({end: heard(93), other: heard(93)}, SILENT_SECONDS + 1) == set()
-    assert silence.note({other: heard(0, 0)}, SILENT_SECONDS + 2) == set(), "its process is new"
+    assert silence.note({other: heard(0, None)}, SILENT_SECONDS + 2) == {other}, "it is new"
 
 
-def test_a_tunnel_in_which_sessions_are_asked_for_and_none_begins_is_silent() -> None:
+def test_a_tunnel_without_a_session_is_silent_though_somebody_asks_for_one() -> None:
     silence = Silence()
-    assert silence.note({END: heard(148, 0)}, 0) == {END}, "none has ever begun"
-    assert silence.note({END: heard(240, 7)}, 5) == set()
-    times = range(10, 10 + int(SESSION_SECONDS), 5)
-    found = [silence.note({END: heard(240 + now, 7)}, now) for now in times]
-    assert found == [{END} if now - 5 >= SESSION_SECONDS else set() for now in times]
-    assert found[-1] == {END}
-    assert silence.note({END: heard(999, 8)}, times[-1] + 1) == set()
+    assert silence.note({END: heard(148, None)}, 0) == {END}, "none has ever begun"
+    assert silence.note({END: heard(240, 0)}, 5) == set()
+    assert silence.note({END: heard(388, SESSION_SECONDS - 1)}, 10) == set()
+    assert silence.note({END: heard(536, SESSION_SECONDS)}, 15) == {END}
+    assert silence.note({END: heard(684, 0)}, 20) == set()
 
 
-def test_a_tunnel_whose_path_returns_has_time_to_speak() -> None:
-    silence, back = Silence(), 1000.0
-    silence.note({END: heard(92), OTHER: heard(0, 0)}, 0)
+def test_a_tunnel_whose_path_returns_has_time_to_speak_while_it_has_a_session() -> None:
+    silence, back = Silence(), 100.0
+    silence.note({END: heard(92), OTHER: heard(92)}, 0)
     for end in (END, OTHER):
         silence.follow(end, PathState.DOWN, 1)
-    both = {END: heard(92), OTHER: heard(0, 0)}
+    both = {END: heard(92, back), OTHER: heard(92, SESSION_SECONDS)}
     assert silence.note(both, back) == {END, OTHER}
     for end in (END, OTHER):
         silence.follow(end, PathState.UP, back)
-    assert silence.note(both, back + 1) == {OTHER}, "that one did not work before either"
+    assert silence.note(both, back + 1) == {OTHER}
     assert silence.note(both, back + SILENT_SECONDS) == {END, OTHER}
 
 

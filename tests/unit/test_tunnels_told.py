@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from ipaddress import ip_interface
 
@@ -11,28 +12,41 @@ import pytest
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.identity.new import make
-from fedsdn.tunnels.configuration import Configuration, Identities, Seen, SeenPeer
+from fedsdn.tunnels.configuration import Identities, Seen, SeenPeer
 from fedsdn.tunnels.configure import Memory, RefusedError, sync
-from fedsdn.tunnels.plan import tunnels
+from fedsdn.tunnels.plan import Tunnel, tunnels
+from fedsdn.tunnels.sessions import Heard
 from tests.unit.federations import own_identity, private_key, two_sites
 
 PRIVATE, OWN = private_key("a"), own_identity("a").identity.key
 
 
+NOBODY = frozenset[tuple[str, str]]()
+
+
 class Interfaces:
-    """WireGuard's: each has a port, which no other can have."""
+    """WireGuard's: each has a port, which no other can have, and peers."""
 
     def __init__(self, *names: str) -> None:
         self.ports = dict.fromkeys(names, 0)
         self.configurations: dict[str, str] = {}
+        self.peers: dict[str, str] = {}
+        """A peer of an interface, as it is shown."""
+        self.removed: list[tuple[str, str]] = []
         self.hung: set[str] = set()
 
     def wg(self, command: str, name: str, *words: str, text: str = "") -> str:
-        if name in self.hung:
+        if command == "show" and name == "interfaces":
+            return " ".join(self.ports)
+        if name in self.hung or (name == "all" and self.hung):
             raise FedsdnError(f"{name} has no answer")
         if command == "show":
-            key, own = (b64encode(one).decode() for one in (PRIVATE, OWN))
-            return f"{key}\t{own}\t{self.ports[name]}\toff"
+            shown = self.ports if name == "all" else (name,)
+            every = (f"{one}\t{line}" for one in shown for line in self._shown(one))
+            return "\n".join(line if name == "all" else line.partition("\t")[2] for line in every)
+        if words[0] == "peer":
+            self.removed.append((name, words[1]))
+            return ""
         if command == "set":
             self.ports[name] = int(words[1])
             return ""
@@ -45,10 +59,25 @@ class Interfaces:
         self.configurations[name] = text
         return ""
 
+    def _shown(self, name: str) -> Iterator[str]:
+        key, own = (b64encode(one).decode() for one in (PRIVATE, OWN))
+        yield f"{key}\t{own}\t{self.ports[name]}\toff"
+        if name in self.peers:
+            yield self.peers[name]
 
-def wanted(federation: Federation) -> dict[str, Configuration]:
+
+def wanted(federation: Federation) -> dict[str, Tunnel]:
     found = tunnels(federation, federation.site("a"))
-    return {one.name: Configuration(PRIVATE, one) for one in found}
+    return {one.name: one for one in found}
+
+
+def told(
+    planned: dict[str, Tunnel],
+    kernel: Interfaces,
+    memory: Memory,
+    live: Set[tuple[str, str]] = NOBODY,
+) -> tuple[str, ...]:
+    return sync(PRIVATE, planned, live, kernel.wg, memory)
 
 
 def with_an_uplink_that_sorts_first() -> Federation:
@@ -61,23 +90,50 @@ def with_an_uplink_that_sorts_first() -> Federation:
 
 def test_an_uplink_that_sorts_first_gives_the_others_other_ports() -> None:
     before, after = wanted(two_sites()), wanted(with_an_uplink_that_sorts_first())
-    assert {one.tunnel.port for one in before.values() if one.tunnel} & {
-        one.tunnel.port for name, one in after.items() if one.tunnel and name not in before
+    assert {one.port for one in before.values()} & {
+        one.port for name, one in after.items() if name not in before
     }, "a new interface gets a port that an old one has"
-    kernel, memory = Interfaces(*after), Memory()
-    sync(before, kernel.wg, memory)
-    assert sync(after, kernel.wg, memory) == tuple(after)
-    assert kernel.ports == {name: one.tunnel.port for name, one in after.items() if one.tunnel}
+    kernel, memory = Interfaces(*before), Memory()
+    told(before, kernel, memory)
+    kernel.ports |= dict.fromkeys(after.keys() - before.keys(), 0)
+    assert set(told(after, kernel, memory)) == set(after)
+    assert kernel.ports == {name: one.port for name, one in after.items()}
 
 
 def test_one_that_does_not_answer_keeps_none_of_the_others_from_what_they_are_told() -> None:
-    configurations = wanted(two_sites())
-    first, *others = configurations
-    kernel = Interfaces(*configurations)
+    planned = wanted(two_sites())
+    first, *others = planned
+    kernel = Interfaces(*planned)
     kernel.hung.add(first)
     with pytest.raises(FedsdnError, match=f"{first} has no answer"):
-        sync(configurations, kernel.wg, Memory())
+        told(planned, kernel, Memory())
     assert set(kernel.configurations) == set(others)
+
+
+def keeps(kernel: Interfaces) -> dict[str, bool]:
+    """Which interfaces are told of keepalives."""
+    return {
+        name: "PersistentKeepalive = 25" in text for name, text in kernel.configurations.items()
+    }
+
+
+def test_a_session_begins_where_a_path_lives_and_its_peer_is_made_anew_for_that() -> None:
+    planned = wanted(two_sites())
+    first, second = planned
+    kernel, memory = Interfaces(*planned), Memory()
+    key = b64encode(own_identity("b").identity.key).decode()
+    for name in planned:
+        words = "(none)", "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64", "0", "0", "0", "off"
+        kernel.peers[name] = "\t".join((key, *words))
+    told(planned, kernel, memory)
+    assert keeps(kernel) == {first: False, second: False}
+    assert kernel.removed == []
+    told(planned, kernel, memory, {(second, "b")})
+    assert keeps(kernel) == {first: False, second: True}
+    assert kernel.removed == [(second, key)]
+    assert memory.heard == {(name, "b"): Heard(0, None) for name in planned}
+    told(planned, kernel, memory, {(second, "b")})
+    assert kernel.removed == [(second, key)], "the next attempt has time"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Set
 
 from fedsdn.config.model import Address, Family, Federation, Network
 from fedsdn.tunnels.plan import tunnels
+from fedsdn.tunnels.sessions import End
 from fedsdn.uplinks.path import Path, PathKey
 from fedsdn.uplinks.routes.carriers import Carriers, Seen
 from fedsdn.uplinks.routes.groups import Exit, PeerRoutes, Wanted
-from fedsdn.uplinks.routes.silent import End
+from fedsdn.uplinks.status import PathState
 
 
 class Choices:
@@ -52,6 +53,12 @@ class Choices:
         found = self._exits.get(key)
         return None if found is None else (found.interface, key[1])
 
+    def live(self) -> set[End]:
+        """Return the tunnels whose paths are up."""
+        every = (path for paths in self._paths.values() for path in paths.values())
+        up = (self.end(path.key) for path in every if path.state is PathState.UP)
+        return {end for end in up if end is not None}
+
     def take(self, paths: Iterable[Path], now: float) -> bool:
         """Follow paths that are new, or whose state has changed; True if others carry now."""
         peers = set()
@@ -70,6 +77,10 @@ class Choices:
         moved = [self._judge(peer, now) for peer in self._paths]
         return any(moved)
 
+    def is_silent(self, end: End) -> bool:
+        """Whether nothing comes by a tunnel, as far as is known."""
+        return end in self._silent
+
     def set_silent(self, silent: Set[End], now: float) -> bool:
         """Note the tunnels by which nothing comes; True if others carry now."""
         if silent == self._silent:
@@ -80,7 +91,7 @@ class Choices:
     def _judge(self, peer: str, now: float) -> bool:
         before = self._carriers[peer]
         seen = [
-            Seen(key, path.state, path.rtt, (self._exits[key].interface, peer) not in self._silent)
+            Seen(key, path.state, path.rtt, not self.is_silent((self._exits[key].interface, peer)))
             for key, path in self._paths[peer].items()
         ]
         after = self._carriers[peer] = before.after(seen, self._prefer, now)

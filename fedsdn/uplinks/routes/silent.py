@@ -7,29 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from fedsdn.tunnels.plan import KEEPALIVE_SECONDS
+from fedsdn.tunnels.sessions import End, Heard
 from fedsdn.uplinks.status import PathState
-
-End = tuple[str, str]
-"""A tunnel's interface, and a site at its other end."""
 
 SILENT_SECONDS = KEEPALIVE_SECONDS + 15.0
 """A tunnel that is quiet for so long does not work. By then WireGuard has tried another handshake
 (https://www.wireguard.com/papers/wireguard.pdf, section 6)."""
-
-
-SESSION_SECONDS = 240.0
-"""A session in which something is said is followed by another after 120 s, and has its end after
-180 (the same). What comes later is but attempts at one."""
-
-
-class Heard(NamedTuple):
-    """What has come by a tunnel: bytes, and when the last session began, by the host's clock."""
-
-    octets: int
-    handshake: float
 
 
 @dataclass(slots=True)
@@ -38,21 +23,16 @@ class _End:
 
     heard: Heard
     octets_since: float
-    handshake_since: float
     returned: float = float("-inf")
 
     def note(self, heard: Heard, now: float) -> None:
         if heard.octets != self.heard.octets:
             self.octets_since = now
-        if heard.handshake != self.heard.handshake:
-            self.handshake_since = now
         self.heard = heard
 
     def is_silent(self, now: float) -> bool:
-        if now - self.returned < SILENT_SECONDS:
-            return False
-        nothing = now - self.octets_since >= SILENT_SECONDS
-        return nothing or now - self.handshake_since >= SESSION_SECONDS
+        since = max(self.octets_since, self.returned)
+        return not self.heard.has_session or now - since >= SILENT_SECONDS
 
 
 class Silence:
@@ -75,10 +55,9 @@ class Silence:
                 self._ends[end].returned = now
 
     def note(self, heard: Mapping[End, Heard], now: float) -> Set[End]:
-        """Return those by which nothing has come, or no session begun, for a while, or ever."""
-        never = float("-inf")
+        """Return those without a session, and those by which nothing has come for a while."""
         for end, one in heard.items():
-            known = self._ends.setdefault(end, _End(Heard(0, 0), never, never))
+            known = self._ends.setdefault(end, _End(Heard(0, None), float("-inf")))
             known.note(one, now)
         for gone in self._ends.keys() - heard.keys():
             del self._ends[gone]
