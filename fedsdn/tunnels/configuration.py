@@ -52,6 +52,12 @@ class Seen:
     mark: int
     peers: tuple[SeenPeer, ...]
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What of it follows from what it was told."""
+        peers = [(one.key, one.endpoint, one.prefixes, one.keepalive) for one in self.peers]
+        return self.key, self.port, self.mark, peers
+
 
 def parse_all(dump: str) -> dict[str, Seen]:
     """Read what ``wg show all dump`` prints, by interface; see ``parse``."""
@@ -86,7 +92,7 @@ def parse(dump: str) -> Seen:
 def _peer(words: list[str]) -> SeenPeer:
     key, _, endpoint, prefixes, handshake, received, sent, keepalive = words
     return SeenPeer(
-        key=b64decode(key),
+        key=_key(key),
         endpoint=None if endpoint == _NONE else _endpoint(endpoint),
         prefixes=_prefixes(prefixes),
         keepalive=0 if keepalive == _OFF else int(keepalive),
@@ -98,6 +104,11 @@ def _peer(words: list[str]) -> SeenPeer:
 
 _REMEMBERED = 1 << 13
 """Texts of which the meaning is kept: thousands of peers are read again and again."""
+
+
+@lru_cache(_REMEMBERED)
+def _key(text: str) -> bytes:
+    return b64decode(text)
 
 
 @lru_cache(_REMEMBERED)
@@ -127,6 +138,11 @@ class Configuration:
     def peers(self) -> tuple[TunnelPeer, ...]:
         """The other ends."""
         return () if self.tunnel is None else self.tunnel.peers
+
+    @property
+    def is_rotating(self) -> bool:
+        """Whether a peer may go over to another key."""
+        return any(peer.spare_keys for peer in self.peers)
 
     def following(
         self, seen: Seen, before: Configuration | None = None, kept: Set[str] | None = None

@@ -26,10 +26,12 @@ class Memory:
 
     ``told`` is what they were told last, without what was followed of them, and ``seen`` how they
     were. ``rotating`` says whether a peer may begin a session with its new identity any moment.
-    ``heard`` is what has come by them, None if that is not known.
+    ``heard`` is what has come by them, None if that is not known. ``right`` is how an interface was
+    when it had what it was to have: that is not compared again while it is so.
     """
 
     told: dict[str, Configuration] = field(default_factory=dict)
+    right: dict[str, tuple[Configuration, Set[str], object]] = field(default_factory=dict)
     seen: Mapping[str, Seen] = field(default_factory=dict)
     rotating: bool = False
     sessions: Sessions = field(default_factory=Sessions)
@@ -129,14 +131,21 @@ def sync(
     kept, anew = map(_by_interface, memory.sessions.begin(live, now))
     wanted = {name: Configuration(own, planned.get(name)) for name in memory.seen}
     changed: dict[str, Configuration] = {}
+    right, memory.right = memory.right, {}
     for interface, first in wanted.items():
-        seen = memory.seen[interface]
-        configuration = first.following(seen, told.get(interface), kept.get(interface, set()))
-        if gone := _keys(configuration, anew.get(interface, set()), seen):
+        seen, sites = memory.seen[interface], kept.get(interface, set())
+        as_it_is = first, sites, seen.settings
+        gone = _keys(first, anew.get(interface, set()), seen)
+        if not gone and right.get(interface) == as_it_is and not first.is_rotating:
+            memory.right[interface] = as_it_is
+            continue
+        configuration = first.following(seen, told.get(interface), sites)
+        if gone:
             words = (word for key in gone for word in ("peer", key, "remove"))
             _try(trouble, wg, "set", interface, *words)
         if not gone and configuration.is_that(seen):
             told[interface] = first
+            memory.right[interface] = as_it_is
         else:
             changed[interface] = configuration
     for interface in _moving(changed, memory.seen):
@@ -144,9 +153,8 @@ def sync(
         _try(trouble, wg, "set", interface, "listen-port", "0")
     for interface, configuration in changed.items():
         # Keys go by a pipe: everybody may read a process's arguments.
-        words_ = "syncconf", interface, "/dev/stdin"
         told.pop(interface, None)
-        if _try(trouble, wg, *words_, text=configuration.text()):
+        if _try(trouble, wg, "syncconf", interface, "/dev/stdin", text=configuration.text()):
             told[interface] = wanted[interface]
     if trouble:
         raise FedsdnError("; ".join(map(str, trouble)))
@@ -179,9 +187,12 @@ def _by_interface(ends: Iterable[End]) -> dict[str, set[str]]:
 
 def _keys(configuration: Configuration, sites: Set[str], seen: Seen) -> list[str]:
     """Return the keys of these sites that an interface has, as wg(8) writes them."""
+    if not sites:
+        return []
     there = {one.key for one in seen.peers}
-    keys = (peer.key for peer in configuration.peers if peer.site in sites)
-    return [b64encode(key).decode() for key in keys if key in there]
+    peers = (peer for peer in configuration.peers if peer.site in sites)
+    keys = (key for peer in peers for key in (peer.key, *peer.spare_keys) if key in there)
+    return [b64encode(key).decode() for key in keys]
 
 
 def _moving(changed: Mapping[str, Configuration], seen: Mapping[str, Seen]) -> Iterable[str]:

@@ -78,7 +78,7 @@ class Sessions:
     heard: Mapping[End, Heard] = field(default_factory=dict)
     """By what was seen last."""
     _begins: Mapping[End, bool] = field(default_factory=dict)
-    _began: Mapping[tuple[str, bytes], tuple[int, float]] = field(default_factory=dict)
+    _began: dict[tuple[str, bytes], tuple[int, float]] = field(default_factory=dict)
     """When the last session with a peer's key did: by the host's clock, and by the other."""
     _waiting: Mapping[End, _Waiting] = field(default_factory=dict)
 
@@ -92,17 +92,20 @@ class Sessions:
         for name, present in seen.items():
             states = {one.key: one for one in present.peers}
             for peer in tunnels[name].peers if name in tunnels else ():
-                keys = (peer.key, *peer.spare_keys)
-                found = [states[key] for key in keys if key in states]
-                began = {
-                    (name, one.key): _began(one.handshake, before.get((name, one.key)), now, wall)
-                    for one in found
-                    if one.handshake is not None
-                }
-                self._began |= began
-                age = min((now - when for _, when in began.values()), default=None)
-                begins[name, peer.site] = peer.begins
-                heard[name, peer.site] = Heard(sum(one.received for one in found), age)
+                octets, age = 0, None
+                for key in (peer.key, *peer.spare_keys):
+                    one = states.get(key)
+                    if one is None:
+                        continue
+                    octets += one.received
+                    if one.handshake is not None:
+                        which = name, key
+                        began = _began(one.handshake, before.get(which), now, wall)
+                        self._began[which] = began
+                        age = now - began[1] if age is None else min(age, now - began[1])
+                end = name, peer.site
+                begins[end] = peer.begins
+                heard[end] = Heard(octets, age)
         self.heard, self._begins = heard, begins
 
     def begin(self, live: Set[End], now: float) -> Due:
