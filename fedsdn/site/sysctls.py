@@ -18,6 +18,7 @@ from pathlib import Path
 from fedsdn.config.reserved import TUNNEL_PORTS
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import (
+    ERROR_MILLISECONDS,
     ROUTER_PORT,
     SERVER_PORT,
     SOCKSIFIER_LISTEN_PORTS,
@@ -107,13 +108,19 @@ def namespace_sysctls(proxy_port: int, datagrams_port: int) -> tuple[Sysctl, ...
     """
     tunnels = range(datagrams_port, datagrams_port + TUNNEL_PORTS)
     listening = {proxy_port, *SOCKSIFIER_LISTEN_PORTS, *tunnels}
-    return (*_interfaces(), *_tcp(listening), *_mptcp(), *_routing(), *_fragments())
+    return (*_interfaces(), *_tcp(listening), *_mptcp(), *_routing(), *_errors(), *_fragments())
 
 
 def _routing() -> Iterator[Sysctl]:
     meaning = "what is not TCP is on a path by its ports, too: two VMs use several"
     for family in ("ipv4", "ipv6"):
         yield Sysctl(f"net.{family}.fib_multipath_hash_policy", "1", meaning)
+
+
+def _errors() -> Iterator[Sysctl]:
+    meaning = "each flow of a VM that cannot go on is told at once, not one a second"
+    for name in ("ipv4.icmp_ratelimit", "ipv6.icmp.ratelimit"):
+        yield Sysctl(f"net.{name}", str(ERROR_MILLISECONDS), meaning)
 
 
 def _fragments() -> Iterator[Sysctl]:

@@ -97,21 +97,56 @@ def test_flows_go_on_over_the_wire_that_is_left(rig: Rig, kind: Kind) -> None:
         found.finish()
 
 
+FLOWS = 40
+MOST_SENT = 20
+"""Datagrams of a flow, ten a second, until it is told; with the kernel's own limit, one error a
+second, the last of the flows would send hundreds."""
+_UNTIL_TOLD = f"""
+import socket, sys, time
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+waiting = [socket.socket(family, socket.SOCK_DGRAM) for _ in range({FLOWS})]
+level, receive_errors = (41, 25) if family == socket.AF_INET6 else (0, 11)  # IP_RECVERR
+for one in waiting:
+    one.setsockopt(level, receive_errors, 1)
+    one.connect((sys.argv[1], 20999))
+    one.setblocking(False)
+sent, end = 0, time.monotonic() + {LIMIT_S}
+while waiting and time.monotonic() < end:
+    sent += 1
+    told = []
+    for one in waiting:
+        try:
+            one.send(b"?")
+        except OSError:
+            told.append(one)
+    waiting = [one for one in waiting if one not in told]
+    time.sleep(0.1)
+print(len(waiting), sent)
+"""
+
+
 def is_told(rig: Rig, family: Family) -> bool:
     path = rig.path(family)
     ping = ("ping", "-c", "1", "-W", "1", str(path.destination))
     return "nreachable" in path.near_vm.shell.run(*ping).stdout
 
 
-def test_without_a_path_a_vm_is_told(rig: Rig) -> None:
-    """Nobody else asks meanwhile: so many such errors a second the kernel sends to one VM."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_path_each_flow_of_each_vm_is_told(rig: Rig, family: Family) -> None:
     rig.wait_steady()
-    with lost(rig, Kind.WIRE, 0), lost(rig, Kind.WIRE, 1):
+    path = rig.path(family)
+    vms = [vm.shell for vm in rig.sites[0].vms]
+    assert len(vms) > 1
+    with lost(rig, Kind.WIRE, 0), lost(rig, Kind.WIRE, 1), ExitStack() as stack:
         wait_until(
-            lambda: all(is_told(rig, family) for family in FAMILIES),
-            LIMIT_S,
-            lambda: "nobody says that there is no path",
+            lambda: is_told(rig, family), LIMIT_S, lambda: "nobody says that there is no path"
         )
+        command = ("-c", _UNTIL_TOLD, str(path.destination))
+        running = [stack.enter_context(vm.started(vm.python, *command)) for vm in vms]
+        for one in running:
+            untold, sent = map(int, one.finish(2 * LIMIT_S).split())
+            assert untold == 0
+            assert sent <= MOST_SENT
     rig.wait_steady()
     with flows(rig) as found:
         found.wait_for_more()
