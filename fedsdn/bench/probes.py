@@ -32,6 +32,7 @@ from fedsdn import namespace
 from fedsdn.channel.paths import PathTable
 from fedsdn.config.model import Federation, Identity, ProviderNetwork, Site, Uplink
 from fedsdn.damped_log import DampedLog
+from fedsdn.identity.store import OwnKeys
 from fedsdn.uplinks.monitor import Namespace, UplinkMonitor
 from fedsdn.uplinks.news import PathNews
 from fedsdn.uplinks.pace import SHARES, Kind
@@ -94,12 +95,18 @@ def _site(name: str, first: IPv4Address) -> Site:
         for number, uplink in enumerate(UPLINKS)
     )
     # Its keys are those of probes alone, and follow from its name: two processes make them.
-    identity = Identity(name.encode(), _private_key(name).public_key().public_bytes_raw())
+    key = _private_key(name).public_key().public_bytes_raw()
+    identity = Identity(name.encode(), key, key)
     return Site(name, ProviderNetwork("br-provider"), (), uplinks, identities=(identity,))
 
 
 def _private_key(name: str) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(sha256(name.encode()).digest())
+
+
+def _own_keys(name: str) -> OwnKeys:
+    key = _private_key(name).private_bytes_raw()
+    return OwnKeys(key, key)
 
 
 def measure(peers: int, seconds: float) -> ProbeCost:
@@ -225,7 +232,7 @@ async def _watched(near: str, peers: int, seconds: float, file: Path) -> dict[st
             federation(peers),
             _HERE,
             here,
-            lambda site: [_private_key(site.name).private_bytes_raw()],
+            lambda site: [_own_keys(site.name)],
             tell,
             executor,
             file,
@@ -310,7 +317,7 @@ def key_costs(peers: int) -> tuple[float, float]:
     """Return CPU seconds of computing all keys, and of the longest turn of it."""
     signed = SignedProbes(_HERE, DampedLog(logging.getLogger(__name__)))
     whole = federation(peers)
-    signed.set([_private_key(_HERE).private_bytes_raw()], whole.peers(_HERE))
+    signed.set([_own_keys(_HERE)], whole.peers(_HERE))
     turns, more = [], True
     while more:
         began = time.process_time()

@@ -29,16 +29,21 @@ def parse_identity(site: str, document: Document) -> Identity:
         ConfigError: it is none, or another site's.
 
     """
-    certificate, key = document.section("certificate"), document.section("key")
-    identity = Identity(_bytes(certificate, site), _bytes(key, site))
-    problem = _certificate_problem(identity.certificate, site)
-    if problem:
+    certificate = document.section("certificate")
+    der = _bytes(certificate, site)
+    if problem := _certificate_problem(der, site):
         raise certificate.error(problem, _as_printed(site))
-    if len(identity.key) != KEY_BYTES:
-        raise key.error(f"{len(identity.key)} bytes, but an X25519 key has 32", _as_printed(site))
-    if not _is_point(identity.key):
-        raise key.error("no X25519 key: nothing is secret with it", _as_printed(site))
-    return identity
+    key, tunnel_key = (_key(document.section(name), site) for name in ("key", "tunnel_key"))
+    return Identity(der, key, tunnel_key)
+
+
+def _key(document: Document, site: str) -> bytes:
+    key = _bytes(document, site)
+    if len(key) != KEY_BYTES:
+        raise document.error(f"{len(key)} bytes, but an X25519 key has 32", _as_printed(site))
+    if not _is_point(key):
+        raise document.error("no X25519 key: nothing is secret with it", _as_printed(site))
+    return key
 
 
 def identity_document(identity: Identity) -> dict[str, str]:
@@ -46,6 +51,7 @@ def identity_document(identity: Identity) -> dict[str, str]:
     return {
         "certificate": base64.b64encode(identity.certificate).decode(),
         "key": base64.b64encode(identity.key).decode(),
+        "tunnel_key": base64.b64encode(identity.tunnel_key).decode(),
     }
 
 
@@ -74,7 +80,8 @@ def check_identities(federation: Federation, sites: Document, *, required: bool)
         if required and site.proxy == "fedsdn" and not site.identities:
             raise here.error("nothing", _as_printed(site.name))
         for index, identity in enumerate(site.identities):
-            for name, value in (("certificate", identity.certificate), ("key", identity.key)):
+            for name in ("certificate", "key", "tunnel_key"):
+                value = getattr(identity, name)
                 at = (site.name, "identity", index, name)
                 if taken.setdefault(value, at) is not at:
                     raise _taken(sites, at, taken[value])

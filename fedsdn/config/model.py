@@ -56,11 +56,13 @@ class Identity:
     """The public halves of a site's keys: who has the private ones is the site.
 
     ``certificate`` is self-signed, in DER (X.509), with a P-256 or Ed25519 key: for connections.
-    ``key`` is an X25519 public key (RFC 7748), 32 bytes: for probes and for tunnels.
+    ``key`` and ``tunnel_key`` are X25519 public keys (RFC 7748), 32 bytes: for probes, and for
+    tunnels, whose private key the kernel shows to whoever may set up its network.
     """
 
     certificate: bytes
     key: bytes
+    tunnel_key: bytes
 
     @property
     def fingerprint(self) -> bytes:
@@ -69,8 +71,8 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The first 16 hexadecimal digits of SHA-256 over certificate and key, for people."""
-        return hashlib.sha256(self.certificate + self.key).hexdigest()[:16]
+        """The first 16 hexadecimal digits of SHA-256 over certificate and keys, for people."""
+        return hashlib.sha256(self.certificate + self.key + self.tunnel_key).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

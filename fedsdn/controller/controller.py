@@ -32,7 +32,7 @@ from fedsdn.controller.tunnels import Tunnels
 from fedsdn.controller.upkeep import Upkeep
 from fedsdn.errors import FedsdnError
 from fedsdn.identity.own_files import follow
-from fedsdn.identity.store import probes_keys
+from fedsdn.identity.store import own_keys
 from fedsdn.openflow.bridge_socket import BridgeConnection
 from fedsdn.openflow.ports import Port
 from fedsdn.openflow.reconciler import Reconciler
@@ -78,9 +78,9 @@ class Controller:
         self._followed = self._watched.current
         tunnels(self._followed, self._followed.site(self._site))
         self._identity = settings.identity
-        self._probes_keys = partial(probes_keys, directory=settings.identity)
+        self._own_keys = partial(own_keys, directory=settings.identity)
         self._lock = take_lock(CHANNEL_SOCKET.with_name("application.lock"), self._site)
-        self._probes_keys(self._followed.site(self._site))  # without one nobody would believe us
+        self._own_keys(self._followed.site(self._site))  # without one nobody would believe us
         bridge = self._followed.site(self._site).provider_network.bridge
         self.connection = BridgeConnection(bridge)
         self._netlink = ThreadPoolExecutor(1, "netlink")
@@ -97,7 +97,7 @@ class Controller:
         site = federation.local_site(self._site)
         tunnels(federation, site)
         checks.check_host(site)
-        self._probes_keys(site)
+        self._own_keys(site)
         bridge = site.provider_network.bridge
         if bridge == self.connection.bridge:
             return
@@ -159,7 +159,7 @@ class Controller:
                 partial(namespace.inside, PROXY_NAMESPACE),
                 partial(namespace.identity, PROXY_NAMESPACE),
             ),
-            self._probes_keys,
+            self._own_keys,
             self._channel.tell_paths,
             self._netlink,
             follow=self._routes.follow,

@@ -32,29 +32,34 @@ _ID_BYTES = 8
 class NewIdentity:
     """An identity and its private halves, each as the text of a PEM file (RFC 7468).
 
-    ``public`` has the certificate and the X25519 public key, ``tls_key`` the certificate's private
-    key, ``probes_key`` the private X25519 key (PKCS #8, RFC 8410).
+    ``public`` has the certificate and the X25519 public keys, of probes and then of tunnels,
+    ``tls_key`` the certificate's private key, ``probes_key`` and ``tunnels_key`` the private X25519
+    keys (PKCS #8, RFC 8410).
     """
 
     identity: Identity
     public: bytes
     tls_key: bytes = field(repr=False)
     probes_key: bytes = field(repr=False)
+    tunnels_key: bytes = field(repr=False)
 
 
 def make(site: str) -> NewIdentity:
     """Make a new identity for a site: P-256 and X25519 keys, a certificate for ten years."""
-    tls_key, probes_key = (
-        ec.generate_private_key(ec.SECP256R1()),
-        x25519.X25519PrivateKey.generate(),
-    )
-    certificate, key = _certificate(site, tls_key), probes_key.public_key()
+    tls_key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certificate(site, tls_key)
+    private = [x25519.X25519PrivateKey.generate() for _ in ("probes", "tunnels")]
+    public = [one.public_key() for one in private]
     return NewIdentity(
-        Identity(certificate.public_bytes(Encoding.DER), key.public_bytes_raw()),
+        Identity(
+            certificate.public_bytes(Encoding.DER), *(one.public_bytes_raw() for one in public)
+        ),
         certificate.public_bytes(Encoding.PEM)
-        + key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        + b"".join(
+            one.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for one in public
+        ),
         _private_pem(tls_key),
-        _private_pem(probes_key),
+        *map(_private_pem, private),
     )
 
 

@@ -1,7 +1,7 @@
 """The directory of a site's own identities: the public half for all, each private key for one user.
 
 A process reads the private keys that it needs, and only then: the proxy's workers have the
-certificate's, the application that of the probes, and neither may read the other's.
+certificate's, the application those of probes and tunnels, and neither may read the other's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
@@ -33,12 +33,20 @@ from fedsdn.identity.new import NewIdentity
 from fedsdn.users import PROXY_USER
 
 ROOT = 0
-_PUBLIC, _TLS_KEY, _PROBES_KEY = ".pem", "-tls.key", "-probes.key"
+_PUBLIC, _TLS_KEY, _PROBES_KEY, _TUNNELS_KEY = ".pem", "-tls.key", "-probes.key", "-tunnels.key"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _AS_ROOT = "run this as root"
 _FROM_BACKUP = "put it back from a backup, or run 'fedsdn identity rotate'"
-_PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----"
+_PUBLIC_KEY, _PUBLIC_KEYS = b"-----BEGIN PUBLIC KEY-----", 2
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """The private X25519 keys of an identity, 32 bytes each."""
+
+    probes: bytes = field(repr=False)
+    tunnels: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class OwnIdentity:
 
     @property
     def public_file(self) -> Path:
-        """Certificate and X25519 public key, in PEM."""
+        """Certificate and X25519 public keys, in PEM."""
         return self.directory / f"{self.identity.name}{_PUBLIC}"
 
     @property
@@ -60,8 +68,13 @@ class OwnIdentity:
 
     @property
     def probes_key_file(self) -> Path:
-        """The private X25519 key, in PEM: for root alone."""
+        """The private X25519 key of probes, in PEM: for root alone."""
         return self.directory / f"{self.identity.name}{_PROBES_KEY}"
+
+    @property
+    def tunnels_key_file(self) -> Path:
+        """The private X25519 key of tunnels, in PEM: for root alone."""
+        return self.directory / f"{self.identity.name}{_TUNNELS_KEY}"
 
     def tls_files(self) -> tuple[Path, Path]:
         """Return the files of certificate and key, as ``SSLContext.load_cert_chain`` takes them.
@@ -73,14 +86,19 @@ class OwnIdentity:
         _check_private(self.tls_key_file, PROXY_USER)
         return self.public_file, self.tls_key_file
 
-    def probes_key(self) -> bytes:
-        """Return the private X25519 key, 32 bytes.
+    def keys(self) -> OwnKeys:
+        """Return the private keys of probes and tunnels.
 
         Raises:
-            FinalError: its file is missing, is another's, or others than its owner may read it.
+            FinalError: a file is missing, is another's, or others than its owner may read it.
 
         """
-        file = self.probes_key_file
+        return OwnKeys(
+            self._key(self.probes_key_file, self.identity.key),
+            self._key(self.tunnels_key_file, self.identity.tunnel_key),
+        )
+
+    def _key(self, file: Path, public: bytes) -> bytes:
         _check_private(file, ROOT)
         try:
             key = load_pem_private_key(_read(file), None)
@@ -88,7 +106,7 @@ class OwnIdentity:
             key = None
         if (
             not isinstance(key, x25519.X25519PrivateKey)
-            or key.public_key().public_bytes_raw() != self.identity.key
+            or key.public_key().public_bytes_raw() != public
         ):
             raise FinalError(
                 f"{file}: found another key than the one of {self.public_file}: {_FROM_BACKUP}"
@@ -96,13 +114,13 @@ class OwnIdentity:
         return key.private_bytes_raw()
 
     def try_keys(self) -> None:
-        """Read both private keys as those do who need them.
+        """Read all private keys as those do who need them.
 
         Raises:
             FinalError: one of them is not the identity's, or not its user's alone.
 
         """
-        self.probes_key()
+        self.keys()
         certificate, key = self.tls_files()
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -170,7 +188,7 @@ def check_site(site: str, own: Sequence[OwnIdentity]) -> None:
             )
 
 
-def probes_keys(site: Site, directory: Path) -> tuple[bytes, ...]:
+def own_keys(site: Site, directory: Path) -> tuple[OwnKeys, ...]:
     """Return the private X25519 keys that count: of the current identity, then of others listed.
 
     Raises:
@@ -180,7 +198,7 @@ def probes_keys(site: Site, directory: Path) -> tuple[bytes, ...]:
     own = load(directory)
     first = current(site, own)
     others = (one for one in own if one.identity in site.identities and one != first)
-    return tuple(one.probes_key() for one in (first, *others))
+    return tuple(one.keys() for one in (first, *others))
 
 
 def save(directory: Path, new: NewIdentity) -> OwnIdentity:
@@ -197,6 +215,7 @@ def save(directory: Path, new: NewIdentity) -> OwnIdentity:
         for file, content, mode, owner in (
             (own.tls_key_file, new.tls_key, 0o600, PROXY_USER),
             (own.probes_key_file, new.probes_key, 0o600, ROOT),
+            (own.tunnels_key_file, new.tunnels_key, 0o600, ROOT),
             (own.public_file, new.public, 0o644, ROOT),  # the last: with it there is an identity
         ):
             unfinished.callback(file.unlink, missing_ok=True)
@@ -272,18 +291,24 @@ def _write(file: Path, content: bytes, mode: int, owner: int) -> None:
 
 
 def _load_file(file: Path) -> OwnIdentity:
-    certificate, begin, key = _read(file).partition(_PUBLIC_KEY)
+    certificate, *keys = _read(file).split(_PUBLIC_KEY)
     try:
         der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER)
-        public = load_pem_public_key(begin + key)
+        public = [load_pem_public_key(_PUBLIC_KEY + key) for key in keys]
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        public = None
-    if not isinstance(public, x25519.X25519PublicKey):
+        public = []
+    raw = [one.public_bytes_raw() for one in public if isinstance(one, x25519.X25519PublicKey)]
+    if len(raw) == 1:
         raise FinalError(
-            f"{file}: found no certificate with an X25519 key behind it: put the file back from a "
-            "backup, or remove it"
+            f"{file}: found an identity without a key for tunnels, as earlier versions made them: "
+            f"run 'rm {file.with_suffix('')}*' and 'fedsdn identity init'"
         )
-    own = OwnIdentity(Identity(der, public.public_bytes_raw()), file.parent)
+    if len(raw) != _PUBLIC_KEYS or len(keys) != _PUBLIC_KEYS:
+        raise FinalError(
+            f"{file}: found no certificate with two X25519 keys behind it: put the file back from "
+            "a backup, or remove it"
+        )
+    own = OwnIdentity(Identity(der, *raw), file.parent)
     if own.public_file != file:
         raise FinalError(f"{file}: found the identity {own.identity.name}: rename its files so")
     return own

@@ -24,3 +24,4 @@ def _lines(identities: Iterable[Identity], remarks: Mapping[Identity, str]) -> I
         yield f"{_INDENT}  # {identity.name}{', ' if remark else ''}{remark}"
         yield f"{_INDENT}  - certificate: {document['certificate']}"
         yield f"{_INDENT}    key: {document['key']}"
+        yield f"{_INDENT}    tunnel_key: {document['tunnel_key']}"

@@ -20,7 +20,7 @@ _NONE, _OFF = "(none)", "off"
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """The keys that sites use at the moment: this one's private key, and its peers' public ones."""
+    """The tunnels' keys that sites use now: this one's private key, and its peers' public ones."""
 
     own: bytes | None = field(default=None, repr=False)
     peers: Mapping[str, bytes] = field(default_factory=dict)

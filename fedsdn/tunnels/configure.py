@@ -52,8 +52,8 @@ class Memory:
     def look_for_rotations(self, federation: Federation, now: float) -> None:
         """Find out whether there is a new identity without a session beside one that has one."""
         several = [site.identities for site in federation.sites if len(site.identities) > 1]
-        old = {one.key for identities in several for one in identities[:-1]}
-        new = {identities[-1].key for identities in several}
+        old = {one.tunnel_key for identities in several for one in identities[:-1]}
+        new = {identities[-1].tunnel_key for identities in several}
         self.rotating = any(
             any(one.key in new and one.handshake is None for one in seen.peers)
             and any(

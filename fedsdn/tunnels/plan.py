@@ -191,7 +191,7 @@ def _peers(
             continue
         if federation.encryption(site.name, peer.name) == "none":
             plain.append(peer)
-        elif listed := [identity.key for identity in peer.identities]:
+        elif listed := [identity.tunnel_key for identity in peer.identities]:
             used = keys.get(peer.name)
             first = used if used in listed else listed[0]
             encrypted[peer.name] = (first, *(key for key in listed if key != first))

@@ -19,6 +19,7 @@ from fedsdn.config.differences import digest
 from fedsdn.config.model import Federation, Site
 from fedsdn.damped_log import DampedLog
 from fedsdn.errors import FedsdnError
+from fedsdn.identity.store import OwnKeys
 from fedsdn.tunnels.configuration import Identities
 from fedsdn.uplinks.happened import happened
 from fedsdn.uplinks.kernel import Kernel, Plan
@@ -68,7 +69,7 @@ class UplinkMonitor:
         federation: Federation,
         site: str,
         namespace: Namespace,
-        own_keys: Callable[[Site], Sequence[bytes]],
+        own_keys: Callable[[Site], Sequence[OwnKeys]],
         tell: Callable[[PathNews], None],
         executor: Executor,
         status_file: Path = STATUS_FILE,

@@ -22,8 +22,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedsdn.tunnels.configuration import Identities
-
 NAME_BYTES = 8
 _SECRET_BYTES = 32
 _LABEL = b"fedsdn probes"
@@ -154,13 +152,9 @@ class ProbeKeys:
         """Return the key for a reply to what is signed with one of ``receiving``."""
         return self._known[self._by_name[received.name]][0]
 
-    def used(self) -> Identities:
-        """Return this site's own key, and the one of each peer, with which probes are signed."""
-        own = next(iter(self._private.values()), None)
-        return Identities(
-            None if own is None else own.private_bytes_raw(),
-            {peer: theirs for peer, (_, _, theirs) in self._signing.items()},
-        )
+    def used(self) -> dict[str, bytes]:
+        """Return the public key of each peer with which probes are signed."""
+        return {peer: theirs for peer, (_, _, theirs) in self._signing.items()}
 
     def follow(self, received: PairKey) -> bool:
         """Note that a peer uses the identity with which ``received`` was made; True if newly so."""

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedsdn.config.model import Address, Site
 from fedsdn.damped_log import DampedLog
+from fedsdn.identity.store import OwnKeys
 from fedsdn.tunnels.configuration import Identities
 from fedsdn.uplinks.pair_keys import PairKey, ProbeKeys
 from fedsdn.uplinks.path import Way
@@ -38,13 +39,19 @@ class SignedProbes:
         self._keys = ProbeKeys(site)
         self._log = log
         self._sites: dict[Address, str] = {}
+        self._own_tunnels: bytes | None = None
+        self._tunnels: dict[bytes, bytes] = {}
+        """Keys of tunnels by those of probes."""
         self._refused: Counter[tuple[str, Refusal]] = Counter()
 
-    def set(self, own: Sequence[bytes], peers: Sequence[Site]) -> None:
-        """Go over to these private keys, the current one first, and the peers' public ones."""
+    def set(self, own: Sequence[OwnKeys], peers: Sequence[Site]) -> None:
+        """Go over to these private keys, the current ones first, and the peers' public ones."""
+        self._own_tunnels = own[0].tunnels if own else None
+        identities = [one for peer in peers for one in peer.identities]
+        self._tunnels = {one.key: one.tunnel_key for one in identities}
         self._sites = {up.peer_address: peer.name for peer in peers for up in peer.uplinks}
         self._keys.set(
-            [X25519PrivateKey.from_private_bytes(key) for key in own],
+            [X25519PrivateKey.from_private_bytes(one.probes) for one in own],
             {peer.name: [one.key for one in peer.identities] for peer in peers},
         )
 
@@ -82,8 +89,9 @@ class SignedProbes:
         return self._keys.follow(received)
 
     def used(self) -> Identities:
-        """Return the keys that this site and its peers use now."""
-        return self._keys.used()
+        """Return the tunnels' keys of this site and its peers: of the identities used now."""
+        used = {peer: self._tunnels[key] for peer, key in self._keys.used().items()}
+        return Identities(self._own_tunnels, used)
 
     def refuse(self, why: Refusal, probe: Probe) -> None:
         """Count a probe that is signed well and is not taken."""

@@ -112,7 +112,7 @@ def _states(
 ) -> Iterator[PeerState]:
     """Yield what an interface knows of a peer, under each of its keys."""
     for identity in federation.site(peer.site).identities:
-        state = states.get((tunnel.name, b64encode(identity.key).decode()))
+        state = states.get((tunnel.name, b64encode(identity.tunnel_key).decode()))
         if state is not None:
             yield state
 

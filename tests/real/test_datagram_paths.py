@@ -159,7 +159,7 @@ def heard(rig: Rig) -> dict[tuple[str, str], int]:
 
 def test_what_comes_by_each_tunnel_is_known_by_the_peers_key(rig: Rig) -> None:
     (identity,) = rig.sites[1].site.identities
-    key = b64encode(identity.key).decode()
+    key = b64encode(identity.tunnel_key).decode()
     wait_until(
         lambda: len(heard(rig)) == len(rig.wires) and all(heard(rig).values()),
         LIMIT_S,

@@ -19,7 +19,7 @@ from tests.unit.federations import own_identity, unencrypted
 
 pytestmark = pytest.mark.real
 
-KEY_OF_B = own_identity("b").identity.key
+KEY_OF_B = own_identity("b").identity.tunnel_key
 PREFIXES = frozenset({"10.2.0.0/24", "fd00:2::/64"})
 
 
@@ -58,7 +58,7 @@ def peers(host: SiteHost, interface: str) -> dict[bytes, frozenset[str]]:
 
 NEW = make("b").identity
 NO_PREFIX = frozenset({"(none)"})
-KEYS = (KEY_OF_B, NEW.key)
+KEYS = (KEY_OF_B, NEW.tunnel_key)
 
 
 def with_identities(*identities: Identity) -> Federation:
@@ -76,18 +76,18 @@ def test_each_interface_has_its_port_its_mark_and_its_peer(host: SiteHost) -> No
             assert host.inside(f"wg show {interface} {word}").strip() == value
         assert host.inside(f"wg show {interface} endpoints").split()[1] == endpoint
         own_key = host.inside(f"wg show {interface} public-key").strip()
-        assert own_key == b64encode(own_identity("a").identity.key).decode()
+        assert own_key == b64encode(own_identity("a").identity.tunnel_key).decode()
 
 
 def test_a_peer_has_its_new_key_at_once_and_the_old_one_is_nobodys(host: SiteHost) -> None:
     host.write(with_identities(NEW))
     for interface in ("t1-up1", "t2-up2"):
-        wait_until(lambda interface=interface: peers(host, interface) == {NEW.key: PREFIXES})  # type: ignore[misc]
+        wait_until(lambda interface=interface: peers(host, interface) == {NEW.tunnel_key: PREFIXES})  # type: ignore[misc]
 
 
 def test_with_a_second_identity_a_peer_may_begin_and_sends_nothing_yet(host: SiteHost) -> None:
     host.write(with_identities(own_identity("b").identity, NEW))
-    wait_until(lambda: peers(host, "t1-up1") == {KEY_OF_B: PREFIXES, NEW.key: NO_PREFIX})
+    wait_until(lambda: peers(host, "t1-up1") == {KEY_OF_B: PREFIXES, NEW.tunnel_key: NO_PREFIX})
 
 
 def test_without_encryption_an_interface_that_is_left_knows_nobody(host: SiteHost) -> None:
@@ -112,10 +112,10 @@ def test_what_somebody_else_tells_an_interface_is_taken_back(
     host: SiteHost, application: Program
 ) -> None:
     """The application is halted meanwhile, or it might be back before one can look."""
-    stranger = b64encode(NEW.key).decode()
+    stranger = b64encode(NEW.tunnel_key).decode()
     application.send_signal(signal.SIGSTOP)
     host.inside(f"wg set t1-up1 peer {stranger} allowed-ips 10.2.0.0/24")
-    assert peers(host, "t1-up1")[NEW.key] == {"10.2.0.0/24"}
+    assert peers(host, "t1-up1")[NEW.tunnel_key] == {"10.2.0.0/24"}
     application.send_signal(signal.SIGCONT)
     wait_until(lambda: peers(host, "t1-up1") == {KEY_OF_B: PREFIXES})
 

@@ -25,6 +25,7 @@ from fedsdn.config.model import (
 )
 from fedsdn.identity import store
 from fedsdn.identity.new import NewIdentity, make
+from fedsdn.identity.store import OwnKeys
 from fedsdn.pipeline.network import TenantPort
 from fedsdn.uplinks.teardown import Orders
 
@@ -63,14 +64,18 @@ def own_identity(name: str) -> NewIdentity:
     return make(name)
 
 
-def private_key(name: str) -> bytes:
-    """The private X25519 key of ``own_identity``."""
+def private_keys(name: str) -> OwnKeys:
+    """The private X25519 keys of ``own_identity``."""
     return private_part(own_identity(name))
 
 
-def private_part(identity: NewIdentity) -> bytes:
-    """An identity's private X25519 key."""
-    key = load_pem_private_key(identity.probes_key, None)
+def private_part(identity: NewIdentity) -> OwnKeys:
+    """An identity's private X25519 keys."""
+    return OwnKeys(*map(_raw, (identity.probes_key, identity.tunnels_key)))
+
+
+def _raw(pem: bytes) -> bytes:
+    key = load_pem_private_key(pem, None)
     assert isinstance(key, X25519PrivateKey)
     return key.private_bytes_raw()
 

@@ -44,7 +44,8 @@ def certificate(
 def identities_of(printed: list[dict[str, str]]) -> list[Identity]:
     """What the federation file's field ``identity`` says."""
     return [
-        Identity(*(base64.b64decode(one[key]) for key in ("certificate", "key"))) for one in printed
+        Identity(*(base64.b64decode(one[key]) for key in ("certificate", "key", "tunnel_key")))
+        for one in printed
     ]
 
 
@@ -172,6 +173,20 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         of_a(key=b64(IDENTITY.key[:31])),
         f"{KEY}: found 31 bytes, but an X25519 key has 32; {PRINTED}",
     ),
+    "no key of tunnels": (
+        lambda f: f["sites"]["a"]["identity"][0].pop("tunnel_key"),
+        "sites.a.identity[0].tunnel_key: found nothing; write the tunnel_key that 'fedsdn identity "
+        "init' prints at this site",
+    ),
+    "a key of tunnels without a secret": (
+        of_a(tunnel_key=b64(bytes(32))),
+        f"{KEY.replace('key', 'tunnel_key')}: found no X25519 key: nothing is secret with it; "
+        f"{PRINTED}",
+    ),
+    "one key for probes and tunnels": (
+        of_a(tunnel_key=b64(IDENTITY.key)),
+        f"{KEY.replace('key', 'tunnel_key')}: found the same as at site a (line 13); {PRINTED}",
+    ),
     "a key without a secret": (
         of_a(key=b64(bytes(32))),
         f"{KEY}: found no X25519 key: nothing is secret with it; {PRINTED}",
@@ -219,7 +234,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda f: f.update(
             pairs=[{"sites": [*pair], "encryption": "none"} for pair in ("ab", "ba")]
         ),
-        "pairs[1].sites: found b and a, as on line 59; write each two sites once",
+        "pairs[1].sites: found b and a, as on line 61; write each two sites once",
     ),
     "a pair that cannot be encrypted": (
         lambda f: (

@@ -155,7 +155,7 @@ def test_wireguard_is_read_without_its_private_keys() -> None:
 
 def key_of(site: str) -> str:
     [identity] = FEDERATION.site(site).identities
-    return b64encode(identity.key).decode()
+    return b64encode(identity.tunnel_key).decode()
 
 
 FIXES = ("fedsdn site up", "osken-manager fedsdn.app")
@@ -180,7 +180,7 @@ def test_a_peer_that_goes_over_to_another_identity_is_one_peer() -> None:
     b, c = (three_sites().site(name) for name in "bc")
     both = replace(b, identities=(*c.identities, *b.identities))
     federation = replace(FEDERATION, sites=(SITE, both))
-    new = b64encode(c.identities[0].key).decode()
+    new = b64encode(c.identities[0].tunnel_key).decode()
     states = [
         state("t1-up1", 900.0, 100),
         PeerState("t1-up1", new, 990.0, 10, 7),

@@ -68,7 +68,7 @@ def test_tls_tells_two_certificates_of_one_name_apart(directory: Path) -> None:
 def test_the_probes_keys_of_two_sites_make_one_secret(directory: Path) -> None:
     a, b = (store.save(directory, make(name)) for name in "ab")
     secrets = {
-        X25519PrivateKey.from_private_bytes(own.probes_key()).exchange(
+        X25519PrivateKey.from_private_bytes(own.keys().probes).exchange(
             X25519PublicKey.from_public_bytes(peer.identity.key)
         )
         for own, peer in ((a, b), (b, a))
@@ -126,7 +126,8 @@ def test_each_private_key_is_for_one_user_and_the_rest_is_for_all(directory: Pat
     assert owner_and_mode(own.public_file) == (0, 0o644)
     assert owner_and_mode(own.tls_key_file) == (PROXY_USER, 0o600)
     assert owner_and_mode(own.probes_key_file) == (0, 0o600)
-    assert len(list(directory.iterdir())) == 3
+    assert owner_and_mode(own.tunnels_key_file) == (0, 0o600)
+    assert len(list(directory.iterdir())) == 4
     assert b"PRIVATE" not in own.public_file.read_bytes()
     assert "PRIVATE" not in repr(make("a"))
 
@@ -144,7 +145,11 @@ def test_directories_that_are_made_can_be_gone_through_whatever_the_umask(tmp_pa
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
 def test_private_keys_that_others_may_read_are_refused(directory: Path, mode: int) -> None:
     own = store.save(directory, make("a"))
-    for file, use in ((own.tls_key_file, own.tls_files), (own.probes_key_file, own.probes_key)):
+    for file, use in (
+        (own.tls_key_file, own.tls_files),
+        (own.tunnels_key_file, own.keys),
+        (own.probes_key_file, own.keys),
+    ):
         file.chmod(mode)
         with pytest.raises(FinalError, match=f"{file}: .* mode {mode:04o}.*'chmod 600 {file}'"):
             use()
@@ -154,7 +159,7 @@ def test_private_keys_of_other_users_are_refused(directory: Path) -> None:
     own = store.save(directory, make("a"))
     os.chown(own.probes_key_file, 1, 1)
     with pytest.raises(FinalError, match="found owner 1 "):
-        own.probes_key()
+        own.keys()
 
 
 def test_a_key_of_the_probes_that_the_proxy_could_read_is_refused(directory: Path) -> None:
@@ -182,7 +187,7 @@ def test_a_key_with_a_passphrase_asks_nobody(directory: Path) -> None:
         own.try_keys()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_nothing_is_left_of_keys_that_were_not_written_whole(
     directory: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
@@ -200,13 +205,13 @@ def test_nothing_is_left_of_keys_that_were_not_written_whole(
     assert os.listdir(directory) == []
 
 
-def test_the_keys_of_probes_that_count(directory: Path) -> None:
+def test_the_keys_that_count(directory: Path) -> None:
     one, other = (make("a") for _ in range(2))
-    keys = {each: store.save(directory, each).probes_key() for each in (one, other)}
+    keys = {each: store.save(directory, each).keys() for each in (one, other)}
     site = two_sites().site("a")
     for listed in ((one, other), (other, one), (one,)):
         identities = tuple(each.identity for each in listed)
-        found = store.probes_keys(replace(site, identities=identities), directory)
+        found = store.own_keys(replace(site, identities=identities), directory)
         assert found == tuple(keys[each] for each in listed)
 
 
@@ -234,13 +239,30 @@ def test_a_directory_where_others_may_put_keys_is_refused(directory: Path) -> No
 
 def test_another_key_in_place_of_the_private_one_is_refused(directory: Path) -> None:
     own, other = (store.save(directory, make("a")) for _ in range(2))
-    for content in (other.probes_key_file.read_bytes(), own.tls_key_file.read_bytes(), b""):
-        own.probes_key_file.write_bytes(content)
-        with pytest.raises(FinalError, match=f"{own.probes_key_file}: found another key"):
-            own.probes_key()
+    for file in (own.probes_key_file, own.tunnels_key_file):
+        good = file.read_bytes()
+        for content in (other.probes_key_file.read_bytes(), own.tls_key_file.read_bytes(), b""):
+            file.write_bytes(content)
+            with pytest.raises(FinalError, match=f"{file}: found another key"):
+                own.keys()
+        file.write_bytes(good)
+    own.tunnels_key_file.write_bytes(own.probes_key_file.read_bytes())
+    with pytest.raises(FinalError, match=f"{own.tunnels_key_file}: found another key"):
+        own.keys()
     own.probes_key_file.unlink()
     with pytest.raises(FinalError, match=r"cannot be read \(No such file .*: put it back from a"):
-        own.probes_key()
+        own.keys()
+
+
+def test_an_identity_without_a_key_for_tunnels_is_refused(directory: Path) -> None:
+    """As the version before had them."""
+    own = store.save(directory, make("a"))
+    begin = b"-----BEGIN PUBLIC KEY-----"
+    certificate, key, _ = own.public_file.read_bytes().split(begin)
+    own.public_file.write_bytes(certificate + begin + key)
+    remedy = f"'rm {own.public_file.with_suffix('')}\\*' and 'fedsdn identity init'"
+    with pytest.raises(FinalError, match=remedy):
+        store.load(directory)
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\n", b"\xff\x00"])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedsdn.config.model import Address, Federation, Probes, Site, Uplink
+from fedsdn.identity.store import OwnKeys
 from fedsdn.pipeline.declarations import port_mac
 from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.kernel import Plan
@@ -23,7 +24,7 @@ from fedsdn.uplinks.news import PathNews, ToldPath
 from fedsdn.uplinks.path import PathKey
 from fedsdn.uplinks.sockets import ProbeSockets, open_socket
 from fedsdn.uplinks.status import PathState, PortState, write_status
-from tests.unit.federations import private_key, two_sites
+from tests.unit.federations import private_keys, two_sites
 from tests.unit.loopback import asynchronous
 
 ADDRESSES = {"a": ("127.18.0.1", "127.18.0.2"), "b": ("127.18.1.1", "127.18.1.2")}
@@ -53,9 +54,9 @@ def federation() -> Federation:
     return Federation(sites, free_port(), Probes(interval=0.05))
 
 
-def own_keys(site: Site) -> list[bytes]:
+def own_keys(site: Site) -> list[OwnKeys]:
     """The private halves of a site's identities, as its host has them."""
-    return [private_key(site.name)]
+    return [private_keys(site.name)]
 
 
 def with_another_address(old: Federation) -> Federation:

@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedsdn.config.model import Federation, Site
 from fedsdn.identity.new import make
+from fedsdn.identity.store import OwnKeys
 from fedsdn.uplinks import monitor, status_file
 from fedsdn.uplinks.pair_keys import PairKey, pair_keys
 from fedsdn.uplinks.probe import Probe, Refusal, sign
 from fedsdn.uplinks.status import PathState, write_status
-from tests.unit.federations import private_key, private_part
+from tests.unit.federations import private_keys, private_part
 from tests.unit.loopback import asynchronous
 from tests.unit.test_monitor import (
     ADDRESSES,
@@ -51,7 +52,7 @@ async def two(both: Federation) -> AsyncIterator[tuple[Running, Running]]:
 
 def key_to_a(both: Federation, name: str, private: bytes | None = None) -> PairKey:
     """The key with which a site of that name signs what it sends a, with its own private key."""
-    own = X25519PrivateKey.from_private_bytes(private or private_key(name))
+    own = X25519PrivateKey.from_private_bytes(private or private_keys(name).probes)
     return pair_keys(name, own, "a", both.site("a").identities[0].key)[0]
 
 
@@ -95,7 +96,7 @@ async def test_what_no_peer_has_signed_is_counted_and_said_and_nothing_else(
         target = ADDRESSES["a"][0], both.proxy_port
         async with two(both) as (a, b):
             before = a.monitor._paths._peers["b"].handshake
-            of_c = key_to_a(both, "b", private_part(third))
+            of_c = key_to_a(both, "b", private_part(third).probes)
             of_b = key_to_a(both, "b")
             for datagram in (
                 b"",
@@ -150,9 +151,9 @@ async def test_both_sites_take_other_identities_one_file_after_the_other() -> No
             sites.append(replace(site, identities=listed))
         return replace(old, sites=tuple(sites))
 
-    def keys(site: Site) -> list[bytes]:
+    def keys(site: Site) -> list[OwnKeys]:
         names = {new[site.name].identity: private_part(new[site.name])}
-        return [names.get(one, private_key(site.name)) for one in site.identities]
+        return [names.get(one, private_keys(site.name)) for one in site.identities]
 
     stages = [
         ("a", file(a=["old", "new"], b=["old", "new"])),

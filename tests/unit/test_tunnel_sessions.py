@@ -29,7 +29,7 @@ class Site:
 
     def __init__(self, name: str) -> None:
         self.tunnels = planned(name)
-        self.key = own_identity("b" if name == "a" else "a").identity.key
+        self.key = own_identity("b" if name == "a" else "a").identity.tunnel_key
         self.sessions = Sessions()
 
     def sees(self, now: float, began: float | None = None, received: int = 0) -> None:

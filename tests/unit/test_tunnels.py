@@ -130,7 +130,7 @@ def test_two_sites_have_what_their_file_says() -> None:
     assert (first.name, first.uplink, first.port) == ("t1-up1", "up1", 51820)
     assert (second.name, second.uplink, second.port) == ("t2-up2", "up2", 51829)
     assert (peer.site, str(peer.address), peer.port) == ("b", "192.0.2.2", 51820)
-    assert peer.key == own_identity("b").identity.key
+    assert peer.key == own_identity("b").identity.tunnel_key
     assert first.path(peer) == (ip_address("192.0.2.1"), ip_address("192.0.2.2"))
 
 
@@ -187,9 +187,9 @@ def test_the_identity_that_a_peer_uses_counts() -> None:
     federation = two_sites()
     site = replace(site_b(federation), identities=(old, new))
     federation = replace(federation, sites=(federation.site("a"), site))
-    assert keys(of(federation, "a")) == {old.key}
-    assert keys(of(federation, "a", keys={"b": new.key})) == {new.key}
-    assert keys(of(federation, "a", keys={"b": b"of another"})) == {old.key}
+    assert keys(of(federation, "a")) == {old.tunnel_key}
+    assert keys(of(federation, "a", keys={"b": new.tunnel_key})) == {new.tunnel_key}
+    assert keys(of(federation, "a", keys={"b": b"of another"})) == {old.tunnel_key}
 
 
 def test_a_site_without_identity_has_no_tunnel() -> None:

@@ -16,9 +16,9 @@ from fedsdn.tunnels.configuration import Identities, Seen, SeenPeer
 from fedsdn.tunnels.configure import Memory, RefusedError, sync
 from fedsdn.tunnels.plan import Tunnel, tunnels
 from fedsdn.tunnels.sessions import Heard
-from tests.unit.federations import own_identity, private_key, two_sites
+from tests.unit.federations import own_identity, private_keys, two_sites
 
-PRIVATE, OWN = private_key("a"), own_identity("a").identity.key
+PRIVATE, OWN = private_keys("a").tunnels, own_identity("a").identity.tunnel_key
 
 
 NOBODY = frozenset[tuple[str, str]]()
@@ -121,7 +121,7 @@ def test_a_session_begins_where_a_path_lives_and_its_peer_is_made_anew_for_that(
     planned = wanted(two_sites())
     first, second = planned
     kernel, memory = Interfaces(*planned), Memory()
-    key = b64encode(own_identity("b").identity.key).decode()
+    key = b64encode(own_identity("b").identity.tunnel_key).decode()
     for name in planned:
         words = "(none)", "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64", "0", "0", "0", "off"
         kernel.peers[name] = "\t".join((key, *words))
@@ -147,7 +147,7 @@ def test_a_rotation_is_looked_for_while_the_new_identity_has_no_session(
     a, b = two_sites().sites
     added = make("b").identity
     federation = replace(two_sites(), sites=(a, replace(b, identities=(*b.identities, added))))
-    keys = (b.identities[0].key, old), (added.key, new)
+    keys = (b.identities[0].tunnel_key, old), (added.tunnel_key, new)
     peers = tuple(SeenPeer(key, None, frozenset(), 0, when, 0, 0) for key, when in keys)
     memory = Memory(seen={"t1-up1": Seen(OWN, 51820, 0, peers)})
     memory.look_for_rotations(federation, 1010)

@@ -13,10 +13,10 @@ from fedsdn.identity.new import make
 from fedsdn.pipeline.declarations import is_tunnel_name
 from fedsdn.tunnels.configuration import Configuration, Seen, parse
 from fedsdn.tunnels.plan import tunnels
-from tests.unit.federations import own_identity, private_key, two_sites
+from tests.unit.federations import own_identity, private_keys, two_sites
 
-PRIVATE = private_key("a")
-OWN, PEERS = own_identity("a").identity.key, own_identity("b").identity.key
+PRIVATE = private_keys("a").tunnels
+OWN, PEERS = own_identity("a").identity.tunnel_key, own_identity("b").identity.tunnel_key
 NEW = make("b").identity
 SECOND_UPLINK = 1
 
@@ -63,7 +63,7 @@ def test_an_interface_is_told_what_wg_takes() -> None:
 
 def test_a_second_identity_has_no_prefix() -> None:
     text = wanted(with_second_identity()).text()
-    assert text.endswith(f"[Peer]\nPublicKey = {b64(NEW.key)}\nEndpoint = 192.0.2.2:51820\n")
+    assert text.endswith(f"[Peer]\nPublicKey = {b64(NEW.tunnel_key)}\nEndpoint = 192.0.2.2:51820\n")
 
 
 def began(key: bytes, when: int, prefixes: str = "(none)") -> str:
@@ -73,16 +73,23 @@ def began(key: bytes, when: int, prefixes: str = "(none)") -> str:
 
 @pytest.mark.parametrize(
     ("old", "new", "last"),
-    [(0, 0, PEERS), (7, 0, PEERS), (7, 8, NEW.key), (9, 8, PEERS), (0, 8, NEW.key), (7, 7, PEERS)],
+    [
+        (0, 0, PEERS),
+        (7, 0, PEERS),
+        (7, 8, NEW.tunnel_key),
+        (9, 8, PEERS),
+        (0, 8, NEW.tunnel_key),
+        (7, 7, PEERS),
+    ],
     ids=["no session", "old alone", "new later", "old later", "new alone", "at once"],
 )
 def test_of_two_identities_the_last_sessions_has_the_prefixes(
     old: int, new: int, last: bytes
 ) -> None:
-    seen = dump(began(PEERS, old, "10.2.0.0/24,fd00:2::/64"), began(NEW.key, new))
+    seen = dump(began(PEERS, old, "10.2.0.0/24,fd00:2::/64"), began(NEW.tunnel_key, new))
     (one,) = wanted(with_second_identity()).following(seen).peers
     assert one.key == last
-    assert {one.key, *one.spare_keys} == {PEERS, NEW.key}
+    assert {one.key, *one.spare_keys} == {PEERS, NEW.tunnel_key}
 
 
 def test_an_interface_without_tunnel_has_no_peers() -> None:
@@ -100,7 +107,7 @@ def test_what_is_so_already_is_known() -> None:
     assert wanted().is_that(dump(IT))
     behind_nat = peer(PEERS, "192.0.2.2:1024", "10.2.0.0/24,fd00:2::/64")
     assert wanted().is_that(dump(behind_nat))
-    spare = peer(NEW.key, "192.0.2.2:51820", "(none)", "off")
+    spare = peer(NEW.tunnel_key, "192.0.2.2:51820", "(none)", "off")
     assert wanted(with_second_identity()).is_that(dump(IT, spare))
 
 
@@ -110,13 +117,13 @@ def test_what_is_so_already_is_known() -> None:
         dump(),
         dump(IT, port=51821),
         dump(IT, mark="off"),
-        dump(IT, peer(NEW.key, "192.0.2.2:51820", "(none)", "off")),
-        dump(peer(NEW.key, "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64")),
+        dump(IT, peer(NEW.tunnel_key, "192.0.2.2:51820", "(none)", "off")),
+        dump(peer(NEW.tunnel_key, "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64")),
         dump(peer(PEERS, "192.0.2.9:51820", "10.2.0.0/24,fd00:2::/64")),
         dump(peer(PEERS, "(none)", "10.2.0.0/24,fd00:2::/64")),
         dump(peer(PEERS, "192.0.2.2:51820", "10.2.0.0/24")),
         dump(peer(PEERS, "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64", "off")),
-        parse(f"{b64(PRIVATE)}\t{b64(NEW.key)}\t51820\t0x300\n{IT}"),
+        parse(f"{b64(PRIVATE)}\t{b64(NEW.tunnel_key)}\t51820\t0x300\n{IT}"),
         parse("(none)\t(none)\t51820\toff"),
     ],
 )
