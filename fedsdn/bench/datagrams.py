@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from fedsdn.bench.cases import Kind
@@ -11,21 +13,23 @@ from fedsdn.bench.datagram_rates import FLOWS, WIRE_MBIT, Carried, measure
 from fedsdn.bench.figures import Summary, summary
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.ticked import Fate, OneWay, fate
-from fedsdn.bench.ticker import BYTES, EVERY_SECONDS
-from fedsdn.bench.ticking import finish, ticking
+from fedsdn.bench.ticker import EVERY_SECONDS
+from fedsdn.bench.ticking import finish, new_port, ticking
 from fedsdn.config.model import Family
-from fedsdn.errors import FedsdnError
 from fedsdn.lab.build import Progress
+from fedsdn.lab.wait import wait_until
+from fedsdn.pipeline.declarations import ct_tunnel_sent
+from fedsdn.shell import Started
 from fedsdn.traffic.values import TransferDirection
+from fedsdn.tunnels.plan import tunnels
+from fedsdn.tunnels.tracked import read_tracked
+from fedsdn.verify.view import SiteView
 
-_METER_SECONDS = 0.5
-_WATCH_SECONDS = 1.5
-_BEFORE_SECONDS = 0.5
+_WATCH_SECONDS = 1.0
+_BEFORE_SECONDS = 0.3
 """Datagrams that are sent so long before a loss are under way when it comes."""
 
-_TRIES = 20
-_USED_PART = 0.5
-"""A wire that carries this part of a flow carries the flow."""
+_LIMIT_SECONDS = 30.0
 
 _LOST_MEDIAN, _LOST_P99 = 5, 15
 _DIRECTIONS: tuple[TransferDirection, ...] = ("upload", "download")
@@ -46,13 +50,12 @@ FULL, QUICK = Effort(30, 10.0), Effort(4, 4.0)
 
 @dataclass(frozen=True, slots=True)
 class DatagramLoss:
-    """One loss: what became of the datagrams of each direction that was on the lost wire.
+    """One loss: what became of the datagrams of each flow and direction that was on the lost wire.
 
     ``others`` are those that were not.
     """
 
     kind: Kind
-    family: Family
     hit: tuple[Fate, ...]
     others: tuple[Fate, ...]
 
@@ -66,7 +69,7 @@ class DatagramResults:
     silent_bound: int = 0
 
     def lost(self, kind: Kind) -> Summary | None:
-        """Sum up the datagrams that losses of a kind have cost a direction each."""
+        """Sum up the datagrams that losses of a kind have cost a flow's direction each."""
         return summary(hit.lost for loss in self.losses if loss.kind is kind for hit in loss.hit)
 
     def silence(self, kind: Kind) -> Summary | None:
@@ -113,6 +116,7 @@ def run(rig: Rig, effort: Effort, results: DatagramResults, report: Progress) ->
     rtt = 2 * max(wire.quality.delay_ms for wire in rig.wires) / 1000
     seconds = near.federation.probes.detection + rtt
     results.silent_bound = round(seconds / EVERY_SECONDS)
+    rig.wait_steady()
     for n in range(effort.losses):
         for kind in _KINDS:
             results.losses.append(_measure(rig, kind, n))
@@ -154,14 +158,18 @@ def rates_table(results: DatagramResults) -> tuple[str, Sequence[str], Sequence[
     )
 
 
+_Way = tuple[Family, TransferDirection]
+"""A direction of the flow of an IP version."""
+
+
 def _measure(rig: Rig, kind: Kind, n: int) -> DatagramLoss:
-    rig.wait_steady()
-    family = _FAMILIES[n % 2]
-    path = rig.path(family)
-    ends = ((path.near_vm.shell, path.source), (path.far_vm.shell, path.destination))
-    with ticking(*ends) as (near, far):
-        used = _used_wires(rig)
-        wire = used[_DIRECTIONS[n // 2 % 2]]
+    """Lose the wire that carries one of the four ways, which takes turns."""
+    port = new_port()
+    with ExitStack() as stack:
+        pairs = {family: stack.enter_context(_flow(rig, family, port)) for family in _FAMILIES}
+        time.sleep(_BEFORE_SECONDS)
+        used = _used_wires(rig, port)
+        wire = used[_FAMILIES[n % 2], _DIRECTIONS[n // 2 % 2]]
         lost = time.monotonic()
         rig.lose(kind, wire, "upload")
         time.sleep(_WATCH_SECONDS)
@@ -169,40 +177,59 @@ def _measure(rig: Rig, kind: Kind, n: int) -> DatagramLoss:
         rig.restore(kind, wire, "upload")
         rig.wait_steady()
         end = time.monotonic()
-        (sent, came), (sent_back, came_back) = finish(near), finish(far)
-    ways = {"upload": OneWay(sent, came_back), "download": OneWay(sent_back, came)}
+        ways = _ways(pairs)
     begin, changes = lost - _BEFORE_SECONDS, (lost, restored)
-    fates = {name: fate(way, begin, end, changes) for name, way in ways.items()}
+    fates = {way: fate(found, begin, end, changes) for way, found in ways.items()}
     return DatagramLoss(
         kind=kind,
-        family=family,
-        hit=tuple(fates[name] for name in _DIRECTIONS if used[name] == wire),
-        others=tuple(fates[name] for name in _DIRECTIONS if used[name] != wire),
+        hit=tuple(one for way, one in fates.items() if used[way] == wire),
+        others=tuple(one for way, one in fates.items() if used[way] != wire),
     )
 
 
-def _used_wires(rig: Rig) -> dict[TransferDirection, int]:
-    """Return which wire each direction is on; a flow that changes just now is waited for.
+def _flow(rig: Rig, family: Family, port: int) -> AbstractContextManager[tuple[Started, Started]]:
+    path = rig.path(family)
+    near, far = path.near_vm.shell, path.far_vm.shell
+    return ticking((near, path.source), (far, path.destination), port)
+
+
+def _ways(pairs: Mapping[Family, tuple[Started, Started]]) -> dict[_Way, OneWay]:
+    """End the flows, all at once; return what became of their datagrams."""
+    ends = [one for pair in pairs.values() for one in pair]
+    with ThreadPoolExecutor(len(ends)) as threads:
+        said = dict(zip(ends, threads.map(finish, ends), strict=True))
+    found: dict[_Way, OneWay] = {}
+    for family, (near, far) in pairs.items():
+        (sent, came), (sent_back, came_back) = said[near], said[far]
+        found[family, "upload"] = OneWay(sent, came_back)
+        found[family, "download"] = OneWay(sent_back, came)
+    return found
+
+
+def _used_wires(rig: Rig, port: int) -> dict[_Way, int]:
+    """Return which wire each way of the flows is on, by what conntrack keeps of the last packet.
 
     Raises:
-        FedsdnError: a flow stays on none, or on both.
+        FedsdnError: a flow stays on none.
 
     """
-    for _ in range(_TRIES):
-        found = _carrying(rig)
-        if all(len(wires) == 1 for wires in found.values()):
-            return {direction: wires[0] for direction, wires in found.items()}
-    raise FedsdnError(f"a flow of datagrams is not on one wire: {found}; see that the lab is idle")
+    found: dict[_Way, int] = {}
+
+    def is_known() -> bool:
+        for direction, view in zip(_DIRECTIONS, rig.sites, strict=True):
+            wires = _wires_by_slot(rig, view)
+            for one in read_tracked(view.proxy):
+                slot = ct_tunnel_sent(one.mark)
+                if one.destination_port == port and slot in wires:
+                    found[one.source.version, direction] = wires[slot]
+        return len(found) == len(_FAMILIES) * len(_DIRECTIONS)
+
+    wait_until(is_known, _LIMIT_SECONDS, lambda: f"flows of datagrams are on {found or 'no wire'}")
+    return found
 
 
-def _carrying(rig: Rig) -> dict[TransferDirection, list[int]]:
-    meters = {direction: rig.meter(direction) for direction in _DIRECTIONS}
-    began = time.monotonic()
-    while time.monotonic() < began + _METER_SECONDS * 1.2:  # the first samples take a while
-        for meter in meters.values():
-            meter.sample()
-    least = _USED_PART * BYTES / EVERY_SECONDS
-    return {
-        direction: [wire for wire in (0, 1) if meter.rate(wire, _METER_SECONDS) > least]
-        for direction, meter in meters.items()
-    }
+def _wires_by_slot(rig: Rig, view: SiteView) -> dict[int, int]:
+    """Return which wires a site's tunnels to the other site take, by the slots of their paths."""
+    numbers = {rig.uplink(view, wire).name: wire for wire in (0, 1)}
+    found = tunnels(view.federation, view.site)
+    return {one.slot: numbers[one.uplink] for one in found if one.uplink in numbers}

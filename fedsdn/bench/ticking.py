@@ -15,18 +15,23 @@ _PROGRAM = "fedsdn.bench.ticker"
 _ports = count(20_000)
 
 
+def new_port() -> int:
+    """Return a UDP port that no flow had before."""
+    return next(_ports)
+
+
 @contextmanager
 def ticking(
-    near: tuple[Shell, Address], far: tuple[Shell, Address]
+    near: tuple[Shell, Address], far: tuple[Shell, Address], port: int | None = None
 ) -> Iterator[tuple[Started, Started]]:
-    """Have both ends send to each other while the block runs.
+    """Have both ends send to each other while the block runs, from and to a ``port``.
 
     Raises:
         FedsdnError: nothing comes.
 
     """
-    port = str(next(_ports))
-    with _started(near, port, far[1]) as here, _started(far, port, near[1]) as there:
+    number = str(port or new_port())
+    with _started(near, number, far[1]) as here, _started(far, number, near[1]) as there:
         for one in (here, there):
             if not one.line():
                 one.finish()

@@ -60,7 +60,7 @@ def lost(number: int, *, again: int = 0) -> Fate:
 
 
 def results(kind: Kind, *hit: Fate, others: tuple[Fate, ...] = ()) -> DatagramResults:
-    losses = [DatagramLoss(kind, 4, (one,), others) for one in hit]
+    losses = [DatagramLoss(kind, (one,), others) for one in hit]
     return DatagramResults(losses, silent_bound=33)
 
 

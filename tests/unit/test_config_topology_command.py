@@ -178,7 +178,7 @@ def test_bad_file_is_one_line_and_exit_status_1(command: str, federation: Path) 
     result = fedsdn(command, federation, "--json")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"fedsdn: {federation}:26: sites.a.uplinks.up1.address: found '192.0.2.0/24', "
+        f"fedsdn: {federation}:27: sites.a.uplinks.up1.address: found '192.0.2.0/24', "
         "the network address of '192.0.2.0/24'; write a host's address in '192.0.2.0/24'\n"
     )
 
