@@ -158,7 +158,7 @@ def rates_table(results: DatagramResults) -> tuple[str, Sequence[str], Sequence[
     )
 
 
-_Way = tuple[Family, TransferDirection]
+Way = tuple[Family, TransferDirection]
 """A direction of the flow of an IP version."""
 
 
@@ -168,7 +168,7 @@ def _measure(rig: Rig, kind: Kind, n: int) -> DatagramLoss:
     with ExitStack() as stack:
         pairs = {family: stack.enter_context(_flow(rig, family, port)) for family in _FAMILIES}
         time.sleep(_BEFORE_SECONDS)
-        used = _used_wires(rig, port)
+        used = used_wires(rig, port)
         wire = used[_FAMILIES[n % 2], _DIRECTIONS[n // 2 % 2]]
         lost = time.monotonic()
         rig.lose(kind, wire, "upload")
@@ -193,12 +193,12 @@ def _flow(rig: Rig, family: Family, port: int) -> AbstractContextManager[tuple[S
     return ticking((near, path.source), (far, path.destination), port)
 
 
-def _ways(pairs: Mapping[Family, tuple[Started, Started]]) -> dict[_Way, OneWay]:
+def _ways(pairs: Mapping[Family, tuple[Started, Started]]) -> dict[Way, OneWay]:
     """End the flows, all at once; return what became of their datagrams."""
     ends = [one for pair in pairs.values() for one in pair]
     with ThreadPoolExecutor(len(ends)) as threads:
         said = dict(zip(ends, threads.map(finish, ends), strict=True))
-    found: dict[_Way, OneWay] = {}
+    found: dict[Way, OneWay] = {}
     for family, (near, far) in pairs.items():
         (sent, came), (sent_back, came_back) = said[near], said[far]
         found[family, "upload"] = OneWay(sent, came_back)
@@ -206,14 +206,14 @@ def _ways(pairs: Mapping[Family, tuple[Started, Started]]) -> dict[_Way, OneWay]
     return found
 
 
-def _used_wires(rig: Rig, port: int) -> dict[_Way, int]:
-    """Return which wire each way of the flows is on, by what conntrack keeps of the last packet.
+def used_wires(rig: Rig, port: int) -> dict[Way, int]:
+    """Return which wire each way of a port's flows is on, by where conntrack saw the last packet.
 
     Raises:
         FedsdnError: a flow stays on none.
 
     """
-    found: dict[_Way, int] = {}
+    found: dict[Way, int] = {}
 
     def is_known() -> bool:
         for direction, view in zip(_DIRECTIONS, rig.sites, strict=True):
