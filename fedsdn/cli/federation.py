@@ -13,6 +13,7 @@ import typer
 from fedsdn.cli.common import ConfigFile, settings
 from fedsdn.config.differences import Difference, Place, differences, read_text
 from fedsdn.errors import FedsdnError
+from fedsdn.tunnels.plan import renumbered
 
 app = typer.Typer(help="Compare federation files.", no_args_is_help=True)
 app.callback()(lambda: None)  # or else its only command would go without its name
@@ -45,7 +46,8 @@ def diff(
     try:
         if second is None:
             first, second = settings(config_file, site=None, federation=None).federation, first
-        found = differences(read_text(first), read_text(second))
+        texts = read_text(first), read_text(second)
+        found = differences(*texts)
     except FedsdnError as error:
         print(f"fedsdn: {error}", file=sys.stderr)
         raise typer.Exit(FILE_ERROR) from error
@@ -55,7 +57,17 @@ def diff(
     else:
         for one in found:
             print(_line(one, first, second))
+        for site, uplinks in renumbered(*(text.federation for text in texts)).items():
+            print(_moved(site, uplinks), file=sys.stderr)
     raise typer.Exit(1 if found else 0)
+
+
+def _moved(site: str, uplinks: tuple[str, ...]) -> str:
+    return (
+        f"fedsdn: site {site}: the tunnels of {', '.join(uplinks)} have other UDP ports in the "
+        "other file, as uplinks are numbered by their names: until every site has the same file, "
+        "their paths carry TCP alone; a new uplink whose name comes last moves none"
+    )
 
 
 def _line(one: Difference, first: Path, second: Path) -> str:

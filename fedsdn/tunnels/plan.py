@@ -144,6 +144,25 @@ def tunnels(
     return tuple(found)
 
 
+def renumbered(first: Federation, second: Federation) -> dict[str, tuple[str, ...]]:
+    """Return the uplinks, by site, that both have and whose tunnels have other ports in the other.
+
+    Over their paths nothing is carried while one site follows the one and its peer the other.
+    """
+    moved: dict[str, tuple[str, ...]] = {}
+    for site in first.sites:
+        other = second.find_site(site.name)
+        if other is not None:
+            before, after = _numbers(site), _numbers(other)
+            names = tuple(name for name in before if after.get(name, before[name]) != before[name])
+            moved |= {site.name: names} if names else {}
+    return moved
+
+
+def _numbers(site: Site) -> dict[str, int]:
+    return {one.name: at for at, one in enumerate(sorted(site.uplinks, key=_by_name))}
+
+
 @dataclass(frozen=True, slots=True)
 class _Way:
     """From an uplink of a site, with its index in the order of names, to peers' of a number.

@@ -121,6 +121,16 @@ def test_every_difference_is_a_line_with_both_places(files: tuple[Path, Path]) -
     ]
 
 
+def test_uplinks_whose_tunnels_move_to_other_ports_are_named(files: tuple[Path, Path]) -> None:
+    first, _ = files
+    new = "      aaa: {port: x, address: 192.0.2.77/24}\n      up1:"
+    other = first.read_text().replace("      up1:", new, 1)
+    done = diff(first, "/dev/stdin", stdin=other)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fedsdn: site a: the tunnels of up1 have other UDP ports")
+    assert done.stderr.count("\n") == 1
+
+
 def test_json_has_sites_fields_and_lines(files: tuple[Path, Path]) -> None:
     done = diff("--json", *files)
     assert done.returncode == 1

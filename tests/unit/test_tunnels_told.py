@@ -14,7 +14,7 @@ from fedsdn.errors import FedsdnError
 from fedsdn.identity.new import make
 from fedsdn.tunnels.configuration import Identities, Seen, SeenPeer
 from fedsdn.tunnels.configure import Memory, RefusedError, sync
-from fedsdn.tunnels.plan import Tunnel, tunnels
+from fedsdn.tunnels.plan import Tunnel, renumbered, tunnels
 from fedsdn.tunnels.sessions import Heard
 from tests.unit.federations import own_identity, private_keys, two_sites
 
@@ -98,6 +98,12 @@ def test_an_uplink_that_sorts_first_gives_the_others_other_ports() -> None:
     kernel.ports |= dict.fromkeys(after.keys() - before.keys(), 0)
     assert set(told(after, kernel, memory)) == set(after)
     assert kernel.ports == {name: one.port for name, one in after.items()}
+
+
+def test_uplinks_that_get_another_number_are_named() -> None:
+    new = with_an_uplink_that_sorts_first()
+    assert renumbered(two_sites(), new) == renumbered(new, two_sites()) == {"a": ("up1", "up2")}
+    assert renumbered(new, new) == {}
 
 
 def test_one_that_does_not_answer_keeps_none_of_the_others_from_what_they_are_told() -> None:
