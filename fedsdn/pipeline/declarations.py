@@ -255,8 +255,8 @@ be it there or not; its table has room for 1,024 and is the whole host's."""
 
 MOST_REFUSALS_PER_SECOND = 50
 MOST_REFUSALS_AT_ONCE = 50
-"""What one VM is told of flows that no rule allows. Of no path, too, the kernel tells one so often
-(``ERROR_MILLISECONDS``), and all together a thousand times a second (``icmp_msgs_per_sec``)."""
+"""What one VM is told of flows that no rule allows; the kernel tells all together no more than a
+thousand times a second (``icmp_msgs_per_sec``)."""
 
 ERROR_MILLISECONDS = 1000 // MOST_REFUSALS_PER_SECOND
 """Between two ICMP errors to one VM, on average: it may have six at once. The kernel's tick may be

@@ -104,7 +104,7 @@ def test_flows_go_on_over_the_wire_that_is_left(rig: Rig, kind: Kind) -> None:
 
 FASTER, SLOWER = 0, 1
 SLOW_MS = 60.0
-LOOKS = 15
+LOOKS = 5
 
 
 @contextmanager
@@ -201,15 +201,17 @@ def is_told(rig: Rig, family: Family) -> bool:
     return "nreachable" in path.near_vm.shell.run(*ping).stdout
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_without_a_path_each_flow_of_each_vm_is_told(rig: Rig, family: Family) -> None:
+def test_without_a_path_each_flow_of_each_vm_is_told(rig: Rig) -> None:
+    """Over IPv4 the kernel has a limit that is the whole host's: one a second."""
     rig.wait_steady()
-    path = rig.path(family)
+    path = rig.path(6)
     vms = [vm.shell for vm in rig.sites[0].vms]
     assert len(vms) > 1
     with lost(rig, Kind.WIRE, 0), lost(rig, Kind.WIRE, 1), ExitStack() as stack:
         wait_until(
-            lambda: is_told(rig, family), LIMIT_S, lambda: "nobody says that there is no path"
+            lambda: all(is_told(rig, family) for family in FAMILIES),
+            LIMIT_S,
+            lambda: "nobody says that there is no path",
         )
         command = ("-c", _UNTIL_TOLD, str(path.destination))
         running = [stack.enter_context(vm.started(vm.python, *command)) for vm in vms]
