@@ -160,7 +160,7 @@ def renumbered(first: Federation, second: Federation) -> dict[str, tuple[str, ..
 
 
 def _numbers(site: Site) -> dict[str, int]:
-    return {one.name: at for at, one in enumerate(sorted(site.uplinks, key=_by_name))}
+    return {one.name: at for at, one in enumerate(_in_order(site))}
 
 
 @dataclass(frozen=True, slots=True)
