@@ -134,6 +134,7 @@ OF_AN_IDENTITY = {
     ".pem": (stat.S_IFREG, 0o644, ROOT, ROOT),
     "-tls.key": (stat.S_IFREG, 0o600, PROXY, PROXY),
     "-probes.key": (stat.S_IFREG, 0o600, ROOT, ROOT),
+    "-tunnels.key": (stat.S_IFREG, 0o600, ROOT, ROOT),
 }
 
 
