@@ -7,24 +7,20 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 
 from fedsdn.bench.cases import Kind
-from fedsdn.bench.datagrams import Way, used_wires
 from fedsdn.bench.rig import Rig
 from fedsdn.bench.ticked import Fate, OneWay, fate
 from fedsdn.bench.ticking import finish, new_port, ticking
 from fedsdn.cli.views import lab_views
 from fedsdn.config.model import Family
-from fedsdn.lab.host import FEDERATION_FILE, Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER
 from fedsdn.lab.wait import wait_until
 from fedsdn.shell import Started
 from fedsdn.tunnels.wireguard import read_peers
-from fedsdn.uplinks.status import STATUS_FILE, read_status
 
 pytestmark = pytest.mark.real
 
@@ -100,72 +96,6 @@ def test_flows_go_on_over_the_wire_that_is_left(rig: Rig, kind: Kind) -> None:
             rig.wait_steady()
             found.wait_for_more()
         found.finish()
-
-
-FASTER, SLOWER = 0, 1
-SLOW_MS = 300.0
-"""One way: no pause of a busy machine makes the other wire as slow."""
-LOOKS = 5
-
-
-@contextmanager
-def preferring_latency(rig: Rig, lab: Lab) -> Iterator[None]:
-    """Have both sites prefer the faster path, which the first wire is, meanwhile."""
-    wire = rig.wires[SLOWER]
-    lab.change_wire(wire.name, delay_ms=SLOW_MS)
-    hosts = [lab.host(view.name) for view in rig.sites]
-    files = [host.run_directory / FEDERATION_FILE.relative_to("/run") for host in hosts]
-    texts = [file.read_text() for file in files]
-    try:
-        wait_until(
-            lambda: all(max(rtts(host)) > SLOW_MS for host in hosts),
-            LIMIT_S,
-            lambda: f"no path is slow: {[rtts(host) for host in hosts]} ms",
-        )
-        for file, text in zip(files, texts, strict=True):
-            said = r"\1datagrams: {prefer: latency}\n\1provider_network:"
-            file.write_text(re.sub(r"^( +)provider_network:", said, text, flags=re.MULTILINE))
-        yield
-    finally:
-        for file, text in zip(files, texts, strict=True):
-            file.write_text(text)
-        lab.change_wire(wire.name, delay_ms=wire.quality.delay_ms)
-
-
-def rtts(host: Host) -> list[float]:
-    status = read_status(host.run_directory / STATUS_FILE.relative_to("/run"))
-    return [path.rtt_ms or 0.0 for path in status.paths] if status else [0.0]
-
-
-def wait_for_wire(rig: Rig, port: int, wire: int) -> list[dict[Way, int]]:
-    """Wait until all flows are on a wire, each way; return where they were until then."""
-    looks: list[dict[Way, int]] = []
-
-    def is_there() -> bool:
-        looks.append(used_wires(rig, port))
-        return set(looks[-1].values()) == {wire}
-
-    wait_until(is_there, LIMIT_S, lambda: f"a flow is not on wire {wire}: {looks[-1]}")
-    return looks
-
-
-def test_with_latency_flows_go_by_the_faster_path_and_come_back_to_it_once(
-    rig: Rig, lab: Lab
-) -> None:
-    rig.wait_steady()
-    port = new_port()
-    with preferring_latency(rig, lab), flows(rig, port) as found:
-        wait_for_wire(rig, port, FASTER)
-        with lost(rig, Kind.WIRE, FASTER):
-            looks = wait_for_wire(rig, port, SLOWER)[-1:]
-            found.wait_for_more()
-        looks += wait_for_wire(rig, port, FASTER)
-        looks += [used_wires(rig, port) for _ in range(LOOKS)]
-        for way in looks[0]:
-            taken = [look[way] for look in looks]
-            changes = [taken[0], *(new for old, new in pairwise(taken) if new != old)]
-            assert changes == [SLOWER, FASTER], way
-        found.wait_for_more()
 
 
 FLOWS = 40
