@@ -12,6 +12,7 @@ import pytest
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.identity.new import make
+from fedsdn.tunnels import sessions
 from fedsdn.tunnels.configuration import Identities, Seen, SeenPeer
 from fedsdn.tunnels.configure import Memory, RefusedError, sync
 from fedsdn.tunnels.plan import Tunnel, renumbered, tunnels
@@ -123,7 +124,10 @@ def keeps(kernel: Interfaces) -> dict[str, bool]:
     }
 
 
-def test_a_session_begins_where_a_path_lives_and_its_peer_is_made_anew_for_that() -> None:
+def test_a_session_begins_where_a_path_lives_and_its_peer_is_made_anew_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions, "_AGAIN_SECONDS", 1000.0)  # longer than a busy machine pauses
     planned = wanted(two_sites())
     first, second = planned
     kernel, memory = Interfaces(*planned), Memory()
