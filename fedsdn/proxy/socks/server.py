@@ -260,7 +260,8 @@ class Server:
                 with near:
                     traffic_class.towards_peer(dialogue.far, request.traffic_class)
                     await dialogue.accept()
-                    await self._relay(near, dialogue.far, request, peer)
+                    if await self._relay(near, dialogue.far, request, peer):
+                        self._ended_in_order(dialogue, peer)
         finally:
             self._statistics.add(Counter.INBOUND_OPEN, -1)
 
@@ -319,7 +320,8 @@ class Server:
 
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
-    ) -> None:
+    ) -> bool:
+        """Relay to the end; return whether it was one in order."""
         if peer.proxy == "socks5":
             self._path_manager.announce(far, peer.name)
         with (
@@ -336,6 +338,13 @@ class Server:
             ) as relay,
         ):
             await relay.run()
+        return relay.ended_in_order
+
+    def _ended_in_order(self, dialogue: Dialogue, peer: Site) -> None:
+        if peer.proxy == "fedsdn":
+            dialogue.goes_on()
+        else:
+            tcp.end_in_order(dialogue.far)
 
     def _shown(self, near: socket.socket, request: Request, peer: Site) -> SocketAddress:
         """Return the address that the VM sees as its client's; the bridge may translate ours."""
