@@ -19,6 +19,9 @@ def tls(
         "topo/two-site.yaml"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Two short rounds: two minutes.")] = False,
+    haproxy: Annotated[
+        bool, typer.Option("--haproxy", help="HAProxy under mptcpize has its turns, too.")
+    ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
@@ -32,4 +35,4 @@ def tls(
         topology, results, lambda: [tls_bench.table(results)], json_output=json_output
     ) as (lab, report):
         effort = tls_bench.QUICK if quick else tls_bench.FULL
-        tls_bench.run(Rig(lab, lab_views(lab)), effort, results, report)
+        tls_bench.run(Rig(lab, lab_views(lab)), effort, results, report, haproxy=haproxy)
