@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -51,6 +51,11 @@ DEFAULT_DATAGRAMS_PORT = 51820
 """WireGuard's usual UDP port, and the first of the tunnels'."""
 
 
+@lru_cache
+def _sha256(certificate: bytes) -> bytes:
+    return hashlib.sha256(certificate).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The public halves of a site's keys: who has the private ones is the site.
@@ -67,7 +72,7 @@ class Identity:
     @property
     def fingerprint(self) -> bytes:
         """SHA-256 of the certificate, 32 bytes: what is pinned for connections."""
-        return hashlib.sha256(self.certificate).digest()
+        return _sha256(self.certificate)
 
     @property
     def name(self) -> str:

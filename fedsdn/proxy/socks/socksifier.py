@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
-from fedsdn.config.model import Site
+from fedsdn.config.model import AddressPair, Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
@@ -91,6 +91,23 @@ class _NotConnectedError(Exception):
         return self.reply is Reply.OPENED_BY_BOTH
 
 
+class _Failing:
+    """A part of the opening; a class, as each connection has three."""
+
+    __slots__ = ("_carried", "_phase")
+
+    def __init__(self, carried: Carried, phase: Phase) -> None:
+        self._carried = carried
+        self._phase = phase
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and (cause := not_opened(error, self._phase)):
+            self._carried.ended(*cause, in_words(error))
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """What the socksifier does its work with; others of the worker share some of it."""
@@ -158,7 +175,7 @@ class Socksifier:
         early = (
             self._known.listens(destination)
             and self._openings.allow_early(client)
-            and bool(self._means.live_paths.usable(policy.paths(peer, 0), peer))
+            and self._means.live_paths.reaches(policy.site, peer)
         )
         opening = Opening(segment, peer.name, early=early, hand_in=self._device.hand_in)
         self._openings.add(opening)
@@ -193,7 +210,7 @@ class Socksifier:
         self._statistics.add(Counter.OUTBOUND)
         self._statistics.add(Counter.OUTBOUND_OPEN)
         try:
-            async with AsyncExitStack() as opened:
+            with ExitStack() as opened:
                 opened.enter_context(suppress(OSError, SocksError, _NotConnectedError))
                 opened.enter_context(self._means.carried.carrying(judged))
                 if policy is not self.policy and revoked(judged, policy, self.policy):
@@ -205,7 +222,7 @@ class Socksifier:
             self._statistics.add(Counter.OUTBOUND_OPEN, -1)
 
     async def _connect_first(
-        self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
+        self, opening: Opening, peer: Site, judged: PeerConnection, opened: ExitStack
     ) -> tuple[socket.socket, Asked, Request]:
         """Ask the peer, then answer the VM.
 
@@ -226,7 +243,7 @@ class Socksifier:
             return await opening.let_in(), asked, request
 
     async def _connect_early(
-        self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
+        self, opening: Opening, peer: Site, judged: PeerConnection, opened: ExitStack
     ) -> tuple[socket.socket, Asked, Request]:
         """Answer the VM, then ask the peer.
 
@@ -275,19 +292,13 @@ class Socksifier:
                 self._known.forget(destination)
             raise
 
-    @contextmanager
-    def _failing(self, phase: Phase) -> Iterator[None]:
+    def _failing(self, phase: Phase) -> _Failing:
         """Say why the connection is not opened, if this part of it fails."""
-        try:
-            yield
-        except BaseException as error:
-            if cause := not_opened(error, phase):
-                self._means.carried.ended(*cause, in_words(error))
-            raise
+        return _Failing(self._means.carried, phase)
 
     async def _ask(
         self,
-        opened: AsyncExitStack,
+        opened: ExitStack,
         peer: Site,
         request: Request,
         judged: PeerConnection,
@@ -304,20 +315,22 @@ class Socksifier:
 
         """
         if near is None:
+            asked = self._means.peers.ask(peer, request)
+            opened.callback(asked.leave)
             with self._failing(CONNECTING):
-                asked = await opened.enter_async_context(self._means.peers.asked(peer, request))
-            opened.enter_context(self._means.carried.carrying(replace(judged, path=asked.path)))
+                await asked.send()
+            self._depends_on(asked.path, judged, opened)
             with self._failing(ASKING):
                 reply = await asked.answer()
         else:
-            asking = self._means.peers.asked(peer, request, partial(_read_early, near))
+            asked = self._means.peers.ask(peer, request, partial(_read_early, near))
+            opened.callback(asked.leave)
             with self._failing(CONNECTING), self._poller.cancelled_by_reset(near):
-                asked = await opened.enter_async_context(asking)
-            opened.enter_context(self._means.carried.carrying(replace(judged, path=asked.path)))
+                await asked.send()
+            self._depends_on(asked.path, judged, opened)
             with (
                 self._failing(ASKING),
-                self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS),
-                asked.forwarding(near),
+                self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS, asked.forward),
             ):
                 reply = await asked.answer()
         if reply is not Reply.SUCCEEDED:
@@ -325,6 +338,13 @@ class Socksifier:
                 self._means.carried.ended(*refused_by_peer(reply))
             raise _NotConnectedError(reply)
         return asked
+
+    def _depends_on(
+        self, path: AddressPair | None, judged: PeerConnection, opened: ExitStack
+    ) -> None:
+        """Note the path that a connection depends on, if it does on one."""
+        if path is not None:
+            opened.enter_context(self._means.carried.carrying(replace(judged, path=path)))
 
     async def _relay(self, near: socket.socket, asked: Asked, request: Request, peer: Site) -> None:
         client, destination = request.client, request.destination
