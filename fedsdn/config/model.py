@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -51,11 +51,6 @@ DEFAULT_DATAGRAMS_PORT = 51820
 """WireGuard's usual UDP port, and the first of the tunnels'."""
 
 
-@lru_cache
-def _sha256(certificate: bytes) -> bytes:
-    return hashlib.sha256(certificate).digest()
-
-
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The public halves of a site's keys: who has the private ones is the site.
@@ -72,7 +67,7 @@ class Identity:
     @property
     def fingerprint(self) -> bytes:
         """SHA-256 of the certificate, 32 bytes: what is pinned for connections."""
-        return _sha256(self.certificate)
+        return hashlib.sha256(self.certificate).digest()
 
     @property
     def name(self) -> str:

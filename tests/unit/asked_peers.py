@@ -11,7 +11,7 @@ from typing import cast
 
 from fedsdn.proxy.socks.connection import Connection, Connector
 from fedsdn.proxy.socks.order import Order
-from fedsdn.proxy.socks.peers import Asked, Peers, ReadEarly, nothing_early
+from fedsdn.proxy.socks.peers import Peers
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import SELECTION, Reply, Request, encode_reply
 from fedsdn.socket_address import SocketAddress
@@ -81,19 +81,6 @@ async def asking(*, ready: bool = True) -> AsyncIterator[tuple[Net, Request]]:
             net.pool.ready.append(await net.connect(PEER))
         with net.peers.opening(CLIENT, SERVER) as request:
             yield net, request
-
-
-@asynccontextmanager
-async def asked_of(
-    net: Net, request: Request, read_early: ReadEarly = nothing_early
-) -> AsyncIterator[Asked]:
-    """Send a request to ``PEER``; after the block its connection is left, as the proxy does."""
-    asked = net.peers.ask(PEER, request, read_early)
-    try:
-        await asked.send()
-        yield asked
-    finally:
-        asked.leave()
 
 
 SUCCEEDED = encode_reply(Reply.SUCCEEDED)

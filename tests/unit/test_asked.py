@@ -22,8 +22,9 @@ from fedsdn.proxy.socks.protocol import (
     SocksError,
     encode_reply,
 )
-from tests.unit.asked_peers import CLIENT, SERVER, SUCCEEDED, asked_of, asking
-from tests.unit.loopback import asynchronous, polling, tcp_pair, until
+from tests.unit.asked_peers import CLIENT, SERVER, SUCCEEDED, asking
+from tests.unit.loopback import asynchronous, tcp_pair, until
+from tests.unit.peer_connections import PEER
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +33,9 @@ def every_connection_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "is_usable", lambda _far, _peer: True)
 
 
-def read_early(near: socket.socket, most: int) -> bytes:
-    try:
-        return near.recv(most)
-    except BlockingIOError:
-        return b""
-
-
 @asynchronous
 async def test_a_ready_connection_needs_no_greeting() -> None:
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         assert await net.read(0, len(request.encode())) == request.encode()
         await net.say(0, SUCCEEDED)
         assert await asked.answer() is Reply.SUCCEEDED
@@ -50,7 +44,7 @@ async def test_a_ready_connection_needs_no_greeting() -> None:
 @asynchronous
 async def test_a_new_connection_takes_all_in_one_flight() -> None:
     async with asking(ready=False) as (net, request):
-        async with asked_of(net, request, lambda most: b"?"[:most]) as asked:
+        async with net.peers.asked(PEER, request, lambda most: b"?"[:most]) as asked:
             assert asked.early == 1
             sent = GREETING + request.encode() + records.record(Kind.DATA, 1) + b"?"
             assert await net.read(0, len(sent)) == sent
@@ -63,7 +57,7 @@ async def test_a_new_connection_takes_all_in_one_flight() -> None:
 async def test_a_refusal_gives_the_connection_back_unless_data_were_sent() -> None:
     for early, given_back in ((b"", 1), (b"?", 0)):
         async with asking() as (net, request):
-            async with asked_of(net, request, lambda _, early=early: early) as asked:  # type: ignore[misc]
+            async with net.peers.asked(PEER, request, lambda _, early=early: early) as asked:  # type: ignore[misc]
                 await net.say(0, encode_reply(Reply.REFUSED))
                 assert await asked.answer() is Reply.REFUSED
             assert len(net.pool.given_back) == given_back
@@ -77,7 +71,7 @@ async def test_behind_an_end_in_order_the_connection_is_given_back_if_the_peer_i
     is_free: bool, carried: int, given_back: int
 ) -> None:
     async with asking() as (net, request):
-        async with asked_of(net, request, lambda _: b"?") as asked:
+        async with net.peers.asked(PEER, request, lambda _: b"?") as asked:
             await net.say(0, SUCCEEDED)
             assert await asked.answer() is Reply.SUCCEEDED
             asked.connection.requests = carried
@@ -90,7 +84,7 @@ async def test_behind_an_end_in_order_the_connection_is_given_back_if_the_peer_i
 
 @asynchronous
 async def test_a_request_whose_connection_breaks_is_made_again() -> None:
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         answer = asyncio.create_task(asked.answer())
         await net.read(0, len(request.encode()))
         net.ends[0].close()
@@ -106,7 +100,7 @@ async def test_a_request_whose_connection_breaks_is_made_again() -> None:
 @asynchronous
 async def test_a_request_with_data_is_never_made_twice() -> None:
     async with asking() as (net, request):
-        async with asked_of(net, request, lambda _: b"?") as asked:
+        async with net.peers.asked(PEER, request, lambda _: b"?") as asked:
             await net.read(0, len(request.encode()) + records.HEADER.size + 1)
             net.ends[0].close()
             with pytest.raises((OSError, SocksError)):
@@ -118,11 +112,18 @@ async def test_a_request_with_data_is_never_made_twice() -> None:
 async def test_what_the_vm_says_before_the_answer_is_sent_on() -> None:
     async with asking() as (net, request):
         vm, near = tcp_pair()
+
+        def read_early(most: int) -> bytes:
+            try:
+                return near.recv(most)
+            except BlockingIOError:
+                return b""
+
         with vm, near:
-            async with asked_of(net, request, partial(read_early, near)) as asked:
+            async with net.peers.asked(PEER, request, read_early) as asked:
                 answer = asyncio.create_task(asked.answer())
                 await net.read(0, len(request.encode()))
-                with polling() as poller, poller.cancelled_by_reset(near, on_input=asked.forward):
+                with asked.forwarding(near):
                     for said in (b"one", b"another"):
                         vm.send(said)
                         record = records.record(Kind.DATA, len(said)) + said
@@ -138,10 +139,11 @@ async def test_more_than_the_connection_takes_is_sent_behind_the_answer() -> Non
         vm, near = tcp_pair()
         size = 1 << 16
         with vm, near:
-            async with asked_of(net, request) as asked:
-                asked._read_early = partial(read_early, near)
+            reading = partial(near.recv)
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = reading
                 asked.far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                with polling() as poller, poller.cancelled_by_reset(near, on_input=asked.forward):
+                with asked.forwarding(near):
                     answer = asyncio.create_task(asked.answer())
                     await asyncio.get_running_loop().sock_sendall(vm, bytes(size))
                     while asked.early < size:
@@ -164,9 +166,9 @@ async def test_more_than_the_connection_takes_is_sent_behind_the_answer() -> Non
 
 @asynchronous
 async def test_a_request_says_which_one_it_comes_after_and_does_not_wait() -> None:
-    async with asking() as (net, first), asked_of(net, first):
+    async with asking() as (net, first), net.peers.asked(PEER, first):
         with net.peers.opening(CLIENT, SERVER) as second:
-            async with asked_of(net, second):
+            async with net.peers.asked(PEER, second):
                 sent = GREETING + second.encode()
                 assert await net.read(1, len(sent)) == sent
                 assert second.after == first.number
@@ -175,7 +177,7 @@ async def test_a_request_says_which_one_it_comes_after_and_does_not_wait() -> No
 @asynchronous
 async def test_a_peer_that_is_late_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "REPLY_SECONDS", 0.05)
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         with pytest.raises(TimeoutError):
             await asked.answer()
         assert len(net.ends) == 1
@@ -195,7 +197,7 @@ def nothing_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_request_that_is_late_stays_where_it_is_while_the_peer_is_not_heard_otherwise() -> (
     None
 ):
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         answer = asyncio.create_task(asked.answer())
         for _ in range(3):
             net.pool.looked.clear()
@@ -208,7 +210,7 @@ async def test_a_request_that_is_late_stays_where_it_is_while_the_peer_is_not_he
 @pytest.mark.usefixtures("nothing_is_acknowledged")
 @asynchronous
 async def test_a_request_whose_peer_has_vanished_is_made_on_a_new_connection() -> None:
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         answer = asyncio.create_task(asked.answer())
         await net.pool.looked.wait()
         net.pool.answered = True
@@ -230,7 +232,7 @@ async def test_where_tcp_waits_longer_before_it_repeats_a_request_so_do_we(
 ) -> None:
     monkeypatch.setattr(tcp, "longest_rto_seconds", lambda: 120.0)
     loop = asyncio.get_running_loop()
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         answer = asyncio.create_task(asked.answer())
         await net.pool.looked.wait()
         asked_at = loop.time()  # or later than it was asked: a busy machine may pause in between
@@ -249,7 +251,7 @@ async def test_where_tcp_waits_longer_before_it_repeats_a_request_so_do_we(
 @pytest.mark.usefixtures("nothing_is_acknowledged")
 @asynchronous
 async def test_a_server_that_leaves_and_then_vanishes_is_found_out() -> None:
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         await net.say(0, encode_reply(Reply.LEAVING))
         answer = asyncio.create_task(asked.answer())
         await net.pool.looked.wait()
@@ -267,9 +269,9 @@ async def test_a_request_behind_which_data_came_waits_for_its_answer() -> None:
     async with asking() as (net, request):
         vm, near = tcp_pair()
         with vm, near:
-            async with asked_of(net, request) as asked:
-                asked._read_early = partial(read_early, near)
-                with polling() as poller, poller.cancelled_by_reset(near, on_input=asked.forward):
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = near.recv
+                with asked.forwarding(near):
                     answer = asyncio.create_task(asked.answer())
                     await net.read(0, len(request.encode()))
                     vm.send(b"?")
@@ -288,7 +290,7 @@ async def test_a_repeated_request_takes_no_more_than_a_new_connections_first_seg
     record = records.record(Kind.DATA, len(data)) + data
     async with (
         asking() as (net, request),
-        asked_of(net, request, lambda most: data[:most]) as asked,
+        net.peers.asked(PEER, request, lambda most: data[:most]) as asked,
     ):
         answer = asyncio.create_task(asked.answer())
         await net.read(0, len(request.encode() + record))
@@ -310,12 +312,12 @@ async def test_what_was_sent_on_before_the_answer_is_sent_again_too() -> None:
     async with asking() as (net, request):
         vm, near = tcp_pair()
         with vm, near:
-            async with asked_of(net, request) as asked:
-                asked._read_early = partial(read_early, near)
+            async with net.peers.asked(PEER, request) as asked:
+                asked._read_early = near.recv
                 answer = asyncio.create_task(asked.answer())
                 await net.read(0, len(request.encode()))
                 sent = b""
-                with polling() as poller, poller.cancelled_by_reset(near, on_input=asked.forward):
+                with asked.forwarding(near):
                     for said in (b"one", b"another"):
                         vm.send(said)
                         record = records.record(Kind.DATA, len(said)) + said
@@ -340,7 +342,7 @@ async def test_a_peer_that_asks_again_and_again_is_left(
 ) -> None:
     """Only what has fallen back is said to have."""
     monkeypatch.setattr(peers, "is_usable", lambda _far, _peer: usable)
-    async with asking() as (net, request), asked_of(net, request) as asked:
+    async with asking() as (net, request), net.peers.asked(PEER, request) as asked:
         answer = asyncio.create_task(asked.answer())
         await net.say(0, encode_reply(Reply.ASK_AGAIN))
         for end in (1, 2):
@@ -357,7 +359,7 @@ async def test_a_request_under_way_to_a_server_that_leaves_is_answered_behind_it
     data = b"first"
     async with (
         asking() as (net, request),
-        asked_of(net, request, lambda most: data[:most]) as asked,
+        net.peers.asked(PEER, request, lambda most: data[:most]) as asked,
     ):
         await net.say(0, encode_reply(Reply.LEAVING) + SUCCEEDED)
         assert await asked.answer() is Reply.SUCCEEDED

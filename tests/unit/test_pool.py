@@ -25,7 +25,7 @@ from tests.unit.peer_connections import PEER, connected
 @pytest.fixture(autouse=True)
 def one_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked for in a test, unless that says otherwise: a busy machine may pause."""
-    monkeypatch.setattr(demand, "BURST_SECONDS", 1000.0)
+    monkeypatch.setattr(demand, "_BURST_SECONDS", 1000.0)
 
 
 class ReadyConnection(Connection):

@@ -17,7 +17,7 @@ from fedsdn.proxy.admission.policy import Policy
 from fedsdn.proxy.admission.slots import Work
 from fedsdn.proxy.admission.unproven import NotProvenError
 from fedsdn.proxy.ended.record import Ended, Reason, Who
-from fedsdn.proxy.sockets import tcp, transport
+from fedsdn.proxy.sockets import transport
 from fedsdn.proxy.socks import server as module
 from fedsdn.proxy.socks.answering import Dialogue
 from fedsdn.proxy.socks.parked import Parked
@@ -114,20 +114,6 @@ async def test_a_record_that_was_changed_on_the_way_leaves_one_here(
         assert [(one.reason, one.peer, one.detail) for one in here.ended] == [
             (Reason.PROTOCOL, PEER.name, "bad record mac")
         ]
-
-
-@asynchronous
-async def test_a_connection_that_breaks_while_it_waits_is_closed(
-    scene: Callable[[], Scene],
-) -> None:
-    here = scene()
-    far, peer = tcp_pair()
-    with far, peer:
-        await here.greeted(far, peer)
-        tcp.reset(peer)
-        await until(lambda: bool(here.waiting))
-        await here.waiting[0]()
-        assert far.fileno() == -1
 
 
 @asynchronous

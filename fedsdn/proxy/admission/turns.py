@@ -55,7 +55,7 @@ class Turns:
         """Deal out this worker's part of the ``PLACES``."""
         self._places = max(_LEAST_PLACES, PLACES // workers)
         self._share = max(1, self._places // _SHARE)
-        self._asked: Counter[Hashable] = Counter()
+        self._asked: Counter[Address] = Counter()
         """Connections being opened, by destination; all to one address need only one place."""
         self._held: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, deque[tuple[Address, asyncio.Future[_Place]]]] = {}
@@ -107,8 +107,9 @@ class Turns:
         return _Place(lambda: self._give_back(client, destination, first=first))
 
     def _give_back(self, client: Hashable, destination: Address, *, first: bool) -> None:
-        _take_off(self._asked, destination, 1)
-        _take_off(self._held, client, first)
+        self._asked[destination] -= 1
+        self._held[client] -= first
+        self._asked, self._held = +self._asked, +self._held
         while any([self._deal_to(waiting) for waiting in list(self._waiting)]):  # noqa: C419
             pass
 
@@ -126,9 +127,3 @@ class Turns:
         if dealt and queue:
             self._waiting[client] = queue
         return dealt
-
-
-def _take_off(counter: Counter[Hashable], key: Hashable, amount: int) -> None:
-    counter[key] -= amount
-    if not counter[key]:
-        del counter[key]

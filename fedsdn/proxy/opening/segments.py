@@ -8,9 +8,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
 
 from fedsdn.config.model import Address
-from fedsdn.socket_address import SocketAddress, address_of
+from fedsdn.socket_address import SocketAddress
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
@@ -107,14 +108,14 @@ def _transport(packet: bytes) -> tuple[Address, Address, int, int, int] | None:
         start = (first & 0xF) * 4
         if protocol != _TCP or fragment & _FRAGMENTED or start < _IPV4_HEADER.size:
             return None
-        return address_of(one), address_of(other), tos, start, length
+        return IPv4Address(one), IPv4Address(other), tos, start, length
     if version == 6 and len(packet) >= _IPV6_HEADER.size:
         first, length, following, _, one, other = _IPV6_HEADER.unpack_from(packet)
         start = _behind_extensions(packet, following)
         if start is None:
             return None
         stop = _IPV6_HEADER.size + length
-        return address_of(one), address_of(other), first >> 20 & 0xFF, start, stop
+        return IPv6Address(one), IPv6Address(other), first >> 20 & 0xFF, start, stop
     return None
 
 

@@ -11,7 +11,7 @@ import logging
 import select
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import NoReturn, cast
 
 from fedsdn.damped_log import DampedLog
@@ -31,32 +31,6 @@ def running_task() -> asyncio.Task[object]:
     return cast("asyncio.Task[object]", asyncio.current_task())
 
 
-Watchers = dict[int, tuple[OnEvents, asyncio.Task[object]]]
-"""By descriptor."""
-
-
-class _Watch:
-    """A socket that is watched; a class, as it is made five times for a short connection."""
-
-    __slots__ = ("_epoll", "_number", "_on_events", "_watchers")
-
-    def __init__(
-        self, epoll: select.epoll, watchers: Watchers, number: int, on_events: OnEvents
-    ) -> None:
-        self._epoll = epoll
-        self._watchers = watchers
-        self._number = number
-        self._on_events = on_events
-
-    def __enter__(self) -> None:
-        self._epoll.register(self._number, _ALL)
-        self._watchers[self._number] = (self._on_events, running_task())
-
-    def __exit__(self, *_: object) -> None:
-        del self._watchers[self._number]
-        self._epoll.unregister(self._number)
-
-
 class Poller:
     """Reports the events of sockets to the tasks that watch them."""
 
@@ -68,33 +42,33 @@ class Poller:
         self._reset = reset
         self._log = DampedLog(_LOG)
         self._epoll = select.epoll()
-        self._watchers: Watchers = {}
+        self._watchers: dict[int, tuple[OnEvents, asyncio.Task[object]]] = {}
 
-    def watch(self, sock: socket.socket, on_events: OnEvents) -> AbstractContextManager[None]:
+    @contextmanager
+    def watch(self, sock: socket.socket, on_events: OnEvents) -> Iterator[None]:
         """Call ``on_events`` for each event of ``sock`` during the block; first for its state.
 
         If that raises, the running task is cancelled, and so its connection is reset.
         """
-        return _Watch(self._epoll, self._watchers, sock.fileno(), on_events)
+        number = sock.fileno()
+        self._epoll.register(number, _ALL)
+        self._watchers[number] = (on_events, running_task())
+        try:
+            yield
+        finally:
+            del self._watchers[number]
+            self._epoll.unregister(number)
 
     @contextmanager
-    def cancelled_by_reset(
-        self, sock: socket.socket, grace: float = 0.0, on_input: Callable[[], object] | None = None
-    ) -> Iterator[None]:
-        """Cancel the running task if ``sock`` breaks during the block, ``grace`` seconds later.
-
-        ``on_input`` reads what has come, all of it: there is no second event for the same.
-        """
+    def cancelled_by_reset(self, sock: socket.socket, grace: float = 0.0) -> Iterator[None]:
+        """Cancel the running task if ``sock`` breaks during the block, ``grace`` seconds later."""
         task = running_task()
         loop = asyncio.get_running_loop()
         due: list[asyncio.TimerHandle] = []
 
         def cancel(events: int) -> None:
-            if events & select.EPOLLERR:
-                if not due:
-                    due.append(loop.call_later(grace, task.cancel))
-            elif on_input is not None and events & select.EPOLLIN:
-                on_input()
+            if events & select.EPOLLERR and not due:
+                due.append(loop.call_later(grace, task.cancel))
 
         try:
             with self.watch(sock, cancel):

@@ -41,7 +41,6 @@ class Kind(IntEnum):
     """Whether the VM is silent: 1, or 0. Its DATA and END say that it is not, too."""
 
 
-_KINDS = {kind.value: kind for kind in Kind}
 _MOST_VALUES = {Kind.END: 1, Kind.SEEN: 1, Kind.RESET: 0, Kind.URGENT: 0, Kind.SILENT: 1}
 """The largest value of a record that holds no number of octets."""
 
@@ -88,9 +87,10 @@ class Parser:
         (packed,) = HEADER.unpack(self._header)
         self._header = b""
         number, value = packed >> _KIND_SHIFT, packed & MOST
-        kind = _KINDS.get(number)
-        if kind is None:
-            raise RecordError(f"record of kind {number:#x}")
+        try:
+            kind = Kind(number)
+        except ValueError:
+            raise RecordError(f"record of kind {number:#x}") from None
         if not value and kind in (Kind.DATA, Kind.CONSUMED):
             raise RecordError(f"{kind.name} of nothing")
         if value > _MOST_VALUES.get(kind, MOST):

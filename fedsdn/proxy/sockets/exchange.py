@@ -48,24 +48,6 @@ async def readable(sock: socket.socket) -> None:
     await _event(sock, loop.add_reader, loop.remove_reader)
 
 
-async def readable_within(sock: socket.socket, seconds: float) -> bool:
-    """Wait as ``readable`` does; False if nothing has come in so many seconds."""
-    loop, number = asyncio.get_running_loop(), sock.fileno()
-    over: asyncio.Future[bool] = loop.create_future()
-
-    def end(found: bool) -> None:
-        if not over.done():
-            over.set_result(found)
-
-    loop.add_reader(number, end, True)
-    timer = loop.call_later(seconds, end, False)
-    try:
-        return await over
-    finally:
-        timer.cancel()
-        loop.remove_reader(number)
-
-
 async def writable(sock: socket.socket) -> None:
     """Wait until a socket takes something of whoever writes below TLS."""
     loop = asyncio.get_running_loop()

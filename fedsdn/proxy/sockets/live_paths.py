@@ -99,16 +99,6 @@ class LivePaths:
             if known is None or (own.name, peer.name, other.name) in known.usable
         ]
 
-    def reaches(self, site: Site, peer: Site) -> bool:
-        """Whether there is a usable path from our own ``site`` to ``peer``."""
-        known = self._known(peer)
-        return any(
-            own.reaches(other)
-            and (known is None or (own.name, peer.name, other.name) in known.usable)
-            for own in site.uplinks
-            for other in peer.uplinks
-        )
-
     def _known(self, peer: Site) -> _Peer | None:
         """Return what was told of the paths to a peer; None if nothing holds any more."""
         if self._clock() >= self._fresh_until:

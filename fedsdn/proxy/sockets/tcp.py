@@ -16,7 +16,6 @@ import struct
 import termios
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -35,7 +34,6 @@ IP_BIND_ADDRESS_NO_PORT = 24
 _SIOCATMARK = 0x8905
 """include/uapi/asm-generic/sockios.h; Python has no name for it."""
 
-_ADDRESSES_KEPT = 4096
 _RTO_MAX = Path("/proc/sys/net/ipv4/tcp_rto_max_ms")
 _LINGER = struct.Struct("ii")
 _INT = struct.Struct("i")
@@ -182,7 +180,6 @@ def mapped(address: Address) -> str:
     return f"::ffff:{address}" if address.version == 4 else str(address)
 
 
-@lru_cache(_ADDRESSES_KEPT)
 def unmapped(text: str) -> Address:
     """Address that a dual-stack socket reports."""
     address = ip_address(text.partition("%")[0])

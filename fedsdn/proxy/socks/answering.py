@@ -71,13 +71,13 @@ class Dialogue:
             plain, self._plain = self._plain, None
             return plain
         self.pauses = False
-        try:
-            first = self.far.recv(1)
-        except BlockingIOError:
-            self.pauses = True
-            return None
-        if first and not (self._refused and first == _EARLY):
-            async with asyncio.timeout(REQUEST_SECONDS):
+        async with asyncio.timeout(REQUEST_SECONDS):
+            try:
+                first = self.far.recv(1)
+            except BlockingIOError:
+                self.pauses = True
+                return None
+            if first and not (self._refused and first == _EARLY):
                 return await read_message(self.far, parsing.parse_request, first)
         await self.turn_away(b"")
         return None

@@ -77,7 +77,7 @@ class Parked:
         """Wait until the peer says something; False if it does not for too long."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
-        loop.add_reader(far.fileno(), readable.set)
+        loop.add_reader(far, readable.set)
         try:
             with self._carried.carrying(PeerConnection(Direction.INBOUND, peer)):
                 async with asyncio.timeout(PARKED_SECONDS):
@@ -85,7 +85,7 @@ class Parked:
         except TimeoutError:
             return False
         finally:
-            loop.remove_reader(far.fileno())
+            loop.remove_reader(far)
 
     def _leave(
         self, far: socket.socket, peer: str, go_on: Callable[[], None], task: asyncio.Task[bool]

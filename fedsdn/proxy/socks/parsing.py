@@ -6,6 +6,8 @@ more than that from a socket never reads beyond the message.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 from fedsdn.proxy.socks.protocol import (
     COMMAND_CONNECT,
     GREETING,
@@ -26,7 +28,7 @@ from fedsdn.proxy.socks.protocol import (
     SocksError,
     encode_reply,
 )
-from fedsdn.socket_address import SocketAddress, address_of
+from fedsdn.socket_address import SocketAddress
 
 _ADDRESS_BYTES = {TYPE_IPV4: 4, TYPE_IPV6: 16}
 
@@ -37,8 +39,6 @@ _SHORTEST_CONNECT = 10
 
 _SHORTEST_REPLY = 8
 """A bound name of one letter, as another's server may have."""
-
-_REPLIES = {reply.value: reply for reply in Reply}
 
 _ECN = 0b11
 """The two bits of the traffic class that are ECN's (RFC 3168)."""
@@ -77,7 +77,8 @@ class _Reader:
             answer = encode_reply(Reply.ADDRESS_TYPE_NOT_SUPPORTED)
             raise SocksError(f"address type {kind}", answer)
         self._least += _ADDRESS_BYTES[kind] - _ADDRESS_BYTES[TYPE_IPV4]
-        address = address_of(self.take(_ADDRESS_BYTES[kind]))
+        raw = self.take(_ADDRESS_BYTES[kind])
+        address = IPv4Address(raw) if kind == TYPE_IPV4 else IPv6Address(raw)
         return SocketAddress(address, int.from_bytes(self.take(PORT_BYTES), "big"))
 
     def connect(self) -> SocketAddress:
@@ -99,7 +100,10 @@ class _Reader:
             self.take(_ADDRESS_BYTES[kind] + PORT_BYTES)
         else:
             raise SocksError(f"address type {kind}")
-        return _REPLIES.get(code, Reply.FAILURE)
+        try:
+            return Reply(code)
+        except ValueError:
+            return Reply.FAILURE
 
     def expect(self, what: str, wanted: int, answer: bytes = b"") -> None:
         found = self.byte()

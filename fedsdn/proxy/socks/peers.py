@@ -6,15 +6,15 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from fedsdn.config.model import AddressPair, Site
 from fedsdn.proxy.relay import records
 from fedsdn.proxy.relay.peer_relay import fixed_path, is_usable
 from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp, traffic_class, transport
-from fedsdn.proxy.sockets.exchange import readable_within, send_all
+from fedsdn.proxy.sockets.exchange import readable, send_all
 from fedsdn.proxy.sockets.transport import fallen_back
 from fedsdn.proxy.socks import parsing, protocol
 from fedsdn.proxy.socks.asking import REPLY_SECONDS, ask_plainly
@@ -155,15 +155,25 @@ class Asked:
         self._unsent = bytes(self._first_data[room:])
         await send_all(self.far, said + self._first_data[:room])
 
-    def forward(self) -> None:
-        """Send on what the VM has said before the answer, if the connection is a ready one.
+    @contextmanager
+    def forwarding(self, near: socket.socket) -> Iterator[None]:
+        """Send on what ``near``, the VM, says before the answer, if the connection is a ready one.
 
         A new one takes no more than its first segment until the peer answers.
         """
-        while self._was_ready and not self._unsent and self.early < _EARLY_BYTES:
-            data = self._read_early(_EARLY_BYTES - self.early)
-            if not data:
-                return
+        if not self._was_ready:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(near, self._forward, near)
+        try:
+            yield
+        finally:
+            loop.remove_reader(near)
+
+    def _forward(self, near: socket.socket) -> None:
+        data = self._read_early(_EARLY_BYTES - self.early) if self._was_ready else b""
+        if data:
             self.early += len(data)
             said = records.record(Kind.DATA, len(data)) + data
             self._first_data += said
@@ -171,6 +181,8 @@ class Asked:
             with suppress(OSError):  # a broken connection is found by whoever reads the answer
                 sent = self.far.send(said)
             self._unsent = said[sent:]
+        if not data or self._unsent or self.early == _EARLY_BYTES:
+            asyncio.get_running_loop().remove_reader(near)
 
     async def answer(self) -> Reply:
         """Return the peer's answer.
@@ -238,8 +250,10 @@ class Asked:
         repeated_at: float | None = None
         seconds = VANISHED_SECONDS
         while self._may_repeat:
-            if await readable_within(self.far, seconds):
-                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await readable(self.far)
+                    return False
             if not (self._may_repeat and tcp.unacknowledged(self.far)):
                 break
             if self._peers.pool.is_answered(self._peer.name, asked_at):
@@ -304,9 +318,21 @@ class Peers:
         with self._order.asking(client, destination) as (number, after):
             yield Request(client, destination, number, after, traffic_class)
 
-    def ask(self, peer: Site, request: Request, read_early: ReadEarly = nothing_early) -> Asked:
-        """Return what asks ``peer``: its ``send`` begins, and its ``leave`` ends all.
+    @asynccontextmanager
+    async def asked(
+        self, peer: Site, request: Request, read_early: ReadEarly = nothing_early
+    ) -> AsyncIterator[Asked]:
+        """Send a request to ``peer``; the block has its connection.
 
         The VM's first data are read when there is a connection to send them on.
+
+        Raises:
+            OSError: no connection.
+
         """
-        return Asked(self, peer, request, read_early)
+        asked = Asked(self, peer, request, read_early)
+        try:
+            await asked.send()
+            yield asked
+        finally:
+            asked.leave()

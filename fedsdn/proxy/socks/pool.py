@@ -32,9 +32,6 @@ acknowledge anything on is lost: after all paths were down, a segment is repeate
 where the kernel has ``tcp_rto_max_ms`` (``site.sysctls``, Linux 6.15). Where it has not, whoever
 asks waits for longer."""
 
-_HEARD_SECONDS = 0.1
-"""So long ago the peer has said something on a connection that needs no look."""
-
 _RETRY_SECONDS = 1.0
 """Delay after a connection that could not be made."""
 
@@ -49,12 +46,8 @@ class _Ready:
         """
         self.connection = connection
         self.begun = begun
-        self._heard = asyncio.get_running_loop().time()
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.taken = False
-        self.looking: asyncio.TimerHandle
-        """Looks whether it is wanted still."""
-        self._expired = False
         self._watching = ExitStack()
         self._watching.enter_context(poller.watch(connection.far, self._on_events))
         connection.managed.give_up = lambda *_: self.leave()
@@ -66,20 +59,11 @@ class _Ready:
     @property
     def is_good(self) -> bool:
         """Whether a request would reach the peer, as far as is known."""
-        if self.left.done():
-            return False
-        heard_now = self.left.get_loop().time() < self._heard + _HEARD_SECONDS
-        return heard_now or self.connection.has_subflow()
+        return not self.left.done() and self.connection.has_subflow()
 
     def leave(self) -> None:
         if not self.left.done():
             self.left.set_result(None)
-
-    def expire(self) -> None:
-        """Have it ended in order, unless it is over."""
-        if not self.left.done():
-            self._expired = True
-            self.leave()
 
     def take(self) -> Connection:
         """Give the connection to the running task."""
@@ -97,7 +81,7 @@ class _Ready:
         self._watching.close()
         if self.taken:
             return
-        if self.left.done() and not self._expired:
+        if self.left.done():
             self.connection.close()
         else:
             self.connection.end()
@@ -311,24 +295,18 @@ class Pool:
             connection.end()
             return
         ready = _Ready(connection, begun, self._poller)
-        ready.looking = self._loop.call_later(KEEP_SECONDS, self._look, ready, pool)
         pool.ready.append(ready)
         self._statistics.add(Counter.POOL_OPEN)
         try:
             with self._carried.carrying(PeerConnection(Direction.OUTBOUND, peer)):
-                await ready.left
+                while not ready.left.done():
+                    await asyncio.wait([ready.left], timeout=KEEP_SECONDS)
+                    if len(pool.ready) > pool.demand.wanted(self._loop.time()):
+                        break
         finally:
-            ready.looking.cancel()
             self._statistics.add(Counter.POOL_OPEN, -1)
             if ready in pool.ready:
                 pool.ready.remove(ready)
             ready.close()
         if not ready.taken:
             self._rest(peer, pool)
-
-    def _look(self, ready: _Ready, pool: _PeerPool) -> None:
-        """Give up a ready connection that is not wanted any more."""
-        if len(pool.ready) > pool.demand.wanted(self._loop.time()):
-            ready.expire()
-        else:
-            ready.looking = self._loop.call_later(KEEP_SECONDS, self._look, ready, pool)

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 from fedsdn.channel.connection import Direction
@@ -123,7 +124,6 @@ class Server:
                 if error.answer:
                     await dialogue.turn_away(error.answer)
                 raise NotProvenError(Reason.GARBLED, str(error)) from error
-            transport.prepare(far)
             opened.pop_all()
         return partial(self._resume, dialogue)
 
@@ -190,6 +190,7 @@ class Server:
 
         """
         far, peer = dialogue.far, dialogue.peer
+        transport.prepare(far)
         asking = PeerConnection(Direction.INBOUND, peer.name, path=fixed_path(far, peer))
         with self._carried.carrying(asking):
             while (request := await self._next_request(dialogue)) is not None:
@@ -206,9 +207,7 @@ class Server:
                 if not self._tls.still_counts(far, peer.name):
                     await self._ask_again(dialogue)
                     return
-                known = PeerConnection(
-                    Direction.INBOUND, peer.name, request.client, request.destination, asking.path
-                )
+                known = replace(asking, client=request.client, destination=request.destination)
                 with self._carried.carrying(known):
                     if self._admits(request, peer):
                         await self._carry(dialogue, request, peer)
@@ -348,7 +347,7 @@ class Server:
             tcp.end_in_order(dialogue.far)
 
     def _shown(self, near: socket.socket, request: Request, peer: Site) -> SocketAddress:
-        """Return the address that the VM sees as its client's."""
-        if self.policy.source_restore(peer) == "none":
-            return tcp.socket_address(near.getsockname())
-        return request.client
+        """Return the address that the VM sees as its client's; the bridge may translate ours."""
+        if self.policy.source_restore(peer) == "nat":
+            return request.client
+        return tcp.socket_address(near.getsockname())

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from fedsdn.channel.connection import Direction
 from fedsdn.channel.report import Report
-from fedsdn.config.model import AddressPair, Site
+from fedsdn.config.model import Site
 from fedsdn.pipeline.declarations import SOCKSIFIER_LISTEN_PORTS, SocketMark
 from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.admission.policy import Policy, Refusal
@@ -91,23 +91,6 @@ class _NotConnectedError(Exception):
         return self.reply is Reply.OPENED_BY_BOTH
 
 
-class _Failing:
-    """A part of the opening; a class, as each connection has three."""
-
-    __slots__ = ("_carried", "_phase")
-
-    def __init__(self, carried: Carried, phase: Phase) -> None:
-        self._carried = carried
-        self._phase = phase
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None and (cause := not_opened(error, self._phase)):
-            self._carried.ended(*cause, in_words(error))
-
-
 @dataclass(frozen=True, slots=True)
 class Means:
     """What the socksifier does its work with; others of the worker share some of it."""
@@ -175,7 +158,7 @@ class Socksifier:
         early = (
             self._known.listens(destination)
             and self._openings.allow_early(client)
-            and self._means.live_paths.reaches(policy.site, peer)
+            and bool(self._means.live_paths.usable(policy.paths(peer, 0), peer))
         )
         opening = Opening(segment, peer.name, early=early, hand_in=self._device.hand_in)
         self._openings.add(opening)
@@ -210,7 +193,7 @@ class Socksifier:
         self._statistics.add(Counter.OUTBOUND)
         self._statistics.add(Counter.OUTBOUND_OPEN)
         try:
-            with ExitStack() as opened:
+            async with AsyncExitStack() as opened:
                 opened.enter_context(suppress(OSError, SocksError, _NotConnectedError))
                 opened.enter_context(self._means.carried.carrying(judged))
                 if policy is not self.policy and revoked(judged, policy, self.policy):
@@ -222,7 +205,7 @@ class Socksifier:
             self._statistics.add(Counter.OUTBOUND_OPEN, -1)
 
     async def _connect_first(
-        self, opening: Opening, peer: Site, judged: PeerConnection, opened: ExitStack
+        self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
     ) -> tuple[socket.socket, Asked, Request]:
         """Ask the peer, then answer the VM.
 
@@ -243,7 +226,7 @@ class Socksifier:
             return await opening.let_in(), asked, request
 
     async def _connect_early(
-        self, opening: Opening, peer: Site, judged: PeerConnection, opened: ExitStack
+        self, opening: Opening, peer: Site, judged: PeerConnection, opened: AsyncExitStack
     ) -> tuple[socket.socket, Asked, Request]:
         """Answer the VM, then ask the peer.
 
@@ -292,13 +275,19 @@ class Socksifier:
                 self._known.forget(destination)
             raise
 
-    def _failing(self, phase: Phase) -> _Failing:
+    @contextmanager
+    def _failing(self, phase: Phase) -> Iterator[None]:
         """Say why the connection is not opened, if this part of it fails."""
-        return _Failing(self._means.carried, phase)
+        try:
+            yield
+        except BaseException as error:
+            if cause := not_opened(error, phase):
+                self._means.carried.ended(*cause, in_words(error))
+            raise
 
     async def _ask(
         self,
-        opened: ExitStack,
+        opened: AsyncExitStack,
         peer: Site,
         request: Request,
         judged: PeerConnection,
@@ -315,22 +304,20 @@ class Socksifier:
 
         """
         if near is None:
-            asked = self._means.peers.ask(peer, request)
-            opened.callback(asked.leave)
             with self._failing(CONNECTING):
-                await asked.send()
-            self._depends_on(asked.path, judged, opened)
+                asked = await opened.enter_async_context(self._means.peers.asked(peer, request))
+            opened.enter_context(self._means.carried.carrying(replace(judged, path=asked.path)))
             with self._failing(ASKING):
                 reply = await asked.answer()
         else:
-            asked = self._means.peers.ask(peer, request, partial(_read_early, near))
-            opened.callback(asked.leave)
+            asking = self._means.peers.asked(peer, request, partial(_read_early, near))
             with self._failing(CONNECTING), self._poller.cancelled_by_reset(near):
-                await asked.send()
-            self._depends_on(asked.path, judged, opened)
+                asked = await opened.enter_async_context(asking)
+            opened.enter_context(self._means.carried.carrying(replace(judged, path=asked.path)))
             with (
                 self._failing(ASKING),
-                self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS, asked.forward),
+                self._poller.cancelled_by_reset(near, _UNANSWERED_SECONDS),
+                asked.forwarding(near),
             ):
                 reply = await asked.answer()
         if reply is not Reply.SUCCEEDED:
@@ -338,13 +325,6 @@ class Socksifier:
                 self._means.carried.ended(*refused_by_peer(reply))
             raise _NotConnectedError(reply)
         return asked
-
-    def _depends_on(
-        self, path: AddressPair | None, judged: PeerConnection, opened: ExitStack
-    ) -> None:
-        """Note the path that a connection depends on, if it does on one."""
-        if path is not None:
-            opened.enter_context(self._means.carried.carrying(replace(judged, path=path)))
 
     async def _relay(self, near: socket.socket, asked: Asked, request: Request, peer: Site) -> None:
         client, destination = request.client, request.destination

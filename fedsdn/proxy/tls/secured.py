@@ -34,11 +34,6 @@ _NO_TLS = {
 _NONE_SHOWN = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
 
 
-_SHORT_BYTES = 1 << 10
-"""Behind a record no longer than that there is hardly ever another one, and to find none takes as
-long as to read one."""
-
-
 class TlsError(OSError):
     """The other side is not proven to be the peer, or what it sends is not TLS as it was agreed.
 
@@ -82,7 +77,7 @@ class Secured(ssl.SSLSocket):
         return bytes(buffer[: self.recv_into(buffer)])
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
-        """Read into ``buffer`` what is there, of several records if they are long; 0 at the end.
+        """Read into ``buffer`` what is there, of several records, too; 0 at the end.
 
         Raises:
             BlockingIOError: there is nothing now.
@@ -93,11 +88,8 @@ class Secured(ssl.SSLSocket):
             raise self._late
         view, got = memoryview(buffer)[:nbytes], 0
         try:
-            while got < len(view):
-                more: int = self.read(len(view) - got, view[got:])  # type: ignore[assignment]
+            while got < len(view) and (more := super().recv_into(view[got:])):
                 got += more
-                if more <= _SHORT_BYTES:
-                    break
         except _WAITS:
             if not got:
                 raise BlockingIOError(errno.EAGAIN, "no whole record is there") from None
@@ -117,7 +109,7 @@ class Secured(ssl.SSLSocket):
 
         """
         try:
-            return self.write(data)
+            return super().send(data)
         except _WAITS:
             raise BlockingIOError(errno.EAGAIN, "the socket is full") from None
         except OSError as error:
