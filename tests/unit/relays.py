@@ -77,8 +77,6 @@ class Half:
         """Do as the proxy does: close the sockets when the relay is over."""
         with self.near, self.far:
             await self.relay.run()
-            if self.relay.ended_in_order:
-                tcp.end_in_order(self.far)
 
 
 class Ground:
@@ -153,20 +151,12 @@ def half_ground(
     buffer: int | None = None,
 ) -> Iterator[tuple[socket.socket, socket.socket, asyncio.Task[None]]]:
     """A VM's socket and a peer's, and the relay that runs between them."""
-    with half_of_a_relay(buffer) as (client, half, peer):
-        yield client, peer, asyncio.create_task(half.run())
-
-
-@contextmanager
-def half_of_a_relay(
-    buffer: int | None = None,
-) -> Iterator[tuple[socket.socket, Half, socket.socket]]:
-    """A VM's socket, what is to relay for it, and a peer's socket."""
     with polling() as poller:
         client, near = tcp_pair(buffer)
         far, peer = tcp_pair(buffer)
+        half = Half(near, far, poller, BufferPool(), records=True)
         try:
-            yield client, Half(near, far, poller, BufferPool(), records=True), peer
+            yield client, peer, asyncio.create_task(half.run())
         finally:
             for sock in (client, near, far, peer):
                 sock.close()

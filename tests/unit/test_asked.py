@@ -14,7 +14,6 @@ from fedsdn.proxy.relay.records import Kind
 from fedsdn.proxy.sockets import tcp
 from fedsdn.proxy.sockets.transport import FIRST_SEGMENT_BYTES
 from fedsdn.proxy.socks import peers
-from fedsdn.proxy.socks.connection import _MOST_REQUESTS
 from fedsdn.proxy.socks.protocol import (
     GREETING,
     SELECTION,
@@ -61,25 +60,6 @@ async def test_a_refusal_gives_the_connection_back_unless_data_were_sent() -> No
                 await net.say(0, encode_reply(Reply.REFUSED))
                 assert await asked.answer() is Reply.REFUSED
             assert len(net.pool.given_back) == given_back
-
-
-@pytest.mark.parametrize(
-    ("is_free", "carried", "given_back"), [(True, 0, 1), (False, 0, 0), (True, _MOST_REQUESTS, 0)]
-)
-@asynchronous
-async def test_behind_an_end_in_order_the_connection_is_given_back_if_the_peer_is_free(
-    is_free: bool, carried: int, given_back: int
-) -> None:
-    async with asking() as (net, request):
-        async with net.peers.asked(PEER, request, lambda _: b"?") as asked:
-            await net.say(0, SUCCEEDED)
-            assert await asked.answer() is Reply.SUCCEEDED
-            asked.connection.requests = carried
-            await net.read(0, len(request.encode() + records.record(Kind.DATA, 1) + b"?"))
-            asked.ended_in_order(is_free=is_free)
-        assert len(net.pool.given_back) == given_back
-        if not given_back:
-            assert not await asyncio.get_running_loop().sock_recv(net.ends[0], 1), "an end in order"
 
 
 @asynchronous

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsdn.proxy.socks.demand import BURST_SECONDS, KEEP_SECONDS, MOST_READY, Demand
+from fedsdn.proxy.socks.demand import _BURST_SECONDS, KEEP_SECONDS, MOST_READY, Demand
 
 
 def test_without_requests_none_is_wanted() -> None:
@@ -43,10 +43,10 @@ def test_it_remembers_the_largest_burst_and_little_more(pauses: list[float]) -> 
         now += pause
         demand.asked(now)
         times.append(now)
-    recent = [time for time in times if now < time + KEEP_SECONDS - BURST_SECONDS]
+    recent = [time for time in times if now < time + KEEP_SECONDS - _BURST_SECONDS]
     wanted = demand.wanted(now)
     assert bool(wanted) >= bool(recent)
     assert wanted <= max(
-        sum(time <= other < time + BURST_SECONDS for other in times) for time in times
+        sum(time <= other < time + _BURST_SECONDS for other in times) for time in times
     )
-    assert len(demand._bursts) <= KEEP_SECONDS / BURST_SECONDS + 2
+    assert len(demand._bursts) <= KEEP_SECONDS / _BURST_SECONDS + 2

@@ -14,7 +14,7 @@ from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.socks import demand
 from fedsdn.proxy.socks import pool as module
 from fedsdn.proxy.socks.connection import Connection
-from fedsdn.proxy.socks.demand import MOST_KEPT, MOST_READY
+from fedsdn.proxy.socks.demand import MOST_READY
 from fedsdn.proxy.socks.pool import Pool
 from fedsdn.proxy.socks.protocol import Reply, encode_reply
 from fedsdn.proxy.stats import Counter, Statistics
@@ -128,7 +128,7 @@ async def test_no_more_than_the_most_are_made() -> None:
 async def test_one_request_now_and_then_finds_a_ready_connection_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(demand, "BURST_SECONDS", 0.0)
+    monkeypatch.setattr(demand, "_BURST_SECONDS", 0.0)
     async with pooling() as net:
         net.ask()
         for made in range(1, 4):
@@ -171,7 +171,7 @@ async def test_idle_ones_are_given_up_in_order(monkeypatch: pytest.MonkeyPatch) 
 
 
 @asynchronous
-async def test_one_that_is_given_back_is_ready_again_unless_there_are_enough() -> None:
+async def test_one_that_is_given_back_is_ready_again_if_it_is_wanted() -> None:
     async with pooling() as net:
         net.ask(2)
         await until(lambda: net.ready == 2)
@@ -182,10 +182,10 @@ async def test_one_that_is_given_back_is_ready_again_unless_there_are_enough() -
         await until(lambda: net.ready == 2)
         assert len(net.ends) == 2
         net.fails = False
-        for _ in range(MOST_KEPT - 1):
-            net.pool.give_back(await net.make(PEER.name))
-        await until(lambda: net.ready == MOST_KEPT)
-        assert await is_over(net.ends[-1])
+        more = [await net.make(PEER.name) for _ in range(3)]
+        for one in more:
+            net.pool.give_back(one)
+        assert await is_over(net.ends[4])
 
 
 @asynchronous

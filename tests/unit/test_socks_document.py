@@ -77,7 +77,7 @@ def test_method_and_version_are_the_codes() -> None:
     [
         ("no method `80` among those offered", parse_greeting, "05 01 00", NO_METHOD),
         (
-            "metadata of another version than `04`",
+            "metadata of another version than `03`",
             parse_request,
             "02",
             encode_reply(Reply.FAILURE),

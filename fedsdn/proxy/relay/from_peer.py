@@ -45,7 +45,6 @@ class FromPeer(Stream):
         """
         super().__init__(relay, source, sink, count, trusted)
         self._other = other
-        other.vm_has_all = lambda: self.ended
         self._vms = watch
         self._parser = Parser()
         self._consumed = 0
@@ -57,18 +56,6 @@ class FromPeer(Stream):
         self._end: Callable[[], None] | None = None
         """What is done when the VM has taken all that is kept: its end, or a reset."""
         self._has_ended = False
-        self.peer_is_free = False
-        """Whether the peer has said that it takes another request on the connection."""
-
-    def room(self) -> int:
-        """How much may be read: nothing behind the peer's last record.
-
-        There the next request may follow, or word that the peer leaves. It cannot before we have
-        read the peer's END; from then on one header is read at a time.
-        """
-        if not self._has_ended:
-            return super().room()
-        return 0 if self._other.seen else self._parser.missing
 
     def source_has_news(self) -> None:
         """Read on, whether the VM takes anything or not."""
@@ -165,12 +152,10 @@ class FromPeer(Stream):
             if not self._other.ended:
                 raise RecordError("SEEN before END")
             self._other.seen = True
-            self._peer_has_said(value)
             self.relay.may_be_finished()
         elif kind is Kind.END:
             self._has_ended = True
-            self._peer_has_said(value)
-            self._other.answer_end(at_once=not self._kept)
+            self._other.answer_end()
             self._then(super().pass_on_end)
             self._other.pump()
         elif kind is Kind.URGENT:
@@ -181,20 +166,6 @@ class FromPeer(Stream):
             self.source_broke = self._read_all = True
             self.relay.ended_by_vm(Who.VM_THERE)
             self._reset_vm()
-
-    def _peer_has_said(self, free: int) -> None:
-        """Note END or SEEN.
-
-        Raises:
-            RecordError: it is said to be the last record, and is not, or is and something follows.
-
-        """
-        is_last = self._has_ended and self._other.seen
-        if is_last and self._start < self._stop:
-            raise RecordError("octets behind both END and SEEN")
-        if free and not is_last:
-            raise RecordError("END or SEEN with value 1 before the other")
-        self.peer_is_free = bool(free)
 
     def pass_on_end(self) -> None:
         """Take the end of the connection for a reset: the end of the VM's stream is a record."""

@@ -29,10 +29,9 @@ class Kind(IntEnum):
     CONSUMED = 1
     """The VM's socket has taken ``value`` more octets of what the receiver of this has sent."""
     END = 2
-    """The VM has ended its stream. ``value``: as for SEEN."""
+    """The VM has ended its stream."""
     SEEN = 3
-    """Acknowledges the receiver's END, and all data before it. Whoever has said both END and SEEN
-    says nothing more of this VM; ``value`` is 1 if that is so now, and the VM has everything."""
+    """Acknowledges the receiver's END, and all data before it."""
     RESET = 4
     """The VM has reset the connection; nothing follows."""
     URGENT = 5
@@ -41,7 +40,7 @@ class Kind(IntEnum):
     """Whether the VM is silent: 1, or 0. Its DATA and END say that it is not, too."""
 
 
-_MOST_VALUES = {Kind.END: 1, Kind.SEEN: 1, Kind.RESET: 0, Kind.URGENT: 0, Kind.SILENT: 1}
+_MOST_VALUES = {Kind.END: 0, Kind.SEEN: 0, Kind.RESET: 0, Kind.URGENT: 0, Kind.SILENT: 1}
 """The largest value of a record that holds no number of octets."""
 
 
@@ -65,11 +64,6 @@ class Parser:
         self.left = 0
         self._header = b""
 
-    @property
-    def missing(self) -> int:
-        """How many octets of the next header are missing."""
-        return HEADER.size - len(self._header)
-
     def header(self, arrived: memoryview) -> tuple[int, tuple[Kind, int] | None]:
         """Read the next header, when nothing is ``left``.
 
@@ -80,7 +74,7 @@ class Parser:
             RecordError: there is no such kind, or it has no such value.
 
         """
-        taken = self.missing
+        taken = HEADER.size - len(self._header)
         self._header += arrived[:taken]
         if len(self._header) < HEADER.size:
             return len(arrived), None

@@ -64,9 +64,6 @@ class Relay:
         self._far = far
         self._outward, self._inward = streams(self)
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self.ended_in_order = False
-        """Whether both streams have ended, and both sides know it: nothing more is under way on the
-        connection with the peer, which its owner ends in order, or uses for another VM's."""
         self._giving_up: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._cutting: asyncio.TimerHandle | None = None
@@ -75,11 +72,6 @@ class Relay:
     def over(self) -> bool:
         """Whether both sockets have ended, or have been reset."""
         return self._ended.done()
-
-    @property
-    def peer_is_free(self) -> bool:
-        """Whether it has ended in order, and the peer has said that it takes another request."""
-        return self.ended_in_order and self._inward.peer_is_free
 
     @property
     def reset_by_far(self) -> bool:
@@ -133,8 +125,6 @@ class Relay:
             return
         if sock is self._far and self._inward.has_everything and self._outward.finished:
             return
-        if sock is self._near and self._inward.ended and self._outward.ended:
-            return  # the peer has been told that both have ended, and may go on
         self._note_what_broke(sock, error)
         if sock is self._far:
             self.give_up_within(VM_SECONDS)
@@ -160,10 +150,10 @@ class Relay:
             self.note(Reason.PROTOCOL, Who.PATHS, "a TLS record that the peer has not sent so")
 
     def may_be_finished(self) -> None:
-        """Be over if both streams are finished; the near connection ends in order."""
+        """End both connections in order if both streams are finished."""
         if self._outward.finished and self._inward.finished and not self.over:
             tcp.end_in_order(self._near)
-            self.ended_in_order = True
+            tcp.end_in_order(self._far)
             self._ended.set_result(None)
 
     def reset_in_order(self, sock: socket.socket) -> None:

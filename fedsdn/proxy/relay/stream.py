@@ -70,9 +70,6 @@ class Stream:
     The source's end of stream and its reset are passed on to the sink, behind all data.
     """
 
-    peer_is_free = False
-    """Whether the source takes another request on the connection."""
-
     head = 0
     """Octets left free in the buffer in front of the data, for a header."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 from fedsdn.proxy.relay.buffers import BUFFER_BYTES
 from fedsdn.proxy.relay.records import HEADER, Kind, record
@@ -31,32 +30,21 @@ class ToPeer(Stream):
         self.window = window
         self.seen = False
         """Whether the peer has acknowledged our END (SEEN)."""
-        self.answered = False
-        """Whether we have acknowledged the peer's END."""
-        self.vm_has_all: Callable[[], bool] = lambda: False
-        """Says whether the VM here has all of the other stream, and its end."""
-        self._was_reset = False
         self._records = bytearray()
         self._urgent = False
         """Whether the next octet to read is urgent."""
 
     @property
     def finished(self) -> bool:
-        """Whether the peer has acknowledged our END, and we have sent our last record."""
-        return self._has_said_all and self.seen and not self._was_reset and not self._records
-
-    @property
-    def _has_said_all(self) -> bool:
-        """Whether the last record about this VM is said: what follows is of another request."""
-        return self._was_reset or (self.ended and self.answered)
+        """Whether the peer has acknowledged our END, and all our records are sent."""
+        return self.ended and self.seen and not self._records
 
     def say(self, kind: Kind, value: int = 0) -> None:
-        """Send a record, behind the data in the buffer; nothing follows the last one."""
-        if not self._has_said_all:
-            self._records += record(kind, value)
+        """Send a record, behind the data in the buffer."""
+        self._records += record(kind, value)
 
     def say_silence(self, silent: bool) -> None:
-        """Say whether the VM is silent, unless it is gone."""
+        """Say whether the VM is silent, unless it is gone: nothing follows RESET."""
         if not self.source_broke:
             self.say(Kind.SILENT, int(silent))
             self.pump()
@@ -79,10 +67,9 @@ class ToPeer(Stream):
         most = 1 if self._urgent else BUFFER_BYTES - self.head
         return min(self.window.room, most)
 
-    def answer_end(self, *, at_once: bool) -> None:
-        """Acknowledge the peer's END; the VM gets it now, or has data to take first."""
-        self.say(Kind.SEEN, int(self.ended and at_once))
-        self.answered = True
+    def answer_end(self) -> None:
+        """Acknowledge the peer's END."""
+        self.say(Kind.SEEN)
 
     def filled(self, got: int) -> tuple[int, int]:
         """Put the header in front of the data."""
@@ -97,14 +84,13 @@ class ToPeer(Stream):
 
     def pass_on_end(self) -> None:
         """Say END."""
-        self.say(Kind.END, int(self.vm_has_all()))
         self.ended = True
+        self.say(Kind.END)
         self._flush()
 
     def pass_on_reset(self) -> None:
         """Say RESET, and reset the connection when that is acknowledged."""
         self.say(Kind.RESET)
-        self._was_reset = True
         self._flush()
         # A peer whose VM does not read never gets to the record: a reset follows it.
         super().pass_on_reset()

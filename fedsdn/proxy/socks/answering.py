@@ -92,10 +92,6 @@ class Dialogue:
         self._over = True
         await send_all(self.far, protocol.encode_reply(Reply.SUCCEEDED))
 
-    def goes_on(self) -> None:
-        """Take another request of one of our own proxies behind an end in order."""
-        self._over = self._refused = False
-
     async def refuse(self, reply: Reply) -> None:
         """Refuse a request; another one may follow.
 

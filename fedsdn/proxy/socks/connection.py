@@ -38,9 +38,6 @@ _HANDSHAKES = 24
 _TURN_SECONDS = transport.ATTEMPT_SECONDS
 """How long one waits for others, which may wait in vain for a path that is dead."""
 
-_MOST_REQUESTS = 1000
-"""On one connection: its keys are the same all the time (RFC 8446, section 5.5)."""
-
 EndTask = Callable[[asyncio.Task[object], Reason, Who, str], object]
 """Ends the connection of a task: why, by whom, and a few words."""
 
@@ -54,8 +51,6 @@ class Connection:
     managed: Managed
     opened: ExitStack
     end_task: EndTask
-    requests: int = 0
-    """How many VMs' connections it has carried."""
 
     def belongs_to_this_task(self) -> None:
         """Have the running task cancelled when the peer has lost the connection."""
@@ -68,11 +63,6 @@ class Connection:
     def is_on(self, pairs: Set[AddressPair]) -> bool:
         """Whether all its subflows are between these; others may be without an answer."""
         return open_pairs(self.far).keys() <= pairs
-
-    def may_ask_again(self) -> bool:
-        """Whether another request may be made, behind a VM's connection that has ended."""
-        self.requests += 1
-        return self.requests < _MOST_REQUESTS
 
     def close(self) -> None:
         """Close it: by a reset, unless it was told to end in order."""

@@ -7,13 +7,10 @@ from collections import deque
 MOST_READY = 16
 """The most that one worker keeps ready for one peer. More at a time make their own handshakes."""
 
-MOST_KEPT = 64
-"""The most of one peer that are kept when they come back from VMs' short connections."""
-
 KEEP_SECONDS = 30.0
 """How long connections are kept ready for a demand that does not come again."""
 
-BURST_SECONDS = 0.25
+_BURST_SECONDS = 0.25
 """Connections opened within such a time need as many that are ready: the next ones take a few round
 trips to make."""
 
@@ -29,7 +26,7 @@ class Demand:
     def asked(self, now: float) -> None:
         """Note a request."""
         began, size = now, 0
-        if self._bursts and now < self._bursts[-1][0] + BURST_SECONDS:
+        if self._bursts and now < self._bursts[-1][0] + _BURST_SECONDS:
             began, size = self._bursts.pop()
         while self._bursts and self._bursts[-1][1] <= size + 1:
             self._bursts.pop()

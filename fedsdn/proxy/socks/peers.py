@@ -72,8 +72,6 @@ class Asked:
         self._connection: Connection | None = None
         self._was_ready = False
         self._reply: Reply | None = None
-        self._has_ended = False
-        self._is_free = False
         self.early = 0
 
     @property
@@ -270,26 +268,13 @@ class Asked:
     def _may_repeat(self) -> bool:
         return self._was_ready and not self.early
 
-    def ended_in_order(self, *, is_free: bool) -> None:
-        """Note that the VM's connection has; and whether the peer takes another request now."""
-        self._has_ended, self._is_free = True, is_free
-
     def leave(self) -> None:
-        """Close the connection; or keep it, if the peer takes another request on it.
-
-        It does behind a request that it has refused, and behind a connection that has ended in
-        order at both ends.
-        """
-        connection = self._connection
+        """Close the connection; if the request was refused, it is usable, and is kept instead."""
         refused = self._reply not in (None, Reply.SUCCEEDED)
-        if connection is None:
-            return
-        if (self._is_free and connection.may_ask_again()) or (refused and not self.early):
-            self._peers.pool.give_back(connection)
-        elif self._has_ended:
-            connection.end()
+        if self._connection is not None and refused and not self.early:
+            self._peers.pool.give_back(self._connection)
         else:
-            connection.close()
+            self._close()
 
     def _close(self) -> None:
         if self._connection is not None:

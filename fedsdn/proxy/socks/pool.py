@@ -16,7 +16,7 @@ from fedsdn.proxy.admission.carried import Carried, PeerConnection
 from fedsdn.proxy.ended.record import Ended
 from fedsdn.proxy.relay.poller import Poller
 from fedsdn.proxy.socks.connection import Connection
-from fedsdn.proxy.socks.demand import BURST_SECONDS, KEEP_SECONDS, MOST_KEPT, Demand
+from fedsdn.proxy.socks.demand import KEEP_SECONDS, Demand
 from fedsdn.proxy.socks.protocol import SocksError
 from fedsdn.proxy.stats import Counter, WorkerStatistics
 from fedsdn.proxy.tls.secured import TlsError
@@ -95,8 +95,6 @@ class _PeerPool:
         self.ready: list[_Ready] = []
         self.making = 0
         self.rests_until = float("-inf")
-        self.is_due = False
-        """Whether connections will be made in a moment."""
         self.answers: deque[tuple[float, float]] = deque()
         """When connections of late were begun, and made: the last of before ``SURE_SECONDS``, and
         all since."""
@@ -159,32 +157,20 @@ class Pool:
         raise AssertionError("a future without a result")
 
     def take(self, peer: str) -> Connection | None:
-        """Take a ready connection for a request, if there is one.
-
-        Another one is made in its place a little later, unless one has come back by then: those
-        that are wanted are enough for so long.
-        """
+        """Take a ready connection for a request, if there is one; the next ones are made."""
         pool = self._peers.setdefault(peer, _PeerPool())
         pool.demand.asked(self._loop.time())
-        for ready in reversed(pool.ready):  # those that nobody needs stay behind, and are given up
-            if not self._counts(ready.connection):
-                ready.leave()
-            elif ready.is_good:
-                pool.ready.remove(ready)
-                self._statistics.add(Counter.FROM_POOL)
-                self._fill_soon(peer, pool)
-                return ready.take()
-        self._fill(peer)
-        return None
-
-    def _fill_soon(self, peer: str, pool: _PeerPool) -> None:
-        def fill() -> None:
-            pool.is_due = False
+        try:
+            for ready in pool.ready:
+                if not self._counts(ready.connection):
+                    ready.leave()
+                elif ready.is_good:
+                    pool.ready.remove(ready)
+                    self._statistics.add(Counter.FROM_POOL)
+                    return ready.take()
+        finally:
             self._fill(peer)
-
-        if not pool.is_due:
-            pool.is_due = True
-            self._loop.call_later(BURST_SECONDS, fill)
+        return None
 
     def is_answered(self, peer: str, since: float) -> bool:
         """Whether the peer answers on connections begun after a time of the event loop's.
@@ -204,17 +190,16 @@ class Pool:
         return False
 
     def give_back(self, connection: Connection) -> None:
-        """Keep a connection for another request, unless there are enough.
+        """Keep a connection whose request was refused, if it is wanted.
 
-        It may be one more than are wanted for now: of a crowd of short connections, each comes back
-        a round trip after the next one has begun.
+        Another one is being made in its place already, and may be one too many.
         """
         if not self._counts(connection):
             connection.close()
             return
         peer = connection.peer.name
         pool = self._peers.setdefault(peer, _PeerPool())
-        if self._tasks is None or pool.size >= MOST_KEPT or self._size >= self._most:
+        if self._tasks is None or pool.size > pool.demand.wanted(self._loop.time()):
             connection.end()
             return
         pool.making += 1
@@ -227,17 +212,14 @@ class Pool:
                 if not is_good(ready.connection):
                     ready.leave()
 
-    @property
-    def _size(self) -> int:
-        return sum(one.size for one in self._peers.values())
-
     def _fill(self, peer: str) -> None:
         """Make as many connections as are wanted; none when the worker ends."""
         if self._tasks is None:
             return
         pool = self._peers[peer]
         wanted = pool.demand.wanted(self._loop.time())
-        for _ in range(min(wanted - pool.size, self._most - self._size)):
+        in_all = sum(one.size for one in self._peers.values())
+        for _ in range(min(wanted - pool.size, self._most - in_all)):
             self._begin(peer, pool)
 
     def _begin(self, peer: str, pool: _PeerPool) -> None:

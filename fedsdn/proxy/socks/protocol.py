@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from fedsdn.socket_address import SocketAddress
 
 SOCKS_VERSION = 5
-METADATA_VERSION = 4
+METADATA_VERSION = 3
 METHOD_CLIENT_METADATA = 0x80
 """First of the methods that RFC 1928 (section 3) reserves for private use."""
 

@@ -260,8 +260,7 @@ class Server:
                 with near:
                     traffic_class.towards_peer(dialogue.far, request.traffic_class)
                     await dialogue.accept()
-                    if await self._relay(near, dialogue.far, request, peer):
-                        self._ended_in_order(dialogue, peer)
+                    await self._relay(near, dialogue.far, request, peer)
         finally:
             self._statistics.add(Counter.INBOUND_OPEN, -1)
 
@@ -320,8 +319,7 @@ class Server:
 
     async def _relay(
         self, near: socket.socket, far: socket.socket, request: Request, peer: Site
-    ) -> bool:
-        """Relay to the end; return whether it was one in order."""
+    ) -> None:
         if peer.proxy == "socks5":
             self._path_manager.announce(far, peer.name)
         with (
@@ -338,13 +336,6 @@ class Server:
             ) as relay,
         ):
             await relay.run()
-        return relay.ended_in_order
-
-    def _ended_in_order(self, dialogue: Dialogue, peer: Site) -> None:
-        if peer.proxy == "fedsdn":
-            dialogue.goes_on()
-        else:
-            tcp.end_in_order(dialogue.far)
 
     def _shown(self, near: socket.socket, request: Request, peer: Site) -> SocketAddress:
         """Return the address that the VM sees as its client's; the bridge may translate ours."""

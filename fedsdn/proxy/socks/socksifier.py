@@ -53,10 +53,6 @@ _TOO_MANY = "too many SYNs are held or connections carried"
 _UNANSWERED_SECONDS = 1.0
 """How long a VM's reset waits for the answer to the request, which may carry its first data."""
 
-_SHORT_BYTES = 1 << 18
-"""A connection with a peer is used again behind one of a VM's that has carried no more than this.
-Its send buffer is still the kernel's then (``sockets.send_queue``), and it pays most."""
-
 _UNREACHABLE = {
     Reply.HOST_UNREACHABLE: Unreachable.HOST,
     Reply.NETWORK_UNREACHABLE: Unreachable.NETWORK,
@@ -338,9 +334,6 @@ class Socksifier:
             ) as relay,
         ):
             await relay.run()
-            if relay.ended_in_order:
-                carried = connection.sent + connection.received
-                asked.ended_in_order(is_free=relay.peer_is_free and carried <= _SHORT_BYTES)
             if relay.reset_by_far:
                 self._known.forget(destination)
 
