@@ -243,7 +243,7 @@ def test_a_bundle_has_everything_but_the_key(lab: Lab) -> None:
     directory = host.run_directory / "fedsdn" / "identity"
     secrets = [file.read_text().splitlines()[1] for file in directory.glob("*.key")]
     secrets += host.run("wg", "show", "all", "private-key", vm=PROXY_NAMESPACE).split()[1:2]
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     assert texts["namespace/tunnels.txt"].count("private key: (hidden)") == 2
     assert [name for name, text in texts.items() if any(key in text for key in secrets)] == []
     assert [name for name, text in texts.items() if "PRIVATE" in text] == []
