@@ -79,15 +79,15 @@ def test_it_ends_when_it_is_told_to_whatever_fails_then(host: SiteHost) -> None:
         assert any("no leave taken" in line for line in said), said
 
 
-def test_the_application_has_a_loop_and_six_executors_besides_os_kens(host: SiteHost) -> None:
+def test_the_application_has_a_loop_and_seven_executors_besides_os_kens(host: SiteHost) -> None:
     with application(host) as program:
         wait_until(lambda: len(own(host)) > 50)
         [pid] = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         tasks = Path(f"/proc/{pid}/task")
         # The main thread; os-ken's two event threads, its connection's thread and the one that
-        # sends; the loop, and its executors for endpoints, routes, the file, the namespace, tunnels
-        # and rules. What opens a socket in the namespace comes and goes.
-        wait_until(lambda: len(list(tasks.iterdir())) == 12)
+        # sends; the loop, and its executors for endpoints, routes, the file, the namespace, tunnels,
+        # rules and carriers. What opens a socket in the namespace comes and goes.
+        wait_until(lambda: len(list(tasks.iterdir())) == 13)
 
 
 def test_a_signal_that_another_thread_gets_ends_it(host: SiteHost) -> None:
