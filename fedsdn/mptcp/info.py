@@ -34,6 +34,7 @@ class TcpInfo(NamedTuple):
     rtt: int
     snd_cwnd: int
     pacing_rate: int
+    bytes_acked: int
     bytes_received: int
     notsent_bytes: int
     min_rtt: int

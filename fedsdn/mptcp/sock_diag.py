@@ -10,6 +10,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
 
 from pyroute2.netlink import (
     NETLINK_SOCK_DIAG,
@@ -31,6 +33,9 @@ _REQUEST = struct.Struct("=BBBxI48s")
 
 _SOCKET = struct.Struct("=BBxx48s20x")
 """Family, state, socket (``struct inet_diag_msg``)."""
+
+_ANSWER = struct.Struct("=BBxx48s8xI8x")
+"""Family, state, socket, and the bytes that were not acknowledged, of the same."""
 
 _NAME = struct.Struct(">HH16s16s4x8s")
 """Ports, addresses, any interface, and the cookie (``struct inet_diag_sockid``)."""
@@ -62,8 +67,35 @@ SocketId = tuple[int, bytes]
 """A socket's family and ``struct inet_diag_sockid``."""
 
 
+class Found(NamedTuple):
+    """A socket that was asked for.
+
+    ``unacknowledged`` are the bytes for which the remote end has not answered yet; SYN and end of
+    stream count as one each. (Of a socket that listens it is the length of its queue.)
+    """
+
+    name: SocketId
+    state: int
+    unacknowledged: int
+    attributes: Attributes
+
+
 def _opened() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+
+
+def _ends(name: SocketId) -> tuple[SocketAddress, SocketAddress]:
+    """Return a socket's local and remote end; a socket of IPv6 may have addresses of IPv4."""
+    family, packed = name
+    local_port, remote_port, *addresses, _ = _NAME.unpack(packed)
+    length = 4 if family == socket.AF_INET else 16
+    local, remote = (_unmapped(one[:length]) for one in addresses)
+    return SocketAddress(local, local_port), SocketAddress(remote, remote_port)
+
+
+def _unmapped(packed: bytes) -> IPv4Address | IPv6Address:
+    address = ip_address(packed)
+    return (address.ipv4_mapped if address.version == 6 else None) or address
 
 
 class SockDiag:
@@ -116,7 +148,7 @@ class SockDiag:
 
         """
         return [
-            answer and answer[1:]
+            answer and (answer.state, answer.attributes)
             for answer in self._ask(
                 [
                     _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, 0, name)
@@ -136,7 +168,7 @@ class SockDiag:
 
         """
         return [
-            answer and answer[1]
+            answer and answer.state
             for answer in self._ask(
                 [
                     _REQUEST.pack(socket.AF_INET, 0, 0, 0, _CONNECTION.pack(token)) + _MPTCP
@@ -145,12 +177,8 @@ class SockDiag:
             )
         ]
 
-    def between(
-        self, local: SocketAddress, remote: SocketAddress
-    ) -> tuple[SocketId, int, Attributes] | None:
-        """Return the TCP socket between two ends, as ``dump`` does; None: there is none.
-
-        Where there is none, the kernel may find one that listens on the local end's port.
+    def between(self, local: SocketAddress, remote: SocketAddress) -> Found | None:
+        """Return the TCP socket that has just these two ends; None: there is none.
 
         Raises:
             FedsdnError: the kernel refuses.
@@ -162,18 +190,20 @@ class SockDiag:
         )
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_ABOUT_IT, 0, name)
         (answer,) = self._ask([request])
-        return answer
+        # Where there is none, the kernel tells of one that listens on the local end's port.
+        return answer if answer and _ends(answer.name) == (local, remote) else None
 
-    def _ask(self, questions: Sequence[bytes]) -> list[tuple[SocketId, int, Attributes] | None]:
-        """Ask about single sockets; return name, state and attributes of each that is there."""
-        answers: list[tuple[SocketId, int, Attributes] | None] = [None] * len(questions)
+    def _ask(self, questions: Sequence[bytes]) -> list[Found | None]:
+        """Ask about single sockets; return what is told of each that is there."""
+        answers: list[Found | None] = [None] * len(questions)
         for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
             self._send(SOCK_DIAG_BY_FAMILY, 0, questions[start : start + _QUESTIONS_AT_ONCE])
             for number, code, message in self._numbered_replies():
                 if not code:
-                    family, state, name = _SOCKET.unpack_from(message)
-                    attributes = unpack_attributes(message[_SOCKET.size :])
-                    answers[start + number] = (family, name), state, attributes
+                    family, state, name, unacknowledged = _ANSWER.unpack_from(message)
+                    attributes = unpack_attributes(message[_ANSWER.size :])
+                    found = Found((family, name), state, unacknowledged, attributes)
+                    answers[start + number] = found
                 elif code != errno.ENOENT:
                     raise self._refused(code)
         return answers

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_interface
 from itertools import count
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import pytest
 
 from fedsdn.config.model import Uplink
+from fedsdn.mptcp import orphan
 from fedsdn.mptcp.connection import Carrier, carrier, token
 from fedsdn.pipeline.declarations import SocketMark
-from fedsdn.proxy.sockets import tcp, transparent, transport
+from fedsdn.proxy.sockets import earlier, tcp, transparent, transport
+from fedsdn.proxy.sockets.earlier import Earlier, Patience
 from fedsdn.socket_address import SocketAddress
 from tests.real.in_namespace import inside_namespace, namespace_with
 from tests.unit.loopback import LIMIT_SECONDS, descriptors, receive, until
@@ -309,3 +312,84 @@ async def test_a_port_that_stays_in_use_is_taken_from_what_its_client_has_left(
                     await again
                 left.send(b"!")
                 assert forgotten.recv(1) == b"!"
+
+
+@pytest.mark.parametrize("vms", [FAR, FAR_6], ids=["IPv4", "IPv6"])
+@inside_namespace
+async def test_what_listens_on_a_clients_port_is_no_connection_of_it(
+    ground: str,
+    vms: Any,  # noqa: ANN401
+) -> None:
+    client = SocketAddress(tcp.unmapped("10.1.0.11" if vms is FAR else "fd00:1::11"), 50_003)
+    with transparent.listen(client.port, SocketMark.SERVER) as listener:
+        vm = SocketAddress(vms.ip, 80)
+        assert orphan.standing_between(client, vm, SocketMark.SERVER) is None
+        assert not Earlier(client, vm, SocketMark.SERVER, Patience(0, 0)).try_again(0)
+        with socket.create_connection((str(client.address), client.port), LIMIT_SECONDS):
+            (await accept(listener)).close()
+
+
+@inside_namespace
+async def test_what_a_slow_reader_is_still_to_get_is_not_thrown_away(
+    ground: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client had been told that it has arrived: only what is stuck is ended."""
+    looks = []
+
+    def look(*ends: Any) -> orphan.Standing | None:  # noqa: ANN401
+        looks.append(orphan.standing_between(*ends))
+        return looks[-1]
+
+    monkeypatch.setattr(earlier, "standing_between", look)
+    client = SocketAddress(tcp.unmapped("10.1.0.11"), 50_004)
+    with socket.socket() as vm:
+        vm.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        vm.bind((str(FAR.ip), 0))
+        vm.listen()
+        vm.settimeout(LIMIT_SECONDS)
+        call = transparent.Call(SocketAddress(FAR.ip, vm.getsockname()[1]), 0, int)
+        first = await transparent.connect_as(client, call, SocketMark.SERVER)
+        with vm.accept()[0] as slow:
+            slow.setblocking(False)
+            sent = 0
+            while tcp.unacknowledged(first) < 1 << 16:
+                sent += first.send(bytes(1 << 17))
+            tcp.end_in_order(first)
+            first.close()
+            again = asyncio.create_task(
+                transparent.connect_as(client, call, SocketMark.SERVER, reuse_seconds=0)
+            )
+            await until(lambda: len(looks) > 2 or again.done())
+            assert all(one and one.unacknowledged for one in looks)
+            assert (await receive(slow))[0] == sent
+        with await again, vm.accept()[0] as accepted:
+            assert accepted.getpeername()[:2] == (str(client.address), client.port)
+
+
+def orphan_of(client: SocketAddress, vm: SocketAddress) -> orphan.Standing:
+    found = orphan.standing_between(client, vm, SocketMark.SERVER)
+    assert found is not None
+    return found
+
+
+@inside_namespace
+async def test_what_no_process_has_any_more_is_ended_and_gone(ground: str) -> None:
+    client = SocketAddress(tcp.unmapped("10.1.0.11"), 50_005)
+    with socket.create_server((str(FAR.ip), 0)) as vm:
+        vm.settimeout(LIMIT_SECONDS)
+        call = transparent.Call(SocketAddress(FAR.ip, vm.getsockname()[1]), 0, int)
+        first = await transparent.connect_as(client, call, SocketMark.SERVER)
+        with vm.accept()[0] as stuck:
+            stuck.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    first.send(bytes(1 << 17))
+            tcp.end_in_order(first)
+            first.close()
+            standing = orphan_of(client, call.destination)
+            assert standing.acknowledged > 0
+            assert standing.unacknowledged > 0
+            assert orphan.end(standing, client, call.destination)
+            assert orphan.standing_between(client, call.destination, SocketMark.SERVER) is None
+            with pytest.raises(ConnectionResetError):
+                await receive(stuck)

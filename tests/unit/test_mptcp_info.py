@@ -34,6 +34,7 @@ def test_nobody_else_speaks_to_the_kernel_about_mptcp() -> None:
         ("rtt", 68, "I"),
         ("snd_cwnd", 80, "I"),
         ("pacing_rate", 104, "Q"),
+        ("bytes_acked", 120, "Q"),
         ("min_rtt", 148, "I"),
         ("bytes_sent", 200, "Q"),
     ],

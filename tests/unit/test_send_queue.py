@@ -86,8 +86,8 @@ def path(mbit: int, rtt_ms: int) -> TcpInfo:
     rtt = rtt_ms * 1000
     return TcpInfo(
         state=1, options=0, snd_mss=1448, unacked=0, last_data_recv=0, last_ack_recv=0,
-        rtt=rtt, snd_cwnd=1 << 20, pacing_rate=mbit * 125_000, bytes_received=0, notsent_bytes=0,
-        min_rtt=rtt, bytes_sent=0, bytes_retrans=0,
+        rtt=rtt, snd_cwnd=1 << 20, pacing_rate=mbit * 125_000, bytes_acked=0, bytes_received=0,
+        notsent_bytes=0, min_rtt=rtt, bytes_sent=0, bytes_retrans=0,
     )  # fmt: skip
 
 

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fedsdn.errors import FedsdnError
-from fedsdn.mptcp.orphan import end_between
 from fedsdn.pipeline.declarations import SocketMark
 from fedsdn.proxy.sockets import tcp, traffic_class, vm_liveness
+from fedsdn.proxy.sockets.earlier import Earlier, Patience
 from fedsdn.socket_address import SocketAddress
-
-_LOG = logging.getLogger(__name__)
 
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
@@ -88,63 +84,53 @@ async def connect_as(
 ) -> socket.socket:
     """Make a connection from the client's own address and port, or ``ANY_PORT``.
 
-    Waits up to ``reuse_seconds`` for the end of the client's last connection between the two: the
-    client may see that end before us, and reuse its port at once. Then that one is ended, be it
-    another worker's: its end was lost on the way here, or else the client had not begun this one.
+    The client may see the end of its last connection between the two before us, and reuse its port
+    at once. So its end is waited for. If for ``reuse_seconds`` nothing has moved there, and the VM
+    has acknowledged everything, it is ended, be it another worker's: its end was lost on the way
+    here, or else the client had not begun this one. What the client had been told to have arrived
+    may still wait for a VM that reads slowly: then it is left alone as long as anything moves, and
+    ended if nothing has for ``CONNECT_SECONDS``. All of this and the new connection's handshake
+    take no longer than ``reuse_seconds`` and ``CONNECT_SECONDS`` together.
 
     Raises:
         OSError: the connection failed; ``ETIMEDOUT`` when nobody answers, ``EADDRNOTAVAIL`` when
-            there is a connection between the two that the destination has begun.
+            there is a connection between the two that the destination has begun, or one of the
+            client's with data on their way for ``CONNECT_SECONDS``.
 
     """
-    loop = asyncio.get_running_loop()
-    last_try = loop.time() + reuse_seconds
-    ended = False
+    clock = asyncio.get_running_loop().time
+    last = clock() + reuse_seconds + CONNECT_SECONDS
+    earlier = Earlier(client, call.destination, mark, Patience(reuse_seconds, CONNECT_SECONDS))
     while True:
         try:
-            sock = bound(client, mark)
-            try:
-                await connect(sock, call)
-            except BaseException:
-                sock.close()
-                raise
+            return await _attempt(client, call, mark, min(CONNECT_SECONDS, last - clock()))
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL or ended:
+            if error.errno != errno.EADDRNOTAVAIL or not earlier.try_again(clock()):
                 raise
-            if loop.time() > last_try:
-                if not _end_last(client, call.destination, mark):
-                    raise
-                ended = True
-                continue
-        else:
-            return sock
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-def _end_last(client: SocketAddress, destination: SocketAddress, mark: SocketMark) -> bool:
-    """End the connection from a client's port that another is to take; False: there is none."""
+async def _attempt(
+    client: SocketAddress, call: Call, mark: SocketMark, seconds: float
+) -> socket.socket:
+    sock = bound(client, mark)
     try:
-        ended = end_between(client, destination, mark)
-    except (FedsdnError, OSError) as error:
-        _LOG.warning("%s to %s: an earlier connection stays: %s", client, destination, error)
-        return False
-    if ended:
-        _LOG.info(
-            "%s to %s: an earlier connection is ended, for the client has begun another",
-            *(client, destination),
-        )
-    return ended
+        await connect(sock, call, seconds)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
-async def connect(sock: socket.socket, call: Call) -> None:
+async def connect(sock: socket.socket, call: Call, seconds: float = CONNECT_SECONDS) -> None:
     """Connect a socket made by ``bound``.
 
     Raises:
-        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers.
+        OSError: the connection failed; ``ETIMEDOUT`` when nobody answers in so many seconds.
 
     """
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(seconds):
             traffic_class.towards_vm(sock, call.traffic_class)
             address = tcp.mapped(call.destination.address), call.destination.port
             await tcp.connect(sock, address, call.begun)
