@@ -5,6 +5,7 @@ The sites are joined by plain wires, and what a stranger would send comes out of
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import struct
@@ -135,19 +136,19 @@ class Measured:
     listening: Callable[[], socket.socket]
 
     def next_seq(self) -> int:
-        """Have an octet carried, and return the sequence number of the next one."""
-        port = self.near.getsockname()[1]
+        """Have something carried, and return the sequence number of what comes next."""
+        port, said = self.near.getsockname()[1], os.urandom(16)  # not what was sent before
         with self.listening() as wire:
-            self.near.sendall(b"x")
-            assert self.far.recv(1) == b"x"
+            self.near.sendall(said)
+            assert self.far.recv(len(said), socket.MSG_WAITALL) == said
             while True:
                 packet, (_, _, kind, _, _) = wire.recvfrom(1 << 16)
                 at = 40 if packet[0] >> 4 == 6 else 20
-                length = len(packet) - at - (packet[at + 12] >> 4) * 4
+                data = packet[at + (packet[at + 12] >> 4) * 4 :]
                 if kind == socket.PACKET_HOST and packet[at : at + 2] == port.to_bytes(2):
                     (seq,) = struct.unpack_from("!I", packet, at + 4)
-                    if length == 1:
-                        return int(seq) + 1
+                    if data == said:
+                        return int(seq) + len(said)
 
     def carry(self) -> None:
         """See that much goes through."""
