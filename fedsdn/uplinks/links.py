@@ -14,17 +14,17 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Executor
-from contextlib import suppress
 
 from pyroute2.netlink import NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.rtnl import RTM_GETLINK
 
 from fedsdn.mptcp.netlink import HEADER, pack_attribute
+from fedsdn.uplinks.flapping import Flapping
 
 _LOOK_SECONDS = 0.02
-"""How often is looked: at four interfaces that costs half a per cent of a core."""
+"""How often is looked: that costs half a per cent of a core, most of it for waking up."""
 
 _TURN_SECONDS = 1.0
 """After so long it is asked again which interfaces count; and after a failure it is tried again."""
@@ -51,11 +51,13 @@ class Links:
     ) -> None:
         """Prepare; ``seen`` is told which interfaces are without a carrier, when others are.
 
-        One that is not there, or is set down, is none of these. ``executor`` has one thread.
+        One that is not there, or is set down, is none of these. One that comes and goes is one of
+        them until it stays (``flapping``). ``executor`` has one thread.
         """
         self._names = names
         self._seen = seen
         self._executor = executor
+        self._flapping = Flapping()
         self._lost: frozenset[str] = frozenset()
         self._ended = threading.Event()
 
@@ -73,47 +75,74 @@ class Links:
             self._ended.set()
 
     def _look_until(self, names: tuple[str, ...]) -> frozenset[str]:
-        """Look until others are without a carrier, for ``_TURN_SECONDS`` at most."""
+        """Look until others are without a carrier, for ``_TURN_SECONDS`` at most.
+
+        If the kernel does not answer, it is as before.
+        """
         end = time.monotonic() + _TURN_SECONDS
-        requests = [(name, _request(name)) for name in names if len(name.encode()) <= _LONGEST_NAME]
-        with suppress(OSError), _socket() as asking:
-            while time.monotonic() < end:
-                found = frozenset(name for name, request in requests if _is_lost(asking, request))
-                if found != self._lost or self._ended.is_set():
-                    return found
-                time.sleep(_LOOK_SECONDS)
-            return found
-        self._ended.wait(_TURN_SECONDS)
-        return frozenset()
+        try:
+            with Carriers(names) as carriers:
+                while True:
+                    found = self._flapping.take(carriers.lost(), time.monotonic())
+                    over = self._ended.is_set() or time.monotonic() > end
+                    if found != self._lost or over:
+                        return found
+                    time.sleep(_LOOK_SECONDS)
+        except OSError:
+            self._ended.wait(_TURN_SECONDS)
+            return self._lost
 
 
-def _socket() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIME)
-    return opened
+class Carriers:
+    """Asks the kernel about some interfaces, all of them by one message."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Open a netlink socket, in the network namespace of the calling thread.
+
+        Raises:
+            OSError: there is none to be had.
+
+        """
+        self._names = [name for name in names if len(name.encode()) <= _LONGEST_NAME]
+        self._requests = b"".join(_request(*numbered) for numbered in enumerate(self._names))
+        self._answer = bytearray(_MOST_BYTES)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIME)
+
+    def __enter__(self) -> Carriers:
+        """Return itself; the socket is closed at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def lost(self) -> frozenset[str]:
+        """Return which interfaces are set up and have no carrier.
+
+        Raises:
+            OSError: the kernel does not answer.
+
+        """
+        if not self._names:
+            return frozenset()
+        self._socket.send(self._requests)
+        return frozenset(filter(None, [self._next_lost() for _ in self._names]))
+
+    def _next_lost(self) -> str | None:
+        """Read an answer; return whose it is if that one has lost its carrier."""
+        self._socket.recv_into(self._answer)
+        _, kind, _, number, _ = HEADER.unpack_from(self._answer)
+        if kind == NLMSG_ERROR:
+            return None
+        _, _, _, flags, _ = _INTERFACE.unpack_from(self._answer, HEADER.size)
+        return self._names[number] if flags & _UP and not flags & _LOWER_UP else None
 
 
-def _request(name: str) -> bytes:
-    """Write the question about an interface."""
+def _request(number: int, name: str) -> bytes:
+    """Write the question about an interface; ``number`` comes with the answer."""
     body = (
         _INTERFACE.pack(0, 0, 0, 0, 0)
         + pack_attribute(_NAME, name.encode() + b"\0")
         + pack_attribute(_EXTENT, _WITHOUT_COUNTERS)
     )
-    return HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, 1, 0) + body
-
-
-def _is_lost(asking: socket.socket, request: bytes) -> bool:
-    """Whether an interface is set up and has no carrier.
-
-    Raises:
-        OSError: the kernel does not answer.
-
-    """
-    asking.send(request)
-    answer = asking.recv(_MOST_BYTES)
-    _, kind, *_ = HEADER.unpack_from(answer)
-    if kind == NLMSG_ERROR:
-        return False
-    _, _, _, flags, _ = _INTERFACE.unpack_from(answer, HEADER.size)
-    return bool(flags & _UP) and not flags & _LOWER_UP
+    return HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, number, 0) + body
