@@ -85,8 +85,8 @@ def test_the_application_has_a_loop_and_seven_executors_besides_os_kens(host: Si
         [pid] = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         tasks = Path(f"/proc/{pid}/task")
         # The main thread; os-ken's two event threads, its connection's thread and the one that
-        # sends; the loop, and its executors for endpoints, routes, the file, the namespace, tunnels,
-        # rules and carriers. What opens a socket in the namespace comes and goes.
+        # sends; the loop, and its executors for endpoints, routes, the file, the namespace,
+        # tunnels, rules and carriers. What opens a socket in the namespace comes and goes.
         wait_until(lambda: len(list(tasks.iterdir())) == 13)
 
 
