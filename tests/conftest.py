@@ -31,6 +31,7 @@ BESIDE = frozenset(
         "test_known_destinations",
         "test_lab_life",
         "test_links",
+        "test_lost_sessions",
         "test_networks",
         "test_neutron",
         "test_next_hops",

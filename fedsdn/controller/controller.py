@@ -233,7 +233,7 @@ class Controller:
             self._rules.look()
             loop = asyncio.get_running_loop()
             file = await loop.run_in_executor(self._reading, digest, federation)
-            self._tunnels.look()
+            self._tunnels.look_at_once()
             self._routes.set_federation(federation)
             self._uplinks.set_federation(federation, file)
 

@@ -27,7 +27,11 @@ _RESTLESS_SECONDS = 0.25
 """How often while a session may begin any moment: a path lives, or a peer has a new identity."""
 
 _SHARE = 9
-"""A pause is so many times as long as the look before, at least: that at thousands of peers."""
+"""After a look there is none, whoever asks for it, for so many times as long as processors worked
+for it: that at thousands of peers, with paths that come up one by one."""
+
+_LEAST_PAUSE_SECONDS = 0.05
+"""And none for so long: what is asked for meanwhile is looked at together."""
 
 
 class Tunnels:
@@ -53,16 +57,21 @@ class Tunnels:
         self._memory = Memory()
         self._executor = executor
         self._live, self._hear = live, hear
-        self._due = asyncio.Event()
+        self._due, self._urgent = asyncio.Event(), asyncio.Event()
         self._log = DampedLog(_LOG)
 
     def identify(self, identities: Identities) -> None:
         """Go over to the keys that sites use now."""
         self._identities = identities
+        self.look_at_once()
+
+    def look_at_once(self) -> None:
+        """Note that the federation is another."""
+        self._urgent.set()
         self._due.set()
 
     def look(self) -> None:
-        """Note that the federation or interfaces may be others."""
+        """Note that interfaces, or what is live, may be others."""
         self._due.set()
 
     async def run(self) -> None:
@@ -70,9 +79,9 @@ class Tunnels:
         loop = asyncio.get_running_loop()
         while True:
             self._due.clear()
+            self._urgent.clear()
             wanted = self._federation(), self._site, self._identities, self._live()
             changed: tuple[str, ...] = ()
-            began = time.monotonic()
             try:
                 changed = await loop.run_in_executor(
                     self._executor, configure, self._namespace, *wanted, self._memory
@@ -83,7 +92,12 @@ class Tunnels:
                 self._log.say(logging.WARNING, str(error), f"{error}; trying again")
             if self._memory.heard is not None:
                 self._hear(self._memory.heard)
-            now = time.monotonic()
-            soon = changed or self._memory.rotating or self._memory.sessions.is_restless(now)
-            pause = _RESTLESS_SECONDS if soon else _CHECK_SECONDS
-            await happened(self._due, max(pause, _SHARE * (now - began)))
+            await self._pause(soon=bool(changed))
+
+    async def _pause(self, *, soon: bool) -> None:
+        rest = max(_LEAST_PAUSE_SECONDS, _SHARE * self._memory.spent)
+        if await happened(self._urgent, rest):
+            return
+        soon |= self._memory.rotating or self._memory.sessions.is_restless(time.monotonic())
+        pause = _RESTLESS_SECONDS if soon else _CHECK_SECONDS
+        await happened(self._due, max(0.0, pause - rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import time
 from base64 import b64encode
@@ -12,12 +13,31 @@ from fedsdn import namespace
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.pipeline.declarations import is_tunnel_name
-from fedsdn.tunnels.configuration import Configuration, Identities, Seen, parse, parse_all
+from fedsdn.tunnels.configuration import (
+    Configuration,
+    Identities,
+    Seen,
+    parse,
+    parse_all,
+    public_half,
+)
 from fedsdn.tunnels.plan import Tunnel, TunnelKind, tunnels
 from fedsdn.tunnels.sessions import SESSION_SECONDS, End, Heard, Sessions
 
 _ANSWER_SECONDS = 5.0
 """``wireguard-go`` may be there and answer nothing (wg(8) waits for it for ever)."""
+
+_HUNG_SECONDS = 10.0
+"""How often one is asked that did not answer, and how long it has to (others wait meanwhile)."""
+_HUNG_ANSWER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """An interface that does not answer: what was said of it, and when it is asked again."""
+
+    error: FedsdnError
+    again: float
 
 
 @dataclass(slots=True)
@@ -27,7 +47,8 @@ class Memory:
     ``told`` is what they were told last, without what was followed of them, and ``seen`` how they
     were. ``rotating`` says whether a peer may begin a session with its new identity any moment.
     ``heard`` is what has come by them, None if that is not known. ``right`` is how an interface was
-    when it had what it was to have: that is not compared again while it is so.
+    when it had what it was to have: that is not compared again while it is so. ``hung`` are those
+    that do not answer, and ``spent`` the seconds of a processor that the last look has cost.
     """
 
     told: dict[str, Configuration] = field(default_factory=dict)
@@ -36,6 +57,8 @@ class Memory:
     rotating: bool = False
     sessions: Sessions = field(default_factory=Sessions)
     heard: Mapping[End, Heard] | None = None
+    hung: dict[str, Hung] = field(default_factory=dict)
+    spent: float = 0.0
     _planned: tuple[Federation, Identities, Mapping[str, Tunnel]] | None = None
 
     def planned(
@@ -93,7 +116,11 @@ def configure(
     own = identities.own
 
     def work() -> tuple[str, ...]:
-        return sync(own, planned, live, _wg, memory)
+        before = _spent()
+        try:
+            return sync(own, planned, live, _wg, memory)
+        finally:
+            memory.spent = _spent() - before
 
     try:
         try:
@@ -104,6 +131,15 @@ def configure(
         raise FedsdnError(f"tunnels in namespace {name} cannot be set: {error}") from error
 
 
+def _spent() -> float:
+    """Return what this thread and the programs that have ended have used of processors, in seconds.
+
+    Waiting for an interface that hangs is none of it.
+    """
+    programs = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.thread_time() + programs.ru_utime + programs.ru_stime
+
+
 class RefusedError(FedsdnError):
     """``wg`` has failed."""
 
@@ -111,7 +147,8 @@ class RefusedError(FedsdnError):
 Wg = Callable[..., str]
 """Runs ``wg`` with words and, as ``text``, what it reads; returns what it prints.
 
-Raises RefusedError if it fails, FedsdnError if it does not end or is not there."""
+It has ``seconds`` for it. Raises RefusedError if it fails, FedsdnError if it does not end or is not
+there."""
 
 
 def sync(
@@ -125,17 +162,21 @@ def sync(
     """
     trouble: list[FedsdnError] = []
     now, told = time.monotonic(), memory.told
-    memory.seen = _seen(wg, trouble)
+    memory.seen = _seen(wg, planned, memory, trouble)
     memory.sessions.note(planned, memory.seen, now, time.time())
     memory.heard = memory.sessions.heard
     kept, anew = map(_by_interface, memory.sessions.begin(live, now))
+    public = public_half(own)
     wanted = {name: Configuration(own, planned.get(name)) for name in memory.seen}
     changed: dict[str, Configuration] = {}
     right, memory.right = memory.right, {}
     for interface, first in wanted.items():
-        seen, sites = memory.seen[interface], kept.get(interface, set())
+        seen = memory.seen[interface]
+        # With another private key sessions end, and nothing says so. The first keepalive begins
+        # others: it comes when that is in force.
+        sites = kept.get(interface, set()) if seen.key in (None, public) else set[str]()
         as_it_is = first, sites, seen.settings
-        gone = _keys(first, anew.get(interface, set()), seen)
+        gone = _to_remove(wg, interface, _keys(first, anew.get(interface, set()), seen), seen)
         if not gone and right.get(interface) == as_it_is and not first.is_rotating:
             memory.right[interface] = as_it_is
             continue
@@ -161,21 +202,40 @@ def sync(
     return tuple(changed)
 
 
-def _seen(wg: Wg, trouble: list[FedsdnError]) -> dict[str, Seen]:
+def _seen(
+    wg: Wg, planned: Mapping[str, Tunnel], memory: Memory, trouble: list[FedsdnError]
+) -> dict[str, Seen]:
     """Return what tunnels' interfaces have, by name, of all that answer."""
-    try:
-        found = parse_all(wg("show", "all", "dump"))
-    except FedsdnError:
-        # One that hangs keeps the others from being shown.
-        found = {}
-        for name in wg("show", "interfaces").split():
-            try:
-                found |= {name: parse(wg("show", name, "dump"))}
-            except (RefusedError, ValueError):
-                continue  # it has gone, or its process has
-            except FedsdnError as error:
-                trouble.append(error)
+    # One that hangs keeps the others from being shown, and from being listed in the end.
+    if memory.hung:
+        found = _one_by_one(wg, {*planned, *memory.seen, *memory.hung}, memory.hung)
+    else:
+        try:
+            found = parse_all(wg("show", "all", "dump"))
+        except FedsdnError:
+            found = _one_by_one(wg, wg("show", "interfaces").split(), memory.hung)
+    trouble.extend(one.error for one in memory.hung.values())
     return {name: one for name, one in found.items() if is_tunnel_name(name)}
+
+
+def _one_by_one(wg: Wg, names: Iterable[str], hung: dict[str, Hung]) -> dict[str, Seen]:
+    """Return what those have that answer; note who hangs."""
+    found: dict[str, Seen] = {}
+    for name in names:
+        before = hung.get(name)
+        if before is not None and time.monotonic() < before.again:
+            continue
+        seconds = _ANSWER_SECONDS if before is None else _HUNG_ANSWER_SECONDS
+        try:
+            found[name] = parse(wg("show", name, "dump", seconds=seconds))
+        except (RefusedError, ValueError):
+            hung.pop(name, None)  # it has gone, or its process has
+        except FedsdnError as error:
+            said = error if before is None else before.error
+            hung[name] = Hung(said, time.monotonic() + _HUNG_SECONDS)
+        else:
+            hung.pop(name, None)
+    return found
 
 
 def _by_interface(ends: Iterable[End]) -> dict[str, set[str]]:
@@ -195,6 +255,24 @@ def _keys(configuration: Configuration, sites: Set[str], seen: Seen) -> list[str
     return [b64encode(key).decode() for key in keys]
 
 
+def _to_remove(wg: Wg, interface: str, keys: list[str], seen: Seen) -> list[str]:
+    """Return those of the keys with which no session has begun since they were seen.
+
+    With an interface that does not say so: none.
+    """
+    if not keys:
+        return []
+    try:
+        lines = wg("show", interface, "latest-handshakes").splitlines()
+    except FedsdnError:
+        return []
+    last = {b64encode(one.key).decode(): str(one.handshake or 0) for one in seen.peers}
+    quiet = {
+        key for key, _, when in (line.partition("\t") for line in lines) if last.get(key) == when
+    }
+    return [key for key in keys if key in quiet]
+
+
 def _moving(changed: Mapping[str, Configuration], seen: Mapping[str, Seen]) -> Iterable[str]:
     """Return the interfaces that hold a port which is to be another's."""
     taken = {one.tunnel.port: name for name, one in changed.items() if one.tunnel is not None}
@@ -210,7 +288,7 @@ def _try(trouble: list[FedsdnError], wg: Wg, *words: str, text: str = "") -> boo
     return True
 
 
-def _wg(*words: str, text: str = "") -> str:
+def _wg(*words: str, text: str = "", seconds: float = _ANSWER_SECONDS) -> str:
     try:
         done = subprocess.run(
             ["wg", *words],
@@ -218,13 +296,13 @@ def _wg(*words: str, text: str = "") -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_ANSWER_SECONDS,
+            timeout=seconds,
         )
     except FileNotFoundError as error:
         raise FedsdnError("wg is not installed: install package wireguard-tools") from error
     except subprocess.TimeoutExpired as error:
         raise FedsdnError(
-            f"'wg {' '.join(words)}' has no answer within {_ANSWER_SECONDS:.0f} s: if a "
+            f"'wg {' '.join(words)}' has no answer within {seconds:.0f} s: if a "
             "wireguard-go hangs, end it (it is started again)"
         ) from error
     if done.returncode:

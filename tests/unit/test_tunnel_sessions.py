@@ -39,11 +39,11 @@ class Site:
         seen = {"t1-up1": Seen(b"", 51820, 0, (peer,))}
         self.sessions.note(self.tunnels, seen, now, WALL + now)
 
-    def attempts(self, until: float, step: float = 0.25) -> list[float]:
+    def attempts(self, until: float, since: float = 0, step: float = 0.25) -> list[float]:
         """Look again and again without a session; return when attempts were made."""
         found = []
-        for number in range(int(until / step) + 1):
-            now = number * step
+        for number in range(int((until - since) / step) + 1):
+            now = since + number * step
             self.sees(now)
             if self.sessions.begin(LIVE, now).anew:
                 found.append(now)
@@ -54,8 +54,44 @@ def test_one_end_begins_at_once_and_makes_a_few_attempts() -> None:
     assert Site("a").attempts(60) == [0, 1, 3, 7, 15]
 
 
-def test_the_other_end_begins_if_that_one_does_not_succeed() -> None:
-    assert Site("b").attempts(13) == [OTHER_SECONDS, OTHER_SECONDS + 1, OTHER_SECONDS + 3]
+def test_the_other_end_begins_soon_and_never_together_with_that_one() -> None:
+    others = Site("b").attempts(60)
+    assert others == [2, 5, 11, 23, 47]
+    assert not {*others} & {*Site("a").attempts(60)}
+
+
+@pytest.mark.parametrize("site", ["a", "b"])
+@pytest.mark.parametrize("gone", [0, 3], ids=["without peers", "without interface"])
+def test_an_end_that_has_lost_its_session_begins_at_once(site: str, gone: int) -> None:
+    """The other one has it still, and says what it says by it."""
+    one = Site(site)
+    one.sees(0, WALL - 5)
+    for now in range(1, 1 + gone):
+        one.sessions.note(one.tunnels, {}, now, WALL + now)
+        one.sessions.begin(LIVE, now)
+    assert one.attempts(20, since=10)[0] == 10
+
+
+def test_the_end_that_has_it_still_leaves_it_to_that_one() -> None:
+    site = Site("a")
+    for now in range(10):
+        site.sees(now, WALL - 5)
+        assert not site.sessions.begin(LIVE, now).anew
+
+
+def test_a_session_that_has_ended_was_not_lost() -> None:
+    """Both ends know that, and one of them begins."""
+    site = Site("b")
+    site.sees(0, WALL - 5)
+    site.sees(SESSION_SECONDS, WALL - 5)
+    assert site.attempts(200, since=SESSION_SECONDS)[0] == SESSION_SECONDS + OTHER_SECONDS
+
+
+def test_a_session_with_a_peer_that_was_out_of_the_file_was_not_lost() -> None:
+    site = Site("b")
+    site.sees(0, WALL - 5)
+    site.sessions.note({}, {}, 1, WALL + 1)
+    assert site.attempts(20, since=2)[0] == 2 + OTHER_SECONDS
 
 
 @pytest.mark.parametrize("site", ["a", "b"])

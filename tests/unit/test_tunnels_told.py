@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Set
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.identity.new import make
-from fedsdn.tunnels import sessions
+from fedsdn.tunnels import configure, sessions
 from fedsdn.tunnels.configuration import Identities, Seen, SeenPeer
 from fedsdn.tunnels.configure import Memory, RefusedError, sync
 from fedsdn.tunnels.plan import Tunnel, renumbered, tunnels
@@ -35,12 +36,22 @@ class Interfaces:
         """A peer of an interface, as it is shown."""
         self.removed: list[tuple[str, str]] = []
         self.hung: set[str] = set()
+        self.waited: dict[str, list[float]] = {}
+        """For how many seconds nothing was answered."""
+        self.own = OWN
+        self.handshakes: dict[str, str] = {}
+        """What is said of them when they are asked for once more."""
 
-    def wg(self, command: str, name: str, *words: str, text: str = "") -> str:
+    def wg(self, command: str, name: str, *words: str, text: str = "", seconds: float = 5.0) -> str:
         if command == "show" and name == "interfaces":
             return " ".join(self.ports)
         if name in self.hung or (name == "all" and self.hung):
+            self.waited.setdefault(name, []).append(seconds)
+        if name in self.hung or (name == "all" and self.hung):
             raise FedsdnError(f"{name} has no answer")
+        if words == ("latest-handshakes",):
+            key, *_, when, _, _, _ = self.peers[name].split("\t")
+            return f"{key}\t{self.handshakes.get(name, when)}"
         if command == "show":
             shown = self.ports if name == "all" else (name,)
             every = (f"{one}\t{line}" for one in shown for line in self._shown(one))
@@ -61,7 +72,7 @@ class Interfaces:
         return ""
 
     def _shown(self, name: str) -> Iterator[str]:
-        key, own = (b64encode(one).decode() for one in (PRIVATE, OWN))
+        key, own = (b64encode(one).decode() for one in (PRIVATE, self.own))
         yield f"{key}\t{own}\t{self.ports[name]}\toff"
         if name in self.peers:
             yield self.peers[name]
@@ -117,6 +128,32 @@ def test_one_that_does_not_answer_keeps_none_of_the_others_from_what_they_are_to
     assert set(kernel.configurations) == set(others)
 
 
+def test_one_that_hangs_is_asked_now_and_then_and_delays_the_others_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned = wanted(two_sites())
+    first, second = planned
+    kernel, memory = Interfaces(*planned), Memory()
+    kernel.hung.add(first)
+    for _ in range(3):
+        with pytest.raises(FedsdnError, match=f"{first} has no answer"):
+            told(planned, kernel, memory)
+        assert memory.seen.keys() == {second}
+    assert kernel.waited == {"all": [5], first: [5]}
+    monkeypatch.setattr(configure, "_HUNG_SECONDS", 0.0)
+    memory.hung[first] = replace(memory.hung[first], again=0.0)
+    with pytest.raises(FedsdnError, match=f"{first} has no answer"):
+        told(planned, kernel, memory)
+    assert kernel.waited == {"all": [5], first: [5, 1]}
+    kernel.hung.clear()
+    told(planned, kernel, memory)
+    assert kernel.configurations.keys() == memory.seen.keys() == {first, second}
+    kernel.hung.add("all")
+    kernel.waited.clear()
+    told(planned, kernel, memory)
+    assert kernel.waited == {"all": [5]}, "all are asked together again"
+
+
 def keeps(kernel: Interfaces) -> dict[str, bool]:
     """Which interfaces are told of keepalives."""
     return {
@@ -144,6 +181,38 @@ def test_a_session_begins_where_a_path_lives_and_its_peer_is_made_anew_for_that(
     assert memory.heard == {(name, "b"): Heard(0, None) for name in planned}
     told(planned, kernel, memory, {(second, "b")})
     assert kernel.removed == [(second, key)], "the next attempt has time"
+
+
+def test_a_peer_with_which_a_session_has_just_begun_is_not_made_anew() -> None:
+    planned = wanted(two_sites())
+    first, second = planned
+    kernel = Interfaces(*planned)
+    key = b64encode(own_identity("b").identity.tunnel_key).decode()
+    for name in planned:
+        words = "(none)", "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64", "0", "0", "0", "off"
+        kernel.peers[name] = "\t".join((key, *words))
+    kernel.handshakes[first] = "1795770000"
+    told(planned, kernel, Memory(), {(first, "b"), (second, "b")})
+    assert kernel.removed == [(second, key)]
+
+
+def test_sessions_begin_anew_when_another_private_key_is_in_force() -> None:
+    """That key ends them; the first keepalive begins others, and nobody says that they are gone."""
+    planned = wanted(two_sites())
+    kernel, memory = Interfaces(*planned), Memory()
+    key = b64encode(own_identity("b").identity.tunnel_key).decode()
+    now = str(int(time.time()))
+    for name in planned:
+        words = "(none)", "192.0.2.2:51820", "10.2.0.0/24,fd00:2::/64", now, "0", "0", "25"
+        kernel.peers[name] = "\t".join((key, *words))
+    kernel.own = own_identity("b").identity.tunnel_key
+    told(planned, kernel, memory)
+    assert keeps(kernel) == dict.fromkeys(planned, False)
+    kernel.own = OWN
+    kernel.peers = {name: f"{text[:-2]}off" for name, text in kernel.peers.items()}
+    told(planned, kernel, memory)
+    assert keeps(kernel) == dict.fromkeys(planned, True)
+    assert kernel.removed == []
 
 
 @pytest.mark.parametrize(

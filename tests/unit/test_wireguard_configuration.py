@@ -139,6 +139,12 @@ def test_a_dump_is_read_without_its_private_key() -> None:
     assert (one.handshake, one.received, one.sent) == (1795770000, 7, 9)
 
 
+def test_what_peers_have_is_worked_out_once_however_many_there_are() -> None:
+    lines = [peer(PEERS, f"192.0.{n >> 8}.{n & 255}:51820", "10.2.0.0/24") for n in range(20_000)]
+    first, second = dump(*lines).peers, dump(*lines).peers
+    assert all(one.endpoint is two.endpoint for one, two in zip(first, second, strict=True))
+
+
 @pytest.mark.parametrize(
     ("name", "is_tunnel"),
     [
