@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from fedsdn.config.document import ConfigError, Document, KeyPath, key_path
-from fedsdn.config.model import Address, Federation, Interface, Network, Prefix, Site, Uplink
+from fedsdn.config.model import (
+    MOST_KEPT,
+    Address,
+    Family,
+    Federation,
+    Interface,
+    Network,
+    Prefix,
+    Site,
+    Uplink,
+)
 from fedsdn.config.prefixes import first_overlap
-from fedsdn.config.reach import Reach
+from fedsdn.config.reach import Reach, all_reach_all
 from fedsdn.config.reserved import (
     ROUTER_PORT,
     SERVER_PORT,
@@ -214,6 +225,9 @@ def _check_gateway(gateway: Address, address: Interface, where: Document) -> Non
 
 def _check_owners(federation: Federation, sites: Document) -> None:
     """Check that no other uplink and no tenant network has an uplink's addresses."""
+    numbers = [one for site in federation.sites for one in _addresses(site)]
+    if len(set(numbers)) == len(numbers) and not any(federation.prefix_at(*one) for one in numbers):
+        return
     taken: dict[Address, KeyPath] = {}
     for at, address in _uplinks_addresses(federation):
         held = federation.prefix_of(address)
@@ -244,6 +258,13 @@ def _uplinks_addresses(federation: Federation) -> Iterator[tuple[KeyPath, Addres
                 yield (site.name, "uplinks", uplink.name, "public"), uplink.public
 
 
+@lru_cache(MOST_KEPT)
+def _addresses(site: Site) -> tuple[tuple[int, int], ...]:
+    """Return the addresses of a site's uplinks as numbers, with their IP version."""
+    every = (each for up in site.uplinks for each in (up.address.ip, up.public) if each is not None)
+    return tuple((each.version, int(each)) for each in every)
+
+
 def _below(sites: Document, at: KeyPath) -> Document:
     for key in at:
         sites = sites.section(key)
@@ -252,9 +273,9 @@ def _below(sites: Document, at: KeyPath) -> Document:
 
 def _check_families(federation: Federation, sites: Document) -> None:
     """Check that each prefix has one of its family to talk to: no connection changes family."""
-    having = Counter(
-        family for site in federation.sites for family in {one.family for one in site.prefixes}
-    )
+    having = Counter(family for site in federation.sites for family in _prefixes_families(site))
+    if 1 not in having.values():
+        return
     for site in federation.sites:
         for index, prefix in enumerate(site.prefixes):
             if having[prefix.family] == 1:
@@ -263,6 +284,11 @@ def _check_families(federation: Federation, sites: Document) -> None:
                     f"'{prefix.network}', but no other site has an IPv{prefix.family} prefix",
                     f"an IPv{prefix.family} prefix at another site too, or leave this one out",
                 )
+
+
+@lru_cache(MOST_KEPT)
+def _prefixes_families(site: Site) -> frozenset[Family]:
+    return frozenset(prefix.family for prefix in site.prefixes)
 
 
 def _check_proxies(federation: Federation, sites: Document) -> None:
@@ -309,6 +335,8 @@ def _check_pairs(federation: Federation, pairs: Document) -> None:
 
 
 def _check_reach(federation: Federation, sites: Document) -> None:
+    if all_reach_all(federation.sites):
+        return
     reach = Reach(federation.sites)
     for position, site in enumerate(federation.sites):
         uplink = next(reach.unreached(position), None)

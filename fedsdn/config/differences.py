@@ -21,12 +21,10 @@ from fedsdn.config.loader import (
     parse_federation,
     site_document,
 )
-from fedsdn.config.model import Federation, PairEncryption, Site
+from fedsdn.config.model import MOST_KEPT, Federation, PairEncryption, Site
 from fedsdn.config.rules_file import rule_meaning, rules_meaning
 
 DIGEST_DIGITS = 16
-_MOST_SITES = 4096
-"""Of so many the digests are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def digest(federation: Federation) -> str:
     return whole.hexdigest()[:DIGEST_DIGITS]
 
 
-@lru_cache(_MOST_SITES)
+@lru_cache(MOST_KEPT)
 def _site_digest(site: Site) -> bytes:
     """Return a digest of what is a site's: of most it is known when a file has changed."""
     return hashlib.sha256(_canonical({site.name: _site_meaning(site)})).digest()

@@ -71,13 +71,17 @@ def check_identities(federation: Federation, sites: Document, *, required: bool)
     """
     taken: dict[bytes, KeyPath] = {}
     for site in federation.sites:
-        here = sites.section(site.name).section("identity")
         if site.proxy != "fedsdn" and site.identities:
-            raise here.error(
-                f"an identity at a site with another's proxy ('proxy: {site.proxy}')",
-                "none: nothing of fedsdn runs there",
+            raise (
+                sites.section(site.name)
+                .section("identity")
+                .error(
+                    f"an identity at a site with another's proxy ('proxy: {site.proxy}')",
+                    "none: nothing of fedsdn runs there",
+                )
             )
         if required and site.proxy == "fedsdn" and not site.identities:
+            here = sites.section(site.name).section("identity")
             raise here.error("nothing", _as_printed(site.name))
         for index, identity in enumerate(site.identities):
             for name in ("certificate", "key", "tunnel_key"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -19,7 +19,7 @@ from ipaddress import (
 )
 from typing import Literal
 
-from fedsdn.config.prefixes import NetworkIndex
+from fedsdn.config.prefixes import NetworkIndex, Span, span
 from fedsdn.config.rules import Group, Rule, RuleIndex
 from fedsdn.errors import FinalError
 
@@ -49,6 +49,9 @@ or one of the live paths for each, in turn."""
 
 DEFAULT_DATAGRAMS_PORT = 51820
 """WireGuard's usual UDP port, and the first of the tunnels'."""
+
+MOST_KEPT = 4096
+"""Of so many sites is kept what takes a while to find out: of most a changed file says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,15 @@ class Site:
     identities: tuple[Identity, ...] = ()
     prefer: Prefer = "spread"
 
+    def __hash__(self) -> int:
+        """By its name: what is kept for each of thousands of sites is found at once."""
+        return hash(self.name)
+
+
+@lru_cache(MOST_KEPT)
+def _spans(site: Site) -> tuple[Span, ...]:
+    return tuple(span(prefix.network) for prefix in site.prefixes)
+
 
 @dataclass(frozen=True, slots=True)
 class Probes:
@@ -243,7 +255,9 @@ class Federation:
     @cached_property
     def _by_prefix(self) -> NetworkIndex[tuple[Site, Prefix]]:
         return NetworkIndex(
-            (prefix.network, (site, prefix)) for site in self.sites for prefix in site.prefixes
+            (found, (site, prefix))
+            for site in self.sites
+            for found, prefix in zip(_spans(site), site.prefixes, strict=True)
         )
 
     @property
@@ -315,6 +329,10 @@ class Federation:
         if "socks5" in (self.site(one).proxy, self.site(other).proxy):
             return "none"
         return self._by_pair.get(frozenset((one, other)), self.default_encryption)
+
+    def prefix_at(self, version: int, number: int) -> tuple[Site, Prefix] | None:
+        """Return the prefix that holds the address that is this ``number``, likewise."""
+        return self._by_prefix.find_number(version, number)
 
     def prefix_of(self, address: Address) -> tuple[Site, Prefix] | None:
         """Return the prefix that holds ``address``, with its site; None if none does."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -45,41 +46,53 @@ def _last(version: int, first: int, length: int) -> int:
     return first + (1 << (bits - length)) - 1
 
 
+Span = tuple[int, int, int]
+"""A network by its IP version, its first and its last address."""
+
+
+def span(network: Network) -> Span:
+    """Return a network as numbers, which take a while to work out for thousands of them."""
+    first = int(network.network_address)
+    return network.version, first, _last(network.version, first, network.prefixlen)
+
+
 class NetworkIndex(Generic[T]):
     """Finds what belongs to the network that holds an address, if the networks are disjoint."""
 
-    def __init__(self, entries: Iterable[tuple[Network, T]]) -> None:
+    def __init__(self, entries: Iterable[tuple[Span, T]]) -> None:
         """Index the networks, each with what belongs to it."""
-        self._firsts: dict[int, list[int]] = {4: [], 6: []}
-        self._found: dict[int, list[tuple[int, T]]] = {4: [], 6: []}
-        for network, value in sorted(entries, key=lambda entry: int(entry[0].network_address)):
-            first = int(network.network_address)
-            last = _last(network.version, first, network.prefixlen)
-            self._firsts[network.version].append(first)
-            self._found[network.version].append((last, value))
+        every = sorted(entries, key=itemgetter(0))
+        self._firsts: dict[int, list[int]] = {}
+        self._lasts: dict[int, list[int]] = {}
+        self._found: dict[int, list[T]] = {}
+        for version in (4, 6):
+            mine = [entry for entry in every if entry[0][0] == version]
+            self._firsts[version] = [first for (_, first, _), _ in mine]
+            self._lasts[version] = [last for (_, _, last), _ in mine]
+            self._found[version] = [value for _, value in mine]
         self.disjoint = all(
-            last < first
+            all(map(lt, self._lasts[version], firsts[1:]))
             for version, firsts in self._firsts.items()
-            for (last, _), first in zip(self._found[version], firsts[1:], strict=False)
         )
         """Whether no two of the networks overlap."""
 
     def find(self, address: Address) -> T | None:
         """Return what belongs to the network that holds ``address``; None if none does."""
-        number = int(address)
-        position = bisect_right(self._firsts[address.version], number)
-        if not position:
+        return self.find_number(address.version, int(address))
+
+    def find_number(self, version: int, number: int) -> T | None:
+        """Return the same for the address that is this ``number``."""
+        position = bisect_right(self._firsts[version], number) - 1
+        if position < 0 or number > self._lasts[version][position]:
             return None
-        last, value = self._found[address.version][position - 1]
-        return value if number <= last else None
+        return self._found[version][position]
 
     def overlapping(self, network: Network) -> Iterator[T]:
         """Yield what belongs to the networks that hold, or are in, ``network``."""
-        first = int(network.network_address)
-        last = _last(network.version, first, network.prefixlen)
-        firsts, found = self._firsts[network.version], self._found[network.version]
+        version, first, last = span(network)
+        firsts, lasts = self._firsts[version], self._lasts[version]
         position = max(bisect_right(firsts, first) - 1, 0)
         while position < len(firsts) and firsts[position] <= last:
-            if found[position][0] >= first:
-                yield found[position][1]
+            if lasts[position] >= first:
+                yield self._found[version][position]
             position += 1

@@ -9,11 +9,26 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
-from fedsdn.config.model import Address, Network, Site, Uplink
+from fedsdn.config.model import MOST_KEPT, Address, Family, Network, Site, Uplink
 
 Group = tuple[int, int, int]
 """IP version, length and first address of a network; of length 0 for all that have a gateway."""
+
+
+def all_reach_all(sites: Sequence[Site]) -> bool:
+    """Whether it is plain that every uplink reaches one of every other site: by gateways alone."""
+    families = set(map(_routed, sites))
+    return len(sites) > 1 and len(families) == 1 and None not in families
+
+
+@lru_cache(MOST_KEPT)
+def _routed(site: Site) -> frozenset[Family] | None:
+    """Return the IP versions of a site's uplinks; None if one of these has no gateway."""
+    if any(uplink.gateway is None for uplink in site.uplinks):
+        return None
+    return frozenset(uplink.family for uplink in site.uplinks)
 
 
 class Reach:

@@ -116,8 +116,8 @@ def check_rules(federation: Federation, document: Document) -> None:
 
     """
     sites = dict.fromkeys(site.name for site in federation.sites)
-    for name in sites:
-        _check_no_address(name, document.section("sites").section(name))
+    for name, where in document.section("sites").items():
+        _check_no_address(name, where)
     names = sites | dict.fromkeys(group.name for group in federation.groups)
     for group in federation.groups:
         where = document.section("groups").section(group.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from fedsdn.config.prefixes import NetworkIndex
+from fedsdn.config.prefixes import NetworkIndex, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedsdn.config.model import Address, Network, Prefix
 
 _SPECIAL = NetworkIndex(
-    (ip_network(network), kind)
+    (span(ip_network(network)), kind)
     for network, kind in (
         ("0.0.0.0/8", "an address of 'this network'"),
         ("127.0.0.0/8", "a loopback address"),

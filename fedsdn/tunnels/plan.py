@@ -12,9 +12,10 @@ Uplinks are numbered in the order of their names, as the file's order means noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv6Address
 from zlib import crc32
 
@@ -38,6 +39,9 @@ KEEPALIVE_SECONDS = 25
 for two minutes). It keeps sessions, too: a path that takes over others' flows needs one at once."""
 
 _VXLAN_IDENTIFIERS = 1 << 24
+
+_KEPT = 1 << 14
+"""So many ends of tunnels are kept: of most a changed file says nothing new."""
 
 
 class TunnelKind(StrEnum):
@@ -128,10 +132,9 @@ def tunnels(
 
     """
     encrypted, plain = _peers(federation, site, keys or {})
-    theirs = {peer.name: _in_order(peer) for peer in federation.peers(site.name)}
-    most = max(map(len, theirs.values()), default=0)
+    most = max((len(peer.uplinks) for peer in federation.peers(site.name)), default=0)
     ways = (
-        _Way(site, uplink, index, number, theirs)
+        _Way(site, uplink, index, number)
         for index, uplink in enumerate(_in_order(site))
         for number in range(1, most + 1)
     )
@@ -165,16 +168,12 @@ def _numbers(site: Site) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """From an uplink of a site, with its index in the order of names, to peers' of a number.
-
-    ``theirs`` are the peers' uplinks in that order.
-    """
+    """From an uplink of a site, with its index in the order of names, to peers' of a number."""
 
     site: Site
     uplink: Uplink
     index: int
     number: int
-    theirs: Mapping[str, Sequence[Uplink]]
 
     @property
     def mark(self) -> int:
@@ -184,16 +183,18 @@ class _Way:
     def slot(self) -> int:
         return self.index * MOST_UPLINKS + self.number - 1
 
-    def remote(self, peer: Site) -> Uplink | None:
-        """Return the peer's uplink of this number, if there is one and it can be reached."""
-        theirs = self.theirs[peer.name]
-        if len(theirs) < self.number or not self.uplink.reaches(theirs[self.number - 1]):
-            return None
-        return theirs[self.number - 1]
+
+def _remote(uplink: Uplink, number: int, peer: Site) -> Uplink | None:
+    """Return the peer's uplink of this number, if there is one and ``uplink`` reaches it."""
+    theirs = _in_order(peer)
+    if len(theirs) < number or not uplink.reaches(theirs[number - 1]):
+        return None
+    return theirs[number - 1]
 
 
-def _in_order(site: Site) -> Sequence[Uplink]:
-    return sorted(site.uplinks, key=lambda uplink: uplink.name)
+@lru_cache(_KEPT)
+def _in_order(site: Site) -> tuple[Uplink, ...]:
+    return tuple(sorted(site.uplinks, key=lambda uplink: uplink.name))
 
 
 def _peers(
@@ -222,24 +223,12 @@ def _wireguard(
 ) -> Iterator[Tunnel]:
     """Yield the interface of a way, if it leads to anybody."""
     first = federation.datagrams_port
-    peers = []
-    for name, (key, *spare) in peers_keys.items():
-        peer = federation.site(name)
-        remote = way.remote(peer)
-        if remote is not None:
-            peers.append(
-                TunnelPeer(
-                    site=name,
-                    uplink=remote.name,
-                    address=remote.peer_address,
-                    port=first + (way.number - 1) * MOST_UPLINKS + way.index,
-                    prefixes=_prefixes(peer),
-                    key=key,
-                    spare_keys=tuple(spare),
-                    keepalive=KEEPALIVE_SECONDS,
-                    begins=_begins((way.site, way.uplink), (peer, remote)),
-                )
-            )
+    port = first + (way.number - 1) * MOST_UPLINKS + way.index
+    every = (
+        _wireguard_peer(way.site, way.index, way.number, federation.site(name), port, keys)
+        for name, keys in peers_keys.items()
+    )
+    peers = tuple(peer for peer in every if peer is not None)
     if peers:
         yield Tunnel(
             name=tunnel_name(way.uplink, way.number),
@@ -251,8 +240,30 @@ def _wireguard(
             mark=way.mark,
             slot=way.slot,
             overhead=_OVERHEAD[TunnelKind.WIREGUARD, way.uplink.family],
-            peers=tuple(peers),
+            peers=peers,
         )
+
+
+@lru_cache(_KEPT)
+def _wireguard_peer(
+    site: Site, index: int, number: int, peer: Site, port: int, keys: tuple[bytes, ...]
+) -> TunnelPeer | None:
+    """Return the other end of a way, if there is one; of most peers it is known already."""
+    uplink = _in_order(site)[index]
+    remote = _remote(uplink, number, peer)
+    if remote is None:
+        return None
+    return TunnelPeer(
+        site=peer.name,
+        uplink=remote.name,
+        address=remote.peer_address,
+        port=port,
+        prefixes=_prefixes(peer),
+        key=keys[0],
+        spare_keys=keys[1:],
+        keepalive=KEEPALIVE_SECONDS,
+        begins=_begins((site, uplink), (peer, remote)),
+    )
 
 
 def _begins(own: tuple[Site, Uplink], other: tuple[Site, Uplink]) -> bool:
@@ -270,7 +281,7 @@ def _vxlans(federation: Federation, way: _Way, peers: list[Site]) -> Iterator[Tu
     """Yield the interface of each peer without encryption that a way leads to."""
     port = federation.datagrams_port + TUNNEL_PORTS - 1
     for peer in peers:
-        remote = way.remote(peer)
+        remote = _remote(way.uplink, way.number, peer)
         if remote is None:
             continue
         identifier = _vxlan_identifier((way.site, way.uplink), (peer, remote))

@@ -25,6 +25,10 @@ class Agenda:
         if when < float("inf"):
             heappush(self._heap, (when, self._number, name))
 
+    def forget(self, name: str) -> None:
+        """Note that nothing is due for ``name`` any more."""
+        self._when.pop(name, None)
+
     def pop(self, now: float) -> Iterator[str]:
         """Yield what is due by now."""
         while self.next() <= now:  # what is noted meanwhile counts, too

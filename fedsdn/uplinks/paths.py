@@ -29,6 +29,9 @@ _AT_ONCE = 64
 """Peers that nothing depends on are judged in turns of so many: the others' probes are due."""
 
 
+_NONE: Mapping[str, Peer] = {}
+
+
 class Taken(NamedTuple):
     """What has become of a probe: ``refusal`` says why it was not taken, None if it was.
 
@@ -57,7 +60,8 @@ class Paths:
     ) -> None:
         """Begin with nothing known. ``epoch`` is this process's number, drawn by lot.
 
-        ``file`` is the federation's digest. With ``old`` begin as ``inherit`` says.
+        ``file`` is the federation's digest. With ``old``, which ends by that, take over the
+        states of those paths of an older federation that are still there.
         """
         self._site = federation.site(site)
         self._own = [(uplink, uplink.address.ip) for uplink in self._site.uplinks]
@@ -75,18 +79,29 @@ class Paths:
         """Of all rounds of probes to peers that are none any more."""
         self.ports = dict.fromkeys((up.name for up in self._site.uplinks), PortState.UNKNOWN)
         peers = federation.peers(site)
+        self._sites = {peer.name: peer for peer in peers}
+        same = self._same(old)
         # Not the same at two sites: if these sent at the same time, both would notice a loss late.
         first = epoch % PHASES / PHASES
         self._peers = {
-            peer.name: self._peer(federation, peer, (number / len(peers) + first) % 1)
+            peer.name: same.get(peer.name) or self._peer(peer, (number / len(peers) + first) % 1)
             for number, peer in enumerate(peers)
         }
         if old is None:
             self._begin(now)
         else:
-            self.inherit(old)
+            self._inherit(old, same)
 
-    def _peer(self, federation: Federation, peer: Site, phase: float) -> Peer:
+    def _same(self, old: Paths | None) -> dict[str, Peer]:
+        """Return the peers that need not be made anew: neither they nor this site have changed."""
+        if old is None or old._site != self._site or old._probes != self._probes:
+            return {}
+        sites = old._sites
+        return {
+            name: old._peers[name] for name, site in self._sites.items() if sites.get(name) == site
+        }
+
+    def _peer(self, peer: Site, phase: float) -> Peer:
         ends = [(other, other.peer_address) for other in peer.uplinks]
         paths = tuple(
             _path(PathName(uplink.name, peer.name, other.name), (own, address), self._began)
@@ -98,21 +113,43 @@ class Paths:
         pace = Pace(phase, self._probes.interval)
         return Peer(peer.name, self._sender, paths, why, pace, Rounds())
 
-    def _begin(self, now: float) -> None:
-        """Make what depends on all peers."""
+    def _begin(
+        self, now: float, same: Mapping[str, Peer] = _NONE, old: Paths | None = None
+    ) -> None:
+        """Make what depends on all peers; with ``old``, what of that the ``same`` ones have."""
         self._paths = {path.name: path for peer in self._peers.values() for path in peer.paths}
-        self._judgements, self._rounds = Agenda(), Agenda()
         self._restless: dict[str, None] = {}
         """Peers that are to be judged at once."""
-        self._book = OrderBook()
-        self._shares = Shares(self._probes.interval)
-        probed = [peer for peer in self._peers.values() if not peer.unprobed]
+        self._judgements: Agenda
+        self._rounds: Agenda
+        self._book: OrderBook
+        self._shares: Shares
+        if old is not None and same:
+            self._judgements, self._rounds = old._judgements, old._rounds
+            self._book, self._shares = old._book, old._shares
+            self._restless |= {name: None for name in old._restless if name in same}
+            for name in old._peers.keys() - same.keys():
+                self._forget(old._peers[name])
+        else:
+            self._judgements, self._rounds = Agenda(), Agenda()
+            self._book, self._shares = OrderBook(), Shares(self._probes.interval)
+        made = [peer for name, peer in self._peers.items() if name not in same]
+        probed = [peer for peer in made if not peer.unprobed]
         for peer in probed:
             peer.join(self._shares)
         for peer in probed:
             peer.begin(self._shares, now)
-        for peer in self._peers.values():
+        for peer in made:
             self._note(peer, now)
+
+    def _forget(self, peer: Peer) -> None:
+        """Leave out a peer, as the older federation has it, of what depends on all."""
+        if not peer.unprobed:
+            self._shares.move(len(peer.paths), peer.kind, None)
+        self._judgements.forget(peer.name)
+        self._rounds.forget(peer.name)
+        for path in peer.paths:
+            self._book.forget(path.pair)
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self._paths.values())
@@ -122,24 +159,26 @@ class Paths:
         every = (peer.paths for peer in self._peers.values() if not peer.unprobed)
         return [path for paths in every for path in paths]
 
-    def inherit(self, old: Paths) -> None:
-        """Take over the states of those paths of an older federation that are still there."""
+    def _inherit(self, old: Paths, same: Mapping[str, Peer]) -> None:
+        """Take over what an older federation's paths know; ``same`` are peers that have it."""
         now = self._began
         self.ports |= {name: port for name, port in old.ports.items() if name in self.ports}
         gone = [peer.rounds.number for name, peer in old._peers.items() if name not in self._peers]
         self._last_number = max(old._last_number, *gone, 0)
         self._needed = old._needed
         for name, peer in self._peers.items():
-            if name in old._peers:
+            if name in same:
+                peer.stay(self._sender, now)
+            elif name in old._peers:
                 peer.inherit(old._peers[name], now)
             else:
                 peer.rounds = Rounds(self._last_number)
                 peer.doubt(now)
                 peer.need(now, needed=name in self._needed)
-        before = dict.fromkeys((path.pair for path in old), now) | old._removed
-        self._begin(now)
-        pairs = {path.pair for path in self}
-        self._removed = {pair: since for pair, since in before.items() if pair not in pairs}
+        others = [peer for name, peer in old._peers.items() if name not in same]
+        left = {path.pair: now for peer in others for path in peer.paths} | old._removed
+        self._begin(now, same, old)
+        self._removed = {pair: since for pair, since in left.items() if pair not in self._book}
         self._end_removed(now)
 
     # What happens

@@ -155,10 +155,19 @@ class Peer:
             self.doubt(now)
         for path in set(self.paths).difference(old.paths):  # what was sent before is not for them
             path.reception = replace(path.reception, newest=(self.handshake.epoch, self.newest))
-        if self.file.digest == old.sender.file != self.sender.file:
-            self.file.since = now
+        self._note_file(old.sender.file, now)
         self.agreement = self.agreement.keep({path.name for path in self.paths if path.is_detected})
         self._note_rhythm()
+
+    def stay(self, sender: Sender, now: float) -> None:
+        """Go on as it is: another federation file has changed neither it nor this site."""
+        before, self.sender = self.sender, sender
+        self._note_file(before.file, now)
+
+    def _note_file(self, before: str, now: float) -> None:
+        """Note that our file is another than ``before``, which may have been the peer's."""
+        if self.file.digest == before != self.sender.file:
+            self.file.since = now
 
     def doubt(self, now: float) -> None:
         """Have nothing count that it said before: it may have been a peer once."""

@@ -177,6 +177,18 @@ class OrderBook:
         else:
             self._live[pair] = lives
 
+    def forget(self, pair: AddressPair) -> None:
+        """Note that there is no such path any more."""
+        before = self._states.pop(pair, None)
+        if before is not None:
+            self.changed = True
+            self._uplinks[before[0]][before[1]] -= 1
+            self._live.pop(pair, None)
+
+    def __contains__(self, pair: AddressPair) -> bool:
+        """Whether there is a path between these addresses."""
+        return pair in self._states
+
     def set_removed(self, removed: frozenset[AddressPair]) -> None:
         """Note the paths that the federation file has no more, and whose peers have noticed."""
         self.changed |= removed != self._removed

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsdn.config.model import Network
-from fedsdn.config.prefixes import NetworkIndex, first_overlap
+from fedsdn.config.prefixes import NetworkIndex, first_overlap, span
 
 
 @st.composite
@@ -36,7 +36,8 @@ def compared_in_pairs(every: Sequence[Network]) -> tuple[int, int] | None:
 @given(st.lists(networks(), max_size=12))
 def test_the_first_overlap_is_that_of_a_comparison_in_pairs(every: list[Network]) -> None:
     assert first_overlap(every) == compared_in_pairs(every)
-    assert NetworkIndex((one, one) for one in every).disjoint == (first_overlap(every) is None)
+    index = NetworkIndex((span(one), one) for one in every)
+    assert index.disjoint == (first_overlap(every) is None)
 
 
 def test_the_widest_and_narrowest_networks_overlap() -> None:
@@ -54,7 +55,7 @@ def test_an_address_is_found_in_the_network_that_holds_it(
     for network in every:
         if not any(overlap(network, other) for other in disjoint):
             disjoint.append(network)
-    index = NetworkIndex((network, f"what belongs to {network}") for network in disjoint)
+    index = NetworkIndex((span(network), f"what belongs to {network}") for network in disjoint)
     last = data.draw(st.integers(0, 255))
     for address in (ip_address(f"10.0.0.{last}"), ip_address(f"fd00::{last:x}")):
         expected = [network for network in disjoint if address in network]
@@ -63,7 +64,9 @@ def test_an_address_is_found_in_the_network_that_holds_it(
 
 
 def test_nothing_is_found_outside_all_networks() -> None:
-    index = NetworkIndex([(ip_network("10.0.0.0/24"), "ten"), (ip_network("fd00::/64"), "six")])
+    index = NetworkIndex(
+        [(span(ip_network("10.0.0.0/24")), "ten"), (span(ip_network("fd00::/64")), "six")]
+    )
     assert index.find(ip_address("10.0.0.255")) == "ten"
     assert index.find(ip_address("fd00::ffff")) == "six"
     for address in (

@@ -67,14 +67,12 @@ def test_a_round_trip_time_that_has_become_another_is_told_when_it_is_heard_of(t
 def test_paths_of_a_changed_federation_come_and_go(told: Told) -> None:
     told.gather()
     paths = told.model.sites["a"]
-    smaller = Paths(two_sites(), "a", epoch=1, now=told.model.now)
-    smaller.inherit(paths)
+    smaller = Paths(two_sites(), "a", epoch=1, now=told.model.now, old=paths)
     told.news.set_paths(smaller)
     assert told.gather() == 2, "two are gone"
     told.model.sites["a"] = smaller
     assert told.holds()
-    bigger = Paths(three_sites(), "a", epoch=1, now=told.model.now)
-    bigger.inherit(smaller)
+    bigger = Paths(three_sites(), "a", epoch=1, now=told.model.now, old=smaller)
     told.news.set_paths(bigger)
     assert told.gather() == 2, "two are new"
     told.model.sites["a"] = bigger

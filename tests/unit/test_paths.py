@@ -327,8 +327,7 @@ def test_anothers_proxy_is_not_probed_and_its_ports_are_not_known() -> None:
 def test_a_changed_federation_keeps_what_is_known(model: Model) -> None:
     model.cut_wire("up1")
     model.run(1)
-    bigger = Paths(three_sites(), "a", epoch=1, now=model.now)
-    bigger.inherit(model.sites["a"])
+    bigger = Paths(three_sites(), "a", epoch=1, now=model.now, old=model.sites["a"])
     bigger.judge(model.now)
     known = {path.name: path.state for path in bigger}
     assert known[PathName("up1", "b", "up1")] is DOWN
@@ -339,8 +338,7 @@ def test_a_changed_federation_keeps_what_is_known(model: Model) -> None:
 def test_subflows_on_a_path_that_the_file_has_no_more_end_when_peers_found_it_silent() -> None:
     model = Model(three_sites())
     old = {path.pair for path in model.sites["a"] if path.name.peer == "c"}
-    smaller = Paths(two_sites(), "a", epoch=1, now=model.now)
-    smaller.inherit(model.sites["a"])
+    smaller = Paths(two_sites(), "a", epoch=1, now=model.now, old=model.sites["a"])
     for after, found in ((0.0, set()), (2 * PROBES.detection, set()), (3.1, old)):
         smaller.judge(model.now + after)
         assert smaller.orders().dead_pairs == found
@@ -353,8 +351,7 @@ def test_subflows_on_an_uplink_that_is_gone_end_also_where_nothing_is_probed() -
     old = Model(both)
     gone = {path.pair for path in old.sites["a"] if path.name.uplink == "up2"}
     smaller = replace(both, sites=(replace(a, uplinks=a.uplinks[:1]), b))
-    paths = Paths(smaller, "a", epoch=1, now=old.now)
-    paths.inherit(old.sites["a"])
+    paths = Paths(smaller, "a", epoch=1, now=old.now, old=old.sites["a"])
     now = old.now
     while (due := paths.next_turn()) < float("inf"):
         now = max(now, due)

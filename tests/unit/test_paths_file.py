@@ -12,8 +12,8 @@ from tests.unit.federations import three_sites
 from tests.unit.path_model import arrive
 
 
-def with_file(site: str, file: str, now: float) -> Paths:
-    return Paths(three_sites(), site, epoch=1 + int(now), now=now, file=file)
+def with_file(site: str, file: str, now: float, old: Paths | None = None) -> Paths:
+    return Paths(three_sites(), site, epoch=1 + int(now), now=now, file=file, old=old)
 
 
 def heard(by: Paths, of: Paths, now: float) -> None:
@@ -28,8 +28,7 @@ def test_it_is_known_since_when_a_peer_has_another_federation_file() -> None:
         heard(a, same, second)
         heard(a, other, second)
     assert a.differing(4.0) == [DifferingFile("c", "2", 3.0)]
-    changed = with_file("a", "2", 5.0)
-    changed.inherit(a)
+    changed = with_file("a", "2", 5.0, old=a)
     assert changed.differing(5.0) == [DifferingFile("b", "1", 5.0)]
     heard(changed, with_file("b", "2", 6.0), 6.0)
     assert changed.differing(6.0) == []

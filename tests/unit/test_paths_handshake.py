@@ -269,8 +269,7 @@ def test_on_a_path_that_moves_nothing_counts_that_was_sent_before() -> None:
     moved = replace(b.uplinks[0], address=ip_interface("192.0.2.9/24"))
     changed = replace(model.federation, sites=(a, replace(b, uplinks=(moved, b.uplinks[1]))))
     old = [one for site, one in model.heard if (site, one.to_uplink) == ("a", "up1")]
-    later = Paths(changed, "a", model.sites["a"]._sender.epoch, model.now)
-    later.inherit(model.sites["a"])
+    later = Paths(changed, "a", model.sites["a"]._sender.epoch, model.now, old=model.sites["a"])
     assert {arrive(later, one, model.now).refusal for one in old} == {
         Refusal.UNPROVEN,
         Refusal.OLD,
