@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedsdn.bench import scale
 from fedsdn.config.model import ProviderNetwork, Site, Uplink
-from fedsdn.config.reach import Reach
+from fedsdn.config.reach import Reach, all_reach_all
 
 
 @st.composite
@@ -118,3 +118,18 @@ def test_sites_of_one_kind_reach_every_third_alike(every: list[Site]) -> None:
 
 def test_sites_behind_gateways_and_nats_are_of_one_kind() -> None:
     assert set(Reach(scale.federation(20).sites).kinds()) == {0}
+
+
+@given(sites())
+def test_what_is_plain_is_true(every: list[Site]) -> None:
+    if all_reach_all(every):
+        for near, far in combinations(every, 2):
+            for one, other in ((near, far), (far, near)):
+                for uplink in one.uplinks:
+                    assert any(uplink.reaches(there) for there in other.uplinks)
+
+
+def test_sites_whose_uplinks_all_have_gateways_reach_all() -> None:
+    made = scale.federation(5).sites
+    assert all_reach_all(made)
+    assert not all_reach_all(made[:1])

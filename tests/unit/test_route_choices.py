@@ -56,6 +56,18 @@ def test_whose_prefixes_and_whose_source() -> None:
     assert wanted.sources == {4: ip_address("10.1.0.2"), 6: ip_address("fd00:1::2")}
 
 
+def test_what_is_wanted_for_a_peer_is_the_same_object_while_the_same_paths_carry() -> None:
+    choices = Choices(two_sites(), "a")
+    choices.take([path("up1", UP), path("up2", UP)], 0)
+    (first,) = choices.wanted().peers
+    choices.take([path("up1", UP, rtt=0.1)], 1)
+    assert choices.wanted().peers[0] is first
+    choices.take([path("up1", DOWN)], 2)
+    assert over(choices.wanted()) == {"t2-up2"}
+    choices.take([path("up1", UP)], 3)
+    assert choices.wanted().peers[0] == first
+
+
 def test_what_changes_nothing_is_no_news() -> None:
     choices = Choices(two_sites(), "a")
     choices.take([path("up1", UP), path("up2", UP)], 0)

@@ -33,6 +33,8 @@ class Choices:
                 self._prefixes[peer.site] = peer.prefixes
                 self._paths[peer.site] = {}
         self._carriers = dict.fromkeys(self._prefixes, Carriers())
+        self._reached: dict[str, tuple[Set[PathKey], PeerRoutes]] = {}
+        """What was wanted last for each peer, and the paths that carried then."""
         self._silent: Set[End] = frozenset()
         if old is not None:
             self._silent = old._silent
@@ -99,8 +101,13 @@ class Choices:
 
     def wanted(self) -> Wanted:
         """Say what the kernel is to have."""
-        reached = (
-            PeerRoutes(self._prefixes[peer], frozenset(self._exits[key] for key in carriers.paths))
-            for peer, carriers in self._carriers.items()
-        )
-        return Wanted(tuple(reached), self._sources)
+        return Wanted(tuple(map(self._peer_routes, self._carriers)), self._sources)
+
+    def _peer_routes(self, peer: str) -> PeerRoutes:
+        """Return what is wanted for a peer: the same object while the same paths carry."""
+        paths = self._carriers[peer].paths
+        known = self._reached.get(peer)
+        if known is None or known[0] != paths:
+            exits = frozenset(self._exits[key] for key in paths)
+            known = self._reached[peer] = paths, PeerRoutes(self._prefixes[peer], exits)
+        return known[1]

@@ -51,6 +51,8 @@ class Routes:
         self._identity: int | None = None
         self._present: Present | None = None
         """As read last; None if that may not be true any more."""
+        self._obeyed: Wanted | None = None
+        """What was wanted when that was there already."""
         self._interfaces: dict[str, Interface] = {}
 
     @property
@@ -78,7 +80,7 @@ class Routes:
             raise self._refused(error) from error
 
     def obey(self, wanted: Wanted) -> None:
-        """Make what differs from what is ``wanted``; nothing is asked if nothing has changed.
+        """Make what differs from what is ``wanted``; nothing is done if nothing has changed.
 
         An interface that is not there, or is down, counts as none.
 
@@ -99,6 +101,10 @@ class Routes:
         )
 
     def _obey(self, wanted: Wanted) -> None:
+        self._hear()
+        if self._present is not None and wanted == self._obeyed:
+            return
+        self._obeyed = None
         refused: set[Hop] = set()
         trouble: OSError | None = None
         for _ in range(_ROUNDS):
@@ -106,6 +112,7 @@ class Routes:
             usable = _without(self._interfaces, refused)
             todo = changes(present, target(wanted, usable, present))
             if not todo:
+                self._obeyed = None if refused else wanted
                 break
             self._present = None
             for change, error in self._make(todo):
@@ -132,9 +139,15 @@ class Routes:
                     listening.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
                 self._opened = stack.pop_all()
 
+    def _hear(self) -> None:
+        """Note whether somebody has changed what is there."""
+        if [*queued(self._listening, _MOST_BYTES)]:
+            self._present = None
+
     def _look(self) -> Present:
         """Return what is there; it is read if it may have changed."""
-        if [*queued(self._listening, _MOST_BYTES)] or self._present is None:
+        self._hear()
+        if self._present is None:
             self._interfaces = messages.read_interfaces(self._list(RTM_GETLINK))
             hops, routes = self._list(messages.RTM_GETNEXTHOP), self._list(RTM_GETROUTE)
             self._present = messages.read_present(hops, routes, self._table)
