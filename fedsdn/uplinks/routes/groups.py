@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
+from itertools import count
 from typing import NamedTuple, TypeVar
 
 from fedsdn.config.model import Address, Family, Network
@@ -165,12 +166,18 @@ def target(wanted: Wanted, interfaces: Mapping[str, Interface], present: Present
     hops: dict[int, Hop] = {}
     groups: dict[int, frozenset[int]] = {}
     routes: dict[Network, Route] = {}
+    free = (
+        number
+        for number in count(FIRST_GROUP)
+        if number not in present.groups and number not in present.taken
+    )
     for family, prefixes, reached in _by_family(wanted.peers, interfaces):
         if family not in wanted.sources:
             continue
-        hops |= {hop.number: hop for hop in reached}
-        number = _identifier(prefixes, present, groups)
-        groups[number] = frozenset(hop.number for hop in reached)
+        found = {hop.number: hop for hop in reached}
+        hops |= found
+        number = _identifier(prefixes, present, groups) or next(free)
+        groups[number] = frozenset(found)
         routes |= dict.fromkeys(prefixes, Route(number, wanted.sources[family]))
     return Present(hops, groups, routes, frozenset(_FAMILIES))
 
@@ -192,16 +199,15 @@ def _by_family(
                 yield family, prefixes, reached
 
 
-def _identifier(prefixes: Iterable[Network], present: Present, taken: Collection[int]) -> int:
-    """Return the identifier of the group that has the prefixes' routes now, or a new one."""
+def _identifier(
+    prefixes: Iterable[Network], present: Present, taken: Collection[int]
+) -> int | None:
+    """Return the identifier of the group that has the prefixes' routes now; None without one."""
     for prefix in prefixes:
         route = present.routes.get(prefix)
         if route is not None and present.groups.get(route.group) and route.group not in taken:
             return route.group
-    number = FIRST_GROUP
-    while number in taken or number in present.groups or number in present.taken:
-        number += 1
-    return number
+    return None
 
 
 def changes(present: Present, target: Present) -> list[Change]:
@@ -219,7 +225,9 @@ def changes(present: Present, target: Present) -> list[Change]:
     ]
     left |= {one.number: one.hops for one in saved}
     there = {number for number, hops in left.items() if hops}
-    routes = {prefix: route for prefix, route in present.routes.items() if route.group in there}
+    routes = present.routes
+    if any(route.group not in there for route in routes.values()):
+        routes = {prefix: route for prefix, route in routes.items() if route.group in there}
     gone = there - target.groups.keys()
     return [
         *(SetHop(hop) for hop in _news(present.hops, target.hops).values()),

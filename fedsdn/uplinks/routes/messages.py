@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from pyroute2.netlink import (
@@ -85,6 +86,8 @@ _UNICAST, _UNREACHABLE, _STATIC = 1, 7, 4
 _LEARNT = 0x200
 """Flag of an exception to a route (``RTM_F_CLONED``)."""
 _METRIC = 1024
+_REMEMBERED = 1 << 15
+"""Routes of which is kept what they say: thousands are listed again and again as they were."""
 _IFNAME, _MTU = 3, 4
 _UP, _LOWER_UP = 0x1, 0x10000
 _LEAST_MTU: dict[Family, int] = {4: 68, 6: 1280}
@@ -213,33 +216,43 @@ def read_present(hops: Iterable[bytes], routes: Iterable[bytes], table: int) -> 
         else:
             taken.add(number)
     present = Present(found, groups, taken=frozenset(taken))
-    return _with_routes(present, (one for one in routes if _is_of(table, one)))
+    return _with_routes(present, routes, table)
 
 
-def _is_of(table: int, route: bytes) -> bool:
-    family, *_, flags = _ROUTE.unpack_from(route)
-    named = unpack_attributes(memoryview(route)[_ROUTE.size :])
-    of_table = bytes(named.get(_TABLE, b"")) == _NUMBER.pack(table)
-    return family in _VERSION and of_table and not flags & _LEARNT
-
-
-def _with_routes(present: Present, listed: Iterable[bytes]) -> Present:
+def _with_routes(present: Present, listed: Iterable[bytes], table: int) -> Present:
     routes: dict[Network, Route] = {}
     unreachable: set[Family] = set()
     foreign: set[bytes] = set()
     for message in listed:
-        family, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack_from(message)
-        named = unpack_attributes(memoryview(message)[_ROUTE.size :])
-        ours = protocol == _STATIC and bytes(named.get(_PRIORITY, b"")) == _NUMBER.pack(_METRIC)
-        if ours and kind == _UNICAST and _ROUTE_HOP in named:
-            routes[_prefix(family, length, named)] = _read_route(named)
-        elif ours and kind == _UNREACHABLE and not length:
-            unreachable.add(_VERSION[family])
-        else:
-            foreign.add(message)
+        match _meaning(message, table):
+            case (prefix, route):
+                routes[prefix] = route
+            case int(family):
+                unreachable.add(family)
+            case bytes():
+                foreign.add(message)
     return replace(
         present, routes=routes, unreachable=frozenset(unreachable), foreign=frozenset(foreign)
     )
+
+
+@lru_cache(_REMEMBERED)
+def _meaning(message: bytes, table: int) -> tuple[Network, Route] | Family | bytes | None:
+    """Return a route of ours, the IP version of what is unreachable, or what somebody else has.
+
+    None if it is not of the table.
+    """
+    family, length, _, _, _, protocol, _, kind, flags = _ROUTE.unpack_from(message)
+    named = unpack_attributes(memoryview(message)[_ROUTE.size :])
+    of_table = bytes(named.get(_TABLE, b"")) == _NUMBER.pack(table)
+    if family not in _VERSION or not of_table or flags & _LEARNT:
+        return None
+    ours = protocol == _STATIC and bytes(named.get(_PRIORITY, b"")) == _NUMBER.pack(_METRIC)
+    if ours and kind == _UNICAST and _ROUTE_HOP in named:
+        return _prefix(family, length, named), _read_route(named)
+    if ours and kind == _UNREACHABLE and not length:
+        return _VERSION[family]
+    return message
 
 
 def _prefix(family: int, length: int, named: Attributes) -> Network:
