@@ -30,8 +30,11 @@ _SHARE = 9
 """After a look there is none, whoever asks for it, for so many times as long as processors worked
 for it: that at thousands of peers, with paths that come up one by one."""
 
+_MOST_PAUSE_SECONDS = 10.0
+"""But for no longer: what others' programs have used meanwhile, as nft(8), is counted, too."""
+
 _LEAST_PAUSE_SECONDS = 0.05
-"""And none for so long: what is asked for meanwhile is looked at together."""
+"""Nor for less: what is asked for meanwhile is looked at together."""
 
 
 class Tunnels:
@@ -95,7 +98,7 @@ class Tunnels:
             await self._pause(soon=bool(changed))
 
     async def _pause(self, *, soon: bool) -> None:
-        rest = max(_LEAST_PAUSE_SECONDS, _SHARE * self._memory.spent)
+        rest = min(max(_LEAST_PAUSE_SECONDS, _SHARE * self._memory.spent), _MOST_PAUSE_SECONDS)
         if await happened(self._urgent, rest):
             return
         soon |= self._memory.rotating or self._memory.sessions.is_restless(time.monotonic())

@@ -68,6 +68,15 @@ async def test_looks_that_cost_much_have_pauses_whoever_asks_for_more(
 
 
 @asynchronous
+async def test_no_pause_is_longer_than_tunnels_can_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "_MOST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(tunnels, "_CHECK_SECONDS", 0.1)
+    looks = Looks(spent=1000.0)
+    async with keeping(looks, monkeypatch):
+        await looks.reach(3)
+
+
+@asynchronous
 async def test_waiting_for_one_that_hangs_makes_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnels, "_SHARE", 1e6)
     monkeypatch.setattr(tunnels, "_CHECK_SECONDS", 0.1)
