@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
-from fedsdn.config.model import DYNAMIC, Address, Federation, Site, Uplink
+from fedsdn.config.model import DYNAMIC, MOST_KEPT, Address, Federation, Site, Uplink
 from fedsdn.pipeline.declarations import port_mac, wan_port
 
 
@@ -33,13 +34,19 @@ def neighbours(federation: Federation, site: Site) -> tuple[Neighbour, ...]:
 
 def _peers(federation: Federation, site: Site) -> Iterator[Neighbour]:
     for peer in federation.peers(site.name):
-        for remote in peer.uplinks:
-            mac = _known_mac(peer, remote)
-            if mac is None:
-                continue
-            for uplink in site.uplinks:
-                if remote.peer_address in uplink.address.network and uplink.reaches(remote):
-                    yield Neighbour(wan_port(uplink), remote.peer_address, mac)
+        yield from _of_peer(site, peer)
+
+
+@lru_cache(MOST_KEPT)
+def _of_peer(site: Site, peer: Site) -> tuple[Neighbour, ...]:
+    """Return the uplinks of a peer that are on a link of the site's."""
+    return tuple(
+        Neighbour(wan_port(uplink), remote.peer_address, mac)
+        for remote in peer.uplinks
+        if (mac := _known_mac(peer, remote)) is not None
+        for uplink in site.uplinks
+        if remote.peer_address in uplink.address.network and uplink.reaches(remote)
+    )
 
 
 def _known_mac(peer: Site, uplink: Uplink) -> str | None:

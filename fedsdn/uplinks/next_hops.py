@@ -62,6 +62,8 @@ def hops(pairs: Iterable[AddressPair], site: Site) -> Iterator[Hop]:
 def entered(federation: Federation, site: Site, ways: Iterable[Way]) -> dict[Way, Neighbour]:
     """Return the next hops that are entered for good, by the ways that go through them."""
     known = {(one.interface, one.address): one for one in neighbours(federation, site)}
+    if not known:  # behind gateways alone, with thousands of ways
+        return {}
     uplinks = {uplink.name: uplink for uplink in site.uplinks}
     found = {}
     for way in ways:

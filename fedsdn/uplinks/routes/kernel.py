@@ -107,10 +107,14 @@ class Routes:
         self._obeyed = None
         refused: set[Hop] = set()
         trouble: OSError | None = None
+        aim, known = Present(), dict[str, Interface]()
         for _ in range(_ROUNDS):
             present = self._look()
             usable = _without(self._interfaces, refused)
-            todo = changes(present, target(wanted, usable, present))
+            todo = changes(present, aim) if usable == known else None
+            if todo is None or todo:  # else it is there what was aimed at
+                aim, known = target(wanted, usable, present), usable
+                todo = changes(present, aim)
             if not todo:
                 self._obeyed = None if refused else wanted
                 break
