@@ -229,16 +229,19 @@ def changes(present: Present, target: Present) -> list[Change]:
     if any(route.group not in there for route in routes.values()):
         routes = {prefix: route for prefix, route in routes.items() if route.group in there}
     gone = there - target.groups.keys()
+    news = _news(routes, target.routes)
+    added = sum(prefix not in routes for prefix in news)
+    stale = len(routes) > len(target.routes) - added  # to look for them takes as long as all else
     return [
         *(SetHop(hop) for hop in _news(present.hops, target.hops).values()),
         *saved,
         *(DropHop(number) for number in sorted(dead)),
         *(SetGroup(number, hops) for number, hops in _news(left, target.groups).items()),
-        *(SetRoute(prefix, route) for prefix, route in _news(routes, target.routes).items()),
+        *(SetRoute(prefix, route) for prefix, route in news.items()),
         *(
             DropRoute(prefix, route)
-            for prefix, route in routes.items()
-            if prefix not in target.routes and route.group not in gone
+            for prefix, route in (routes.items() if stale else ())
+            if route.group not in gone and prefix not in target.routes
         ),
         *(DropGroup(number) for number in sorted(gone)),
         *(SetUnreachable(family) for family in sorted(target.unreachable - present.unreachable)),
