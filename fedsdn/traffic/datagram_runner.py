@@ -104,25 +104,28 @@ def stream(where: Shell, streams: Streams, meanwhile: Callable[[], None]) -> lis
     return [StreamView(**flow) for flow in found["flows"]]
 
 
-def dropped(where: Shell) -> int:
+def dropped(where: Shell) -> int | None:
     """Return how many datagrams there had no room in the sockets that they were for, since ever.
 
+    None where that cannot be found out. A kernel without IPv6 has no ``snmp6``.
+
     Source: ``/proc/net/snmp`` and ``snmp6`` (Linux Documentation/networking/snmp_counter.rst).
-
-    Raises:
-        FedsdnError: the place cannot be entered.
-
     """
-    return full_sockets(where.output("cat", "/proc/net/snmp", "/proc/net/snmp6"))
+    try:
+        text = where.run("cat", "/proc/net/snmp", "/proc/net/snmp6").stdout
+    except FedsdnError:
+        return None
+    heads, values = _values(text, "Udp:"), _values(text, "Udp:", 1)
+    found = dict(zip(heads, values, strict=False)).get("RcvbufErrors")
+    found6 = _values(text, "Udp6RcvbufErrors")
+    return None if found is None else int(found) + sum(map(int, found6))
 
 
-def full_sockets(text: str) -> int:
-    """Read that from the two files' text."""
+def _values(text: str, name: str, index: int = 0) -> list[str]:
+    """Return what stands behind a name, where it is for the first or another time."""
     lines = [line.split() for line in text.splitlines()]
-    heads, values = [line for line in lines if line[0] == "Udp:"]
-    found = dict(zip(heads, values, strict=True))["RcvbufErrors"]
-    found6 = next((line[1] for line in lines if line[0] == "Udp6RcvbufErrors"), "0")
-    return int(found) + int(found6)
+    found = [rest for first, *rest in filter(None, lines) if first == name]
+    return found[index] if index < len(found) else []
 
 
 def _last(text: str) -> dict[str, Any]:

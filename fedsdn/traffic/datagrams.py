@@ -168,7 +168,7 @@ def stream(options: argparse.Namespace) -> None:
             stack.enter_context(_connected(options.address, options.port))
             for _ in range(options.flows)
         ]
-        flows = [Stream(sock.getsockname()[1]) for sock in socks]
+        flows = [Stream(sock.getsockname()[1], options.interval) for sock in socks]
         by_sock = dict(zip(socks, flows, strict=True))
         print(json.dumps({"event": "open", "ports": [flow.port for flow in flows]}), flush=True)
         start = due = time.monotonic()

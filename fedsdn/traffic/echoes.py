@@ -110,7 +110,8 @@ class StreamView:
 
     ``lost`` have no answer, ``again`` had more than one, ``late`` came behind a later one.
     ``silence`` is the longest time without an answer, ``rtt`` the median, ``lossy`` the time in
-    which the lost ones were sent, all in seconds.
+    which the lost ones were sent, all in seconds: each stands for the time to the next one, and for
+    two intervals at most, as a program that waits for the processor sends nothing that is lost.
     ``errors`` are the kernel's.
     """
 
@@ -130,6 +131,8 @@ class Stream:
     """Counts one flow's datagrams as they are sent and answered, at seconds since the start."""
 
     port: int
+    interval: float
+    """Seconds from one to the next, as they are meant to be sent."""
     _sent: dict[int, float] = field(default_factory=dict)
     _times: dict[int, float] = field(default_factory=dict)
     _latest: int = -1
@@ -163,10 +166,12 @@ class Stream:
         return len(self._times) == len(self._sent)
 
     def _lossy(self) -> float:
-        """Return for how long what was sent was lost: each stands for the time to the next."""
         times = sorted(self._sent.items(), key=lambda sent: sent[1])
+        end = times[-1][1] + self.interval if times else 0.0
         return sum(
-            then - now for (number, now), (_, then) in pairwise(times) if number not in self._times
+            min(then - now, 2 * self.interval)
+            for (number, now), (_, then) in pairwise([*times, (-1, end)])
+            if number not in self._times
         )
 
     def view(self) -> StreamView:

@@ -42,8 +42,8 @@ def datagram_loss_check(loss: UplinkLoss) -> Check | None:
     return Check(
         SECTION,
         f"{path.near.name}/{loss.uplink.name}, {path.section}",
-        "a ping of 100 packets a second and UDP flows of 50 lose no more than goes out until the "
-        "path is found dead, none twice, and nothing when the uplink is back",
+        "a ping of 100 packets a second and UDP flows of 50 lose no more, until the uplink is back "
+        "and behind that, than goes out until a path is found dead, and none comes twice",
         partial(_lose, loss),
         (pings(path),),
     )
@@ -61,12 +61,17 @@ def _lose(loss: UplinkLoss) -> str:
         pinging = pool.submit(path.near_vm.shell.run, *ping, timeout=_SECONDS + 20)
         flows = stream(path.near_vm.shell, streams, partial(_pull_and_plug_in, loss))
         said = pinging.result().stdout
-    return judged(loss, flows, _counts(loss, said), _dropped(path) - before)
+    in_vms = sum(
+        after - then
+        for then, after in zip(before, _dropped(path), strict=True)
+        if then is not None and after is not None
+    )
+    return judged(loss, flows, _counts(loss, said), in_vms)
 
 
-def _dropped(path: VmPath) -> int:
-    """Return how many datagrams the VMs' own sockets have had no room for."""
-    return sum(dropped(vm.shell) for vm in (path.near_vm, path.far_vm))
+def _dropped(path: VmPath) -> tuple[int | None, ...]:
+    """Return how many datagrams each VM's own sockets have had no room for, if it can say so."""
+    return tuple(dropped(vm.shell) for vm in (path.near_vm, path.far_vm))
 
 
 def _pull_and_plug_in(loss: UplinkLoss) -> None:

@@ -64,7 +64,7 @@ def test_answers_are_taken_though_it_is_time_to_send(address: object) -> None:
     """Who is behind with sending would else find them lost in a full socket at the end."""
     count = 3 * _AT_ONCE
     with _connected(str(address), PORT) as sock:
-        flow = Stream(sock.getsockname()[1])
+        flow = Stream(sock.getsockname()[1], 0.0)
         for number in range(count):
             sock.send(message(number, 100))
             flow.sent(number, 0.0)
@@ -77,6 +77,7 @@ def test_answers_are_taken_though_it_is_time_to_send(address: object) -> None:
 @pytest.mark.parametrize("here", ["127.0.0.1", "::1"])
 def test_what_a_full_socket_drops_is_counted(here: str) -> None:
     before = dropped(HERE)
+    assert before is not None
     family = socket.AF_INET6 if ":" in here else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as full:
         full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
@@ -84,7 +85,20 @@ def test_what_a_full_socket_drops_is_counted(here: str) -> None:
         with _connected(here, full.getsockname()[1]) as sock:
             for number in range(100):
                 sock.send(message(number, 1000))
-    assert dropped(HERE) - before >= 90
+    after = dropped(HERE)
+    assert after is not None
+    assert after - before >= 90
+
+
+def test_what_a_full_socket_drops_is_counted_without_ipv6_too() -> None:
+    """With ``ipv6.disable=1`` there is no ``snmp6``, and cat(1) ends with 1."""
+    without = Shell("without", ("sh", "-c", '"$1" "$2"; exit 1', "sh"))
+    assert isinstance(dropped(without), int)
+
+
+@pytest.mark.parametrize("prefix", [("false",), ("/no/such/program",), ("echo", "Udp:")])
+def test_where_nobody_counts_nothing_is_raised(prefix: tuple[str, ...]) -> None:
+    assert dropped(Shell("there", prefix)) is None
 
 
 def test_an_address_of_somebody_else_is_said() -> None:
@@ -112,7 +126,7 @@ def test_a_datagram_that_was_changed_is_none() -> None:
 
 
 def test_lost_late_and_repeated_answers_are_told_apart() -> None:
-    flow = Stream(5)
+    flow = Stream(5, interval=1.0)
     for number in range(5):
         flow.sent(number, number * 1.0)
     for number, now in ((0, 0.5), (2, 2.5), (1, 2.6), (2, 2.7)):
@@ -120,8 +134,17 @@ def test_lost_late_and_repeated_answers_are_told_apart() -> None:
     view = flow.view()
     assert (view.sent, view.lost, view.again, view.late) == (5, 2, 1, 1)
     assert view.silence == 2.0
-    assert view.lossy == 1.0, "the fourth, until the fifth was sent"
+    assert view.lossy == 2.0, "the fourth, until the fifth was sent, and the last"
     assert view.rtt == 0.5
+
+
+def test_a_loss_before_the_sender_stood_still_does_not_stand_for_all_that_time() -> None:
+    flow = Stream(5, interval=0.02)
+    for number, now in enumerate((0.0, 0.02, 1.02, 1.04)):
+        flow.sent(number, now)
+    for number in (0, 2, 3):
+        flow.came(number, 2.0)
+    assert flow.view().lossy == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
