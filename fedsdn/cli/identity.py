@@ -19,7 +19,7 @@ from fedsdn.config.schema import check_site_name
 from fedsdn.errors import FinalError
 from fedsdn.identity import dates, rotation
 from fedsdn.identity.new import make
-from fedsdn.identity.store import alone, check_site, load, save
+from fedsdn.identity.store import add_tunnels_keys, alone, check_site, load, save
 from fedsdn.identity.text import block
 from fedsdn.inspect.lines import Line, look_at, screen
 from fedsdn.verify.identity import IdentityView, parts
@@ -35,15 +35,20 @@ def init(
 ) -> None:
     """Make this site's keys, if it has none, and print what the federation file is to have of them.
 
+    Keys that were made before there was one for tunnels get that one besides, and stay.
     The private keys stay in the directory 'identity' beside the federation file.
     """
     local = settings(config_file, site, federation)
     check_site_name(local.site)
     with alone(local.identity):
+        added = add_tunnels_keys(local.identity)
         own = load(local.identity) or (save(local.identity, make(local.site)),)
     check_site(local.site, own)
     _say(f"private keys are in {local.identity} ('fedsdn identity rotate' makes others)")
-    printed = rotation.for_file(_listed(local), own)
+    for one in added:
+        _say(f"{one.identity.name} has a key for tunnels now; its other keys are what they were")
+    # The file, which would say which of several count, has no keys for tunnels, and is refused.
+    printed = [one.identity for one in added] or rotation.for_file(_listed(local), own)
     if others := [one.identity.name for one in own if one.identity not in printed]:
         _say(f"this host has others, which are not printed here: {', '.join(others)}")
     _say(f"put this under sites.{local.site} in the federation file of every site:")

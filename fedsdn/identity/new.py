@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_public_key,
 )
 from cryptography.x509.oid import NameOID
 
@@ -26,6 +27,9 @@ _EARLIER = timedelta(days=1)
 """A certificate holds for peers whose clocks are behind, too."""
 
 _ID_BYTES = 8
+
+PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----"
+"""How a public key begins in PEM (RFC 7468, section 13)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,32 @@ def make(site: str) -> NewIdentity:
         ),
         _private_pem(tls_key),
         *map(_private_pem, private),
+    )
+
+
+def with_tunnels_key(public: bytes, tls_key: bytes, probes_key: bytes) -> NewIdentity:
+    """Add a new key for tunnels to an identity that has certificate and key of probes alone.
+
+    The arguments are as in ``NewIdentity``.
+
+    Raises:
+        ValueError, TypeError: ``public`` is no certificate with an X25519 key behind it.
+
+    """
+    certificate = x509.load_pem_x509_certificate(public)
+    key = load_pem_public_key(public[public.index(PUBLIC_KEY) :])
+    if not isinstance(key, x25519.X25519PublicKey):
+        raise TypeError("no X25519 key")
+    private = x25519.X25519PrivateKey.generate()
+    own = private.public_key()
+    return NewIdentity(
+        Identity(
+            certificate.public_bytes(Encoding.DER), key.public_bytes_raw(), own.public_bytes_raw()
+        ),
+        public + own.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        tls_key,
+        probes_key,
+        _private_pem(private),
     )
 
 

@@ -29,7 +29,7 @@ from fedsdn import files
 from fedsdn.config.identities import common_name
 from fedsdn.config.model import Identity, Site
 from fedsdn.errors import FinalError
-from fedsdn.identity.new import NewIdentity
+from fedsdn.identity.new import PUBLIC_KEY, NewIdentity, with_tunnels_key
 from fedsdn.users import PROXY_USER
 
 ROOT = 0
@@ -38,7 +38,9 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _AS_ROOT = "run this as root"
 _FROM_BACKUP = "put it back from a backup, or run 'fedsdn identity rotate'"
-_PUBLIC_KEY, _PUBLIC_KEYS = b"-----BEGIN PUBLIC KEY-----", 2
+_PUBLIC_KEYS = 2
+_NOT_READ = (ValueError, TypeError, UnsupportedAlgorithm)
+"""What cryptography raises for something that is no key, or no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class OwnIdentity:
         _check_private(file, ROOT)
         try:
             key = load_pem_private_key(_read(file), None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+        except _NOT_READ:
             key = None
         if (
             not isinstance(key, x25519.X25519PrivateKey)
@@ -141,14 +143,18 @@ def load(directory: Path) -> tuple[OwnIdentity, ...]:
         FinalError: others than root may change them, or something else lies there.
 
     """
+    return tuple(_load_file(file) for file in _public_files(directory))
+
+
+def _public_files(directory: Path) -> list[Path]:
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(_PUBLIC))
     except FileNotFoundError:
-        return ()
+        return []
     except OSError as error:
         raise _unreadable(directory, error) from error
     _check_owned(directory)
-    return tuple(_load_file(directory / name) for name in names)
+    return [directory / name for name in names]
 
 
 def current(site: Site, own: Sequence[OwnIdentity]) -> OwnIdentity:
@@ -224,6 +230,37 @@ def save(directory: Path, new: NewIdentity) -> OwnIdentity:
     return own
 
 
+def add_tunnels_keys(directory: Path) -> tuple[OwnIdentity, ...]:
+    """Give a key for tunnels to identities that have none, as the version before made them.
+
+    All else of them stays, so that connections go on; their names and so their files' are others.
+    Returns those that have got one.
+
+    Raises:
+        FinalError: a private key is missing, or not its user's alone, or nothing can be written.
+
+    """
+    added = []
+    for file in _public_files(directory):
+        public = _read(file)
+        if public.count(PUBLIC_KEY) != 1:
+            continue
+        tls_key, probes_key = (
+            file.with_name(f"{file.stem}{ending}") for ending in (_TLS_KEY, _PROBES_KEY)
+        )
+        _check_private(tls_key, PROXY_USER)
+        _check_private(probes_key, ROOT)
+        try:
+            new = with_tunnels_key(public, _read(tls_key), _read(probes_key))
+        except _NOT_READ:
+            continue  # 'load' says what is wrong
+        added.append(save(directory, new))
+        with _writing(directory):
+            for old in (file, tls_key, probes_key):
+                old.unlink()
+    return tuple(added)
+
+
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
     """Have nobody else make keys meanwhile. The directory is made if there is none.
@@ -291,17 +328,17 @@ def _write(file: Path, content: bytes, mode: int, owner: int) -> None:
 
 
 def _load_file(file: Path) -> OwnIdentity:
-    certificate, *keys = _read(file).split(_PUBLIC_KEY)
+    certificate, *keys = _read(file).split(PUBLIC_KEY)
     try:
         der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER)
-        public = [load_pem_public_key(_PUBLIC_KEY + key) for key in keys]
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        public = [load_pem_public_key(PUBLIC_KEY + key) for key in keys]
+    except _NOT_READ:
         public = []
     raw = [one.public_bytes_raw() for one in public if isinstance(one, x25519.X25519PublicKey)]
     if len(raw) == 1:
         raise FinalError(
             f"{file}: found an identity without a key for tunnels, as earlier versions made them: "
-            f"run 'rm {file.with_suffix('')}*' and 'fedsdn identity init'"
+            "run 'fedsdn identity init', which adds one and leaves its other keys as they are"
         )
     if len(raw) != _PUBLIC_KEYS or len(keys) != _PUBLIC_KEYS:
         raise FinalError(

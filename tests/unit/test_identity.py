@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from fedsdn.config.model import Identity
 from fedsdn.errors import FinalError
 from fedsdn.identity import store
-from fedsdn.identity.new import NewIdentity, make
+from fedsdn.identity.new import PUBLIC_KEY, NewIdentity, make
 from fedsdn.users import PROXY_USER
 from tests.unit.federations import two_sites
 
@@ -255,14 +255,42 @@ def test_another_key_in_place_of_the_private_one_is_refused(directory: Path) -> 
 
 
 def test_an_identity_without_a_key_for_tunnels_is_refused(directory: Path) -> None:
-    """As the version before had them."""
-    own = store.save(directory, make("a"))
-    begin = b"-----BEGIN PUBLIC KEY-----"
-    certificate, key, _ = own.public_file.read_bytes().split(begin)
-    own.public_file.write_bytes(certificate + begin + key)
-    remedy = f"'rm {own.public_file.with_suffix('')}\\*' and 'fedsdn identity init'"
-    with pytest.raises(FinalError, match=remedy):
+    as_before_tunnels(store.save(directory, make("a")))
+    with pytest.raises(FinalError, match="run 'fedsdn identity init', which adds one"):
         store.load(directory)
+
+
+def as_before_tunnels(own: store.OwnIdentity) -> None:
+    """Leave of an identity what the version before had, under another name."""
+    certificate, key, _ = own.public_file.read_bytes().split(PUBLIC_KEY)
+    own.public_file.with_name("0123456789abcdef.pem").write_bytes(certificate + PUBLIC_KEY + key)
+    own.tls_key_file.rename(own.directory / "0123456789abcdef-tls.key")
+    own.probes_key_file.rename(own.directory / "0123456789abcdef-probes.key")
+    own.public_file.unlink()
+    own.tunnels_key_file.unlink()
+
+
+def test_it_gets_one_and_is_the_same_to_its_peers(directory: Path) -> None:
+    before, other = (store.save(directory, make("a")) for _ in range(2))
+    as_before_tunnels(before)
+    (added,) = store.add_tunnels_keys(directory)
+    old, new = before.identity, added.identity
+    assert (new.certificate, new.key) == (old.certificate, old.key)
+    assert new.tunnel_key != old.tunnel_key
+    assert set(store.load(directory)) == {added, other}
+    added.try_keys()
+    assert len(list(directory.iterdir())) == 8
+    assert store.add_tunnels_keys(directory) == ()
+
+
+def test_it_gets_none_as_long_as_others_may_read_its_keys(directory: Path) -> None:
+    as_before_tunnels(store.save(directory, make("a")))
+    key = directory / "0123456789abcdef-tls.key"
+    key.chmod(0o644)
+    before = set(directory.iterdir())
+    with pytest.raises(FinalError, match=f"'chmod 600 {key}'"):
+        store.add_tunnels_keys(directory)
+    assert set(directory.iterdir()) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\n", b"\xff\x00"])

@@ -25,6 +25,7 @@ from fedsdn.identity.new import make
 from fedsdn.verify.checks import CheckFailedError
 from fedsdn.verify.identity import IdentityView, identity, in_force, others, peers
 from tests.unit.federations import own_identity, three_sites, two_sites, with_foreign_proxy
+from tests.unit.test_identity import as_before_tunnels
 
 
 def with_identities_of_a(federation: Federation, *identities: Identity) -> Federation:
@@ -295,6 +296,17 @@ def test_the_way_to_the_keys(view: IdentityView, tmp_path: Path, mode: int, said
     found, fix = failed(lambda: identity(view))
     assert said in found
     assert fix == f"run 'chmod 755 {tmp_path}/fedsdn'"
+
+
+def test_keys_of_the_version_before_get_one_for_tunnels(host: Host) -> None:
+    (old,) = host.printed("init")
+    as_before_tunnels(*store.load(host.keys))
+    host.federation.write_text(host.federation.read_text().replace("tunnel_key:", "was:"))
+    assert "run 'fedsdn identity init', which adds one" in host.run("show").stderr
+    (added,) = host.printed("init")
+    assert (added.certificate, added.key) == (old.certificate, old.key)
+    assert host.run("check").returncode == 0
+    assert host.printed("init") == [added]
 
 
 def test_one_makes_keys_at_a_time(host: Host) -> None:
