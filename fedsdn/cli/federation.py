@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 
 from fedsdn.cli.common import ConfigFile, settings
 from fedsdn.config.differences import Difference, Place, differences, read_text
+from fedsdn.config.model import Federation
 from fedsdn.errors import FedsdnError
 from fedsdn.tunnels.plan import renumbered
 
@@ -51,23 +53,38 @@ def diff(
     except FedsdnError as error:
         print(f"fedsdn: {error}", file=sys.stderr)
         raise typer.Exit(FILE_ERROR) from error
+    before, after = (text.federation for text in texts)
+    moved = renumbered(before, after)
     if as_json:
         files = {"first": str(first), "second": str(second)}
-        print(json.dumps(files | {"differences": [asdict(one) for one in found]}, indent=2))
+        said = {"differences": [asdict(one) for one in found], "moved_tunnels": moved}
+        print(json.dumps(files | said, indent=2))
     else:
         for one in found:
             print(_line(one, first, second))
-        for site, uplinks in renumbered(*(text.federation for text in texts)).items():
-            print(_moved(site, uplinks), file=sys.stderr)
+        for line in _moved(before, after, moved):
+            print(f"fedsdn: {line}", file=sys.stderr)
     raise typer.Exit(1 if found else 0)
 
 
-def _moved(site: str, uplinks: tuple[str, ...]) -> str:
-    return (
-        f"fedsdn: site {site}: the tunnels of {', '.join(uplinks)} have other UDP ports in the "
-        "other file, as uplinks are numbered by their names: until every site has the same file, "
-        "their paths carry TCP alone; a new uplink whose name comes last moves none"
-    )
+def _moved(
+    before: Federation, after: Federation, moved: dict[str, tuple[str, ...]]
+) -> Iterator[str]:
+    """Say which tunnels have other UDP ports in the other file, and why."""
+    alone = "until every site has the same file, their paths carry TCP alone"
+    if before.datagrams_port != after.datagrams_port:
+        if moved:
+            yield f"all tunnels have other UDP ports in the other file (datagrams.port): {alone}"
+        return
+    for site, uplinks in moved.items():
+        names, others = (
+            {uplink.name for uplink in one.site(site).uplinks} for one in (before, after)
+        )
+        advice = "; a new uplink whose name comes last moves none" if others - names else ""
+        yield (
+            f"site {site}: the tunnels of {', '.join(uplinks)} have other UDP ports in the other "
+            f"file, as uplinks are numbered by their names: {alone}{advice}"
+        )
 
 
 def _line(one: Difference, first: Path, second: Path) -> str:

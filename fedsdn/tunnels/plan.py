@@ -152,12 +152,14 @@ def renumbered(first: Federation, second: Federation) -> dict[str, tuple[str, ..
 
     Over their paths nothing is carried while one site follows the one and its peer the other.
     """
+    every = first.datagrams_port != second.datagrams_port
     moved: dict[str, tuple[str, ...]] = {}
     for site in first.sites:
         other = second.find_site(site.name)
         if other is not None:
             before, after = _numbers(site), _numbers(other)
-            names = tuple(name for name in before if after.get(name, before[name]) != before[name])
+            both = (name for name in before if name in after)
+            names = tuple(name for name in both if every or after[name] != before[name])
             moved |= {site.name: names} if names else {}
     return moved
 

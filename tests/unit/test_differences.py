@@ -22,6 +22,7 @@ from fedsdn.config.model import Federation, PairEncryption, Probes
 from fedsdn.config.rules import Group, Rule
 from fedsdn.identity.new import make
 from tests.unit.federations import own_identity, three_sites, two_sites, with_identities
+from tests.unit.test_tunnels_told import with_an_uplink_that_sorts_first
 
 FIRST = """\
 probes: {interval_ms: 50}
@@ -235,6 +236,31 @@ def test_what_differs_has_another_digest(change: Callable[[Federation], Federati
     one, other = three_sites(), change(three_sites())
     assert differences(text(dump_federation(one)), text(dump_federation(other)))
     assert digest(one) != digest(other)
+
+
+def test_uplinks_whose_tunnels_move_are_named_with_advice_that_fits(tmp_path: Path) -> None:
+    many, few = tmp_path / "many.yaml", tmp_path / "few.yaml"
+    many.write_text(dump_federation(with_an_uplink_that_sorts_first()))
+    few.write_text(dump_federation(two_sites()))
+    gone, come = diff(many, few).stderr, diff(few, many).stderr
+    for said in (gone, come):
+        assert said.startswith("fedsdn: site a: the tunnels of up1, up2 have other UDP ports")
+    assert "comes last moves none" in come
+    assert "comes last" not in gone
+    for files in ((many, few), (few, many)):
+        report = json.loads(diff("--json", *files).stdout)
+        assert report["moved_tunnels"] == {"a": ["up1", "up2"]}
+
+
+def test_another_port_moves_all_tunnels(tmp_path: Path) -> None:
+    first, other = tmp_path / "first.yaml", tmp_path / "other.yaml"
+    first.write_text(dump_federation(two_sites()))
+    other.write_text(dump_federation(replace(two_sites(), datagrams_port=7000)))
+    (line,) = diff(first, other).stderr.splitlines()
+    assert line.startswith("fedsdn: all tunnels have other UDP ports")
+    assert "datagrams.port" in line
+    moved = json.loads(diff("--json", first, other).stdout)["moved_tunnels"]
+    assert moved == {"a": ["up1", "up2"], "b": ["up1", "up2"]}
 
 
 @given(st.randoms(use_true_random=False))
