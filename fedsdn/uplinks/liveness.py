@@ -67,7 +67,7 @@ class Reception:
 
     ``opened`` is since when probes are expected, ``newest`` the epoch and number of the newest
     probe, ``heard`` when it came. ``confirmed`` is when the peer received our latest acknowledged
-    probe. ``rtt`` is the smoothed round-trip time in seconds.
+    probe, ``acknowledged`` when that one left. ``rtt`` is the smoothed round-trip time in seconds.
     """
 
     opened: float
@@ -80,6 +80,7 @@ class Reception:
     received: int = 0
     """A bit for each of the last probes, the newest lowest: 1 if it came."""
     expected: int = 0
+    acknowledged: float | None = None
 
     def take(self, probe: Probe, now: float, sent: float | None) -> Reception:
         """Count a probe in; ``sent`` is when the probe of ours left that it acknowledges, if known.
@@ -95,14 +96,16 @@ class Reception:
             gap = min(probe.number - self.newest[1], _LOSS_WINDOW)
             received = (self.received << gap | 1) & ((1 << _LOSS_WINDOW) - 1)
             expected = min(self.expected + gap, _LOSS_WINDOW)
-        confirmed, rtt = self.confirmed, self.rtt
+        confirmed, rtt, acknowledged = self.confirmed, self.rtt, self.acknowledged
         if sent is not None:
+            acknowledged = sent
             confirmed = now - probe.heard_ago / 1e6
             sample = confirmed - sent
             rtt = sample if rtt is None else rtt + _RTT_SMOOTHING * (sample - rtt)
         newest = (probe.epoch, probe.number)
         return Reception(
-            self.opened, newest, probe.is_greeting, now, confirmed, rtt, received, expected
+            *(self.opened, newest, probe.is_greeting, now, confirmed, rtt, received, expected),
+            acknowledged,
         )
 
     def restart(self, now: float) -> Reception:
@@ -123,6 +126,11 @@ class Reception:
     def last_confirmed(self) -> float:
         """When the peer received our latest acknowledged probe, or since when that is expected."""
         return self.opened if self.confirmed is None else self.confirmed
+
+    @property
+    def last_acknowledged(self) -> float:
+        """When our latest acknowledged probe left, or since when one is expected to be."""
+        return self.opened if self.acknowledged is None else self.acknowledged
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +157,16 @@ class Rhythm:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """When a peer was last heard, and last heard us, on whichever path."""
+    """When a peer was last heard, and last heard us, on whichever path.
+
+    ``news`` is when a probe came of a round of which none had, and ``acknowledged`` when our latest
+    acknowledged probe left: of a peer that says nothing any more, a slower path brings for a while
+    what a faster one has brought long ago.
+    """
 
     heard: float = _NEVER
+    news: float = _NEVER
+    acknowledged: float = _NEVER
     confirmed: float = _NEVER
     """When the peer received our latest acknowledged probe."""
     appeared: float = _NEVER
@@ -159,10 +174,12 @@ class Contact:
     hastened: float = _NEVER
     """When its probes or ours began to go out more often: none was late before."""
 
-    def take(self, path: Reception, now: float, *, appears: bool) -> Contact:
-        """Count in a probe that ``path`` has received, perhaps the first of many."""
+    def take(self, path: Reception, now: float, *, appears: bool, new: bool) -> Contact:
+        """Count in a probe that ``path`` has received, perhaps of a new round, or after silence."""
         return Contact(
             heard=now,
+            news=now if new else self.news,
+            acknowledged=max(self.acknowledged, path.acknowledged or self.acknowledged),
             confirmed=max(self.confirmed, path.confirmed or self.confirmed),
             appeared=now if appears else self.appeared,
             hastened=self.hastened,
@@ -171,6 +188,10 @@ class Contact:
     def expected_since(self, last: float, delay: float = 0.0) -> float:
         """Since when the next probe after the ``last`` is expected, or what comes by ``delay``."""
         return max(last, max(self.appeared, self.hastened) + delay)
+
+    def was_silent(self, path: Reception, now: float, rhythm: Rhythm) -> bool:
+        """Whether neither anything new came for the detection time, nor anything over ``path``."""
+        return now - max(self.news, self.hastened, path.last_heard) >= rhythm.detection
 
     def speaks(self, now: float, rhythm: Rhythm) -> bool:
         """Whether the peer was heard within the detection time: what it said last still holds."""
@@ -182,12 +203,12 @@ def judge_probes(
 ) -> Finding:
     """Judge a path by its own probes and those on the peer's other paths.
 
-    A path is blamed only if another one was heard, or confirmed, clearly later. Otherwise the peer
-    is silent, or this process was not scheduled for a while.
+    A path is blamed only if another one has brought, or taken, probes that left clearly later.
+    Otherwise the peer is silent, or this process was not scheduled for a while.
     """
-    heard = contact.expected_since(path.last_heard)
+    heard = contact.expected_since(path.last_heard, path.rtt or 0.0)
     if now - heard >= rhythm.detection:
-        if contact.heard - heard > _clearly(rhythm.detection, rhythm.theirs):
+        if contact.news - heard > _clearly(rhythm.detection, rhythm.theirs):
             return Verdict.BAD, f"no probe received for {rhythm.detection * 1000:.0f} ms"
         return Verdict.SILENT, f"{peer} is silent on every path"
     confirmation = rhythm.confirmation
@@ -195,7 +216,8 @@ def judge_probes(
     # The last acknowledgement counts as current until the next probe is late.
     current = now if now - heard < 1.5 * rhythm.theirs else heard
     if current - confirmed >= confirmation:
-        if contact.confirmed - confirmed > _clearly(confirmation, max(rhythm.theirs, rhythm.ours)):
+        left = contact.acknowledged - contact.expected_since(path.last_acknowledged)
+        if left > _clearly(confirmation, max(rhythm.theirs, rhythm.ours)):
             return Verdict.BAD, f"{peer} received no probe for {confirmation * 1000:.0f} ms"
         return Verdict.SILENT, f"{peer} receives no probe on any path"
     # A peer that has only just appeared may still be silent on this path.
@@ -212,7 +234,7 @@ def _clearly(detection: float, interval: float) -> float:
 
 def deadlines(path: Reception, contact: Contact, rhythm: Rhythm) -> tuple[float, ...]:
     """Return when ``judge_probes`` may find something else, if no more probes come."""
-    heard = contact.expected_since(path.last_heard)
+    heard = contact.expected_since(path.last_heard, path.rtt or 0.0)
     confirmed = contact.expected_since(path.last_confirmed, path.rtt or 0.0)
     return (
         heard + rhythm.detection,

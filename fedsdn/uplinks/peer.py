@@ -189,12 +189,14 @@ class Peer:
         reception = path.reception.take(probe, now, self._sent(probe) if ours else None)
         if reception is path.reception:
             return Refusal.UNPROVEN if probe.is_greeting else Refusal.OLD
+        new, before = probe.number > self.newest, path.reception
         path.reception = reception
         self.file.note(probe.file, self.sender.file, now)
         appears = restarted or not self.contact.speaks(now, self.rhythm)
+        appears |= new and self.contact.was_silent(before, now, self.rhythm)
         if appears:  # it waits for an answer on every path
             self.pace.hurry(now)
-        self.contact = self.contact.take(reception, now, appears=appears)
+        self.contact = self.contact.take(reception, now, appears=appears, new=new)
         changed = self._take_pace(probe, now)
         news = ours and self._take_report(probe, now)
         if self.is_prompt() and not path.current:

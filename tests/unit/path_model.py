@@ -44,6 +44,8 @@ class Model:
 
     federation: Federation
     delay: float = 0.015
+    slower: dict[str, float] = field(default_factory=dict)
+    """Delays of wires that are not like the others, in seconds."""
     now: float = 1000.0
     sites: dict[str, Paths] = field(default_factory=dict)
     cut: set[Way] = field(default_factory=set)
@@ -78,7 +80,8 @@ class Model:
         for path, probe in probes:
             self.sent[site, path.name.peer] += 1
             if (site, path.name.peer, path.name.uplink) not in self.cut:
-                self.under_way.append((self.now + self.delay, path.name.peer, probe))
+                delay = self.slower.get(path.name.uplink, self.delay)
+                self.under_way.append((self.now + delay, path.name.peer, probe))
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
