@@ -44,6 +44,9 @@ PATIENCE = 10
 """A path that is down stays so for this many detection times after its peer has gone silent."""
 
 _NEVER = float("-inf")
+_REMEMBERED = 16
+_EXCUSES = 4
+"""So often may a peer pause, one pause soon after the other, before a silent path is blamed."""
 
 
 class Verdict(Enum):
@@ -169,8 +172,9 @@ class Contact:
     acknowledged: float = _NEVER
     confirmed: float = _NEVER
     """When the peer received our latest acknowledged probe."""
-    appeared: float = _NEVER
-    """When its probes began to come, after a start of its application or a silence."""
+    appearances: tuple[float, ...] = ()
+    """When its probes began to come, after a start of its application or a silence: the latest
+    ``_REMEMBERED``, in order."""
     hastened: float = _NEVER
     """When its probes or ours began to go out more often: none was late before."""
 
@@ -181,13 +185,24 @@ class Contact:
             news=now if new else self.news,
             acknowledged=max(self.acknowledged, path.acknowledged or self.acknowledged),
             confirmed=max(self.confirmed, path.confirmed or self.confirmed),
-            appeared=now if appears else self.appeared,
+            appearances=(*self.appearances, now)[-_REMEMBERED:] if appears else self.appearances,
             hastened=self.hastened,
         )
 
     def expected_since(self, last: float, delay: float = 0.0) -> float:
-        """Since when the next probe after the ``last`` is expected, or what comes by ``delay``."""
-        return max(last, max(self.appeared, self.hastened) + delay)
+        """Since when the next probe after the ``last`` is expected, or what comes by ``delay``.
+
+        A peer that has appeared since excuses the path, but only ``_EXCUSES`` times: a dead path is
+        found beside a peer that keeps pausing.
+        """
+        since = [one for one in self.appearances if one + delay > last]
+        excuse = since[:_EXCUSES][-1] if since else _NEVER
+        return max(last, max(excuse, self.hastened) + delay)
+
+    @property
+    def appeared(self) -> float:
+        """When its probes began to come the last time."""
+        return self.appearances[-1] if self.appearances else _NEVER
 
     def was_silent(self, path: Reception, now: float, rhythm: Rhythm) -> bool:
         """Whether neither anything new came for the detection time, nor anything over ``path``."""

@@ -49,6 +49,23 @@ def test_a_lost_path_is_found_by_what_the_slower_one_brings(
     assert [model.states(site)["up2"] for site in "ab"] == [UP, UP]
 
 
+@pytest.mark.parametrize("period", [0.5, 0.77])
+@pytest.mark.parametrize("delay", [0.1, 0.3])
+def test_a_lost_slower_path_is_found_beside_a_peer_that_keeps_pausing(
+    delay: float, period: float
+) -> None:
+    """It had been excused for ever by probes of the other path that began to come again."""
+    model = slow_model(delay)
+    model.cut_wire("up2")
+    end = model.now + 5
+    while model.now < end and model.states("a")["up2"] is not DOWN:
+        model.stalled.add("b")
+        model.run(0.32)
+        model.stalled.clear()
+        model.run(period - 0.32)
+    assert model.states("a") == {"up1": UP, "up2": DOWN}
+
+
 @pytest.mark.parametrize("seconds", [0.2, 0.31, 0.6, 2.0])
 def test_flows_that_prefer_latency_return_to_the_faster_path_on_a_busy_machine(
     seconds: float,
