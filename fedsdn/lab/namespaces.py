@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import itertools
 import os
 import socket
 import struct
@@ -20,6 +22,8 @@ CLONE_NEWNET = 0x40000000
 SOCKET_SECONDS = 20.0
 """Time-out of the sockets that ``Namespace`` makes."""
 _BACKLOG = 2000
+_FRESH_PORTS = itertools.cycle(range(20000, 32000))
+"""Clients take their own ports from 32768 on (``ip_local_port_range``)."""
 
 Result = TypeVar("Result")
 
@@ -64,10 +68,20 @@ class Namespace:
         return self.call(lambda: socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW))
 
     def listen(self, address: str, port: int = 0) -> socket.socket:
-        """Make a listening socket."""
+        """Make a listening socket; port 0: one that this process has not used lately.
+
+        A proxy that has seen somebody listen on a port answers for it for some minutes.
+        """
         sock = self.open(address)
-        sock.bind((address, port))
-        sock.listen(_BACKLOG)
+        try:
+            if port:
+                sock.bind((address, port))
+            else:
+                _bind_anew(sock, address)
+            sock.listen(_BACKLOG)
+        except OSError:
+            sock.close()
+            raise
         return sock
 
     def connect(
@@ -83,6 +97,17 @@ class Namespace:
             sock.close()
             raise
         return sock
+
+
+def _bind_anew(sock: socket.socket, address: str) -> None:
+    for port in _FRESH_PORTS:
+        try:
+            sock.bind((address, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return
 
 
 def connect(sock: socket.socket, address: tuple[str, int]) -> None:
