@@ -102,12 +102,13 @@ class Routes:
 
     def _obey(self, wanted: Wanted) -> None:
         self._hear()
-        if self._present is not None and wanted == self._obeyed:
+        if wanted == self._obeyed:
             return
         self._obeyed = None
         refused: set[Hop] = set()
         trouble: OSError | None = None
-        aim, known = Present(), dict[str, Interface]()
+        aim = Present()
+        known: dict[str, Interface] | None = None
         for _ in range(_ROUNDS):
             present = self._look()
             usable = _without(self._interfaces, refused)
@@ -132,7 +133,7 @@ class Routes:
             self.close()  # an open socket keeps a removed namespace alive
             self._identity = identity
         if self._opened is None:
-            self._present = None
+            self._present = self._obeyed = None
             with ExitStack() as stack:
                 asking, listening = namespace.inside(self._name, lambda: (_socket(), _socket()))
                 self._asking = stack.enter_context(asking)
@@ -146,7 +147,7 @@ class Routes:
     def _hear(self) -> None:
         """Note whether somebody has changed what is there."""
         if [*queued(self._listening, _MOST_BYTES)]:
-            self._present = None
+            self._present = self._obeyed = None
 
     def _look(self) -> Present:
         """Return what is there; it is read if it may have changed."""
