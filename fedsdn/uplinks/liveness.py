@@ -197,7 +197,7 @@ class Contact:
         """
         since = [one for one in self.appearances if one + delay > last]
         excuse = since[:_EXCUSES][-1] if since else _NEVER
-        return max(last, max(excuse, self.hastened) + delay)
+        return max(last, excuse + delay, self.hastened)
 
     @property
     def appeared(self) -> float:
