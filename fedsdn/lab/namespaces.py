@@ -22,7 +22,7 @@ CLONE_NEWNET = 0x40000000
 SOCKET_SECONDS = 20.0
 """Time-out of the sockets that ``Namespace`` makes."""
 _BACKLOG = 2000
-_FRESH_PORTS = itertools.cycle(range(20000, 32000))
+_FRESH_PORTS = itertools.cycle(range(22000, 32000))
 """Clients take their own ports from 32768 on (``ip_local_port_range``)."""
 
 Result = TypeVar("Result")
