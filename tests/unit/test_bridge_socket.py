@@ -56,10 +56,13 @@ class Switch:
         return self.speaks
 
     def listen(self) -> socket.socket:
+        """Have the socket appear when it listens: nobody looks again soon, here."""
         self.path.unlink(missing_ok=True)
+        new = self.path.with_name("new")
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self.path))
+        listener.bind(str(new))
         listener.listen()
+        new.rename(self.path)
         return listener
 
 
