@@ -14,6 +14,7 @@ from fedsdn.inspect.flows.pipeline_document import own_flows
 from fedsdn.lab.host import CONFIG_FILE, FEDERATION_FILE, Host
 from fedsdn.lab.lab import Lab
 from fedsdn.lab.operator import CONTROLLER, start_controller
+from fedsdn.lab.queues import widen
 from fedsdn.lab.wait import wait_until
 from fedsdn.openflow.bridge_socket import LIST_CONNECTIONS, is_connected
 from tests.real.conftest import SITE_UP
@@ -199,6 +200,7 @@ def test_port_that_comes_back_with_another_number(host: Host) -> None:
     assert host.run("ovs-vsctl", "get", "interface", "up2", "ofport").strip() == new
     wait_for_flows(host, REFERENCE)
     host.run(*SITE_UP)  # keeps the new port from NORMAL, too
+    widen(host)  # the lab's ports have room for frames
 
 
 def test_a_restarted_switch_gets_its_flows_again(host: Host) -> None:
