@@ -72,13 +72,10 @@ def check_identities(federation: Federation, sites: Document, *, required: bool)
     taken: dict[bytes, KeyPath] = {}
     for site in federation.sites:
         if site.proxy != "fedsdn" and site.identities:
-            raise (
-                sites.section(site.name)
-                .section("identity")
-                .error(
-                    f"an identity at a site with another's proxy ('proxy: {site.proxy}')",
-                    "none: nothing of fedsdn runs there",
-                )
+            here = sites.section(site.name).section("identity")
+            raise here.error(
+                f"an identity at a site with another's proxy ('proxy: {site.proxy}')",
+                "none: nothing of fedsdn runs there",
             )
         if required and site.proxy == "fedsdn" and not site.identities:
             here = sites.section(site.name).section("identity")

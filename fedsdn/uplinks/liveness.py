@@ -44,9 +44,10 @@ PATIENCE = 10
 """A path that is down stays so for this many detection times after its peer has gone silent."""
 
 _NEVER = float("-inf")
-_REMEMBERED = 16
 _EXCUSES = 4
 """So often may a peer pause, one pause soon after the other, before a silent path is blamed."""
+_REMEMBERED = 4 * _EXCUSES
+"""Of so many pauses is known when they ended."""
 
 
 class Verdict(Enum):
